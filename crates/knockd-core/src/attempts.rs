@@ -1,0 +1,379 @@
+//! The table of attempts under way: found by source, ordered by age and by progress, bounded.
+//!
+//! A stranger can make it grow, one attempt a packet, so every operation takes constant time, and a full table makes room
+//! by dropping the least advanced attempt, of those the one that has stood at its stage longest.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry::{Occupied, Vacant};
+
+use crate::time::Timestamp;
+
+/// Attempts of one source are found together when their doors watch the same destination.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct ClassId(pub(crate) u32);
+
+/// Doors with the same `Seq_Timeout` share a queue, in which attempts stand in the order in which they end.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct QueueId(pub(crate) u32);
+
+/// The progress of one source at one door.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Attempt {
+    pub(crate) source: IpAddr,
+    /// Index of the door in the configuration.
+    pub(crate) door: u32,
+    pub(crate) class: ClassId,
+    pub(crate) queue: QueueId,
+    /// Steps done, from 1.
+    pub(crate) stage: u8,
+    /// When the step of stage 1 was hit.
+    pub(crate) begun: Timestamp,
+}
+
+/// A place in the table, counted from 1 so that an `Option` of it takes four bytes; it stays the attempt's own until the
+/// attempt is removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Slot(NonZeroU32);
+
+impl Slot {
+    fn index(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Attempts {
+    limit: usize,
+    entries: Vec<Entry>,
+    /// Entries that hold no attempt, linked by `in_chain`.
+    free: Option<Slot>,
+    len: usize,
+    /// The newest attempt of each (source, class).
+    chains: HashTable<Slot>,
+    hasher: RandomState,
+    queues: Vec<List>,
+    stages: Vec<List>,
+}
+
+/// 64 bytes, so that the largest table of the default limit takes 16 MiB.
+#[derive(Debug)]
+struct Entry {
+    attempt: Attempt,
+    /// Among the attempts of the same source and class, the newest first; or among the free entries.
+    in_chain: Links,
+    in_queue: Links,
+    in_stage: Links,
+}
+
+#[derive(Clone, Copy, Default, Debug)]
+struct Links {
+    previous: Option<Slot>,
+    next: Option<Slot>,
+}
+
+/// Both ends of a list through the entries.
+#[derive(Clone, Copy, Default, Debug)]
+struct List {
+    first: Option<Slot>,
+    last: Option<Slot>,
+}
+
+/// Which of its lists an entry is linked into.
+#[derive(Clone, Copy)]
+enum Order {
+    Chain,
+    Queue(QueueId),
+    Stage(u8),
+}
+
+impl Attempts {
+    /// Makes an empty table for `queues` queues; it takes memory only as it fills.
+    pub(crate) fn new(limit: NonZeroU32, queues: usize) -> Self {
+        Self {
+            limit: limit.get() as usize,
+            entries: Vec::new(),
+            free: None,
+            len: 0,
+            chains: HashTable::new(),
+            hasher: RandomState::new(),
+            queues: vec![List::default(); queues],
+            stages: vec![List::default(); crate::Sequence::MAX_STEPS + 1],
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn get(&self, slot: Slot) -> Option<&Attempt> {
+        self.entries.get(slot.index()).map(|entry| &entry.attempt)
+    }
+
+    /// The newest attempt of this source at doors of this class; [`Self::next_of_source`] leads to the older ones.
+    pub(crate) fn first_of_source(&self, source: IpAddr, class: ClassId) -> Option<Slot> {
+        self.chains.find(self.hash(source, class), |&slot| self.is_of(slot, source, class)).copied()
+    }
+
+    pub(crate) fn next_of_source(&self, slot: Slot) -> Option<Slot> {
+        self.entries.get(slot.index()).and_then(|entry| entry.in_chain.next)
+    }
+
+    /// The attempt of this queue that began first.
+    pub(crate) fn oldest_in_queue(&self, queue: QueueId) -> Option<Slot> {
+        self.queues.get(queue.0 as usize).and_then(|list| list.first)
+    }
+
+    /// All attempts, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Attempt> + '_ {
+        let slots = self.stages.iter().filter_map(|list| list.first);
+        slots.flat_map(|first| {
+            std::iter::successors(Some(first), |slot| self.entries.get(slot.index())?.in_stage.next)
+                .filter_map(|slot| self.get(slot).copied())
+        })
+    }
+
+    /// Adds an attempt behind all others of its queue and its stage; returns the one that had to make room for it.
+    pub(crate) fn insert(&mut self, attempt: Attempt) -> Option<Attempt> {
+        let evicted = if self.len < self.limit { None } else { self.evict() };
+        let unlinked = Links::default();
+        let entry = Entry { attempt, in_chain: unlinked, in_queue: unlinked, in_stage: unlinked };
+        let slot = self.place(entry);
+        self.len += 1;
+        self.chain(slot);
+        self.push(slot, Order::Queue(attempt.queue));
+        self.push(slot, Order::Stage(attempt.stage));
+        evicted
+    }
+
+    pub(crate) fn remove(&mut self, slot: Slot) -> Option<Attempt> {
+        let attempt = *self.get(slot)?;
+        self.unlink(slot, Order::Queue(attempt.queue));
+        self.unlink(slot, Order::Stage(attempt.stage));
+        self.unchain(slot);
+        let next = self.free.replace(slot);
+        if let Some(links) = self.links(slot, Order::Chain) {
+            *links = Links { previous: None, next };
+        }
+        self.len -= 1;
+        Some(attempt)
+    }
+
+    /// Moves an attempt to the next stage.
+    pub(crate) fn advance(&mut self, slot: Slot) {
+        let Some(attempt) = self.get(slot).copied() else { return };
+        self.unlink(slot, Order::Stage(attempt.stage));
+        let stage = attempt.stage + 1;
+        if let Some(entry) = self.entries.get_mut(slot.index()) {
+            entry.attempt.stage = stage;
+        }
+        self.push(slot, Order::Stage(stage));
+    }
+
+    /// Lets the time of an attempt begin again.
+    pub(crate) fn restart_clock(&mut self, slot: Slot, now: Timestamp) {
+        let Some(attempt) = self.get(slot).copied() else { return };
+        for order in [Order::Queue(attempt.queue), Order::Stage(attempt.stage)] {
+            self.unlink(slot, order);
+            self.push(slot, order);
+        }
+        if let Some(entry) = self.entries.get_mut(slot.index()) {
+            entry.attempt.begun = now;
+        }
+    }
+
+    /// Puts an entry where none is.
+    fn place(&mut self, entry: Entry) -> Slot {
+        if let Some(slot) = self.free
+            && let Some(place) = self.entries.get_mut(slot.index())
+        {
+            self.free = place.in_chain.next;
+            *place = entry;
+            return slot;
+        }
+        self.entries.push(entry);
+        // The limit is a u32, so the count of entries fits one, and it is not 0 after a push.
+        let count = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
+        Slot(NonZeroU32::new(count).unwrap_or(NonZeroU32::MAX))
+    }
+
+    fn evict(&mut self) -> Option<Attempt> {
+        let first = self.stages.iter().find_map(|list| list.first)?;
+        self.remove(first)
+    }
+
+    fn hash(&self, source: IpAddr, class: ClassId) -> u64 {
+        self.hasher.hash_one((source, class))
+    }
+
+    fn is_of(&self, slot: Slot, source: IpAddr, class: ClassId) -> bool {
+        self.get(slot).is_some_and(|attempt| attempt.source == source && attempt.class == class)
+    }
+
+    /// Puts an entry at the head of the chain of its source.
+    fn chain(&mut self, slot: Slot) {
+        let Some(&Attempt { source, class, .. }) = self.get(slot) else { return };
+        let Self { chains, entries, hasher, .. } = &mut *self;
+        let key =
+            |slot: &Slot| entries.get(slot.index()).map(|entry| (entry.attempt.source, entry.attempt.class));
+        let head = chains.entry(
+            hasher.hash_one((source, class)),
+            |head| key(head) == Some((source, class)),
+            |head| key(head).map_or(0, |key| hasher.hash_one(key)),
+        );
+        let next = match head {
+            Vacant(vacant) => {
+                vacant.insert(slot);
+                None
+            }
+            Occupied(mut head) => Some(std::mem::replace(head.get_mut(), slot)),
+        };
+        if let Some(links) = next.and_then(|next| self.links(next, Order::Chain)) {
+            links.previous = Some(slot);
+        }
+        if let Some(links) = self.links(slot, Order::Chain) {
+            links.next = next;
+        }
+    }
+
+    fn unchain(&mut self, slot: Slot) {
+        let Some(&Attempt { source, class, .. }) = self.get(slot) else { return };
+        let Some(&mut Links { previous, next }) = self.links(slot, Order::Chain) else { return };
+        if let Some(links) = next.and_then(|next| self.links(next, Order::Chain)) {
+            links.previous = previous;
+        }
+        if let Some(links) = previous.and_then(|previous| self.links(previous, Order::Chain)) {
+            links.next = next;
+        } else if let Ok(mut head) =
+            self.chains.find_entry(self.hasher.hash_one((source, class)), |&head| head == slot)
+        {
+            match next {
+                Some(next) => *head.get_mut() = next,
+                None => drop(head.remove()),
+            }
+        }
+    }
+
+    fn list(&mut self, order: Order) -> Option<&mut List> {
+        match order {
+            // The heads of the chains stand in the hash table.
+            Order::Chain => None,
+            Order::Queue(queue) => self.queues.get_mut(queue.0 as usize),
+            Order::Stage(stage) => self.stages.get_mut(usize::from(stage)),
+        }
+    }
+
+    fn links(&mut self, slot: Slot, order: Order) -> Option<&mut Links> {
+        let entry = self.entries.get_mut(slot.index())?;
+        Some(match order {
+            Order::Chain => &mut entry.in_chain,
+            Order::Queue(_) => &mut entry.in_queue,
+            Order::Stage(_) => &mut entry.in_stage,
+        })
+    }
+
+    fn push(&mut self, slot: Slot, order: Order) {
+        let Some(list) = self.list(order) else { return };
+        let previous = list.last.replace(slot);
+        if previous.is_none() {
+            list.first = Some(slot);
+        }
+        if let Some(links) = previous.and_then(|previous| self.links(previous, order)) {
+            links.next = Some(slot);
+        }
+        if let Some(links) = self.links(slot, order) {
+            *links = Links { previous, next: None };
+        }
+    }
+
+    fn unlink(&mut self, slot: Slot, order: Order) {
+        let Some(&mut Links { previous, next }) = self.links(slot, order) else { return };
+        match previous.and_then(|previous| self.links(previous, order)) {
+            Some(links) => links.next = next,
+            None => self.list(order).into_iter().for_each(|list| list.first = next),
+        }
+        match next.and_then(|next| self.links(next, order)) {
+            Some(links) => links.previous = previous,
+            None => self.list(order).into_iter().for_each(|list| list.last = previous),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn attempt(source: u32, door: u32, stage: u8) -> Attempt {
+        let source = Ipv4Addr::from_bits(source).into();
+        Attempt { source, door, class: ClassId(0), queue: QueueId(0), stage, begun: Timestamp::ZERO }
+    }
+
+    fn table(limit: u32) -> Attempts {
+        Attempts::new(NonZeroU32::new(limit).unwrap(), 1)
+    }
+
+    fn doors_of(table: &Attempts, source: u32) -> Vec<u32> {
+        let first = table.first_of_source(Ipv4Addr::from_bits(source).into(), ClassId(0));
+        std::iter::successors(first, |&slot| table.next_of_source(slot))
+            .filter_map(|slot| table.get(slot).map(|attempt| attempt.door))
+            .collect()
+    }
+
+    #[test]
+    fn an_entry_takes_64_bytes() {
+        assert_eq!(size_of::<Entry>(), 64);
+    }
+
+    #[test]
+    fn a_full_table_drops_the_least_advanced_then_the_longest_at_its_stage() {
+        let mut table = table(3);
+        for (source, stage) in [(1, 2), (2, 1), (3, 1)] {
+            assert_eq!(table.insert(attempt(source, 0, stage)), None);
+        }
+        assert_eq!(table.insert(attempt(4, 0, 1)), Some(attempt(2, 0, 1)));
+        assert_eq!(table.insert(attempt(5, 0, 2)), Some(attempt(3, 0, 1)));
+        assert_eq!(table.insert(attempt(6, 0, 1)), Some(attempt(4, 0, 1)));
+        assert_eq!(table.insert(attempt(7, 0, 2)), Some(attempt(6, 0, 1)));
+        assert_eq!(table.insert(attempt(8, 0, 1)), Some(attempt(1, 0, 2)));
+        assert_eq!(table.len(), 3);
+    }
+
+    #[test]
+    fn attempts_of_one_source_are_found_together_and_leave_one_by_one() {
+        let mut table = table(100);
+        for door in 0..5 {
+            table.insert(attempt(1, door, 1));
+            table.insert(attempt(2, door, 1));
+        }
+        for (door, left) in
+            [(2, vec![4, 3, 1, 0]), (4, vec![3, 1, 0]), (0, vec![3, 1]), (3, vec![1]), (1, vec![])]
+        {
+            let first = table.first_of_source(Ipv4Addr::from_bits(1).into(), ClassId(0));
+            let slot = std::iter::successors(first, |&slot| table.next_of_source(slot))
+                .find(|&slot| table.get(slot).unwrap().door == door)
+                .unwrap();
+            table.remove(slot);
+            assert_eq!(doors_of(&table, 1), left, "after door {door} left");
+        }
+        assert_eq!(doors_of(&table, 2), [4, 3, 2, 1, 0]);
+        assert_eq!(table.iter().count(), table.len());
+    }
+
+    #[test]
+    fn a_place_is_used_again() {
+        let mut table = table(1000);
+        for source in 0..10_000 {
+            table.insert(attempt(source, 0, 1));
+            let slot = table.oldest_in_queue(QueueId(0)).unwrap();
+            if source > 3 {
+                table.remove(slot);
+            }
+        }
+        assert_eq!((table.len(), table.entries.len()), (4, 5));
+    }
+}

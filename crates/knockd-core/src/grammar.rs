@@ -1,0 +1,291 @@
+//! The grammar of knockd.conf's lines and values, in nom, bottom-up; the ABNF (RFC 5234) stands above each parser.
+//!
+//! Every failure names what was expected and where. A branch that is recognised is cut, so that no alternative or list
+//! swallows the failure inside it.
+
+use nom::branch::alt;
+use nom::bytes::complete::{tag_no_case, take_till, take_while, take_while1};
+use nom::character::complete::{char, digit1};
+use nom::combinator::{cut, eof, opt, peek, recognize, rest, value};
+use nom::error::{ErrorKind, ParseError};
+use nom::multi::many0;
+use nom::sequence::{delimited, preceded, terminated};
+use nom::{IResult, Parser};
+
+use crate::sequence::{Protocol, Sequence, Step};
+use crate::tcp_flags::{FlagRule, TcpFlags};
+
+/// What was expected, and the rest of the text at the place where something else stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Expected<'a> {
+    pub(crate) at: &'a str,
+    pub(crate) what: &'static str,
+}
+
+impl Expected<'_> {
+    /// The word that stands at the place: up to white space or a separator.
+    pub(crate) fn word(&self) -> &str {
+        let end = self.at.find(|c: char| c.is_whitespace() || c == ',').unwrap_or(self.at.len());
+        self.at.get(..end).unwrap_or(self.at)
+    }
+
+    /// The word for a message: quoted, or `the end`.
+    pub(crate) fn found(&self) -> String {
+        match (self.word(), self.at.chars().next()) {
+            ("", None) => "the end".to_owned(),
+            ("", Some(separator)) => format!("{separator:?}"),
+            (word, _) => format!("{word:?}"),
+        }
+    }
+}
+
+impl<'a> ParseError<&'a str> for Expected<'a> {
+    fn from_error_kind(at: &'a str, _: ErrorKind) -> Self {
+        Self { at, what: "something else" }
+    }
+
+    fn append(_: &'a str, _: ErrorKind, inner: Self) -> Self {
+        inner
+    }
+}
+
+pub(crate) type Parse<'a, T> = IResult<&'a str, T, Expected<'a>>;
+
+/// A value, and the rest of the text from the first thing behind the value (or behind a step of it) that knockd 0.8 does
+/// not look at; empty when there is none.
+pub(crate) type Remarked<'a, T> = (T, &'a str);
+
+/// A line that is neither blank nor a comment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Line<'a> {
+    Section(&'a str),
+    Directive { key: &'a str, value: Option<&'a str> },
+}
+
+/// Applies a parser to all of `text`, white space around it aside.
+pub(crate) fn whole<'a, T>(
+    text: &'a str,
+    parser: impl Fn(&'a str) -> Parse<'a, T>,
+) -> Result<T, Expected<'a>> {
+    let mut parser = delimited(space, parser, preceded(space, expect("nothing more", eof)));
+    match parser.parse(text) {
+        Ok((_, parsed)) => Ok(parsed),
+        Err(nom::Err::Error(error) | nom::Err::Failure(error)) => Err(error),
+        Err(nom::Err::Incomplete(_)) => Err(Expected { at: text, what: "more text" }),
+    }
+}
+
+/// ```abnf
+/// line      = section / directive
+/// section   = "[" *CHAR "]"
+/// directive = key [ *WSP "=" *WSP *CHAR ]
+/// key       = *( %x21-3C / %x3E-7E / WSP )
+/// ```
+/// The line comes trimmed.
+pub(crate) fn line(input: &str) -> Parse<'_, Line<'_>> {
+    alt((section, directive)).parse(input)
+}
+
+fn section(input: &str) -> Parse<'_, Line<'_>> {
+    let (name, _) = char('[').parse(input)?;
+    match name.strip_suffix(']') {
+        Some(name) => Ok(("", Line::Section(name))),
+        None => Err(nom::Err::Failure(Expected { at: "", what: "`]` at the end of the line" })),
+    }
+}
+
+fn directive(input: &str) -> Parse<'_, Line<'_>> {
+    let (input, key) = take_till(|c| c == '=').parse(input)?;
+    let (input, value) = opt(preceded((char('='), space), rest)).parse(input)?;
+    Ok((input, Line::Directive { key: key.trim_end(), value }))
+}
+
+/// ```abnf
+/// sequence = item *( "," *WSP item )         ; 1 to 32
+/// item     = step [ WSP *( %x21-2B / %x2D-7E / WSP ) ]
+/// ```
+pub(crate) fn remarked_sequence(input: &str) -> Parse<'_, Remarked<'_, Sequence>> {
+    let item = |input| (step, remark_in_list).parse(input);
+    let (mut input, (first, mut remark)) = item(input)?;
+    let mut others = Vec::new();
+    while let (after, Some(_)) = opt((char(','), space)).parse(input)? {
+        let (rest, (step, another)) = item(after)?;
+        others.push(step);
+        if others.len() == Sequence::MAX_STEPS {
+            return Err(nom::Err::Failure(Expected { at: after, what: "at most 32 steps" }));
+        }
+        remark = if remark.is_empty() { another } else { remark };
+        input = rest;
+    }
+    match Sequence::new(first, others) {
+        Some(sequence) => Ok((input, (sequence, remark))),
+        None => Err(nom::Err::Failure(Expected { at: input, what: "at most 32 steps" })),
+    }
+}
+
+/// ```abnf
+/// sequence = step *( *WSP "," *WSP step )    ; 1 to 32
+/// ```
+pub(crate) fn sequence(input: &str) -> Parse<'_, Sequence> {
+    match remarked_sequence(input)? {
+        (input, (sequence, "")) => Ok((input, sequence)),
+        (_, (_, remark)) => Err(nom::Err::Failure(Expected { at: remark, what: "a comma or the end" })),
+    }
+}
+
+/// ```abnf
+/// step     = port [ *WSP ":" *WSP protocol ]
+/// protocol = "tcp" / "udp"                   ; in any case; tcp when absent
+/// ```
+pub(crate) fn step(input: &str) -> Parse<'_, Step> {
+    let protocol = |input| {
+        let names = alt((value(Protocol::Tcp, tag_no_case("tcp")), value(Protocol::Udp, tag_no_case("udp"))));
+        expect("`tcp` or `udp`", terminated(names, end_of_word)).parse(input)
+    };
+    let (input, port) = port(input)?;
+    let (input, protocol) = opt(preceded((space, char(':'), space), protocol)).parse(input)?;
+    Ok((input, Step { port, protocol: protocol.unwrap_or(Protocol::Tcp) }))
+}
+
+/// ```abnf
+/// port = [ "+" ] 1*DIGIT                     ; 0 to 65535
+/// ```
+fn port(input: &str) -> Parse<'_, u16> {
+    let number = |input| terminated(integer, peek(alt((end_of_word, recognize(char(':')))))).parse(input);
+    expect("a port number from 0 to 65535", number).parse(input)
+}
+
+/// ```abnf
+/// seconds = [ "+" ] 1*DIGIT [ ( WSP / "." ) *CHAR ]   ; 0 to 4294967295
+/// ```
+/// knockd 0.8 reads `1.5` as 1.
+pub(crate) fn seconds(input: &str) -> Parse<'_, Remarked<'_, u32>> {
+    let end = alt((end_of_word, recognize(char('.'))));
+    let number = terminated(integer, peek(end));
+    (expect("whole seconds from 0 to 4294967295", number), preceded(space, rest)).parse(input)
+}
+
+/// ```abnf
+/// count = [ "+" ] 1*DIGIT [ WSP *CHAR ]
+/// ```
+pub(crate) fn count(input: &str) -> Parse<'_, Remarked<'_, u32>> {
+    let number = terminated(integer, peek(end_of_word));
+    (expect("a whole number up to 4294967295", number), preceded(space, rest)).parse(input)
+}
+
+/// ```abnf
+/// tcpflags = flag *( *WSP "," *WSP flag )
+/// flag     = [ "!" ] ( "fin" / "syn" / "rst" / "psh" / "ack" / "urg" )   ; in any case
+/// ```
+pub(crate) fn tcp_flags(input: &str) -> Parse<'_, FlagRule> {
+    let separator = (space, char(','), space);
+    let (input, first) = flag(input)?;
+    let (input, others) = many0(preceded(separator, cut(flag))).parse(input)?;
+    let rule = std::iter::once(first)
+        .chain(others)
+        .fold(FlagRule::ANY, |rule, (not, flag)| if not { rule.and_clear(flag) } else { rule.and_set(flag) });
+    Ok((input, rule))
+}
+
+fn flag(input: &str) -> Parse<'_, (bool, TcpFlags)> {
+    let (name, not) = opt(char('!')).parse(input)?;
+    let (after, word) = take_while(|c: char| !c.is_whitespace() && c != ',').parse(name)?;
+    match TcpFlags::named(word) {
+        Some(flag) => Ok((after, (not.is_some(), flag))),
+        None => Err(nom::Err::Failure(Expected {
+            at: input,
+            what: "a TCP flag: fin, syn, rst, psh, ack or urg, with `!` in front if it must be clear",
+        })),
+    }
+}
+
+/// ```abnf
+/// remark = [ WSP *( %x21-2B / %x2D-7E / WSP ) ]
+/// ```
+/// What stands between a step and the next comma; returns the text from there on, or nothing if only white space does.
+fn remark_in_list(input: &str) -> Parse<'_, &str> {
+    let (after, text) = take_till(|c| c == ',').parse(input)?;
+    match input.trim_start() {
+        _ if text.trim().is_empty() => Ok((after, "")),
+        remark if remark.len() < input.len() => Ok((after, remark)),
+        _ => Err(nom::Err::Failure(Expected { at: input, what: "a comma or the end" })),
+    }
+}
+
+fn integer<T: std::str::FromStr>(input: &str) -> Parse<'_, T> {
+    let (after, digits) = preceded(opt(char('+')), digit1).parse(input)?;
+    match digits.parse() {
+        Ok(number) => Ok((after, number)),
+        Err(_) => Err(nom::Err::Error(Expected { at: input, what: "a smaller number" })),
+    }
+}
+
+/// Succeeds where a word ends: at white space, a comma or the end.
+fn end_of_word(input: &str) -> Parse<'_, &str> {
+    peek(alt((eof, take_while1(|c: char| c.is_whitespace() || c == ',')))).parse(input)
+}
+
+fn space(input: &str) -> Parse<'_, ()> {
+    value((), take_while(char::is_whitespace)).parse(input)
+}
+
+/// Makes the failure of a parser final and says what was expected where it began.
+fn expect<'a, T>(
+    what: &'static str,
+    mut parser: impl Parser<&'a str, Output = T, Error = Expected<'a>>,
+) -> impl FnMut(&'a str) -> Parse<'a, T> {
+    move |input| parser.parse(input).map_err(|_| nom::Err::Failure(Expected { at: input, what }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_split_at_the_first_equals_sign() {
+        let parsed = line("key = a=b").unwrap().1;
+        assert_eq!(parsed, Line::Directive { key: "key", value: Some("a=b") });
+    }
+
+    #[test]
+    fn a_section_runs_to_the_bracket_at_the_end_of_the_line() {
+        assert_eq!(line("[a]b]").unwrap().1, Line::Section("a]b"));
+        assert!(line("[a").is_err());
+    }
+
+    #[test]
+    fn what_follows_a_step_after_white_space_is_handed_back() {
+        let (sequence, remark) = whole("7000 junk,8000:udp # x", remarked_sequence).unwrap();
+        assert_eq!((sequence.to_string().as_str(), remark), ("7000:tcp,8000:udp", "junk,8000:udp # x"));
+        assert_eq!(whole("7000 , 8000 ", remarked_sequence).unwrap().1, "");
+    }
+
+    #[test]
+    fn what_follows_a_step_without_white_space_is_an_error() {
+        for text in
+            ["8000x", "8000.5", "7000;8000", "7000:udpx", "7000:", "7000:tcp:udp", "-1", "0x10", ",1", "1,,2"]
+        {
+            assert!(whole(text, remarked_sequence).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn seconds_are_read_as_0_8_reads_them() {
+        for (text, expected) in
+            [("5", (5, "")), ("5 s", (5, "s")), ("1.5", (1, ".5")), ("+5", (5, "")), ("007", (7, ""))]
+        {
+            assert_eq!(whole(text, seconds), Ok(expected), "{text}");
+        }
+        for text in ["", "abc", "-1", "5s", "4294967296"] {
+            assert!(whole(text, seconds).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_failure_in_the_middle_of_a_list_is_not_swallowed() {
+        let error = whole("1, 70000, 3", remarked_sequence).unwrap_err();
+        assert_eq!((error.word(), error.what), ("70000", "a port number from 0 to 65535"));
+        let error = whole("syn,!foo", tcp_flags).unwrap_err();
+        assert_eq!(error.word(), "!foo");
+    }
+}

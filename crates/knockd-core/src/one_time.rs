@@ -1,0 +1,92 @@
+//! One-time sequence files: which sequence is next, and which byte strikes it out.
+
+use crate::grammar;
+use crate::sequence::Sequence;
+
+/// The byte that 0.8 and we write over the first byte of a used line.
+pub const STRIKE: u8 = b'#';
+
+/// What a one-time file says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OneTime {
+    /// The first usable line; `None` when all are used up.
+    pub next: Option<Unused>,
+    /// The numbers, counted from 1, of the lines before it that are neither comments nor sequences.
+    pub passed_over: Vec<usize>,
+}
+
+/// A line that has not been used yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unused {
+    /// What has to be knocked.
+    pub sequence: Sequence,
+    /// Offset of the byte in the file that [`STRIKE`] is written over when it has been.
+    pub offset: usize,
+}
+
+impl OneTime {
+    /// Finds the first line that is a sequence.
+    ///
+    /// Lines end in LF or CRLF; empty lines and lines that start with `#` are skipped. The grammar of a line is that
+    /// of `Sequence`, text behind a step included, which is ignored there too.
+    pub fn parse(text: &[u8]) -> Self {
+        let mut offset = 0;
+        let mut passed_over = Vec::new();
+        for (number, line) in (1..).zip(text.split_inclusive(|&byte| byte == b'\n')) {
+            let start = offset;
+            offset += line.len();
+            let line = line.trim_ascii();
+            if line.is_empty() || line.starts_with(&[STRIKE]) {
+                continue;
+            }
+            let sequence = std::str::from_utf8(line).ok();
+            match sequence.and_then(|line| grammar::whole(line, grammar::remarked_sequence).ok()) {
+                Some((sequence, _)) => {
+                    return Self { next: Some(Unused { sequence, offset: start }), passed_over };
+                }
+                None => passed_over.push(number),
+            }
+        }
+        Self { next: None, passed_over }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn next(text: &str) -> Option<(String, usize)> {
+        OneTime::parse(text.as_bytes()).next.map(|unused| (unused.sequence.to_string(), unused.offset))
+    }
+
+    #[test]
+    fn the_first_line_that_is_a_sequence_is_next() {
+        assert_eq!(next("# used\n\n 1,2\r\n 3,4\n"), Some(("1:tcp,2:tcp".to_owned(), 8)));
+        assert_eq!(next("1,2:udp"), Some(("1:tcp,2:udp".to_owned(), 0)));
+    }
+
+    #[test]
+    fn lines_that_are_no_sequence_are_passed_over_and_named() {
+        let parsed = OneTime::parse(b"hello\n \xff\n 70000\n 5\n");
+        assert_eq!(parsed.passed_over, [1, 2, 3]);
+        assert_eq!(parsed.next.unwrap().offset, 16);
+    }
+
+    #[test]
+    fn a_used_up_file_has_no_next_line() {
+        assert_eq!(next("#1,2\n#3,4\n"), None);
+        assert_eq!(next(""), None);
+    }
+
+    #[test]
+    fn striking_out_at_the_offset_moves_on_to_the_next_line() {
+        let mut text = b"1,2\n 3,4\n".to_vec();
+        for expected in ["1:tcp,2:tcp", "3:tcp,4:tcp"] {
+            let unused = OneTime::parse(&text).next.unwrap();
+            assert_eq!(unused.sequence.to_string(), expected);
+            text[unused.offset] = STRIKE;
+        }
+        assert_eq!(OneTime::parse(&text).next, None);
+        assert_eq!(text, b"#,2\n#3,4\n");
+    }
+}

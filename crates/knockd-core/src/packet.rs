@@ -1,0 +1,44 @@
+//! What a frame says to a knock daemon, typed.
+
+use std::net::IpAddr;
+
+use crate::sequence::{Protocol, Step};
+use crate::tcp_flags::TcpFlags;
+
+/// One TCP or UDP packet, reduced to what knocking looks at.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Packet {
+    /// The address that sent it, as the packet claims.
+    pub source: IpAddr,
+    /// The address it was sent to.
+    pub destination: IpAddr,
+    /// What it does at the destination.
+    pub hit: Hit,
+}
+
+/// The part of a [`Packet`] that differs between the protocols.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Hit {
+    /// A TCP segment to `port`, in host byte order, with these flags.
+    Tcp {
+        /// Destination port.
+        port: u16,
+        /// The six classic flags.
+        flags: TcpFlags,
+    },
+    /// A UDP datagram to `port`, in host byte order.
+    Udp {
+        /// Destination port.
+        port: u16,
+    },
+}
+
+impl Hit {
+    /// The step of a sequence that this hit can be.
+    pub const fn step(self) -> Step {
+        match self {
+            Self::Tcp { port, .. } => Step { port, protocol: Protocol::Tcp },
+            Self::Udp { port } => Step { port, protocol: Protocol::Udp },
+        }
+    }
+}
