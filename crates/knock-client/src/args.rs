@@ -1,0 +1,143 @@
+//! The command line of `knock`; the doc comments here are its help text.
+
+use std::time::Duration;
+
+use clap::{Parser, ValueHint};
+use knockd_core::TcpFlags;
+
+use crate::Family;
+
+/// Knocks at the ports of a host, in order: one TCP SYN or UDP datagram each
+#[derive(Parser, Debug)]
+#[command(name = "knock", version, infer_long_args = true, args_override_self = true, after_help = AFTER_HELP)]
+#[allow(clippy::struct_excessive_bools, reason = "one for each option without a value")]
+pub struct Args {
+    /// Send every hit as UDP, whatever the port argument says
+    #[arg(short, long)]
+    pub udp: bool,
+
+    /// Wait this many milliseconds after each hit
+    #[arg(short, long, value_name = "MS", default_value = "0", value_parser = milliseconds)]
+    #[arg(allow_negative_numbers = true)]
+    pub delay: Duration,
+
+    /// Use only IPv4
+    #[arg(short = '4', long, overrides_with = "ipv6")]
+    pub ipv4: bool,
+
+    /// Use only IPv6
+    #[arg(short = '6', long, overrides_with = "ipv4")]
+    pub ipv6: bool,
+
+    /// Send TCP hits with exactly these flags: a list of fin, syn, rst, psh, ack, urg, or none; needs root
+    #[arg(long, value_name = "FLAG,...", value_parser = tcp_flags)]
+    pub tcpflags: Option<TcpFlags>,
+
+    /// Print each hit
+    #[arg(short, long)]
+    pub verbose: bool,
+
+    /// Name or address of the host
+    #[arg(value_hint = ValueHint::Hostname)]
+    pub host: String,
+
+    /// Port number or service name, TCP unless it ends in :udp
+    #[arg(required = true, value_name = "PORT[:PROTO]")]
+    pub ports: Vec<String>,
+}
+
+impl Args {
+    /// The family that `-4` or `-6` asks for; the last one counts.
+    pub const fn family(&self) -> Option<Family> {
+        match (self.ipv4, self.ipv6) {
+            (true, _) => Some(Family::V4),
+            (_, true) => Some(Family::V6),
+            _ => None,
+        }
+    }
+}
+
+const AFTER_HELP: &str = "\
+Exit status:
+  0  every hit was sent, or reported as not sent; whether a door opened cannot be known
+  1  the host does not resolve, or --tcpflags is not permitted; nothing was sent
+  2  the command line is wrong; nothing was sent
+
+Example:
+  knock myserver.example.com 123:tcp 456:udp 789:tcp";
+
+fn milliseconds(text: &str) -> Result<Duration, &'static str> {
+    text.parse()
+        .map(Duration::from_millis)
+        .map_err(|_| "expected a whole number of milliseconds that is not negative")
+}
+
+fn tcp_flags(text: &str) -> Result<TcpFlags, String> {
+    if text.trim().eq_ignore_ascii_case("none") {
+        return Ok(TcpFlags::NONE);
+    }
+    text.split(',').map(str::trim).try_fold(TcpFlags::NONE, |flags, name| {
+        let flag = TcpFlags::named(name).ok_or_else(|| {
+            format!("{name:?} is not a TCP flag: expected fin, syn, rst, psh, ack, urg or none")
+        })?;
+        Ok(flags.union(flag))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Args {
+        Args::try_parse_from(line.split(' ')).unwrap()
+    }
+
+    #[test]
+    fn the_derived_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn options_stand_before_between_or_after_the_ports() {
+        for line in
+            ["knock -d 500 -v host 1 2:udp", "knock host 1 -v -d 500 2:udp", "knock host 1 2:udp -vd500"]
+        {
+            let args = parse(line);
+            assert_eq!(args.ports, ["1", "2:udp"], "{line}");
+            assert_eq!(args.delay, Duration::from_millis(500), "{line}");
+            assert!(args.verbose, "{line}");
+        }
+    }
+
+    #[test]
+    fn options_can_be_repeated_and_shortened_as_with_getopt_long() {
+        let args = parse("knock -u -u --del 1 --delay=2 --verb host 1");
+        assert!(args.udp && args.verbose);
+        assert_eq!(args.delay, Duration::from_millis(2));
+    }
+
+    #[test]
+    fn the_last_of_the_two_family_options_counts() {
+        assert_eq!(parse("knock -4 -6 host 1").family(), Some(Family::V6));
+        assert_eq!(parse("knock -6 host 1 -4").family(), Some(Family::V4));
+        assert_eq!(parse("knock host 1").family(), None);
+    }
+
+    #[test]
+    fn flags_are_a_list_in_any_case_with_spaces_or_none() {
+        assert_eq!(tcp_flags("syn"), Ok(TcpFlags::SYN));
+        assert_eq!(tcp_flags("SYN, ack"), Ok(TcpFlags::SYN.union(TcpFlags::ACK)));
+        assert_eq!(tcp_flags("None"), Ok(TcpFlags::NONE));
+        for text in ["", "syn,", "!ack", "syn,none", "ece"] {
+            assert!(tcp_flags(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn more_than_32_ports_are_taken() {
+        let line = format!("knock host{}", " 7000".repeat(100));
+        assert_eq!(parse(&line).ports.len(), 100);
+    }
+}

@@ -1,0 +1,320 @@
+//! Sends port knocks: a TCP SYN or a UDP datagram to each port of a sequence, in order.
+//!
+//! ```no_run
+//! use knock_client::{Hit, Sender, Target};
+//!
+//! let target = Target::resolve("gate.example.com", None)?;
+//! let sender = Sender::new(target);
+//! for text in ["7000", "8000:udp", "ssh"] {
+//!     sender.send(Hit::parse(text, false)?.step)?;
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use dns_lookup::{AddrFamily, AddrInfoHints, SockType};
+use knockd_core::{Protocol, Step, TcpFlags};
+use socket2::{Domain, Socket, Type};
+
+pub mod args;
+#[cfg(not(unix))]
+#[path = "no_raw.rs"]
+mod raw;
+#[cfg(unix)]
+mod raw;
+
+use raw::RawTcp;
+
+/// Why a knock cannot begin. Nothing has been sent when one of these is returned.
+#[derive(Debug, thiserror::Error)]
+pub enum KnockError {
+    /// An argument is neither a port number nor a service that the system knows.
+    #[error(
+        "{0:?} is not a port: expected 0 to 65535 or a service name, optionally followed by :tcp or :udp"
+    )]
+    NotAPort(String),
+    /// The system found no address for the host.
+    #[error("cannot resolve host {host:?}{}: {cause}", family.map_or("", Family::to_an_address))]
+    Unresolved {
+        /// The host as it was given.
+        host: String,
+        /// The only family that was asked for, if any.
+        family: Option<Family>,
+        /// What getaddrinfo(3) says.
+        cause: io::Error,
+    },
+    /// Chosen TCP flags were asked for, and the system refuses the raw socket that they need.
+    #[error(
+        "--tcpflags needs the right to send raw packets: run it as root (sudo knock ...) or with CAP_NET_RAW"
+    )]
+    RawForbidden,
+    /// Chosen TCP flags were asked for, and the system has no raw socket for TCP.
+    #[error("--tcpflags does not work here: this system cannot send raw TCP packets: {0}")]
+    RawUnavailable(io::Error),
+}
+
+/// The IP version that a host name is resolved to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    const fn to_an_address(self) -> &'static str {
+        match self {
+            Self::V4 => " to an IPv4 address",
+            Self::V6 => " to an IPv6 address",
+        }
+    }
+}
+
+/// The address that is knocked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Target {
+    // The port is 0; a `SocketAddr` because it keeps the interface of a link-local address.
+    address: SocketAddr,
+}
+
+impl Target {
+    /// Resolves a host name or numeric address, once for a whole knock, to the address that getaddrinfo(3) puts first.
+    ///
+    /// # Errors
+    ///
+    /// [`KnockError::Unresolved`] when there is no address, or none of the given family.
+    pub fn resolve(host: &str, family: Option<Family>) -> Result<Self, KnockError> {
+        let family_number = match family {
+            None => 0,
+            Some(Family::V4) => AddrFamily::Inet.into(),
+            Some(Family::V6) => AddrFamily::Inet6.into(),
+        };
+        first_address(Some(host), None, family_number, SockType::Stream)
+            .map(|address| Self { address })
+            .map_err(|cause| KnockError::Unresolved { host: host.to_owned(), family, cause })
+    }
+
+    /// The socket address of a port at this target.
+    const fn at(self, port: u16) -> SocketAddr {
+        let mut address = self.address;
+        address.set_port(port);
+        address
+    }
+}
+
+/// Prints the numeric address, for a link-local one with its interface: `fe80::1%eth0`.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The standard library knows an interface only by its number.
+        #[cfg(unix)]
+        if let Ok((host, _)) =
+            dns_lookup::getnameinfo(&self.address, nix::libc::NI_NUMERICHOST | nix::libc::NI_NUMERICSERV)
+        {
+            return f.write_str(&host);
+        }
+        self.address.ip().fmt(f)
+    }
+}
+
+/// One hit of a knock as the user wrote it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hit {
+    /// What is hit.
+    pub step: Step,
+    /// The port as it was given: a number or a service name.
+    pub port_text: String,
+}
+
+impl Hit {
+    /// Reads `7000`, `7000:udp`, `ssh` or `domain:UDP`; the protocol is TCP when absent, and UDP in any case when `only_udp`.
+    ///
+    /// A service name is looked up for its protocol with getaddrinfo(3).
+    ///
+    /// # Errors
+    ///
+    /// [`KnockError::NotAPort`] when the port is not a number from 0 to 65535 or a service that the system knows, or
+    /// when the protocol is neither `tcp` nor `udp`.
+    pub fn parse(text: &str, only_udp: bool) -> Result<Self, KnockError> {
+        Self::parse_known(text, only_udp).ok_or_else(|| KnockError::NotAPort(text.to_owned()))
+    }
+
+    fn parse_known(text: &str, only_udp: bool) -> Option<Self> {
+        let (port_text, protocol) = match text.split_once(':') {
+            None => (text.trim(), Protocol::Tcp),
+            // Scripts write "$port:$proto" with an empty proto; knock 0.8 takes that as TCP.
+            Some((port, protocol)) if protocol.trim().is_empty() => (port.trim(), Protocol::Tcp),
+            Some((port, protocol)) => (port.trim(), parse_protocol(protocol.trim())?),
+        };
+        let protocol = if only_udp { Protocol::Udp } else { protocol };
+        // A service name has a letter (RFC 6335, section 5.1). Without one, getaddrinfo would read 99999 as 34463.
+        let port = if port_text.contains(|c: char| c.is_ascii_alphabetic()) {
+            service_port(port_text, protocol)?
+        } else {
+            port_text.parse().ok()?
+        };
+        Some(Self { step: Step { port, protocol }, port_text: port_text.to_owned() })
+    }
+}
+
+/// Sends hits to one target.
+#[derive(Debug)]
+pub struct Sender {
+    target: Target,
+    raw: Option<RawTcp>,
+}
+
+impl Sender {
+    /// Makes a sender whose TCP hits are ordinary SYNs; needs no privilege.
+    pub const fn new(target: Target) -> Self {
+        Self { target, raw: None }
+    }
+
+    /// Makes a sender whose TCP hits have exactly these flags; UDP hits are not affected.
+    ///
+    /// A peer may answer such a packet, and the system then refuses the answer with a RST: to the target that is one more
+    /// packet to the same port.
+    ///
+    /// # Errors
+    ///
+    /// [`KnockError::RawForbidden`] without the privilege to open a raw socket (on Linux `CAP_NET_RAW`), and
+    /// [`KnockError::RawUnavailable`] when there is no such socket for another reason.
+    pub fn with_flags(target: Target, flags: TcpFlags) -> Result<Self, KnockError> {
+        let raw =
+            RawTcp::open(Domain::for_address(target.address), flags).map_err(|error| match error.kind() {
+                io::ErrorKind::PermissionDenied => KnockError::RawForbidden,
+                _ => KnockError::RawUnavailable(error),
+            })?;
+        Ok(Self { target, raw: Some(raw) })
+    }
+
+    /// Sends one hit and returns without waiting for an answer.
+    ///
+    /// A TCP hit is one segment that is never repeated, a UDP hit a datagram of one zero byte. A TCP port that is open and
+    /// answers at once is then sent a RST, perhaps after the ACK of its answer.
+    ///
+    /// # Errors
+    ///
+    /// What the system says when it does not let the packet out: no route, a local firewall, UDP port 0.
+    pub fn send(&self, step: Step) -> io::Result<()> {
+        let address = self.target.at(step.port);
+        match (step.protocol, &self.raw) {
+            (Protocol::Tcp, None) => send_syn(address),
+            (Protocol::Tcp, Some(raw)) => raw.send(address),
+            (Protocol::Udp, _) => send_datagram(address),
+        }
+    }
+}
+
+/// Begins a connection and gives it up at once.
+fn send_syn(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(socket2::Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    // A port that answers at once is left by a RST: a FIN would be repeated until it is acknowledged, and a repeat that
+    // arrives after a later hit would spoil the knock.
+    socket.set_linger(Some(Duration::ZERO))?;
+    match socket.connect(&address.into()) {
+        Err(error) if !has_left(&error) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Says whether a connect that "failed" in this way has sent its SYN.
+fn has_left(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    let in_progress = error.raw_os_error() == Some(nix::libc::EINPROGRESS);
+    #[cfg(not(unix))]
+    let in_progress = error.kind() == io::ErrorKind::WouldBlock;
+    // A near host can refuse before connect returns.
+    in_progress || error.kind() == io::ErrorKind::ConnectionRefused
+}
+
+/// Sends the datagram from a socket of its own, so that no ICMP error of an earlier hit can be reported here.
+fn send_datagram(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(socket2::Protocol::UDP))?;
+    socket.send_to(&[0], &address.into()).map(|_| ())
+}
+
+fn parse_protocol(name: &str) -> Option<Protocol> {
+    [Protocol::Tcp, Protocol::Udp].into_iter().find(|known| known.to_string().eq_ignore_ascii_case(name))
+}
+
+fn service_port(name: &str, protocol: Protocol) -> Option<u16> {
+    let kind = match protocol {
+        Protocol::Tcp => SockType::Stream,
+        Protocol::Udp => SockType::DGram,
+    };
+    first_address(None, Some(name), 0, kind).ok().map(|address| address.port())
+}
+
+fn first_address(
+    host: Option<&str>,
+    service: Option<&str>,
+    family: i32,
+    kind: SockType,
+) -> io::Result<SocketAddr> {
+    let hints = AddrInfoHints { address: family, socktype: kind.into(), ..AddrInfoHints::default() };
+    let mut answers = dns_lookup::getaddrinfo(host, service, Some(hints))?;
+    let first = answers.next().ok_or(io::ErrorKind::NotFound)??;
+    Ok(first.sockaddr)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(text: &str) -> Option<Step> {
+        Hit::parse(text, false).ok().map(|hit| hit.step)
+    }
+
+    #[test]
+    fn a_hit_is_a_port_with_an_optional_protocol_in_any_case() {
+        assert_eq!(step("7000"), Some(Step::tcp(7000)));
+        assert_eq!(step("7000:tcp"), Some(Step::tcp(7000)));
+        assert_eq!(step("7000:"), Some(Step::tcp(7000)));
+        assert_eq!(step("7000:UdP"), Some(Step::udp(7000)));
+        assert_eq!(step("0"), Some(Step::tcp(0)));
+        assert_eq!(step("65535"), Some(Step::tcp(65535)));
+    }
+
+    #[test]
+    fn with_only_udp_the_protocol_of_the_argument_does_not_count() {
+        assert_eq!(Hit::parse("7000:tcp", true).unwrap().step, Step::udp(7000));
+    }
+
+    #[test]
+    fn a_service_name_is_looked_up_and_kept_for_display() {
+        let hit = Hit::parse("domain:udp", false).unwrap();
+        assert_eq!((hit.step, hit.port_text.as_str()), (Step::udp(53), "domain"));
+        assert_eq!(step("ssh"), Some(Step::tcp(22)));
+    }
+
+    #[test]
+    fn what_is_not_a_port_is_refused() {
+        for text in
+            ["", ":tcp", "65536", "99999", "+99999", "-1", "1:foo", "1:tcp:udp", "7000x", "no-such-service"]
+        {
+            assert_eq!(step(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_numeric_host_resolves_to_itself_in_its_family_only() {
+        let display = |host, family| Target::resolve(host, family).ok().map(|target| target.to_string());
+        assert_eq!(display("192.0.2.1", None).as_deref(), Some("192.0.2.1"));
+        assert_eq!(display("2001:db8::1", Some(Family::V6)).as_deref(), Some("2001:db8::1"));
+        assert_eq!(display("2001:db8::1", Some(Family::V4)), None);
+        assert_eq!(display("192.0.2.1", Some(Family::V6)), None);
+    }
+
+    #[test]
+    fn an_unresolved_host_is_named_with_the_family_that_was_asked_for() {
+        let error = Target::resolve("192.0.2.1", Some(Family::V6)).unwrap_err().to_string();
+        assert!(error.starts_with("cannot resolve host \"192.0.2.1\" to an IPv6 address: "), "{error}");
+    }
+}

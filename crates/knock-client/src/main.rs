@@ -1,0 +1,66 @@
+//! The `knock` program.
+#![forbid(unsafe_code)]
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::thread;
+
+use clap::Parser;
+use knock_client::args::Args;
+use knock_client::{Hit, KnockError, Sender, Target};
+use knockd_core::Protocol;
+
+/// How `knock` ends. clap itself ends with the same `Usage`, and with `Sent` after `--help` and `--version`.
+#[derive(Clone, Copy)]
+enum Exit {
+    /// Every hit was sent or tried.
+    Sent = 0,
+    /// The host does not resolve or the privilege is missing; nothing was sent.
+    Failed = 1,
+    /// The command line is wrong; nothing was sent.
+    Usage = 2,
+}
+
+fn main() -> ExitCode {
+    let exit = match run(&Args::parse()) {
+        Ok(()) => Exit::Sent,
+        Err(error) => {
+            report(&error.to_string());
+            match error {
+                KnockError::NotAPort(_) => Exit::Usage,
+                KnockError::Unresolved { .. } | KnockError::RawForbidden | KnockError::RawUnavailable(_) => {
+                    Exit::Failed
+                }
+            }
+        }
+    };
+    ExitCode::from(exit as u8)
+}
+
+fn run(args: &Args) -> Result<(), KnockError> {
+    let hits = args.ports.iter().map(|text| Hit::parse(text, args.udp)).collect::<Result<Vec<_>, _>>()?;
+    let target = Target::resolve(&args.host, args.family())?;
+    let any_tcp = hits.iter().any(|hit| hit.step.protocol == Protocol::Tcp);
+    let sender = match args.tcpflags {
+        Some(flags) if any_tcp => Sender::with_flags(target, flags)?,
+        _ => Sender::new(target),
+    };
+    for hit in &hits {
+        let name = format!("{} {target}:{}", hit.step.protocol, hit.port_text);
+        if args.verbose {
+            // A reader that has gone away is no reason to stop in the middle of a knock.
+            let _ = writeln!(io::stdout(), "hitting {name}");
+        }
+        if let Err(error) = sender.send(hit.step) {
+            report(&format!("{name} was not sent: {error}"));
+        }
+        // As in 0.8 also after the last hit: `knock -d 500 host 1 2 3 && ssh host` gives the door time to open.
+        thread::sleep(args.delay);
+    }
+    Ok(())
+}
+
+fn report(message: &str) {
+    // Standard error may be closed; the exit status still tells.
+    let _ = writeln!(io::stderr(), "knock: {message}");
+}

@@ -1,0 +1,154 @@
+//! What `knock` prints and how it ends. Nothing here resolves a name or sends a packet.
+#![allow(clippy::needless_raw_string_hashes, reason = "snapbox writes its snapshots with them")]
+
+use snapbox::cmd::{Command, OutputAssert, cargo_bin};
+use snapbox::str;
+
+fn knock(line: &str) -> OutputAssert {
+    Command::new(cargo_bin!("knock")).env_remove("COLUMNS").args(line.split_whitespace()).assert()
+}
+
+#[test]
+fn help_is_printed_with_status_0() {
+    for line in ["-h", "--help", "--help 192.0.2.1 1"] {
+        knock(line).code(0).stderr_eq("").stdout_eq(str![[r#"
+Knocks at the ports of a host, in order: one TCP SYN or UDP datagram each
+
+Usage: knock [OPTIONS] <HOST> <PORT[:PROTO]>...
+
+Arguments:
+  <HOST>             Name or address of the host
+  <PORT[:PROTO]>...  Port number or service name, TCP unless it ends in :udp
+
+Options:
+  -u, --udp                  Send every hit as UDP, whatever the port argument says
+  -d, --delay <MS>           Wait this many milliseconds after each hit [default: 0]
+  -4, --ipv4                 Use only IPv4
+  -6, --ipv6                 Use only IPv6
+      --tcpflags <FLAG,...>  Send TCP hits with exactly these flags: a list of fin, syn, rst, psh,
+                             ack, urg, or none; needs root
+  -v, --verbose              Print each hit
+  -h, --help                 Print help
+  -V, --version              Print version
+
+Exit status:
+  0  every hit was sent, or reported as not sent; whether a door opened cannot be known
+  1  the host does not resolve, or --tcpflags is not permitted; nothing was sent
+  2  the command line is wrong; nothing was sent
+
+Example:
+  knock myserver.example.com 123:tcp 456:udp 789:tcp
+
+"#]]);
+    }
+}
+
+#[test]
+fn the_version_is_printed_with_status_0() {
+    for line in ["-V", "--version"] {
+        knock(line).code(0).stderr_eq("").stdout_eq(format!("knock {}\n", env!("CARGO_PKG_VERSION")));
+    }
+}
+
+#[test]
+fn no_argument_is_a_usage_error() {
+    knock("").code(2).stdout_eq("").stderr_eq(str![[r#"
+error: the following required arguments were not provided:
+  <HOST>
+  <PORT[:PROTO]>...
+
+Usage: knock <HOST> <PORT[:PROTO]>...
+
+For more information, try '--help'.
+
+"#]]);
+}
+
+#[test]
+fn a_host_without_ports_is_a_usage_error() {
+    knock("192.0.2.1").code(2).stdout_eq("").stderr_eq(str![[r#"
+error: the following required arguments were not provided:
+  <PORT[:PROTO]>...
+
+Usage: knock <HOST> <PORT[:PROTO]>...
+
+For more information, try '--help'.
+
+"#]]);
+}
+
+#[test]
+fn an_unknown_option_is_a_usage_error() {
+    knock("--bogus 192.0.2.1 1").code(2).stdout_eq("").stderr_eq(str![[r#"
+error: unexpected argument '--bogus' found
+
+  tip: to pass '--bogus' as a value, use '-- --bogus'
+
+Usage: knock [OPTIONS] <HOST> <PORT[:PROTO]>...
+
+For more information, try '--help'.
+
+"#]]);
+}
+
+#[test]
+fn a_port_out_of_range_is_a_usage_error() {
+    knock("192.0.2.1 99999").code(2).stdout_eq("").stderr_eq(str![[r#"
+knock: "99999" is not a port: expected 0 to 65535 or a service name, optionally followed by :tcp or :udp
+
+"#]]);
+}
+
+#[test]
+fn an_unknown_protocol_is_a_usage_error() {
+    knock("192.0.2.1 1:foo").code(2).stdout_eq("").stderr_eq(str![[r#"
+knock: "1:foo" is not a port: expected 0 to 65535 or a service name, optionally followed by :tcp or :udp
+
+"#]]);
+}
+
+#[test]
+fn an_unknown_service_is_a_usage_error() {
+    knock("192.0.2.1 no-such-service").code(2).stdout_eq("").stderr_eq(str![[r#"
+knock: "no-such-service" is not a port: expected 0 to 65535 or a service name, optionally followed by :tcp or :udp
+
+"#]]);
+}
+
+#[test]
+fn a_negative_delay_is_a_usage_error() {
+    knock("-d -5 192.0.2.1 1").code(2).stdout_eq("").stderr_eq(str![[r#"
+error: invalid value '-5' for '--delay <MS>': expected a whole number of milliseconds that is not negative
+
+For more information, try '--help'.
+
+"#]]);
+}
+
+#[test]
+fn a_delay_that_is_no_number_is_a_usage_error() {
+    knock("192.0.2.1 1 --delay soon").code(2).stdout_eq("").stderr_eq(str![[r#"
+error: invalid value 'soon' for '--delay <MS>': expected a whole number of milliseconds that is not negative
+
+For more information, try '--help'.
+
+"#]]);
+}
+
+#[test]
+fn an_unknown_flag_is_a_usage_error() {
+    knock("--tcpflags syn,foo 192.0.2.1 1").code(2).stdout_eq("").stderr_eq(str![[r#"
+error: invalid value 'syn,foo' for '--tcpflags <FLAG,...>': "foo" is not a TCP flag: expected fin, syn, rst, psh, ack, urg or none
+
+For more information, try '--help'.
+
+"#]]);
+}
+
+#[test]
+fn a_host_without_an_address_of_the_family_is_an_error_with_status_1() {
+    knock("-6 192.0.2.1 1").code(1).stdout_eq("").stderr_eq(str![[r#"
+knock: cannot resolve host "192.0.2.1" to an IPv6 address: [..]
+
+"#]]);
+}

@@ -1,0 +1,344 @@
+//! What `knock` puts on the wire, seen by a packet socket in a network namespace of the test's own.
+//!
+//! Each test runs itself again under `unshare`; where no namespace can be made it fails. There are two links: `lo`, and
+//! `near`, the end of a cable whose other end never answers. `knock` runs without any capability unless a test says so.
+#![cfg(target_os = "linux")]
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "tests")]
+
+use std::env;
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const PSH: u8 = 0x08;
+const ACK: u8 = 0x10;
+const URG: u8 = 0x20;
+
+/// Longer than the second after which Linux repeats a SYN or a FIN.
+const UNTIL_REPEATED: Duration = Duration::from_millis(1500);
+/// What was sent is in the socket's queue by the time `knock` has ended.
+const AT_ONCE: Duration = Duration::from_millis(100);
+
+#[derive(PartialEq, Eq, Debug)]
+enum Seen {
+    Tcp { to: SocketAddr, flags: u8 },
+    Udp { to: SocketAddr, payload: Vec<u8> },
+}
+
+fn tcp(to: &str, flags: u8) -> Seen {
+    Seen::Tcp { to: to.parse().unwrap(), flags }
+}
+
+fn udp(to: &str) -> Seen {
+    Seen::Udp { to: to.parse().unwrap(), payload: vec![0] }
+}
+
+#[test]
+fn every_hit_is_one_packet_in_order_and_is_not_repeated() {
+    in_namespace("every_hit_is_one_packet_in_order_and_is_not_repeated", |mut wire| {
+        sent(&knock("192.0.2.1 7000 8000:udp 0 9000:TCP 65535:UDP domain domain:udp"));
+        let expected = [
+            tcp("192.0.2.1:7000", SYN),
+            udp("192.0.2.1:8000"),
+            tcp("192.0.2.1:0", SYN),
+            tcp("192.0.2.1:9000", SYN),
+            udp("192.0.2.1:65535"),
+            tcp("192.0.2.1:53", SYN),
+            udp("192.0.2.1:53"),
+        ];
+        assert_eq!(wire.seen_within(UNTIL_REPEATED), expected);
+    });
+}
+
+#[test]
+fn over_ipv6_every_hit_is_one_packet_in_order_and_is_not_repeated() {
+    in_namespace("over_ipv6_every_hit_is_one_packet_in_order_and_is_not_repeated", |mut wire| {
+        sent(&knock("-6 2001:db8::1 7000 8000:udp 9000"));
+        let expected =
+            [tcp("[2001:db8::1]:7000", SYN), udp("[2001:db8::1]:8000"), tcp("[2001:db8::1]:9000", SYN)];
+        assert_eq!(wire.seen_within(UNTIL_REPEATED), expected);
+    });
+}
+
+#[test]
+fn a_syn_is_not_repeated_during_a_slow_knock() {
+    in_namespace("a_syn_is_not_repeated_during_a_slow_knock", |mut wire| {
+        sent(&knock("192.0.2.1 7000 8000 -d 1500"));
+        let expected = [tcp("192.0.2.1:7000", SYN), tcp("192.0.2.1:8000", SYN)];
+        assert_eq!(wire.seen_within(AT_ONCE), expected);
+    });
+}
+
+#[test]
+fn a_long_knock_keeps_its_order_without_delay() {
+    in_namespace("a_long_knock_keeps_its_order_without_delay", |mut wire| {
+        let ports: Vec<String> = (1000..1100).rev().map(|port| port.to_string()).collect();
+        sent(&knock(&format!("192.0.2.1 {}", ports.join(" "))));
+        let expected: Vec<Seen> = ports.iter().map(|port| tcp(&format!("192.0.2.1:{port}"), SYN)).collect();
+        assert_eq!(wire.seen_within(AT_ONCE), expected);
+    });
+}
+
+#[test]
+fn with_u_every_hit_is_udp() {
+    in_namespace("with_u_every_hit_is_udp", |mut wire| {
+        sent(&knock("192.0.2.1 7000 8000:tcp 9000:udp -u"));
+        let expected = [udp("192.0.2.1:7000"), udp("192.0.2.1:8000"), udp("192.0.2.1:9000")];
+        assert_eq!(wire.seen_within(AT_ONCE), expected);
+    });
+}
+
+#[test]
+fn the_delay_follows_every_hit() {
+    in_namespace("the_delay_follows_every_hit", |_| {
+        let start = Instant::now();
+        sent(&knock("192.0.2.1 1 2 3 -d 500"));
+        let millis = start.elapsed().as_millis();
+        assert!((1500..2000).contains(&millis), "{millis} ms");
+    });
+}
+
+#[test]
+fn verbose_prints_each_hit_as_it_was_written() {
+    in_namespace("verbose_prints_each_hit_as_it_was_written", |_| {
+        for (line, printed) in [
+            ("-v 192.0.2.1 7000 8000:udp", "hitting tcp 192.0.2.1:7000\nhitting udp 192.0.2.1:8000\n"),
+            ("-v 2001:db8::1 ssh", "hitting tcp 2001:db8::1:ssh\n"),
+            ("-v fe80::1%near 1", "hitting tcp fe80::1%near:1\n"),
+        ] {
+            assert_eq!(String::from_utf8(knock(line).stdout).unwrap(), printed);
+        }
+    });
+}
+
+#[test]
+fn a_usage_error_sends_nothing() {
+    in_namespace("a_usage_error_sends_nothing", |mut wire| {
+        for hits in ["7000 1:foo", "7000 99999", "7000 no-such-service", "7000 -d -1", "7000 --bogus"] {
+            let output = knock(&format!("192.0.2.1 {hits}"));
+            assert_eq!(output.status.code(), Some(2), "{hits}");
+        }
+        assert_eq!(wire.seen_within(AT_ONCE), []);
+    });
+}
+
+#[test]
+fn a_hit_that_cannot_be_sent_is_reported_and_the_rest_is_sent() {
+    in_namespace("a_hit_that_cannot_be_sent_is_reported_and_the_rest_is_sent", |mut wire| {
+        let output = knock("192.0.2.1 7000 0:udp 8000");
+        assert_eq!(output.status.code(), Some(0));
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(message.starts_with("knock: udp 192.0.2.1:0 was not sent: "), "{message}");
+        assert_eq!(wire.seen_within(AT_ONCE), [tcp("192.0.2.1:7000", SYN), tcp("192.0.2.1:8000", SYN)]);
+    });
+}
+
+#[test]
+fn a_closed_udp_port_does_not_disturb_the_next_hits() {
+    in_namespace("a_closed_udp_port_does_not_disturb_the_next_hits", |mut wire| {
+        sent(&knock("127.0.0.1 53:udp 53:udp 54:udp -d 20"));
+        let expected = [udp("127.0.0.1:53"), udp("127.0.0.1:53"), udp("127.0.0.1:54")];
+        assert_eq!(wire.seen_within(AT_ONCE), expected);
+    });
+}
+
+#[test]
+fn an_open_port_is_left_by_a_reset_that_is_not_repeated() {
+    in_namespace("an_open_port_is_left_by_a_reset_that_is_not_repeated", |mut wire| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = listener.local_addr().unwrap();
+        sent(&knock(&format!("127.0.0.1 {}", open.port())));
+        let to_open: Vec<u8> = wire
+            .seen_within(UNTIL_REPEATED)
+            .into_iter()
+            .filter_map(|seen| match seen {
+                Seen::Tcp { to, flags } if to == open => Some(flags),
+                _ => None,
+            })
+            .collect();
+        // Whether the ACK of the handshake stands between them depends on who is faster.
+        assert_eq!(to_open.first(), Some(&SYN), "{to_open:02x?}");
+        assert!(to_open.len() <= 3, "{to_open:02x?}");
+        assert!(to_open.last().unwrap() & RST != 0, "{to_open:02x?}");
+        assert!(to_open.iter().all(|flags| flags & FIN == 0), "{to_open:02x?}");
+    });
+}
+
+#[test]
+fn chosen_flags_are_on_tcp_hits_exactly_and_udp_hits_are_as_ever() {
+    in_namespace("chosen_flags_are_on_tcp_hits_exactly_and_udp_hits_are_as_ever", |mut wire| {
+        for (names, flags) in [
+            ("syn", SYN),
+            ("syn,ack", SYN | ACK),
+            ("FIN,psh,urg", FIN | PSH | URG),
+            ("rst", RST),
+            ("none", 0),
+        ] {
+            sent(&privileged_knock(&format!("192.0.2.1 7000 8000:udp --tcpflags {names}")));
+            sent(&privileged_knock(&format!("2001:db8::1 7000 8000:udp --tcpflags {names}")));
+            let expected = [
+                tcp("192.0.2.1:7000", flags),
+                udp("192.0.2.1:8000"),
+                tcp("[2001:db8::1]:7000", flags),
+                udp("[2001:db8::1]:8000"),
+            ];
+            assert_eq!(wire.seen_within(AT_ONCE), expected, "{names}");
+        }
+    });
+}
+
+#[test]
+fn a_segment_with_chosen_flags_has_a_checksum_that_the_peer_accepts() {
+    in_namespace("a_segment_with_chosen_flags_has_a_checksum_that_the_peer_accepts", |mut wire| {
+        for host in ["127.0.0.1", "::1"] {
+            let listener = TcpListener::bind((host, 0)).unwrap();
+            let open = listener.local_addr().unwrap();
+            sent(&privileged_knock(&format!("--tcpflags syn {host} {}", open.port())));
+            let flags: Vec<u8> = wire
+                .seen_within(AT_ONCE)
+                .into_iter()
+                .map(|seen| match seen {
+                    Seen::Tcp { flags, .. } => flags,
+                    Seen::Udp { .. } => panic!("{seen:?}"),
+                })
+                .collect();
+            // The listener answers only what it believes; the kernel refuses an answer that no socket of it waits for.
+            assert_eq!(flags, [SYN, SYN | ACK, RST], "{host}");
+        }
+    });
+}
+
+#[test]
+fn chosen_flags_without_the_privilege_are_an_error_and_nothing_is_sent() {
+    in_namespace("chosen_flags_without_the_privilege_are_an_error_and_nothing_is_sent", |mut wire| {
+        let output = knock("--tcpflags syn,ack 192.0.2.1 8000:udp 7000");
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(
+            String::from_utf8(output.stderr).unwrap(),
+            "knock: --tcpflags needs the right to send raw packets: \
+             run it as root (sudo knock ...) or with CAP_NET_RAW\n"
+        );
+        assert_eq!(wire.seen_within(AT_ONCE), []);
+    });
+}
+
+/// Runs `body` with a capture in a fresh namespace: the outer call starts this very test again inside of one.
+fn in_namespace(test: &str, body: impl FnOnce(Wire)) {
+    const INSIDE: &str = "KNOCK_TEST_NAMESPACE";
+    if env::var_os(INSIDE).is_some() {
+        lay_cables();
+        body(Wire::open());
+        return;
+    }
+    // Root in a container may make a network namespace and no user namespace; a plain user the other way round.
+    let as_user = Command::new("unshare").args(["-Urn", "true"]).status();
+    let how = if as_user.is_ok_and(|status| status.success()) { "-Urn" } else { "-n" };
+    let output = Command::new("unshare")
+        .arg(how)
+        .arg(env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture"])
+        .env(INSIDE, "1")
+        .output()
+        .expect("unshare(1) is needed");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && stdout.contains("1 passed"), "{stdout}\n{stderr}");
+}
+
+fn lay_cables() {
+    for line in [
+        "link set lo up",
+        "link add near type veth peer name far",
+        "address add 192.0.2.2/24 dev near",
+        "address add 2001:db8::2/64 dev near nodad",
+        "address add fe80::2/64 dev near nodad",
+        "link set near up",
+        "link set far up",
+        // Nobody at the other end has this hardware address, or any of these.
+        "neighbour add 192.0.2.1 lladdr 02:00:00:00:00:01 dev near",
+        "neighbour add 2001:db8::1 lladdr 02:00:00:00:00:01 dev near",
+        "neighbour add fe80::1 lladdr 02:00:00:00:00:01 dev near",
+    ] {
+        let status = Command::new("ip").args(line.split(' ')).status().expect("ip(8) is needed");
+        assert!(status.success(), "ip {line}");
+    }
+}
+
+fn privileged_knock(line: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_knock")).args(line.split(' ')).output().unwrap()
+}
+
+fn knock(line: &str) -> Output {
+    Command::new("setpriv")
+        .args(["--bounding-set=-all", "--inh-caps=-all", env!("CARGO_BIN_EXE_knock")])
+        .args(line.split(' '))
+        .output()
+        .expect("setpriv(1) is needed")
+}
+
+fn sent(output: &Output) {
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+/// Sees every TCP and UDP packet of the namespace once, when it is sent.
+struct Wire(Socket);
+
+impl Wire {
+    fn open() -> Self {
+        // linux/if_ether.h, in network byte order; with less than all protocols outgoing packets are not seen.
+        const ETH_P_ALL: u16 = 3;
+        // Of linux/filter.h and linux/if_packet.h: accept what skb->pkt_type calls PACKET_OUTGOING.
+        const OUTGOING_ONLY: [SockFilter; 4] = [
+            SockFilter::new(0x20, 0, 0, 0xffff_f004),
+            SockFilter::new(0x15, 0, 1, 4),
+            SockFilter::new(0x06, 0, 0, 0xffff),
+            SockFilter::new(0x06, 0, 0, 0),
+        ];
+        let protocol = Protocol::from(i32::from(ETH_P_ALL.to_be()));
+        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol)).unwrap();
+        socket.attach_filter(&OUTGOING_ONLY).unwrap();
+        Self(socket)
+    }
+
+    fn seen_within(&mut self, time: Duration) -> Vec<Seen> {
+        let end = Instant::now() + time;
+        let mut frame = [0; 2048];
+        let mut seen = Vec::new();
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return seen;
+            }
+            self.0.set_read_timeout(Some(left)).unwrap();
+            if let Ok(length) = self.0.read(&mut frame) {
+                seen.extend(decode(&frame[..length]));
+            }
+        }
+    }
+}
+
+fn decode(frame: &[u8]) -> Option<Seen> {
+    let packet = SlicedPacket::from_ethernet(frame).unwrap();
+    let to: IpAddr = match packet.net? {
+        NetSlice::Ipv4(ip) => ip.header().destination_addr().into(),
+        NetSlice::Ipv6(ip) => ip.header().destination_addr().into(),
+        NetSlice::Arp(_) => return None,
+    };
+    match packet.transport? {
+        TransportSlice::Tcp(tcp) => {
+            Some(Seen::Tcp { to: (to, tcp.destination_port()).into(), flags: tcp.slice()[13] })
+        }
+        TransportSlice::Udp(udp) => {
+            Some(Seen::Udp { to: (to, udp.destination_port()).into(), payload: udp.payload().to_vec() })
+        }
+        _ => None,
+    }
+}
