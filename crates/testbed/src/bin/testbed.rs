@@ -1,0 +1,99 @@
+//! What has to be done by a process on one of the testbed's hosts.
+
+use std::io::{BufRead, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::Parser;
+use pnet::datalink::{self, Channel, DataLinkReceiver, DataLinkSender};
+
+/// Helps the testbed of knockd on one of its hosts
+#[derive(Parser)]
+enum Arguments {
+    /// Sends the frames on stdin, one line of hexadecimal digits each, out of eth0
+    Frames,
+    /// Prints the frames that eth0 receives and sends, one line of hexadecimal digits each
+    Capture,
+    /// Greets everybody who connects to a TCP port
+    Listen {
+        /// The port to listen on
+        port: u16,
+    },
+    /// Tries for one second to connect to a TCP port and prints `open` or `closed`
+    Connect {
+        /// The address to connect to
+        address: IpAddr,
+        /// The port to connect to
+        port: u16,
+    },
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse() {
+        Arguments::Frames => frames(),
+        Arguments::Capture => capture(),
+        Arguments::Listen { port } => listen(port),
+        Arguments::Connect { address, port } => connect(SocketAddr::new(address, port)),
+    }
+}
+
+fn frames() -> Result<()> {
+    let (mut sender, _) = open_eth0()?;
+    for (line, number) in std::io::stdin().lock().lines().zip(1..) {
+        let frame = parse_hex(&line?).with_context(|| format!("line {number}"))?;
+        let sent = sender.send_to(&frame, None).ok_or_else(|| anyhow!("no room"))?;
+        sent.with_context(|| format!("cannot send frame {number} of {} bytes", frame.len()))?;
+    }
+    Ok(())
+}
+
+fn capture() -> Result<()> {
+    let (_, mut receiver) = open_eth0()?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "capturing")?;
+    loop {
+        let frame = receiver.next()?;
+        for byte in frame {
+            write!(out, "{byte:02x}")?;
+        }
+        writeln!(out)?;
+    }
+}
+
+fn listen(port: u16) -> Result<()> {
+    // Where IPv6 exists, its wildcard address takes IPv4 connections too.
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
+        .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
+        .with_context(|| format!("cannot listen on port {port}"))?;
+    println!("listening on port {port}");
+    for stream in listener.incoming() {
+        let mut stream = stream?;
+        // A client that has gone again is none of our business.
+        let _ = writeln!(stream, "Hello from port {port} of the knockd testbed.");
+    }
+    Ok(())
+}
+
+fn connect(address: SocketAddr) -> Result<()> {
+    let answer = TcpStream::connect_timeout(&address, Duration::from_secs(1));
+    writeln!(std::io::stdout(), "{}", if answer.is_ok() { "open" } else { "closed" })?;
+    Ok(())
+}
+
+fn open_eth0() -> Result<(Box<dyn DataLinkSender>, Box<dyn DataLinkReceiver>)> {
+    let interfaces = datalink::interfaces();
+    let eth0 =
+        interfaces.iter().find(|interface| interface.name == "eth0").context("there is no eth0 here")?;
+    let config = datalink::Config { promiscuous: false, ..datalink::Config::default() };
+    match datalink::channel(eth0, config).context("cannot open eth0")? {
+        Channel::Ethernet(sender, receiver) => Ok((sender, receiver)),
+        _ => bail!("eth0 is no Ethernet interface"),
+    }
+}
+
+fn parse_hex(digits: &str) -> Result<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).context("not a hexadecimal digit");
+    let (pairs, []) = digits.as_bytes().as_chunks::<2>() else { bail!("half a byte is missing") };
+    pairs.iter().map(|&[high, low]| Ok(u8::try_from(digit(high)? << 4 | digit(low)?)?)).collect()
+}

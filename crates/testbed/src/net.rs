@@ -1,0 +1,186 @@
+//! The namespaces: making them, joining them, and letting them go.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, ErrorKind};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+
+use crate::host::{Host, Namespaces, search_path};
+
+/// Two hosts, each with an Ethernet interface `eth0`, joined by a virtual cable.
+///
+/// The server has the addresses `10.9.0.1/24` and `fd00:9::1/64`, the client `10.9.0.2/24` and `fd00:9::2/64`. Both have
+/// their own empty `/run` (which most distributions also call `/var/run`). When the value is dropped, or this process dies in
+/// any way, the kernel ends every program that still runs on the hosts, daemons included, and removes the namespaces.
+pub struct Net {
+    /// The host that a knock daemon is to run on.
+    pub server: Host,
+    /// The host that knocks.
+    pub client: Host,
+    has_ipv6: bool,
+    // The client's holder is a child of the server's process namespace; this order ends it first.
+    _client_holder: Holder,
+    _server_holder: Holder,
+}
+
+impl Net {
+    /// Makes the two hosts.
+    ///
+    /// # Errors
+    ///
+    /// When a tool is missing, or when the kernel allows neither namespaces to root nor user namespaces to this user;
+    /// the message says which, and what helps.
+    pub fn new() -> Result<Self> {
+        Self::with_private_dirs(&[])
+    }
+
+    /// Makes the two hosts, each with an own empty directory in place of every one of `dirs`, in addition to `/run`.
+    ///
+    /// So a daemon can write `/var/log/knockd.log` without touching the machine's. The directories must exist.
+    ///
+    /// # Errors
+    ///
+    /// As [`Net::new`]; also when one of `dirs` does not exist.
+    pub fn with_private_dirs(dirs: &[&str]) -> Result<Self> {
+        let dirs = [&["/run"], dirs].concat();
+        let (server_holder, user_namespace) = hold_server(&dirs)?;
+        let server = Host::new(
+            "server",
+            Namespaces { pid: server_holder.pid, user: user_namespace },
+            Ipv4Addr::new(10, 9, 0, 1),
+            Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 1),
+            [2, 0, 0, 0, 9, 1],
+        );
+        // Made from inside the server's namespaces, so that the same user namespace owns both and all end together.
+        let client_holder = Holder::start(server.command("unshare").args(["--net", "--mount"]), &dirs)
+            .context("the client")?;
+        let client = Host::new(
+            "client",
+            Namespaces { pid: client_holder.pid, user: user_namespace },
+            Ipv4Addr::new(10, 9, 0, 2),
+            Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 2),
+            [2, 0, 0, 0, 9, 2],
+        );
+
+        let cable = format!(
+            "ip link add eth0 address {} type veth peer name eth0 address {} netns {}",
+            server.mac_text(),
+            client.mac_text(),
+            client_holder.pid_inside
+        );
+        server.run_words(&cable).context("cannot join the hosts by a veth pair")?;
+        let has_ipv6 = [&server, &client].map(configure).into_iter().collect::<Result<Vec<_>>>()?;
+        let has_ipv6 = has_ipv6.into_iter().all(|yes| yes);
+        Ok(Self { server, client, has_ipv6, _client_holder: client_holder, _server_holder: server_holder })
+    }
+
+    /// Says whether the hosts have their IPv6 addresses; they do unless this machine's kernel has IPv6 switched off.
+    pub fn has_ipv6(&self) -> bool {
+        self.has_ipv6
+    }
+}
+
+/// Gives `host` its addresses and returns whether IPv6 was among them.
+fn configure(host: &Host) -> Result<bool> {
+    host.run_words(&format!("ip address add {}/24 dev eth0", host.ipv4))?;
+    // Container engines like to switch IPv6 off for every new interface; where that cannot be undone, the next
+    // command says so.
+    let _ = host.run(&["sh", "-c", "echo 0 >/proc/sys/net/ipv6/conf/eth0/disable_ipv6"]);
+    // Without duplicate address detection the address works at once.
+    let has_ipv6 = host.run_words(&format!("ip address add {}/64 dev eth0 nodad", host.ipv6)).is_ok();
+    host.run_words("ip link set eth0 up")?;
+    Ok(has_ipv6)
+}
+
+/// Starts the process that holds the server's namespaces; also returns whether they needed a user namespace.
+fn hold_server(dirs: &[&str]) -> Result<(Holder, bool)> {
+    // A process namespace too: when its first process ends, the kernel ends all others in it.
+    const NAMESPACES: [&str; 5] = ["--net", "--mount", "--pid", "--fork", "--kill-child"];
+    let mut refusals = String::new();
+    for user in [false, true] {
+        if !user && !geteuid().is_root() {
+            continue;
+        }
+        let mut unshare = Command::new("unshare");
+        if user {
+            unshare.args(["--user", "--map-root-user"]);
+        }
+        match Holder::start(unshare.args(NAMESPACES).env("PATH", search_path()), dirs) {
+            Ok(holder) => return Ok((holder, user)),
+            Err(error) => {
+                let who = if user { "with a user namespace" } else { "as root" };
+                write!(refusals, "\n  {who}: {error:#}")?;
+            }
+        }
+    }
+    Err(anyhow!(
+        "cannot make network namespaces on this machine.{refusals}\n\
+         As root in a container, start it with --privileged (CAP_SYS_ADMIN and CAP_NET_ADMIN). As a plain user, the kernel must \
+         allow user namespaces: look at the sysctls user.max_user_namespaces (not 0), kernel.unprivileged_userns_clone (1) \
+         and kernel.apparmor_restrict_unprivileged_userns (0), where they exist; or run this as root."
+    ))
+}
+
+/// A process that does nothing but keep the namespaces of one host alive; it ends when its stdin does.
+struct Holder {
+    child: Child,
+    /// Its process id as this process sees it.
+    pid: Pid,
+    /// Its process id in the namespaces' own count.
+    pid_inside: u32,
+}
+
+impl Holder {
+    /// Runs the shell that becomes the holder by `unshare`, a command that makes the namespaces and then executes its arguments.
+    fn start(unshare: &mut Command, dirs: &[&str]) -> Result<Self> {
+        // /proc is still the outer one, so that its `self` is the id that `nsenter` outside needs. The pipe on stdin closes when
+        // this process dies, in whatever way, and `cat` then ends. It is not executed in place of the shell, since the shell
+        // also collects the processes that a daemon leaves behind, as the first process of a machine does.
+        const SCRIPT: &str = r#"set -e
+            for dir do mount -t tmpfs -o mode=755 tmpfs "$dir"; done
+            ip link set lo up
+            read -r outside rest </proc/self/stat
+            echo "$outside $$"
+            cat
+            exit"#;
+        let mut child = unshare
+            .args(["sh", "-c", SCRIPT, "holder"])
+            .args(dirs)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| match error.kind() {
+                ErrorKind::NotFound => {
+                    anyhow!("`unshare` or `nsenter` is missing; the package util-linux has both")
+                }
+                _ => error.into(),
+            })?;
+
+        let mut line = String::new();
+        let stdout = child.stdout.take().context("no stdout")?;
+        BufReader::new(stdout).read_line(&mut line)?;
+        let Some((pid, pid_inside)) = line.trim_end().split_once(' ') else {
+            let output = child.wait_with_output()?;
+            let why = String::from_utf8_lossy(&output.stderr);
+            if why.contains("ip: not found") {
+                bail!("`ip` is missing; the package iproute2 has it");
+            }
+            bail!("{}", why.trim_end());
+        };
+        Ok(Self { pid: Pid::from_raw(pid.parse()?), pid_inside: pid_inside.parse()?, child })
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // The holder itself is killed, not the `unshare` or `nsenter` around it, which waits for it: so when the wait returns, the
+        // kernel has ended everything in the namespaces. An error would mean that the holder has ended already.
+        let _ = kill(self.pid, Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,245 @@
+//! `cargo xtask demo`: a door opened and closed, for somebody who has never seen port knocking.
+
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anstream::println;
+use anstyle::{AnsiColor, Style};
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use testbed::{Host, Running};
+
+use crate::firewall::Firewall;
+use crate::tools::{IP, IPTABLES, NFT, NSENTER, UNSHARE, ensure_present};
+
+const CONFIG_FILE: &str = "/run/knockd.conf";
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Runs the demo; it is a success only if every observation is as promised.
+pub(crate) fn run() -> Result<()> {
+    let mut installed = ensure_present(&[IP, UNSHARE, NSENTER])?;
+    if IPTABLES.find().is_none() && NFT.find().is_none() {
+        // Without one the demo still works, so a failure only changes what is shown.
+        installed.extend(ensure_present(&[IPTABLES]).unwrap_or_default());
+    }
+    println!("Building knockd and knock; the first time this takes a minute or two.");
+    let knockd = build("knockd-cli", "knockd")?;
+    let knock = build("knock-client", "knock")?;
+    build("testbed", "testbed")?;
+
+    let (net, firewall) = Firewall::closed_net()?;
+    introduce(&firewall, net.server.ipv4, net.client.ipv4);
+    let mut timeline = Timeline::new();
+
+    let _service = if firewall.is_real() {
+        timeline.heading("The server closes its ports, and a service waits on port 22.");
+        for command in firewall.set_up() {
+            timeline.typed("server#", &command);
+        }
+        Some(net.server.listen(22)?)
+    } else {
+        None
+    };
+
+    timeline.heading("knockd is started. This is its configuration:");
+    let config = config_for(&firewall);
+    net.server.write_file(CONFIG_FILE, &config)?;
+    show_file(&config);
+    timeline.typed("server#", &format!("knockd -i eth0 -c {CONFIG_FILE} -v"));
+    let arguments = ["-i", "eth0", "-c", CONFIG_FILE, "-v"];
+    timeline.knockd = Some(Running::start(net.server.command(&knockd).args(arguments))?);
+    timeline.wait_for_knockd("listening on eth0")?;
+
+    timeline.heading("Without a knock, port 22 does not answer.");
+    timeline.check_port(&net.client, &net.server, Port::Closed)?;
+
+    timeline.heading("The client knocks: three connection attempts to ports where nothing listens.");
+    timeline.knock(&net.client, &knock, &net.server, ["700", "800", "900"])?;
+    timeline.wait_for_knockd("openSSH: running command")?;
+
+    timeline.heading(firewall.opened());
+    timeline.check_port(&net.client, &net.server, Port::Open)?;
+
+    timeline.heading("The client knocks the closing sequence.");
+    timeline.knock(&net.client, &knock, &net.server, ["900", "800", "700"])?;
+    timeline.wait_for_knockd("closeSSH: running command")?;
+
+    timeline.heading("Port 22 is closed again.");
+    timeline.check_port(&net.client, &net.server, Port::Closed)?;
+
+    timeline.heading("The end.");
+    timeline.stop_knockd()?;
+    drop(net);
+    timeline.says("Both machines are gone.");
+    match installed.as_slice() {
+        [] => println!("\nEverything happened as promised, and nothing was changed on this machine."),
+        packages => println!(
+            "\nEverything happened as promised. Nothing was changed on this machine, except that these packages were installed: {}.",
+            packages.join(", ")
+        ),
+    }
+    Ok(())
+}
+
+/// Builds a program with cargo's progress on the terminal, and returns its path.
+fn build(package: &str, bin: &str) -> Result<String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--package", package, "--bin", bin])
+        .current_dir(testbed::workspace_root())
+        .status()
+        .context("cannot run cargo")?;
+    ensure!(status.success(), "cargo could not build {bin}");
+    let path = testbed::build(package, bin)?;
+    Ok(path.to_str().context("the build directory's name is not UTF-8")?.to_owned())
+}
+
+fn introduce(firewall: &Firewall, server: std::net::Ipv4Addr, client: std::net::Ipv4Addr) {
+    println!(
+        "\n\
+         knockd listens for a secret sequence of ports. Whoever knocks on them in the right order gets a door opened.\n\n\
+         For this demo there are two virtual machines on this one, made of Linux namespaces and joined by a cable:\n\
+         server  {server}, whose port 22 is to be protected\n\
+         client  {client}, which wants to get in\n\n\
+         {}\n\
+         The service on port 22 is not ssh but a small program of this project that greets everyone. `nc` below is what you\n\
+         would type; here the same project's program makes the connection, so that nothing has to be installed.",
+        firewall.description()
+    );
+}
+
+/// The first example of knockd's manual page, with the commands that work here.
+fn config_for(firewall: &Firewall) -> String {
+    let (open, close) = firewall.commands();
+    format!(
+        "[options]\n\
+         \tlogfile = /var/log/knockd.log\n\n\
+         [openSSH]\n\
+         \tsequence    = 700,800,900\n\
+         \tseq_timeout = 5\n\
+         \tcommand     = {open}\n\
+         \ttcpflags    = syn\n\n\
+         [closeSSH]\n\
+         \tsequence    = 900,800,700\n\
+         \tseq_timeout = 5\n\
+         \tcommand     = {close}\n\
+         \ttcpflags    = syn\n"
+    )
+}
+
+fn show_file(text: &str) {
+    for line in text.lines() {
+        println!("{QUIET}{:>20}{}{QUIET:#}", "| ", line.replace('\t', "    "));
+    }
+}
+
+/// What a connection attempt finds.
+#[derive(Clone, Copy, PartialEq)]
+enum Port {
+    Open,
+    Closed,
+}
+
+/// Prints what happens, with the time since the start, and knockd's lines at their places in between.
+struct Timeline {
+    start: Instant,
+    knockd: Option<Running>,
+    /// How many of knockd's lines are on the screen.
+    shown: usize,
+}
+
+const HEADING: Style = Style::new().bold();
+const QUIET: Style = Style::new().dimmed();
+const TYPED: Style = AnsiColor::Cyan.on_default();
+const DAEMON: Style = AnsiColor::Yellow.on_default();
+const GOOD: Style = AnsiColor::Green.on_default().bold();
+
+impl Timeline {
+    fn new() -> Self {
+        Self { start: Instant::now(), knockd: None, shown: 0 }
+    }
+
+    fn heading(&mut self, text: &str) {
+        self.catch_up();
+        println!("\n{HEADING}{text}{HEADING:#}");
+    }
+
+    /// Shows a command of a person at one of the machines.
+    fn typed(&mut self, prompt: &str, command: &str) {
+        self.catch_up();
+        self.line(Instant::now(), prompt, TYPED, command);
+    }
+
+    fn says(&mut self, text: &str) {
+        self.catch_up();
+        self.line(Instant::now(), "", Style::new(), text);
+    }
+
+    /// Prints the lines of knockd that are not on the screen yet.
+    fn catch_up(&mut self) {
+        let lines = self.knockd.as_ref().map(Running::lines).unwrap_or_default();
+        for line in lines.iter().skip(self.shown).filter(|line| !line.text.is_empty()) {
+            self.line(line.at, "knockd:", DAEMON, &line.text);
+        }
+        self.shown = lines.len();
+    }
+
+    fn line(&self, at: Instant, who: &str, style: Style, text: &str) {
+        let seconds = at.saturating_duration_since(self.start).as_secs_f64();
+        println!("{QUIET}{seconds:>+7.2} s{QUIET:#}  {who:<7}  {style}{text}{style:#}");
+    }
+
+    fn wait_for_knockd(&mut self, wanted: &str) -> Result<()> {
+        let knockd = self.knockd.as_mut().context("knockd was not started")?;
+        let found = knockd.wait_for_line(wanted, PATIENCE);
+        self.catch_up();
+        found.map(drop).context("knockd did not do what was promised")
+    }
+
+    fn knock(&mut self, client: &Host, knock: &str, server: &Host, ports: [&str; 3]) -> Result<()> {
+        let address = server.ipv4.to_string();
+        self.typed("client$", &format!("knock {address} {}", ports.join(" ")));
+        let [first, second, third] = ports;
+        client.run(&[knock, &address, first, second, third])?;
+        // knockd says what it runs just before it does; the command needs a moment, as a person does to type the next one.
+        thread::sleep(Duration::from_millis(200));
+        Ok(())
+    }
+
+    /// Tries to connect to port 22 until the outcome is as promised; a slow machine's firewall may need some seconds.
+    fn check_port(&mut self, client: &Host, server: &Host, promised: Port) -> Result<()> {
+        self.typed("client$", &format!("nc -z -w 1 {} 22", server.ipv4));
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let found = if client.can_connect(server.ipv4, 22)? { Port::Open } else { Port::Closed };
+            let text = match found {
+                Port::Open => "The server answers: port 22 is OPEN, as promised.",
+                Port::Closed => "No connection: port 22 is CLOSED, as promised.",
+            };
+            if found == promised {
+                self.catch_up();
+                self.line(Instant::now(), "", GOOD, text);
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                self.catch_up();
+                match promised {
+                    Port::Open => bail!("port 22 should be open but does not answer"),
+                    Port::Closed => bail!("port 22 should be closed but answers"),
+                }
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn stop_knockd(&mut self) -> Result<()> {
+        self.typed("server#", "kill $(pidof knockd)");
+        let knockd = self.knockd.as_mut().context("knockd was not started")?;
+        knockd.signal(Signal::SIGTERM)?;
+        let ended = knockd.wait(PATIENCE);
+        self.catch_up();
+        self.knockd = None;
+        ended.map(drop)
+    }
+}

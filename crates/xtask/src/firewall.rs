@@ -1,0 +1,121 @@
+//! The firewall that the demo closes port 22 with.
+
+use std::path::Path;
+
+use anyhow::Result;
+use testbed::{Host, Net};
+
+use crate::tools::{IPTABLES, NFT};
+
+/// What stands in front of port 22, with the path of its program.
+pub(crate) enum Firewall {
+    /// `iptables`, which the first example of knockd.conf uses.
+    Iptables(String),
+    /// `nft`.
+    Nft(String),
+    /// None could be used: a door's command starts and ends what answers on port 22, which is this program.
+    Answering(String),
+}
+
+impl Firewall {
+    /// Makes the two hosts and closes the server's ports by the first firewall that works there.
+    ///
+    /// Being installed is not enough: the kernel may lack the modules, or a plain user may not load them.
+    pub(crate) fn closed_net() -> Result<(Net, Self)> {
+        // The example in every introduction to knockd says /sbin/iptables.
+        let usual = "/sbin/iptables";
+        let iptables = if Path::new(usual).exists() { Some(usual.into()) } else { IPTABLES.find() };
+        let candidates = [iptables.map(text).map(Self::Iptables), NFT.find().map(text).map(Self::Nft)];
+        for firewall in candidates.into_iter().flatten() {
+            // A new net for each, since one that fails may leave half of its rules.
+            let net = new_net()?;
+            if firewall.close_ports(&net.server).is_ok() {
+                return Ok((net, firewall));
+            }
+        }
+        Ok((new_net()?, Self::Answering(text(testbed::build("testbed", "testbed")?))))
+    }
+
+    /// One sentence about what is used.
+    pub(crate) fn description(&self) -> &'static str {
+        match self {
+            Self::Iptables(_) => {
+                "The server's firewall is iptables: what no rule accepts is dropped without an answer."
+            }
+            Self::Nft(_) => {
+                "The server's firewall is nftables: what no rule accepts is dropped without an answer."
+            }
+            Self::Answering(_) => {
+                "No firewall works on this machine, so there is none in this demo: instead of setting rules, knockd's\n\
+                 commands start and stop the program that answers on port 22."
+            }
+        }
+    }
+
+    /// The commands by which a person would have closed the ports as it was done here.
+    pub(crate) fn set_up(&self) -> Vec<String> {
+        match self {
+            Self::Iptables(_) => vec![
+                "iptables -A INPUT -i lo -j ACCEPT".to_owned(),
+                "iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT".to_owned(),
+                "iptables -P INPUT DROP".to_owned(),
+            ],
+            Self::Nft(_) => vec![
+                "nft add table ip filter".to_owned(),
+                "nft add set ip filter ssh_clients '{ type ipv4_addr; }'".to_owned(),
+                "nft add chain ip filter input '{ type filter hook input priority 0; policy drop; }'"
+                    .to_owned(),
+                "nft add rule ip filter input iif lo accept".to_owned(),
+                "nft add rule ip filter input ct state established,related accept".to_owned(),
+                "nft add rule ip filter input ip saddr @ssh_clients tcp dport 22 accept".to_owned(),
+            ],
+            Self::Answering(_) => Vec::new(),
+        }
+    }
+
+    /// What the first knock brings.
+    pub(crate) fn opened(&self) -> &'static str {
+        match self {
+            Self::Iptables(_) | Self::Nft(_) => "Now port 22 is open, for this client's address only.",
+            Self::Answering(_) => "Now port 22 is open.",
+        }
+    }
+
+    /// Whether packets are filtered, so that something can listen on port 22 all the time.
+    pub(crate) fn is_real(&self) -> bool {
+        !matches!(self, Self::Answering(_))
+    }
+
+    /// The commands for knockd.conf that open and close port 22.
+    pub(crate) fn commands(&self) -> (String, String) {
+        match self {
+            Self::Iptables(path) => {
+                let rule = "INPUT -s %IP% -p tcp --dport 22 -j ACCEPT";
+                (format!("{path} -I {rule}"), format!("{path} -D {rule}"))
+            }
+            Self::Nft(path) => {
+                let element = "element ip filter ssh_clients '{ %IP% }'";
+                (format!("{path} add {element}"), format!("{path} delete {element}"))
+            }
+            Self::Answering(path) => {
+                let open = format!("'{path}' listen 22 >/dev/null 2>&1 & echo $! >/run/answering.pid");
+                (open, "kill $(cat /run/answering.pid)".to_owned())
+            }
+        }
+    }
+
+    fn close_ports(&self, server: &Host) -> Result<()> {
+        for command in self.set_up() {
+            server.run(&["sh", "-c", &command])?;
+        }
+        Ok(())
+    }
+}
+
+fn new_net() -> Result<Net> {
+    Net::with_private_dirs(&["/var/log"])
+}
+
+fn text(path: impl AsRef<Path>) -> String {
+    path.as_ref().to_string_lossy().into_owned()
+}

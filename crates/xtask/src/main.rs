@@ -1,0 +1,39 @@
+//! `cargo xtask`: what developers and CI type.
+
+mod checks;
+mod demo;
+mod firewall;
+mod tools;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Shows and checks knockd
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+enum Arguments {
+    /// Knocks open and closes a port between two virtual machines, and tells what happens
+    ///
+    /// It needs Linux and Rust; as root, or as a plain user where the kernel allows user namespaces. Nothing is changed on
+    /// this machine, except that root gets a missing firewall program or iproute2 installed.
+    Demo,
+    /// Runs every check that must pass, and ends with the line `N passed, N failed`
+    ///
+    /// It stops at the first check that fails and shows the command that repeats it. Missing tools are installed through the
+    /// system's package manager and rustup where that is possible, and named where it is not.
+    Test,
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse() {
+        Arguments::Demo => match demo::run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                anstream::eprintln!("\nThe demo failed: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
+        Arguments::Test => checks::run(),
+    }
+}
