@@ -1,0 +1,92 @@
+//! The command line of `knockd`; the doc comments here are its help text.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueHint};
+
+/// Listens for secret sequences of port hits and runs a command for whoever knocks one
+#[derive(Parser, Clone, Debug)]
+#[command(name = "knockd", version, infer_long_args = true, args_override_self = true, after_help = AFTER_HELP)]
+#[allow(clippy::struct_excessive_bools, reason = "one for each option without a value")]
+pub struct Args {
+    /// Listen on this interface; wins over the configuration's `Interface` [default: eth0]
+    #[arg(short, long, value_name = "INT")]
+    pub interface: Option<String>,
+
+    /// Run in the background and write the pid file
+    #[arg(short, long)]
+    pub daemon: bool,
+
+    /// Read this configuration file
+    #[arg(short, long, value_name = "FILE", default_value = "/etc/knockd.conf", value_hint = ValueHint::FilePath)]
+    pub config: PathBuf,
+
+    /// Print debug messages
+    #[arg(short = 'D', long)]
+    pub debug: bool,
+
+    /// Put the host names of knockers into the log; whoever owns an address chooses its name
+    #[arg(short, long)]
+    pub lookup: bool,
+
+    /// Write the pid file here, unless the configuration names another [default: /var/run/knockd.pid]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub pidfile: Option<PathBuf>,
+
+    /// Log to this file, unless the configuration names another
+    #[arg(short = 'g', long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub logfile: Option<PathBuf>,
+
+    /// Print what is logged
+    #[arg(short, long)]
+    pub verbose: bool,
+
+    /// Ignore IPv6
+    #[arg(short = '4', long)]
+    pub only_ip_v4: bool,
+
+    /// Accepted for the sake of command lines written for knockd 0.8.2; has no effect
+    #[arg(short, long, hide = true)]
+    pub save_mem: bool,
+}
+
+const AFTER_HELP: &str = "\
+Signals:
+  HUP        read the configuration again and reopen the log file
+  INT, TERM  run the stop commands of all open doors and end
+
+Exit status:
+  0  knockd was stopped by a signal
+  1  it could not start; the reason is on standard error
+  2  the command line is wrong";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        Args::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_derived_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn options_are_read_as_getopt_long_reads_them() {
+        let args = parse("knockd -dvieth1 --conf k.conf --only-ip-v4 -v -l -D -s").unwrap();
+        assert_eq!(args.interface.as_deref(), Some("eth1"));
+        assert_eq!(args.config, PathBuf::from("k.conf"));
+        assert!(args.daemon && args.verbose && args.only_ip_v4 && args.lookup && args.debug);
+    }
+
+    #[test]
+    fn extra_arguments_and_unknown_options_are_errors() {
+        for line in ["knockd extra", "knockd --what", "knockd -i"] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The lines of knockd 0.8, in the log file, in the system log and on the terminal.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use crossbeam_channel::{Receiver, Sender};
+use jiff::Zoned;
+use knockd_core::EventKind;
+use nix::syslog::{Facility, LogFlags, Priority, Severity, openlog, syslog};
+
+use crate::args::Args;
+use crate::names::Names;
+use crate::runner::Outcome;
+use crate::setup::Setup;
+
+/// How long a line waits for a host name.
+const NAME_WAIT: Duration = Duration::from_secs(2);
+
+/// How many lines wait for names; when there are more, they stop waiting.
+const QUEUE: usize = 1024;
+
+/// One line, and where it goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Line {
+    /// The knocker whose address (and name) stands in front.
+    source: Option<IpAddr>,
+    /// What goes to the log file and the system log behind it.
+    text: Option<String>,
+    terminal: Terminal,
+}
+
+/// What of a line is shown on the terminal.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Terminal {
+    /// The same on stdout with `-v`.
+    Verbose,
+    /// Something else on stdout with `-v`.
+    VerboseAs(String),
+    /// The same on stderr.
+    Stderr,
+    Nothing,
+}
+
+impl Line {
+    fn new(text: String, terminal: Terminal) -> Self {
+        Self { source: None, text: Some(text), terminal }
+    }
+
+    fn of(source: IpAddr, text: String) -> Self {
+        Self { source: Some(source), text: Some(text), terminal: Terminal::Verbose }
+    }
+
+    pub(crate) fn starting_up(interface: &str) -> Self {
+        let shown = Terminal::VerboseAs(format!("listening on {interface}..."));
+        Self::new(format!("starting up, listening on {interface}"), shown)
+    }
+
+    /// The line about what happened to an attempt, if it deserves one.
+    pub(crate) fn event(source: IpAddr, door: &str, kind: EventKind) -> Option<Self> {
+        let text = match kind {
+            EventKind::Stage(stage) => format!("{door}: Stage {stage}"),
+            EventKind::Opened => format!("{door}: OPEN SESAME"),
+            EventKind::TimedOut(stage) => format!("{door}: sequence timeout (stage {stage})"),
+            EventKind::Spoiled(_) | EventKind::Evicted(_) => return None,
+        };
+        Some(Self::of(source, text))
+    }
+
+    pub(crate) fn command_timeout(source: IpAddr, door: &str) -> Self {
+        Self::of(source, format!("{door}: command timeout"))
+    }
+
+    pub(crate) fn running(door: &str, command: &str) -> Self {
+        Self::new(format!("{door}: running command: {command}"), Terminal::Verbose)
+    }
+
+    /// The line about a command that did not succeed.
+    pub(crate) fn failed(door: &str, outcome: &Outcome) -> Option<Self> {
+        let text = match outcome {
+            Outcome::Status(0) => return None,
+            Outcome::Status(code) => format!("{door}: command returned non-zero status code ({code})"),
+            Outcome::Signal(signal) => format!("{door}: command killed by signal {signal}"),
+            Outcome::NotStarted(reason) => format!("{door}: command could not be started: {reason}"),
+        };
+        Some(Self::new(text, Terminal::Stderr))
+    }
+
+    /// What a failed command said; it stands on stderr already.
+    pub(crate) fn last_words(door: &str, words: &str) -> Self {
+        Self::new(format!("{door}: command said: {words}"), Terminal::Nothing)
+    }
+
+    pub(crate) fn rereading(path: &Path) -> Self {
+        Self::new(format!("re-reading config file: {}", path.display()), Terminal::Verbose)
+    }
+
+    pub(crate) fn closing_log(path: &Path) -> Self {
+        Self::new(format!("closing log file: {}", path.display()), Terminal::Verbose)
+    }
+
+    pub(crate) fn reopening_log(path: &Path) -> Self {
+        Self::new(format!("re-opening log file: {}", path.display()), Terminal::Verbose)
+    }
+
+    pub(crate) fn waiting_for_children() -> Self {
+        let shown = Terminal::VerboseAs("waiting for child processes...".to_owned());
+        Self { source: None, text: None, terminal: shown }
+    }
+
+    pub(crate) fn shutting_down() -> Self {
+        Self::new("shutting down".to_owned(), Terminal::VerboseAs("closing...".to_owned()))
+    }
+
+    /// Something that somebody should look at.
+    pub(crate) fn warning(text: String) -> Self {
+        Self::new(text, Terminal::Stderr)
+    }
+
+    /// Something that explains what follows.
+    pub(crate) fn notice(text: String) -> Self {
+        Self::new(text, Terminal::Verbose)
+    }
+}
+
+/// Where lines go.
+#[derive(Debug)]
+pub(crate) struct Destinations {
+    file: Option<File>,
+    syslog: bool,
+    verbose: bool,
+}
+
+/// Writes lines, with host names if asked to, and never makes the caller wait for one.
+#[derive(Debug)]
+pub(crate) enum Log {
+    /// Lines are written by whoever logs them.
+    Direct(Destinations),
+    /// Lines wait for their names in order.
+    Named { names: Names, entries: Sender<Entry>, writer: JoinHandle<()> },
+}
+
+/// What the writer of a [`Log::Named`] gets.
+#[derive(Debug)]
+pub(crate) enum Entry {
+    Line { time: Zoned, line: Line, name: Option<Receiver<String>>, until: Instant },
+    Destinations(Destinations),
+}
+
+impl Log {
+    /// Makes a log; with `lookup` it starts threads.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub(crate) fn new(destinations: Destinations, lookup: bool) -> anyhow::Result<Self> {
+        if !lookup {
+            return Ok(Self::Direct(destinations));
+        }
+        let (entries, incoming) = crossbeam_channel::bounded(QUEUE);
+        let writer = std::thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || write_named(destinations, &incoming))
+            .context("cannot start the log thread")?;
+        Ok(Self::Named { names: Names::start()?, entries, writer })
+    }
+
+    pub(crate) fn write(&self, line: &Line) {
+        match self {
+            Self::Direct(destinations) => destinations.write(&Zoned::now(), line, None),
+            Self::Named { names, entries, .. } => {
+                let name = line.source.map(|source| names.ask(source));
+                let until = Instant::now() + NAME_WAIT;
+                let entry = Entry::Line { time: Zoned::now(), line: line.clone(), name, until };
+                // A full queue is emptied without waiting for names, so this waits for the disk at most.
+                let _ = entries.send(entry);
+            }
+        }
+    }
+
+    /// Writes to other places from now on.
+    pub(crate) fn redirect(&mut self, to: Destinations) {
+        match self {
+            Self::Direct(destinations) => *destinations = to,
+            Self::Named { entries, .. } => {
+                let _ = entries.send(Entry::Destinations(to));
+            }
+        }
+    }
+
+    /// Writes what is still waiting.
+    pub(crate) fn finish(self) {
+        if let Self::Named { entries, writer, .. } = self {
+            drop(entries);
+            // A panic in the writer has already ended the process.
+            let _ = writer.join();
+        }
+    }
+}
+
+fn write_named(mut destinations: Destinations, incoming: &Receiver<Entry>) {
+    for entry in incoming {
+        match entry {
+            Entry::Destinations(to) => destinations = to,
+            Entry::Line { time, line, name, until } => {
+                let until = if incoming.is_full() { Instant::now() } else { until };
+                let name = name.and_then(|name| name.recv_deadline(until).ok());
+                destinations.write(&time, &line, name.as_deref());
+            }
+        }
+    }
+}
+
+impl Destinations {
+    /// Opens what the command line and the configuration ask for. A log file that cannot be opened is reported to the
+    /// others and left out.
+    pub(crate) fn open(args: &Args, setup: &Setup) -> Self {
+        let syslog = setup.options.use_syslog;
+        if syslog {
+            // It fails only for an ident with a NUL byte in it.
+            let _ = openlog(Some(c"knockd"), LogFlags::empty(), Facility::LOG_DAEMON);
+        }
+        let mut destinations = Self { file: None, syslog, verbose: args.verbose };
+        if let Some(path) = &setup.log_file {
+            match OpenOptions::new().create(true).append(true).open(path) {
+                Ok(file) => destinations.file = Some(file),
+                Err(error) => {
+                    let text = format!("cannot open the log file {}: {error}", path.display());
+                    destinations.write(&Zoned::now(), &Line::warning(text), None);
+                }
+            }
+        }
+        destinations
+    }
+
+    /// Writes a line everywhere. A full disk or a closed terminal loses the line there and nothing else.
+    fn write(&self, time: &Zoned, line: &Line, name: Option<&str>) {
+        let knocker = match (line.source, name) {
+            (Some(source), Some(name)) => format!("{source} ({name}): "),
+            (Some(source), None) => format!("{source}: "),
+            (None, _) => String::new(),
+        };
+        let text = line.text.as_ref().map(|text| format!("{knocker}{text}"));
+        let shown = match &line.terminal {
+            Terminal::VerboseAs(shown) => Some(shown),
+            _ => text.as_ref(),
+        };
+        match &line.terminal {
+            Terminal::Verbose | Terminal::VerboseAs(_) if self.verbose => print(&mut io::stdout(), shown),
+            Terminal::Stderr => print(&mut io::stderr(), shown),
+            _ => {}
+        }
+        let Some(text) = text else { return };
+        if let Some(file) = &self.file {
+            let entry = format!("[{}] {text}\n", time.strftime("%Y-%m-%d %H:%M"));
+            let _ = (&mut &*file).write_all(entry.as_bytes());
+        }
+        if self.syslog {
+            let priority = Priority::new(Severity::LOG_NOTICE, Facility::LOG_DAEMON);
+            let _ = syslog(priority, text.as_str());
+        }
+    }
+}
+
+fn print(to: &mut impl Write, text: Option<&String>) {
+    if let Some(text) = text {
+        // One write, so that lines of several processes do not mix.
+        let _ = to.write_all(format!("{text}\n").as_bytes());
+        let _ = to.flush();
+    }
+}

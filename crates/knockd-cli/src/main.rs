@@ -1,0 +1,28 @@
+//! The `knockd` program.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use knockd_cli::args::Args;
+
+/// How `knockd` ends. clap itself ends with 2 after a usage error, and with `Stopped` after `--help` and `--version`.
+#[derive(Clone, Copy)]
+enum Exit {
+    /// A signal asked for it.
+    Stopped = 0,
+    /// It could not start.
+    Failed = 1,
+}
+
+fn main() -> ExitCode {
+    let exit = match knockd_cli::run(Args::parse()) {
+        Ok(()) => Exit::Stopped,
+        Err(error) => {
+            // Standard error may be closed; the exit status still tells.
+            let _ = writeln!(anstream::stderr(), "knockd: {error:#}");
+            Exit::Failed
+        }
+    };
+    ExitCode::from(exit as u8)
+}

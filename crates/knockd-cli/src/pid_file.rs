@@ -1,0 +1,70 @@
+//! The pid file: locked while the daemon lives, gone afterwards.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// A pid file of this process; dropping it removes it.
+#[derive(Debug)]
+pub(crate) struct PidFile {
+    path: PathBuf,
+    /// Holds the lock.
+    _file: File,
+}
+
+impl PidFile {
+    /// Writes the number of this process and a newline.
+    ///
+    /// # Errors
+    /// When the file cannot be written, or when a process that is still running holds it: its number stays in it.
+    pub(crate) fn write(path: &Path) -> io::Result<Self> {
+        let in_path = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        let open = || OpenOptions::new().create(true).truncate(false).write(true).open(path);
+        let mut file = open().map_err(in_path)?;
+        // Lock first, then truncate: somebody else's number must not be lost.
+        file.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => {
+                in_path(io::Error::other("it belongs to another knockd that is still running"))
+            }
+            TryLockError::Error(error) => in_path(error),
+        })?;
+        let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        written.map_err(in_path)?;
+        Ok(Self { path: path.to_owned(), _file: file })
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // Somebody else may have removed it already.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_holds_the_pid_and_a_newline_and_goes_with_the_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("knockd.pid");
+        fs::write(&path, "an old and much longer content").unwrap();
+        let pid_file = PidFile::write(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+        drop(pid_file);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn one_that_another_process_holds_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("knockd.pid");
+        fs::write(&path, "42\n").unwrap();
+        let held = File::open(&path).unwrap();
+        held.lock().unwrap();
+        let error = PidFile::write(&path).unwrap_err().to_string();
+        assert!(error.ends_with("it belongs to another knockd that is still running"), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "42\n");
+    }
+}

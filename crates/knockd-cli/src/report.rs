@@ -1,0 +1,78 @@
+//! Draws what is wrong with a configuration as a compiler would.
+
+use std::path::Path;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use knockd_core::config::{Diagnostic, Severity};
+
+/// Draws a finding: `path:line:column: error: message`, then the line it is about with what was expected under it.
+///
+/// The text has terminal colours; print it through `anstream`, which drops them where they are not wanted.
+pub(crate) fn draw(path: &Path, text: &[u8], finding: &Diagnostic) -> String {
+    let level = match finding.severity {
+        Severity::Error => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+    };
+    // The snippet shows one line; whatever is not UTF-8 in it becomes a replacement character behind the span.
+    let before = text.get(..finding.span.start).unwrap_or_default();
+    let start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+    let rest = text.get(start..).unwrap_or_default();
+    let line = rest.split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii_end();
+    let source = String::from_utf8_lossy(line);
+    let at = (finding.span.start - start).min(source.len());
+    let to = (finding.span.end - start).clamp(at, source.len());
+    let snippet = Snippet::source(source)
+        .line_start(finding.line)
+        .annotation(AnnotationKind::Primary.span(at..to).label(format!("expected {}", finding.expected)));
+    let mut group = Group::with_level(level).element(snippet);
+    if let Some(help) = &finding.help {
+        group = group.element(Level::HELP.message(help));
+    }
+    let Diagnostic { severity, line, column, message, .. } = finding;
+    let drawn = Renderer::styled().render(&[group]);
+    format!("{}:{line}:{column}: {severity}: {message}\n{drawn}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use knockd_core::Config;
+
+    use super::*;
+
+    fn drawn(text: &[u8]) -> String {
+        let findings = match Config::parse(text) {
+            Ok(parsed) => parsed.warnings,
+            Err(findings) => findings,
+        };
+        let drawn: Vec<_> = findings.iter().map(|finding| draw(Path::new("k.conf"), text, finding)).collect();
+        anstream::adapter::strip_str(&drawn.join("\n")).to_string()
+    }
+
+    #[test]
+    fn every_error_shows_its_line_and_what_was_expected() {
+        let text = b"[ssh]\n  sequence = 7000,80000\n  seq_timeot = 5\n";
+        assert_eq!(
+            drawn(text),
+            "\
+k.conf:2:19: error: \"80000\" does not belong here
+  |
+2 |   sequence = 7000,80000
+  |                   ^^^^^ expected a port number from 0 to 65535
+k.conf:3:3: error: `seq_timeot` is not a directive of a door
+  |
+3 |   seq_timeot = 5
+  |   ^^^^^^^^^^ expected a known directive
+  |
+  = help: did you mean `Seq_Timeout`?"
+        );
+    }
+
+    #[test]
+    fn any_bytes_can_be_drawn() {
+        for text in
+            [&b"\xff"[..], b"[\xff\xfe", b"[a]\nsequence = 1,\xc3", b"", b"\n\n", "[ä]\nö = ü".as_bytes()]
+        {
+            assert!(drawn(text).starts_with("k.conf:"), "{text:?}");
+        }
+    }
+}

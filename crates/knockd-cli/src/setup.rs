@@ -1,0 +1,99 @@
+//! What the command line and the files it names say together, checked whole before anything is changed.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use knockd_core::config::{Diagnostic, Door, Options, Secret, Severity};
+use knockd_core::{Config, DoorId};
+
+use crate::args::Args;
+use crate::one_time_file::OneTimeFile;
+use crate::report;
+
+/// A usable configuration with everything that depends on the command line decided.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) doors: Vec<Door>,
+    pub(crate) options: Options,
+    /// What is doubtful about the configuration, drawn with colours.
+    pub(crate) warnings: Vec<String>,
+    /// The files of the doors with one-time sequences.
+    pub(crate) one_time: HashMap<DoorId, OneTimeFile>,
+    pub(crate) config_path: PathBuf,
+    pub(crate) interface: String,
+    pub(crate) log_file: Option<PathBuf>,
+    pub(crate) pid_file: PathBuf,
+}
+
+/// Why there is no usable configuration.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SetupError {
+    #[error("cannot read {}", path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    /// The findings are drawn with colours.
+    #[error("the configuration cannot be used:\n{}", findings.join("\n"))]
+    Invalid { findings: Vec<String> },
+    #[error(
+        "no more sequences left in the one time sequences file for door {door}: add lines to {}",
+        path.display()
+    )]
+    UsedUp { door: String, path: PathBuf },
+}
+
+impl Setup {
+    /// Reads the configuration and the one-time files; relative paths start at `directory`.
+    ///
+    /// # Errors
+    /// When a file cannot be read, when the configuration is wrong, or when a one-time file has no line left.
+    pub(crate) fn load(args: &Args, directory: &Path) -> Result<Self, SetupError> {
+        let config_path = directory.join(&args.config);
+        let text = read(&config_path)?;
+        let draw = |finding: &Diagnostic| report::draw(&config_path, &text, finding);
+        let parsed = Config::parse(&text).map_err(|findings| SetupError::Invalid {
+            findings: {
+                let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
+                log::debug!("{errors} errors in {}", config_path.display());
+                findings.iter().map(draw).collect()
+            },
+        })?;
+        let warnings = parsed.warnings.iter().map(draw).collect();
+        let Config { options, doors } = parsed.config;
+        let mut one_time = HashMap::new();
+        for (index, door) in doors.iter().enumerate() {
+            if let Secret::OneTime(path) = &door.secret {
+                let path = directory.join(path);
+                let file = OneTimeFile::open(path.clone())
+                    .map_err(|source| SetupError::Unreadable { path: path.clone(), source })?;
+                if file.sequence().is_none() {
+                    return Err(SetupError::UsedUp { door: door.name.clone(), path });
+                }
+                one_time.insert(DoorId::new(index), file);
+            }
+        }
+        let in_directory = |path: &Path| directory.join(path);
+        let interface = args.interface.clone().or_else(|| options.interface.clone());
+        let log_file = options.log_file.as_deref().map(Path::new).or(args.logfile.as_deref());
+        let pid_file = options.pid_file.as_deref().map(Path::new).or(args.pidfile.as_deref());
+        Ok(Self {
+            interface: interface.unwrap_or_else(|| "eth0".to_owned()),
+            log_file: log_file.map(in_directory),
+            pid_file: in_directory(pid_file.unwrap_or(Path::new("/var/run/knockd.pid"))),
+            doors,
+            options,
+            warnings,
+            one_time,
+            config_path,
+        })
+    }
+
+    /// The name of a door, for the log.
+    pub(crate) fn door_name(&self, door: DoorId) -> &str {
+        self.doors.get(door.index()).map_or("?", |door| &door.name)
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, SetupError> {
+    fs::read(path).map_err(|source| SetupError::Unreadable { path: path.to_owned(), source })
+}
