@@ -40,9 +40,9 @@ const OPTION_DIRECTIVES: [Directive<Options>; 5] = [
         options.use_syslog = true;
         value.ignore();
     }),
-    Directive::new("LogFile", |options, value| set(&mut options.log_file, value.text())),
-    Directive::new("PidFile", |options, value| set(&mut options.pid_file, value.text())),
-    Directive::new("Interface", |options, value| set(&mut options.interface, value.text())),
+    Directive::new("LogFile", |options, value| options.log_file = value.name()),
+    Directive::new("PidFile", |options, value| options.pid_file = value.name()),
+    Directive::new("Interface", |options, value| options.interface = value.name()),
     Directive::new("MaxAttempts", |options, value| {
         if let Some(count) = value.count() {
             options.max_attempts = count;
@@ -56,7 +56,7 @@ const DOOR_DIRECTIVES: [Directive<Draft>; 11] = [
         set(&mut door.secret, sequence.map(Secret::Sequence));
     }),
     Directive::new("One_Time_Sequences", |door, value| {
-        set(&mut door.secret, value.text().map(Secret::OneTime));
+        set(&mut door.secret, value.path().map(Secret::OneTime));
     }),
     Directive::new("Seq_Timeout", |door: &mut Draft, value| {
         set(&mut door.seq_timeout, value.seconds());
@@ -128,6 +128,10 @@ pub(super) fn parse(text: &[u8]) -> Result<Parsed, Vec<Diagnostic>> {
             continue;
         }
         match std::str::from_utf8(line) {
+            Ok(line) if line.contains('\0') => {
+                let at = start + line.find('\0').unwrap_or(0);
+                report.error(at..at + 1, "this line contains a zero byte", "text", None);
+            }
             Ok(line) => read_line(line, start, &mut section, &mut config, &mut report),
             Err(error) => {
                 let at = start + error.valid_up_to();
@@ -315,14 +319,20 @@ impl<'t> Value<'t, '_> {
     }
 
     /// A path or a name; an empty one says nothing, as in 0.8.
-    fn text(self) -> Option<String> {
-        match self.text {
-            Some(text) if !text.is_empty() => Some(text.to_owned()),
-            _ => {
-                self.report.error(self.span, "this value is empty", "a name or a path", None);
-                None
-            }
+    fn name(self) -> Option<String> {
+        let text = self.text.filter(|text| !text.is_empty());
+        if text.is_none() {
+            self.report.warning(self.span, "this value is empty", "a name; the directive is ignored", None);
         }
+        text.map(str::to_owned)
+    }
+
+    fn path(self) -> Option<String> {
+        let text = self.text.filter(|text| !text.is_empty());
+        if text.is_none() {
+            self.report.error(self.span, "this value is empty", "the path of a file", None);
+        }
+        text.map(str::to_owned)
     }
 
     fn command(self) -> Option<String> {
