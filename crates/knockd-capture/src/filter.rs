@@ -1,0 +1,794 @@
+//! What doors want to a classic BPF program, so that the kernel drops all other packets.
+//!
+//! The program may let more through than wanted, never less: the matcher decides again.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+
+use knockd_core::{Interest, Protocol};
+use socket2::SockFilter;
+
+use crate::decode::{EXTENSION_HEADERS, IPV4_FRAGMENT_BITS, TCP, UDP};
+use crate::link::Interface;
+
+/// More addresses than this in one IP version are not checked: the packet would wait longer than the copy costs.
+const MAX_ADDRESSES: usize = 32;
+
+/// This many port ranges are looked through one after the other; more are halved first.
+const MAX_LINEAR_RANGES: usize = 8;
+
+/// Operation codes (`linux/bpf_common.h`): class, size, mode; or class, operation, source.
+const LOAD_WORD: u16 = 0x20;
+const LOAD_HALF: u16 = 0x28;
+const LOAD_BYTE: u16 = 0x30;
+const LOAD_HALF_AT_X: u16 = 0x48;
+const LOAD_BYTE_AT_X: u16 = 0x50;
+const LOAD_SAVED: u16 = 0x60;
+const SAVE: u16 = 0x02;
+const SET_X: u16 = 0x01;
+/// Sets X to the length of the IPv4 header at the offset: four times the lower half of its first byte.
+const SET_X_TO_IPV4_HEADER_LENGTH: u16 = 0xb1;
+const AND: u16 = 0x54;
+const JUMP: u16 = 0x05;
+const JUMP_IF_EQUAL: u16 = 0x15;
+const JUMP_IF_GREATER: u16 = 0x25;
+const JUMP_IF_AT_LEAST: u16 = 0x35;
+const JUMP_IF_ANY_BIT: u16 = 0x45;
+const RETURN: u16 = 0x06;
+
+/// Offsets that load what the kernel knows of a packet: `SKF_AD_OFF` plus `SKF_AD_*` (`linux/filter.h`).
+const KERNEL_PROTOCOL: u32 = 0xffff_f000;
+const KERNEL_PACKET_TYPE: u32 = 0xffff_f004;
+const KERNEL_VLAN_TAG: u32 = 0xffff_f02c;
+const KERNEL_VLAN_TAG_PRESENT: u32 = 0xffff_f030;
+
+/// What `KERNEL_PROTOCOL` says (`linux/if_ether.h`).
+const ETHERTYPE_IPV4: u32 = 0x0800;
+const ETHERTYPE_IPV6: u32 = 0x86dd;
+/// What `KERNEL_PACKET_TYPE` says of a packet that goes out: `PACKET_OUTGOING` (`linux/if_packet.h`).
+const OUTGOING: u32 = 4;
+/// The lower 12 bits of a tag name the VLAN (IEEE 802.1Q); the others are a priority.
+const VLAN_ID: u32 = 0x0fff;
+
+/// Offsets in the headers: RFC 791, RFC 8200, RFC 9293, RFC 768.
+const IPV4_OFFSET: u32 = 6;
+const IPV4_PROTOCOL: u32 = 9;
+const IPV4_DESTINATION: u32 = 16;
+const IPV6_NEXT_HEADER: u32 = 6;
+const IPV6_DESTINATION: u32 = 24;
+const IPV6_HEADER_LENGTH: u32 = 40;
+const DESTINATION_PORT: u32 = 2;
+const TCP_FLAGS: u32 = 13;
+
+/// How many bytes of a packet to keep: none, all.
+const REJECT: u32 = 0;
+const ACCEPT: u32 = u32::MAX;
+
+/// A classic BPF program for a packet socket of type `SOCK_DGRAM`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Program {
+    instructions: Vec<Instruction>,
+    exact: bool,
+}
+
+impl Program {
+    /// The longest program that is made.
+    ///
+    /// The kernel would take 4096 (`BPF_MAXINSNS`), but charges them to the socket, after translation, against
+    /// `net.core.optmem_max`: 20480 bytes before Linux 6.8, and old and new program together while one replaces the
+    /// other. This length fits twice, and holds some hundreds of ports.
+    pub const MAX_INSTRUCTIONS: usize = 800;
+
+    /// Makes the program that accepts every packet that one of the interests wants on this interface.
+    ///
+    /// An interest without a target wants the interface's own addresses. On a loopback interface only what comes in is
+    /// accepted, because everything that goes out there comes in again; elsewhere both directions are. A packet that is
+    /// tagged for a VLAN belongs to another interface; one with a mere priority tag (VLAN 0) is accepted. Without an
+    /// interest nothing is accepted.
+    pub fn new(interests: &[Interest], interface: &Interface, ipv4_only: bool) -> Self {
+        let mut wanted = Wanted::new(interests, interface, ipv4_only);
+        let mut instructions = wanted.assemble();
+        let mut exact = true;
+        // This ends: with one range for each protocol, everything else is about half as long as the maximum.
+        while instructions.len() > Self::MAX_INSTRUCTIONS {
+            exact = false;
+            wanted.tcp = merge_nearest(&wanted.tcp, wanted.tcp.len() * 7 / 8);
+            wanted.udp = merge_nearest(&wanted.udp, wanted.udp.len() * 7 / 8);
+            instructions = wanted.assemble();
+        }
+        Self { instructions, exact }
+    }
+
+    /// Says whether only ports that an interest names are accepted; with too many of them those in between are, too.
+    pub const fn is_exact(&self) -> bool {
+        self.exact
+    }
+
+    /// The program as [`socket2::Socket::attach_filter`] takes it.
+    pub(crate) fn to_sock_filters(&self) -> Vec<SockFilter> {
+        self.instructions.iter().map(|i| SockFilter::new(i.code, i.if_true, i.if_false, i.operand)).collect()
+    }
+}
+
+/// The interests taken apart, the way the program looks at a packet.
+struct Wanted {
+    loopback: bool,
+    ipv4: Vec<Ipv4Addr>,
+    ipv6: Vec<Ipv6Addr>,
+    /// Flags that every TCP interest wants set, and clear.
+    flags_set: u8,
+    flags_clear: u8,
+    /// Ports, ascending and apart from each other.
+    tcp: Vec<RangeInclusive<u16>>,
+    udp: Vec<RangeInclusive<u16>>,
+}
+
+impl Wanted {
+    fn new(interests: &[Interest], interface: &Interface, ipv4_only: bool) -> Self {
+        let ports = |protocol| {
+            interests
+                .iter()
+                .map(|i| i.step)
+                .filter(move |step| step.protocol == protocol)
+                .map(|step| step.port)
+        };
+        let rules = || interests.iter().filter(|i| i.step.protocol == Protocol::Tcp).map(|i| i.flags);
+        let own_wanted = interests.iter().any(|interest| interest.target.is_none());
+        let own = interface.addresses.iter().copied().filter(|_| own_wanted);
+        let addresses: BTreeSet<IpAddr> = interests.iter().filter_map(|i| i.target).chain(own).collect();
+        let (mut ipv4, mut ipv6) = (Vec::new(), Vec::new());
+        for address in addresses {
+            match address {
+                IpAddr::V4(address) => ipv4.push(address),
+                IpAddr::V6(_) if ipv4_only => {}
+                IpAddr::V6(address) => ipv6.push(address),
+            }
+        }
+        Self {
+            loopback: interface.loopback,
+            ipv4,
+            ipv6,
+            flags_set: rules().map(|rule| rule.must_be_set().bits()).reduce(|a, b| a & b).unwrap_or(0),
+            flags_clear: rules().map(|rule| rule.must_be_clear().bits()).reduce(|a, b| a & b).unwrap_or(0),
+            tcp: ranges(ports(Protocol::Tcp)),
+            udp: ranges(ports(Protocol::Udp)),
+        }
+    }
+
+    /// Writes the program from its end to its start; read it from the bottom up.
+    fn assemble(&self) -> Vec<Instruction> {
+        let mut code = Assembler::default();
+        let reject = code.push(RETURN, REJECT);
+        let accept = code.push(RETURN, ACCEPT);
+
+        // From here on up X is the offset of the transport header.
+        let udp = code.port_search(&self.udp, accept, reject);
+        let udp = code.step(LOAD_HALF_AT_X, DESTINATION_PORT, udp);
+        let mut tcp = code.port_search(&self.tcp, accept, reject);
+        tcp = code.step(LOAD_HALF_AT_X, DESTINATION_PORT, tcp);
+        let flags_looked_at = self.flags_set | self.flags_clear;
+        if flags_looked_at != 0 {
+            tcp = code.branch(JUMP_IF_EQUAL, u32::from(self.flags_set), tcp, reject);
+            tcp = code.step(AND, u32::from(flags_looked_at), tcp);
+            tcp = code.step(LOAD_BYTE_AT_X, TCP_FLAGS, tcp);
+        }
+
+        // Where an IPv6 extension header follows, the decoder looks for the ports.
+        let mut ipv6 = reject;
+        for header in EXTENSION_HEADERS {
+            ipv6 = code.branch(JUMP_IF_EQUAL, u32::from(header), accept, ipv6);
+        }
+        ipv6 = code.branch(JUMP_IF_EQUAL, u32::from(UDP), udp, ipv6);
+        ipv6 = code.branch(JUMP_IF_EQUAL, u32::from(TCP), tcp, ipv6);
+        ipv6 = code.step(LOAD_BYTE, IPV6_NEXT_HEADER, ipv6);
+        ipv6 = code.step(SET_X, IPV6_HEADER_LENGTH, ipv6);
+        ipv6 = code.ipv6_destination(&self.ipv6, ipv6, reject);
+
+        let mut ipv4 = code.branch(JUMP_IF_EQUAL, u32::from(UDP), udp, reject);
+        ipv4 = code.branch(JUMP_IF_EQUAL, u32::from(TCP), tcp, ipv4);
+        ipv4 = code.step(LOAD_BYTE, IPV4_PROTOCOL, ipv4);
+        ipv4 = code.step(SET_X_TO_IPV4_HEADER_LENGTH, 0, ipv4);
+        ipv4 = code.branch(JUMP_IF_ANY_BIT, u32::from(IPV4_FRAGMENT_BITS), reject, ipv4);
+        ipv4 = code.step(LOAD_HALF, IPV4_OFFSET, ipv4);
+        ipv4 = code.ipv4_destination(&self.ipv4, ipv4, reject);
+
+        let mut start = code.branch(JUMP_IF_EQUAL, ETHERTYPE_IPV6, ipv6, reject);
+        start = code.branch(JUMP_IF_EQUAL, ETHERTYPE_IPV4, ipv4, start);
+        start = code.step(LOAD_WORD, KERNEL_PROTOCOL, start);
+        let mut tagged = code.branch(JUMP_IF_ANY_BIT, VLAN_ID, reject, start);
+        tagged = code.step(LOAD_WORD, KERNEL_VLAN_TAG, tagged);
+        start = code.branch(JUMP_IF_EQUAL, 0, start, tagged);
+        start = code.step(LOAD_WORD, KERNEL_VLAN_TAG_PRESENT, start);
+        if self.loopback {
+            start = code.branch(JUMP_IF_EQUAL, OUTGOING, reject, start);
+            code.step(LOAD_WORD, KERNEL_PACKET_TYPE, start);
+        }
+        code.finish()
+    }
+}
+
+/// Groups ports into ranges, ascending and apart from each other.
+fn ranges(ports: impl Iterator<Item = u16>) -> Vec<RangeInclusive<u16>> {
+    let mut ranges: Vec<RangeInclusive<u16>> = Vec::new();
+    for port in ports.collect::<BTreeSet<u16>>() {
+        match ranges.last_mut() {
+            Some(last) if port - 1 == *last.end() => *last = *last.start()..=port,
+            _ => ranges.push(port..=port),
+        }
+    }
+    ranges
+}
+
+/// Bridges the narrowest gaps until `keep` ranges, but at least one, are left.
+fn merge_nearest(ranges: &[RangeInclusive<u16>], keep: usize) -> Vec<RangeInclusive<u16>> {
+    let mut gaps: Vec<(u16, u16)> = ranges
+        .iter()
+        .zip(ranges.iter().skip(1))
+        .map(|(left, right)| (right.start() - left.end(), *right.start()))
+        .collect();
+    gaps.sort_unstable();
+    let bridged: BTreeSet<u16> =
+        gaps.into_iter().take(ranges.len().saturating_sub(keep)).map(|(_, right)| right).collect();
+
+    let mut merged: Vec<RangeInclusive<u16>> = Vec::new();
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if bridged.contains(range.start()) => *last = *last.start()..=*range.end(),
+            _ => merged.push(range.clone()),
+        }
+    }
+    merged
+}
+
+/// One instruction (`struct sock_filter`, `linux/filter.h`); the two jumps count instructions to skip.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Instruction {
+    code: u16,
+    if_true: u8,
+    if_false: u8,
+    operand: u32,
+}
+
+/// Where an instruction stands, counted from the end of the program.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Label(usize);
+
+/// A program in the making, its last instruction first: jumps only lead forward, so every target is known already.
+#[derive(Default)]
+struct Assembler {
+    reversed: Vec<Instruction>,
+}
+
+impl Assembler {
+    fn finish(mut self) -> Vec<Instruction> {
+        self.reversed.reverse();
+        self.reversed
+    }
+
+    fn push(&mut self, code: u16, operand: u32) -> Label {
+        self.reversed.push(Instruction { code, if_true: 0, if_false: 0, operand });
+        Label(self.reversed.len() - 1)
+    }
+
+    /// How many instructions one that is pushed now must skip to reach the target.
+    fn distance(&self, target: Label) -> usize {
+        self.reversed.len() - 1 - target.0
+    }
+
+    /// Adds an instruction that goes on at `next`.
+    fn step(&mut self, code: u16, operand: u32, next: Label) -> Label {
+        if self.distance(next) > 0 {
+            self.jump(next);
+        }
+        self.push(code, operand)
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "a program has no four billion instructions")]
+    fn jump(&mut self, target: Label) -> Label {
+        self.push(JUMP, self.distance(target) as u32)
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "near() makes both distances fit")]
+    fn branch(&mut self, test: u16, operand: u32, then: Label, otherwise: Label) -> Label {
+        let then = self.near(then);
+        let otherwise = self.near(otherwise);
+        let (if_true, if_false) = (self.distance(then) as u8, self.distance(otherwise) as u8);
+        self.reversed.push(Instruction { code: test, if_true, if_false, operand });
+        Label(self.reversed.len() - 1)
+    }
+
+    /// Returns a label that a branch can reach with its 8 bits: the target, or a jump to it.
+    fn near(&mut self, target: Label) -> Label {
+        // One less than the maximum: the other target of the branch may add a jump.
+        if self.distance(target) < usize::from(u8::MAX) { target } else { self.jump(target) }
+    }
+
+    /// Compares A, a port, with ascending ranges.
+    fn port_search(&mut self, ranges: &[RangeInclusive<u16>], accept: Label, reject: Label) -> Label {
+        let (left, right) = ranges.split_at(ranges.len() / 2);
+        if let Some(middle) = right.first()
+            && ranges.len() > MAX_LINEAR_RANGES
+        {
+            let right = self.port_search(right, accept, reject);
+            let left = self.port_search(left, accept, reject);
+            return self.branch(JUMP_IF_AT_LEAST, u32::from(*middle.start()), right, left);
+        }
+        let (accept, reject) = (self.near(accept), self.near(reject));
+        ranges.iter().rev().fold(reject, |next, range| {
+            let (first, last) = (u32::from(*range.start()), u32::from(*range.end()));
+            if first == last {
+                self.branch(JUMP_IF_EQUAL, first, accept, next)
+            } else {
+                let inside = self.branch(JUMP_IF_GREATER, last, next, accept);
+                self.branch(JUMP_IF_AT_LEAST, first, inside, reject)
+            }
+        })
+    }
+
+    fn ipv4_destination(&mut self, addresses: &[Ipv4Addr], accept: Label, reject: Label) -> Label {
+        if addresses.is_empty() {
+            return reject;
+        }
+        if addresses.len() > MAX_ADDRESSES {
+            return accept;
+        }
+        let compare = addresses
+            .iter()
+            .fold(reject, |next, address| self.branch(JUMP_IF_EQUAL, address.to_bits(), accept, next));
+        self.step(LOAD_WORD, IPV4_DESTINATION, compare)
+    }
+
+    fn ipv6_destination(&mut self, addresses: &[Ipv6Addr], accept: Label, reject: Label) -> Label {
+        if addresses.is_empty() {
+            return reject;
+        }
+        if addresses.len() > MAX_ADDRESSES {
+            return accept;
+        }
+        let compare = addresses.iter().fold(reject, |next, address| {
+            let octets = address.octets();
+            let (words, _) = octets.as_chunks::<4>();
+            // The last word is compared first: it differs most.
+            (0..).zip(words).fold(accept, |matched, (index, word)| {
+                let test = self.branch(JUMP_IF_EQUAL, u32::from_be_bytes(*word), matched, next);
+                self.step(LOAD_SAVED, index, test)
+            })
+        });
+        // The kernel turns a load from the packet into eleven instructions, one from the scratch memory into one.
+        (0..4).fold(compare, |next, index| {
+            let save = self.step(SAVE, index, next);
+            self.step(LOAD_WORD, IPV6_DESTINATION + 4 * index, save)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use etherparse::{PacketBuilder, TcpHeader};
+    use knockd_core::{FlagRule, Hit, Packet, Step, TcpFlags};
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+    use crate::decode::decode;
+
+    const INCOMING: u32 = 0;
+
+    /// What the kernel shows to a filter.
+    struct Frame {
+        bytes: Vec<u8>,
+        protocol: u32,
+        packet_type: u32,
+        vlan_tag: Option<u16>,
+    }
+
+    impl Frame {
+        fn incoming(bytes: Vec<u8>) -> Self {
+            let protocol = if bytes.first().is_some_and(|byte| byte >> 4 == 6) { 0x86dd } else { 0x0800 };
+            Self { bytes, protocol, packet_type: INCOMING, vlan_tag: None }
+        }
+
+        fn load(&self, offset: u32, size: usize) -> Option<u32> {
+            match offset {
+                KERNEL_PROTOCOL => return Some(self.protocol),
+                KERNEL_PACKET_TYPE => return Some(self.packet_type),
+                KERNEL_VLAN_TAG => return Some(self.vlan_tag.unwrap_or(0xffff).into()),
+                KERNEL_VLAN_TAG_PRESENT => return Some(self.vlan_tag.is_some().into()),
+                _ => {}
+            }
+            let bytes = self.bytes.get(offset as usize..)?.get(..size)?;
+            Some(bytes.iter().fold(0, |value, byte| value << 8 | u32::from(*byte)))
+        }
+    }
+
+    /// Runs a program as the kernel does (Documentation/networking/filter.rst); a load beyond the packet rejects it.
+    fn accepts(program: &Program, frame: &Frame) -> bool {
+        let (mut a, mut x, mut next, mut saved) = (0, 0, 0, [None; 16]);
+        loop {
+            let Instruction { code, if_true, if_false, operand: k } = program.instructions[next];
+            next += 1;
+            let loaded = match code {
+                LOAD_WORD => frame.load(k, 4),
+                LOAD_HALF => frame.load(k, 2),
+                LOAD_BYTE => frame.load(k, 1),
+                LOAD_HALF_AT_X => frame.load(x + k, 2),
+                LOAD_BYTE_AT_X => frame.load(x + k, 1),
+                LOAD_SAVED => saved[k as usize],
+                AND => Some(a & k),
+                _ => Some(a),
+            };
+            let Some(loaded) = loaded else { return false };
+            a = loaded;
+            let mut branch = |test| next += usize::from(if test { if_true } else { if_false });
+            match code {
+                SAVE => saved[k as usize] = Some(a),
+                SET_X => x = k,
+                SET_X_TO_IPV4_HEADER_LENGTH => match frame.load(k, 1) {
+                    Some(byte) => x = (byte & 0x0f) * 4,
+                    None => return false,
+                },
+                JUMP => next += k as usize,
+                JUMP_IF_EQUAL => branch(a == k),
+                JUMP_IF_GREATER => branch(a > k),
+                JUMP_IF_AT_LEAST => branch(a >= k),
+                JUMP_IF_ANY_BIT => branch(a & k != 0),
+                RETURN => return k > 0,
+                LOAD_WORD | LOAD_HALF | LOAD_BYTE | LOAD_HALF_AT_X | LOAD_BYTE_AT_X | LOAD_SAVED | AND => {}
+                _ => panic!("operation {code:#x} is not modelled"),
+            }
+        }
+    }
+
+    fn interface(addresses: &[&str], loopback: bool) -> Interface {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        Interface { name: "test0".to_owned(), index: 1, addresses, up: true, running: true, loopback }
+    }
+
+    fn eth() -> Interface {
+        interface(&["192.0.2.1", "2001:db8::1", "fe80::1"], false)
+    }
+
+    const fn any_flags(step: Step) -> Interest {
+        Interest { step, flags: FlagRule::ANY, target: None }
+    }
+
+    fn with_flags(port: u16, flags: FlagRule) -> Interest {
+        Interest { step: Step::tcp(port), flags, target: None }
+    }
+
+    fn bytes(destination: &str, hit: Hit) -> Vec<u8> {
+        let builder = match destination.parse().unwrap() {
+            IpAddr::V4(address) => PacketBuilder::ipv4([203, 0, 113, 9], address.octets(), 64),
+            IpAddr::V6(address) => PacketBuilder::ipv6([0xfd; 16], address.octets(), 64),
+        };
+        let mut bytes = Vec::new();
+        match hit {
+            Hit::Udp { port } => builder.udp(9, port).write(&mut bytes, &[0]).unwrap(),
+            Hit::Tcp { port, flags } => {
+                builder.tcp_header(TcpHeader::new(9, port, 1, 1)).write(&mut bytes, &[]).unwrap();
+                let offset = bytes.len() - 20 + 13;
+                bytes[offset] = flags.bits();
+            }
+        }
+        bytes
+    }
+
+    fn tcp(destination: &str, port: u16, flags: TcpFlags) -> Frame {
+        Frame::incoming(bytes(destination, Hit::Tcp { port, flags }))
+    }
+
+    fn syn(destination: &str, port: u16) -> Frame {
+        tcp(destination, port, TcpFlags::SYN)
+    }
+
+    fn udp(destination: &str, port: u16) -> Frame {
+        Frame::incoming(bytes(destination, Hit::Udp { port }))
+    }
+
+    /// Puts four bytes of no-operation options behind an IPv4 header; the total length becomes 0, the whole buffer.
+    fn add_ipv4_option(bytes: &mut Vec<u8>) {
+        bytes[0] = 0x46;
+        bytes[2..4].fill(0);
+        bytes.splice(20..20, [1; 4]);
+    }
+
+    /// Puts an extension header behind an IPv6 header; the payload length becomes 0, the whole buffer.
+    fn add_extension_header(bytes: &mut Vec<u8>, header: u8) {
+        let next = std::mem::replace(&mut bytes[6], header);
+        bytes[4..6].fill(0);
+        // Only the authentication header counts words of 32 bits and has more than eight bytes.
+        let (length, size) = if header == 51 { (2, 16) } else { (0, 8) };
+        bytes.splice(40..40, [next, length].into_iter().chain([0; 14]).take(size));
+    }
+
+    /// What the matcher asks of a packet.
+    fn wants(interests: &[Interest], interface: &Interface, packet: &Packet) -> bool {
+        interests.iter().any(|interest| {
+            interest.step == packet.hit.step()
+                && match packet.hit {
+                    Hit::Tcp { flags, .. } => interest.flags.accepts(flags),
+                    Hit::Udp { .. } => true,
+                }
+                && interest.target.map_or_else(
+                    || interface.addresses.contains(&packet.destination),
+                    |target| target == packet.destination,
+                )
+        })
+    }
+
+    #[test]
+    fn a_wanted_packet_is_accepted_in_both_ip_versions_and_others_are_not() {
+        let program = Program::new(&[any_flags(Step::tcp(7000)), any_flags(Step::udp(53))], &eth(), false);
+        for address in ["192.0.2.1", "2001:db8::1", "fe80::1"] {
+            assert!(accepts(&program, &syn(address, 7000)));
+            assert!(accepts(&program, &udp(address, 53)));
+            assert!(!accepts(&program, &syn(address, 53)));
+            assert!(!accepts(&program, &udp(address, 7000)));
+        }
+        for address in ["192.0.2.2", "2001:db8::2", "2001:db8:0:1::1", "2001:db9::1", "fe80::1:0:0:1"] {
+            assert!(!accepts(&program, &syn(address, 7000)), "{address}");
+        }
+    }
+
+    #[test]
+    fn own_addresses_are_only_wanted_by_interests_without_target() {
+        let target = Some("198.51.100.7".parse().unwrap());
+        let aimed = Interest { target, ..any_flags(Step::tcp(7000)) };
+        let program = Program::new(&[aimed], &eth(), false);
+        assert!(accepts(&program, &syn("198.51.100.7", 7000)));
+        assert!(!accepts(&program, &syn("192.0.2.1", 7000)));
+        let program = Program::new(&[aimed, any_flags(Step::tcp(1))], &eth(), false);
+        assert!(accepts(&program, &syn("198.51.100.7", 7000)));
+        assert!(accepts(&program, &syn("192.0.2.1", 1)));
+    }
+
+    #[test]
+    fn without_interests_or_addresses_nothing_is_accepted() {
+        let frames = || [syn("192.0.2.1", 7000), syn("2001:db8::1", 7000), udp("192.0.2.1", 0)];
+        let deaf = Program::new(&[], &eth(), false);
+        let unnumbered = Program::new(&[any_flags(Step::tcp(7000))], &interface(&[], false), false);
+        for frame in frames() {
+            assert!(!accepts(&deaf, &frame));
+            assert!(!accepts(&unnumbered, &frame));
+        }
+    }
+
+    #[test]
+    fn ipv6_is_rejected_when_only_ipv4_is_wanted() {
+        let program = Program::new(&[any_flags(Step::tcp(7000))], &eth(), true);
+        assert!(accepts(&program, &syn("192.0.2.1", 7000)));
+        assert!(!accepts(&program, &syn("2001:db8::1", 7000)));
+    }
+
+    #[test]
+    fn flags_that_all_tcp_interests_share_are_checked_and_udp_does_not_matter() {
+        let syn_only = FlagRule::ANY.and_set(TcpFlags::SYN).and_clear(TcpFlags::ACK);
+        let fin_too = syn_only.and_set(TcpFlags::FIN);
+        let interests = [with_flags(1, syn_only), with_flags(2, fin_too), any_flags(Step::udp(3))];
+        let program = Program::new(&interests, &eth(), false);
+        assert!(accepts(&program, &syn("192.0.2.1", 1)));
+        assert!(!accepts(&program, &tcp("192.0.2.1", 1, TcpFlags::FIN)));
+        assert!(!accepts(&program, &tcp("2001:db8::1", 1, TcpFlags::SYN.union(TcpFlags::ACK))));
+        assert!(accepts(&program, &udp("192.0.2.1", 3)));
+        let program = Program::new(&[with_flags(1, syn_only), any_flags(Step::tcp(2))], &eth(), false);
+        assert!(accepts(&program, &tcp("192.0.2.1", 2, TcpFlags::NONE)));
+    }
+
+    #[test]
+    fn a_frame_of_a_vlan_is_rejected_and_one_with_a_priority_tag_is_not() {
+        let program = Program::new(&[any_flags(Step::tcp(7000))], &eth(), false);
+        for (tag, expected) in [(0, true), (0xe000, true), (5, false), (0xe005, false), (0x0fff, false)] {
+            let frame = Frame { vlan_tag: Some(tag), ..syn("192.0.2.1", 7000) };
+            assert_eq!(accepts(&program, &frame), expected, "{tag:#06x}");
+        }
+    }
+
+    #[test]
+    fn packets_that_go_out_count_except_on_loopback() {
+        let outgoing = || Frame { packet_type: OUTGOING, ..syn("192.0.2.1", 7000) };
+        let interests = [any_flags(Step::tcp(7000))];
+        assert!(accepts(&Program::new(&interests, &eth(), false), &outgoing()));
+        let loopback = Program::new(&interests, &interface(&["192.0.2.1"], true), false);
+        assert!(!accepts(&loopback, &outgoing()));
+        assert!(accepts(&loopback, &syn("192.0.2.1", 7000)));
+    }
+
+    #[test]
+    fn fragments_other_protocols_and_other_ethertypes_are_rejected() {
+        let program = Program::new(&[any_flags(Step::tcp(7000))], &eth(), false);
+        for (offset, byte) in [(6, 0x20), (6, 0x01), (7, 0x01), (9, 1)] {
+            let mut frame = syn("192.0.2.1", 7000);
+            frame.bytes[offset] = byte;
+            assert!(!accepts(&program, &frame));
+        }
+        let mut frame = syn("2001:db8::1", 7000);
+        frame.bytes[6] = 58;
+        assert!(!accepts(&program, &frame));
+        for protocol in [0x0806, 0x8100, 0x88a8] {
+            assert!(!accepts(&program, &Frame { protocol, ..syn("192.0.2.1", 7000) }));
+        }
+    }
+
+    #[test]
+    fn extension_headers_leave_the_decision_to_the_decoder_if_the_address_is_wanted() {
+        let program = Program::new(&[any_flags(Step::tcp(7000))], &eth(), false);
+        for header in EXTENSION_HEADERS {
+            let mut frame = syn("2001:db8::1", 1);
+            frame.bytes[6] = header;
+            assert!(accepts(&program, &frame));
+            let mut frame = syn("2001:db8::2", 7000);
+            frame.bytes[6] = header;
+            assert!(!accepts(&program, &frame));
+        }
+    }
+
+    #[test]
+    fn ports_are_found_behind_ipv4_options() {
+        let program = Program::new(&[any_flags(Step::tcp(7000))], &eth(), false);
+        for (port, expected) in [(7000, true), (7001, false)] {
+            let mut frame = syn("192.0.2.1", port);
+            add_ipv4_option(&mut frame.bytes);
+            assert_eq!(accepts(&program, &frame), expected);
+        }
+    }
+
+    #[test]
+    fn with_very_many_addresses_they_are_not_checked() {
+        let aimed = |last| Interest {
+            target: Some(Ipv4Addr::new(198, 51, 100, last).into()),
+            ..any_flags(Step::tcp(7000))
+        };
+        let few: Vec<_> = (1..=32).map(aimed).collect();
+        let program = Program::new(&few, &eth(), false);
+        assert!((1..=32).all(|last| accepts(&program, &syn(&format!("198.51.100.{last}"), 7000))));
+        assert!(!accepts(&program, &syn("198.51.100.33", 7000)));
+        let many: Vec<_> = (1..=33).map(aimed).collect();
+        assert!(accepts(&Program::new(&many, &eth(), false), &syn("198.51.100.200", 7000)));
+    }
+
+    #[test]
+    fn every_port_of_a_large_program_is_judged_rightly() {
+        let (odd, steps): (Vec<u16>, Vec<Interest>) =
+            (0..400).map(|i| (i * 163 + i % 3, any_flags(Step::udp(i * 163 + i % 3)))).unzip();
+        let program = Program::new(&steps, &eth(), false);
+        assert!(program.is_exact());
+        for port in 0..=u16::MAX {
+            assert_eq!(accepts(&program, &udp("192.0.2.1", port)), odd.contains(&port), "{port}");
+        }
+    }
+
+    #[test]
+    fn a_whole_range_of_ports_costs_no_more_than_two() {
+        let all: Vec<_> = (0..=u16::MAX).map(|port| any_flags(Step::tcp(port))).collect();
+        let program = Program::new(&all, &eth(), false);
+        assert!(program.is_exact());
+        let two = Program::new(&[any_flags(Step::tcp(1)), any_flags(Step::tcp(3))], &eth(), false);
+        assert_eq!(program.instructions.len(), two.instructions.len());
+        assert!([0, 1, 32768, 65535].iter().all(|port| accepts(&program, &syn("192.0.2.1", *port))));
+    }
+
+    #[test]
+    fn too_many_ports_make_a_program_that_is_short_enough_and_says_that_it_is_not_exact() {
+        // A linear congruential generator of full period: all values differ, in no order.
+        let ports = |count| {
+            std::iter::successors(Some(1_u16), |port| Some(port.wrapping_mul(25173).wrapping_add(13849)))
+                .take(count)
+        };
+        for count in [1_000, 3_000, 10_000, 30_000] {
+            let interests: Vec<_> =
+                ports(count).flat_map(|port| [Step::tcp(port), Step::udp(!port)]).map(any_flags).collect();
+            let program = Program::new(&interests, &eth(), false);
+            assert!(!program.is_exact());
+            assert!(program.instructions.len() <= Program::MAX_INSTRUCTIONS);
+            assert!(program.instructions.len() > Program::MAX_INSTRUCTIONS / 2, "merged more than needed");
+            for port in ports(count) {
+                assert!(accepts(&program, &syn("2001:db8::1", port)));
+                assert!(accepts(&program, &udp("192.0.2.1", !port)));
+            }
+        }
+    }
+
+    #[test]
+    fn the_nearest_ports_are_merged_first() {
+        let merged = merge_nearest(&[1..=1, 3..=3, 10..=20, 30..=30, 32..=32], 3);
+        assert_eq!(merged, [1..=3, 10..=20, 30..=32]);
+        assert_eq!(merge_nearest(&[1..=1, 3..=3], 0), [1..=3]);
+        assert_eq!(merge_nearest(&[], 0), []);
+    }
+
+    #[test]
+    fn the_kernel_takes_the_smallest_and_the_largest_program() {
+        let socket = socket2::Socket::from(UdpSocket::bind("127.0.0.1:0").unwrap());
+        let many: Vec<_> = (0..=u16::MAX).step_by(3).map(|port| any_flags(Step::tcp(port))).collect();
+        for interests in [&[][..], &[any_flags(Step::tcp(1))], &many] {
+            let program = Program::new(interests, &interface(&["127.0.0.1", "::1"], true), false);
+            socket.attach_filter(&program.to_sock_filters()).unwrap();
+        }
+    }
+
+    fn hits() -> impl Strategy<Value = Hit> {
+        (select(vec![0, 1, 2, 3, 80, 81, 7000, 65535]), any::<Option<u8>>()).prop_map(|(port, flags)| {
+            match flags {
+                None => Hit::Udp { port },
+                Some(bits) => Hit::Tcp { port, flags: TcpFlags::from_wire(bits) },
+            }
+        })
+    }
+
+    fn interests(max: usize) -> impl Strategy<Value = Vec<Interest>> {
+        let target = prop_oneof![
+            3 => Just(None),
+            1 => select(vec!["198.51.100.7", "2001:db8::7"]).prop_map(|address| address.parse().ok()),
+        ];
+        let port = prop_oneof![select(vec![0, 1, 2, 3, 80, 81, 7000, 65535]), any::<u16>()];
+        let flags = (any::<u8>(), any::<u8>()).prop_map(|(set, clear)| {
+            FlagRule::ANY
+                .and_set(TcpFlags::from_wire(set & 0x12))
+                .and_clear(TcpFlags::from_wire(clear & 0x14))
+        });
+        let interest = (port, any::<bool>(), flags, target).prop_map(|(port, is_tcp, flags, target)| {
+            let protocol = if is_tcp { Protocol::Tcp } else { Protocol::Udp };
+            Interest { step: Step { port, protocol }, flags, target }
+        });
+        prop::collection::vec(interest, 0..max)
+    }
+
+    /// A packet to one of the addresses that the interests know, intact or with a few bytes changed.
+    fn packets() -> impl Strategy<Value = Vec<u8>> {
+        let addresses =
+            vec!["192.0.2.1", "2001:db8::1", "198.51.100.7", "2001:db8::7", "192.0.2.99", "fe80::99"];
+        let damage = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3);
+        let extension_header = prop::option::of(select(EXTENSION_HEADERS.as_slice()));
+        (select(addresses), hits(), extension_header, damage).prop_map(|(address, hit, extension, damage)| {
+            let mut bytes = bytes(address, hit);
+            match extension {
+                Some(header) if bytes[0] == 0x60 => add_extension_header(&mut bytes, header),
+                Some(_) => add_ipv4_option(&mut bytes),
+                None => {}
+            }
+            for (index, byte) in damage {
+                *index.get_mut(&mut bytes) = byte;
+            }
+            bytes
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        #[test]
+        fn whatever_the_decoder_reads_and_an_interest_wants_is_accepted(
+            interests in prop_oneof![30 => interests(12), 1 => interests(2500)],
+            packet in packets(),
+            vlan_tag in select(vec![None, Some(0), Some(0x6000)]),
+        ) {
+            let program = Program::new(&interests, &eth(), false);
+            if let Ok(read) = decode(&packet) && wants(&interests, &eth(), &read) {
+                let frame = Frame { vlan_tag, ..Frame::incoming(packet) };
+                prop_assert!(accepts(&program, &frame));
+            }
+        }
+
+        #[test]
+        fn an_exact_program_accepts_no_port_and_no_address_that_no_interest_names(
+            interests in interests(300),
+            address in select(vec!["192.0.2.1", "2001:db8::1", "198.51.100.7", "2001:db8::7", "192.0.2.99"]),
+            hit in hits(),
+        ) {
+            let program = Program::new(&interests, &eth(), false);
+            prop_assert!(program.is_exact());
+            let packet = decode(&bytes(address, hit)).unwrap();
+            let named = interests.iter().any(|interest| interest.step == hit.step())
+                && interests.iter().any(|interest| match interest.target {
+                    Some(target) => target == packet.destination,
+                    None => eth().addresses.contains(&packet.destination),
+                });
+            if !named {
+                prop_assert!(!accepts(&program, &Frame::incoming(bytes(address, hit))));
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The machine's interfaces and their addresses, and a wake-up when they change.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+};
+use pnet::datalink::{self, NetworkInterface};
+use pnet::ipnetwork::IpNetwork;
+
+/// A network interface as it was when [`interfaces`] looked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Interface {
+    /// Its name, such as `eth0`.
+    pub name: String,
+    /// The number under which the kernel knows it; a new interface of the same name has another one.
+    pub index: u32,
+    /// Its own addresses, IPv6 link-local ones too, in the kernel's order.
+    pub addresses: Vec<IpAddr>,
+    /// Whether it is set up (`ip link set eth0 up`).
+    pub up: bool,
+    /// Whether it is up and its link works, as far as the driver can tell.
+    pub running: bool,
+    /// Whether it is a loopback interface, where every packet goes out and comes in again.
+    pub loopback: bool,
+}
+
+/// Returns all interfaces of this network namespace, in the kernel's order; none when the kernel refuses to list them.
+pub fn interfaces() -> Vec<Interface> {
+    let mut interfaces: Vec<Interface> = Vec::new();
+    // 0 is what an interface gets that went away while the list was made; to bind to 0 is to bind to all.
+    for found in datalink::interfaces().into_iter().filter(|found| found.index != 0) {
+        let addresses = found.ips.iter().map(IpNetwork::ip);
+        // getifaddrs(3) lists a labelled address (`eth0:1`) like an interface of its own, with eth0's index.
+        match interfaces.iter_mut().find(|known| known.index == found.index) {
+            Some(known) => known.addresses.extend(addresses),
+            None => interfaces.push(Interface {
+                addresses: addresses.collect(),
+                up: found.is_up(),
+                running: found.is_running(),
+                loopback: found.is_loopback(),
+                index: found.index,
+                name: found.name,
+            }),
+        }
+    }
+    interfaces
+}
+
+impl Interface {
+    /// The same interface as pnet wants it to open a channel.
+    pub(crate) fn to_pnet(&self) -> NetworkInterface {
+        NetworkInterface {
+            name: self.name.clone(),
+            description: String::new(),
+            index: self.index,
+            mac: None,
+            ips: Vec::new(),
+            flags: 0,
+        }
+    }
+}
+
+/// A wake-up whenever an interface comes, goes, changes its state or its addresses (rtnetlink(7)).
+///
+/// It does not say what changed: call [`interfaces`] again and compare. Open it before the first look, so that no
+/// change falls in between.
+#[derive(Debug)]
+pub struct LinkWatch {
+    socket: OwnedFd,
+}
+
+impl LinkWatch {
+    /// Starts to listen; needs no privilege.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel or a sandbox refuses a netlink socket.
+    pub fn open() -> io::Result<Self> {
+        let groups = [libc::RTMGRP_LINK, libc::RTMGRP_IPV4_IFADDR, libc::RTMGRP_IPV6_IFADDR];
+        let groups = groups.into_iter().fold(0, |all, group| all | group.cast_unsigned());
+        let socket = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkRoute,
+        )?;
+        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+        Ok(Self { socket })
+    }
+
+    /// Blocks until something has changed since the last call or since [`Self::open`].
+    ///
+    /// Changes that come together end one call; a change too many is possible, one too few is not.
+    ///
+    /// # Errors
+    ///
+    /// When the socket fails for any reason but an interruption or an overrun, which are handled.
+    pub fn wait(&self) -> io::Result<()> {
+        self.receive(MsgFlags::empty())?;
+        while self.receive(MsgFlags::MSG_DONTWAIT)? {}
+        Ok(())
+    }
+
+    /// Takes one message; `false` when none is queued.
+    fn receive(&self, flags: MsgFlags) -> io::Result<bool> {
+        // What does not fit is cut off: that there was a message says it all.
+        let mut buffer = [0; 64];
+        loop {
+            return match recv(self.socket.as_raw_fd(), &mut buffer, flags) {
+                // ENOBUFS: there were more messages than the socket could hold.
+                Ok(_) | Err(Errno::ENOBUFS) => Ok(true),
+                Err(Errno::EAGAIN) => Ok(false),
+                Err(Errno::EINTR) => continue,
+                Err(error) => Err(error.into()),
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loopback_interface_is_listed_once_and_known_as_such() {
+        let interfaces = interfaces();
+        let loopbacks: Vec<_> = interfaces.iter().filter(|interface| interface.loopback).collect();
+        assert_eq!(loopbacks.len(), 1, "{interfaces:?}");
+        assert_ne!(loopbacks[0].index, 0);
+    }
+}

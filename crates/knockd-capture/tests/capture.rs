@@ -1,0 +1,420 @@
+//! Shows on real interfaces what a capture sees.
+//!
+//! Every test runs itself again in a network namespace of its own, which needs root or unprivileged user namespaces.
+//! Where neither works the tests fail.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::env;
+use std::fs;
+use std::net::{IpAddr, UdpSocket};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use etherparse::{PacketBuilder, PacketBuilderStep, VlanId};
+use knockd_capture::{Capture, CaptureError, Interface, LinkWatch, OpenError, Program, interfaces};
+use knockd_core::{FlagRule, Hit, Interest, Packet, Step, TcpFlags};
+use pnet::datalink::{self, Channel, DataLinkSender};
+
+const INSIDE: &str = "KNOCKD_TEST_IN_NAMESPACE";
+
+/// The one port that nothing but [`last_packet`] hits.
+const LAST: u16 = 65000;
+
+/// Runs this test's body in a process of its own under the first of these `unshare` commands that works.
+fn run_under(unshares: &[&str], test: &str, body: fn()) {
+    if env::var_os(INSIDE).is_some() {
+        return body();
+    }
+    let works = |options: &&&str| {
+        Command::new("unshare").args([options, "true"]).output().is_ok_and(|o| o.status.success())
+    };
+    let options = unshares.iter().find(works).unwrap_or_else(|| {
+        panic!("unshare {unshares:?}: none works; this test needs root or unprivileged user namespaces")
+    });
+    let output = Command::new("unshare")
+        .arg(options)
+        .arg(env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(INSIDE, "1")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let printed =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && printed.contains("1 passed"), "inside the namespace:\n{printed}");
+}
+
+/// Makes tests out of functions that need an empty network namespace.
+macro_rules! in_own_network {
+    ($(fn $test:ident() $body:block)*) => { $(
+        #[test]
+        fn $test() {
+            run_under(&["-n", "-Urn"], stringify!($test), || $body);
+        }
+    )* };
+}
+
+fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Makes `knock0`, whose other end is `peer0`, with an address of each IP version.
+fn make_veth() -> Interface {
+    ip("link add knock0 type veth peer name peer0");
+    ip("addr add 192.0.2.1/24 dev knock0");
+    ip("addr add 2001:db8::1/64 dev knock0 nodad");
+    ip("link set peer0 up");
+    set_knock0_up();
+    interface("knock0")
+}
+
+/// Returns when both ends carry packets: the kernel connects them some time after they are up.
+fn set_knock0_up() {
+    ip("link set knock0 up");
+    let carries = |name| {
+        let output = Command::new("ip").args(["-o", "link", "show", name]).output().unwrap();
+        let link = String::from_utf8(output.stdout).unwrap();
+        link.contains("state UP") && !link.contains("qdisc noop ")
+    };
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !(carries("knock0") && carries("peer0")) {
+        assert!(Instant::now() < deadline, "the link does not come up");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn make_loopback() -> Interface {
+    ip("link set lo up");
+    interface("lo")
+}
+
+fn find(name: &str) -> Option<Interface> {
+    interfaces().into_iter().find(|interface| interface.name == name)
+}
+
+fn interface(name: &str) -> Interface {
+    find(name).unwrap()
+}
+
+fn any_flags(step: Step) -> Interest {
+    Interest { step, flags: FlagRule::ANY, target: None }
+}
+
+fn aimed(address: &str, step: Step) -> Interest {
+    Interest { target: Some(address.parse().unwrap()), ..any_flags(step) }
+}
+
+fn open(interface: &Interface, interests: &[Interest]) -> Capture {
+    Capture::open(interface, &Program::new(interests, interface, false)).unwrap()
+}
+
+/// Reads until the packet to [`LAST`], which is not returned.
+fn packets(capture: &mut Capture) -> Vec<Packet> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let mut packets = Vec::new();
+    while Instant::now() < deadline {
+        match capture.next_packet().unwrap() {
+            Some(packet) if packet.hit.step().port == LAST => return packets,
+            packet => packets.extend(packet),
+        }
+    }
+    panic!("the last packet never came; before: {packets:?}");
+}
+
+fn ports(capture: &mut Capture) -> Vec<u16> {
+    packets(capture).iter().map(|packet| packet.hit.step().port).collect()
+}
+
+/// A sender of raw Ethernet frames.
+fn sender(name: &str) -> Box<dyn DataLinkSender> {
+    let interface = datalink::interfaces().into_iter().find(|interface| interface.name == name).unwrap();
+    let config = datalink::Config { promiscuous: false, ..datalink::Config::default() };
+    match datalink::channel(&interface, config).unwrap() {
+        Channel::Ethernet(sender, _) => sender,
+        _ => panic!("pnet knows only this kind"),
+    }
+}
+
+fn ethernet() -> PacketBuilderStep<etherparse::Ethernet2Header> {
+    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], [0xff; 6])
+}
+
+fn udp_frame(destination: &str, port: u16) -> Vec<u8> {
+    let builder = match destination.parse().unwrap() {
+        IpAddr::V4(address) => ethernet().ipv4([192, 0, 2, 9], address.octets(), 64),
+        IpAddr::V6(address) => ethernet().ipv6(
+            "2001:db8::9".parse::<std::net::Ipv6Addr>().unwrap().octets(),
+            address.octets(),
+            64,
+        ),
+    };
+    written(builder.udp(9, port))
+}
+
+fn vlan_frame(vlan: u16, port: u16) -> Vec<u8> {
+    let vlan = VlanId::try_new(vlan).unwrap();
+    written(ethernet().single_vlan(vlan).ipv4([192, 0, 2, 9], [192, 0, 2, 1], 64).udp(9, port))
+}
+
+fn written(builder: PacketBuilderStep<etherparse::UdpHeader>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    builder.write(&mut bytes, &[0]).unwrap();
+    bytes
+}
+
+fn send(sender: &mut dyn DataLinkSender, frame: &[u8]) {
+    sender.send_to(frame, None).unwrap().unwrap();
+}
+
+fn send_last(sender: &mut dyn DataLinkSender) {
+    send(sender, &udp_frame("192.0.2.1", LAST));
+}
+
+in_own_network! {
+    fn packets_that_arrive_for_own_addresses_are_read() {
+        let interface = make_veth();
+        let steps = [Step::tcp(7000), Step::udp(7000), Step::udp(LAST)];
+        let mut capture = open(&interface, &steps.map(any_flags));
+        let mut peer = sender("peer0");
+        let mut syn = Vec::new();
+        let tcp = ethernet().ipv4([192, 0, 2, 9], [192, 0, 2, 1], 64).tcp(9, 7000, 1, 1024).syn();
+        tcp.write(&mut syn, &[]).unwrap();
+        send(&mut *peer, &udp_frame("192.0.2.1", 7001));
+        send(&mut *peer, &syn);
+        send(&mut *peer, &udp_frame("192.0.2.2", 7000));
+        send(&mut *peer, &udp_frame("2001:db8::1", 7000));
+        send(&mut *peer, &udp_frame("2001:db8::2", 7000));
+        send_last(&mut *peer);
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(packets(&mut capture), [
+            Packet {
+                source: address("192.0.2.9"),
+                destination: address("192.0.2.1"),
+                hit: Hit::Tcp { port: 7000, flags: TcpFlags::SYN },
+            },
+            Packet {
+                source: address("2001:db8::9"),
+                destination: address("2001:db8::1"),
+                hit: Hit::Udp { port: 7000 },
+            },
+        ]);
+    }
+
+    fn outgoing_packets_to_a_target_are_seen() {
+        let interface = make_veth();
+        ip("neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev knock0 nud permanent");
+        let wanted = [7000, LAST].map(|port| aimed("192.0.2.9", Step::udp(port)));
+        let mut capture = open(&interface, &wanted);
+        let socket = UdpSocket::bind("192.0.2.1:0").unwrap();
+        for port in [7000, 7001, LAST] {
+            socket.send_to(&[0], ("192.0.2.9", port)).unwrap();
+        }
+        assert_eq!(ports(&mut capture), [7000]);
+    }
+
+    fn loopback_packets_are_seen_once_even_those_to_a_target() {
+        let interface = make_loopback();
+        ip("route add local 198.51.100.0/24 dev lo");
+        let own = [7000, LAST].map(|port| any_flags(Step::udp(port)));
+        let mut capture = open(&interface, &[own[0], own[1], aimed("198.51.100.7", Step::udp(7000))]);
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for to in [("127.0.0.1", 7000), ("198.51.100.7", 7000), ("127.0.0.1", 7000), ("127.0.0.1", LAST)] {
+            socket.send_to(&[0], to).unwrap();
+        }
+        let destinations: Vec<_> = packets(&mut capture).iter().map(|p| p.destination.to_string()).collect();
+        assert_eq!(destinations, ["127.0.0.1", "198.51.100.7", "127.0.0.1"]);
+    }
+
+    fn a_frame_of_a_vlan_is_not_seen_and_one_with_a_priority_tag_is() {
+        let interface = make_veth();
+        let steps = [Step::udp(7000), Step::udp(7001), Step::udp(LAST)];
+        let mut capture = open(&interface, &steps.map(any_flags));
+        let mut peer = sender("peer0");
+        send(&mut *peer, &vlan_frame(5, 7000));
+        send(&mut *peer, &vlan_frame(0, 7001));
+        send_last(&mut *peer);
+        assert_eq!(ports(&mut capture), [7001]);
+    }
+
+    fn an_interface_without_link_headers_is_captured_in_both_directions() {
+        let tun = tappers::Tun::new_named(tappers::Interface::new("tun0").unwrap()).unwrap();
+        ip("addr add 192.0.2.1/24 dev tun0");
+        ip("addr add 2001:db8::1/64 dev tun0 nodad");
+        ip("link set tun0 up");
+        let interface = interface("tun0");
+        let out = ["192.0.2.9", "2001:db8::9"].map(|address| aimed(address, Step::udp(7002)));
+        let own = [7000, 7001, LAST].map(|port| any_flags(Step::udp(port)));
+        let mut capture = open(&interface, &[&out[..], &own].concat());
+
+        let without_link_header = |frame: &[u8]| frame.split_at(14).1.to_vec();
+        tun.send(&without_link_header(&udp_frame("192.0.2.1", 7000))).unwrap();
+        tun.send(&without_link_header(&udp_frame("2001:db8::1", 7001))).unwrap();
+        UdpSocket::bind("192.0.2.1:0").unwrap().send_to(&[0], "192.0.2.9:7002").unwrap();
+        UdpSocket::bind("[2001:db8::1]:0").unwrap().send_to(&[0], "[2001:db8::9]:7002").unwrap();
+        tun.send(&without_link_header(&udp_frame("192.0.2.1", LAST))).unwrap();
+        assert_eq!(ports(&mut capture), [7000, 7001, 7002, 7002]);
+    }
+
+    fn the_filter_can_be_replaced_while_another_thread_reads() {
+        let interface = make_veth();
+        let program = |port| Program::new(&[any_flags(Step::udp(port))], &interface, false);
+        let mut capture = Capture::open(&interface, &program(7000)).unwrap();
+        let filter = capture.filter_handle();
+        let (seen, ports) = mpsc::channel();
+        thread::spawn(move || {
+            while let Ok(packet) = capture.next_packet() {
+                if let Some(packet) = packet {
+                    seen.send(packet.hit.step().port).unwrap();
+                }
+            }
+        });
+        let mut peer = sender("peer0");
+        let mut send_both_and_wait = || {
+            send(&mut *peer, &udp_frame("192.0.2.1", 7000));
+            send(&mut *peer, &udp_frame("192.0.2.1", 7001));
+            ports.recv_timeout(Duration::from_secs(10)).unwrap()
+        };
+        assert_eq!(send_both_and_wait(), 7000);
+        filter.replace(&program(7001)).unwrap();
+        assert_eq!(send_both_and_wait(), 7001);
+        filter.clone().replace(&program(7000)).unwrap();
+        assert_eq!(send_both_and_wait(), 7000);
+        assert!(ports.try_recv().is_err());
+    }
+
+    fn the_largest_program_fits_and_can_be_replaced_where_old_kernels_draw_the_line() {
+        // Older kernels know this limit only for the whole machine; there it has this value already.
+        let _ = fs::write("/proc/sys/net/core/optmem_max", "20480");
+        let interface = make_veth();
+        let programs = [3, 61, 97].map(|distance| {
+            let steps = (0..=u16::MAX).step_by(distance).flat_map(|port| [Step::tcp(port), Step::udp(port)]);
+            let targets = (1..=30).flat_map(|n| {
+                [aimed(&format!("198.51.100.{n}"), Step::tcp(1)), aimed(&format!("2001:db8::{n:x}"), Step::tcp(1))]
+            });
+            Program::new(&steps.map(any_flags).chain(targets).collect::<Vec<_>>(), &interface, false)
+        });
+        assert!(!programs[0].is_exact(), "it must be the largest");
+        let filter = Capture::open(&interface, &programs[0]).unwrap().filter_handle();
+        for program in &programs {
+            filter.replace(program).unwrap();
+        }
+    }
+
+    fn a_link_that_goes_down_is_told_once_and_the_same_capture_goes_on_when_it_is_up_again() {
+        let interface = make_veth();
+        let mut capture = open(&interface, &[any_flags(Step::udp(LAST))]);
+        ip("link set knock0 down");
+        let error = capture.next_packet().unwrap_err();
+        assert!(matches!(&error, CaptureError::LinkDown { interface } if interface == "knock0"), "{error}");
+        let start = Instant::now();
+        assert_eq!(capture.next_packet().unwrap(), None);
+        assert!(start.elapsed() > Duration::from_millis(900), "it must wait, not spin");
+        set_knock0_up();
+        send_last(&mut *sender("peer0"));
+        assert_eq!(packets(&mut capture), []);
+    }
+
+    fn a_capture_can_be_opened_before_the_link_is_up() {
+        make_veth();
+        ip("link set knock0 down");
+        let interface = interface("knock0");
+        assert!(!interface.up && !interface.running);
+        let mut capture = open(&interface, &[any_flags(Step::udp(LAST))]);
+        assert!(matches!(capture.next_packet(), Err(CaptureError::LinkDown { .. })));
+        set_knock0_up();
+        send_last(&mut *sender("peer0"));
+        assert_eq!(packets(&mut capture), []);
+    }
+
+    fn a_deleted_interface_is_told() {
+        let interface = make_veth();
+        let mut capture = open(&interface, &[any_flags(Step::udp(LAST))]);
+        // This one learns of the link before the interface goes, and hears nothing more from the kernel.
+        let mut forewarned = open(&interface, &[]);
+        ip("link set knock0 down");
+        assert!(matches!(forewarned.next_packet(), Err(CaptureError::LinkDown { .. })));
+        ip("link del knock0");
+        for capture in [&mut capture, &mut forewarned] {
+            let gone = (0..4).any(|_| matches!(capture.next_packet(), Err(CaptureError::InterfaceGone { .. })));
+            assert!(gone, "not within three seconds");
+        }
+        let program = Program::new(&[], &interface, false);
+        let error = Capture::open(&interface, &program).err().unwrap();
+        assert!(matches!(error, OpenError::InterfaceGone { .. }), "{error}");
+        assert_eq!(error.to_string(), "there is no interface knock0 any more");
+        // A new interface of that name is another one.
+        make_veth();
+        assert!(matches!(Capture::open(&interface, &program), Err(OpenError::InterfaceGone { .. })));
+    }
+
+    fn labelled_and_link_local_addresses_belong_to_their_interface() {
+        make_veth();
+        ip("addr add 198.51.100.1/24 dev knock0 label knock0:1");
+        ip("addr add fe80::7/64 dev knock0 nodad");
+        let found = interface("knock0");
+        assert!(found.up && found.running && !found.loopback);
+        for address in ["192.0.2.1", "198.51.100.1", "2001:db8::1", "fe80::7"] {
+            assert!(found.addresses.contains(&address.parse().unwrap()), "{address} of {found:?}");
+        }
+        assert_eq!(interfaces().iter().filter(|interface| interface.index == found.index).count(), 1);
+        assert!(find("knock0:1").is_none());
+    }
+
+    fn a_change_of_links_or_addresses_ends_the_wait_and_no_change_does_not() {
+        let watch = LinkWatch::open().unwrap();
+        let (woken, wakes) = mpsc::channel();
+        thread::spawn(move || while watch.wait().is_ok_and(|()| woken.send(()).is_ok()) {});
+        let until_quiet = || while wakes.recv_timeout(Duration::from_millis(300)).is_ok() {};
+        let must_wake = |change: &str| {
+            until_quiet();
+            ip(change);
+            wakes.recv_timeout(Duration::from_secs(10)).unwrap_or_else(|_| panic!("ip {change} woke nobody"));
+        };
+        must_wake("link add knock0 type veth peer name peer0");
+        must_wake("link set peer0 up");
+        must_wake("addr add 192.0.2.1/24 dev knock0");
+        must_wake("addr del 192.0.2.1/24 dev knock0");
+        must_wake("addr add 2001:db8::1/64 dev peer0 nodad");
+        must_wake("link set knock0 up");
+        must_wake("link del knock0");
+        until_quiet();
+        assert!(wakes.recv_timeout(Duration::from_millis(500)).is_err());
+    }
+
+    fn more_changes_than_the_watch_can_queue_are_one_change() {
+        let watch = LinkWatch::open().unwrap();
+        ip("link add knock0 type veth peer name peer0");
+        for round in 0..400 {
+            ip(["link set knock0 mtu 1400", "link set knock0 mtu 1500"][round % 2]);
+        }
+        watch.wait().unwrap();
+        let (woken, wakes) = mpsc::channel();
+        thread::spawn(move || while watch.wait().is_ok_and(|()| woken.send(()).is_ok()) {});
+        assert!(wakes.recv_timeout(Duration::from_millis(500)).is_err(), "the queue was not drained");
+    }
+
+    fn commands_do_not_inherit_the_socket() {
+        let interface = make_loopback();
+        let sockets = || {
+            let output = Command::new("ls").args(["-l", "/proc/self/fd"]).output().unwrap();
+            String::from_utf8(output.stdout).unwrap().matches("socket:").count()
+        };
+        let before = sockets();
+        let capture = open(&interface, &[]);
+        assert_eq!(sockets(), before);
+        drop(capture);
+    }
+}
+
+#[test]
+fn a_missing_privilege_is_named() {
+    // A user namespace of its own gives no power over the network namespace of somebody else.
+    run_under(&["-Ur"], "a_missing_privilege_is_named", || {
+        let interface = interface("lo");
+        let error = Capture::open(&interface, &Program::new(&[], &interface, false)).err().unwrap();
+        assert_eq!(error.to_string(), "capturing packets needs root or the capability CAP_NET_RAW");
+    });
+}
