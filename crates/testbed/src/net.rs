@@ -14,7 +14,7 @@ use crate::host::{Host, Namespaces, search_path};
 /// Two hosts, each with an Ethernet interface `eth0`, joined by a virtual cable.
 ///
 /// The server has the addresses `10.9.0.1/24` and `fd00:9::1/64`, the client `10.9.0.2/24` and `fd00:9::2/64`. Both have
-/// their own empty `/run` (which most distributions also call `/var/run`). When the value is dropped, or this process dies in
+/// their own empty `/run` (which most distributions also call `/var/run`) and `/var/lib`. When the value is dropped, or this process dies in
 /// any way, the kernel ends every program that still runs on the hosts, daemons included, and removes the namespaces.
 pub struct Net {
     /// The host that a knock daemon is to run on.
@@ -38,7 +38,7 @@ impl Net {
         Self::with_private_dirs(&[])
     }
 
-    /// Makes the two hosts, each with an own empty directory in place of every one of `dirs`, in addition to `/run`.
+    /// Makes the two hosts, each with an own empty directory in place of every one of `dirs`, in addition to `/run` and `/var/lib`.
     ///
     /// So a daemon can write `/var/log/knockd.log` without touching the machine's. The directories must exist.
     ///
@@ -46,7 +46,7 @@ impl Net {
     ///
     /// As [`Net::new`]; also when one of `dirs` does not exist.
     pub fn with_private_dirs(dirs: &[&str]) -> Result<Self> {
-        let dirs = [&["/run"], dirs].concat();
+        let dirs = [&["/run", "/var/lib"], dirs].concat();
         let (server_holder, user_namespace) = hold_server(&dirs)?;
         let server = Host::new(
             "server",
