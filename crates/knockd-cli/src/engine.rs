@@ -1,5 +1,6 @@
 //! The loop: packets, ends of commands, signals, changes of the links and one timer, all in one place and without locks.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -8,17 +9,24 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use crossbeam_channel::{Receiver, never, select};
 use knockd_capture::{Capture, Interface, LinkWatch, Program, interfaces};
-use knockd_core::{DoorId, EventKind, Leases, Matcher, Packet, Run, RunKind, Timestamp};
+use knockd_core::config::{Commands, OnExit};
+use knockd_core::{DoorId, Effect, EventKind, Leases, Matcher, Packet, Run, RunKind, Timestamp};
 use signal_hook::consts::SIGHUP;
 
 use crate::args::Args;
+use crate::clock::Clock;
+use crate::keeper::Keeper;
 use crate::listener::{Heard, Listener};
 use crate::logging::{Destinations, Line, Log};
-use crate::runner::{Exit, Outcome, Runner};
+use crate::runner::{Exit, Outcome, Report, Runner};
 use crate::setup::{Setup, SetupError};
+use crate::state::{Restored, StateDir};
 
 /// How long the stop commands of open doors may take when the daemon ends.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+
+/// How many start commands wait while `MaxCommands` are running; a knock that comes then runs nothing.
+const MAX_WAITING: usize = 4096;
 
 /// How long the loop waits when nothing has a deadline.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -33,6 +41,9 @@ pub(crate) struct Prepared {
     interface: Interface,
     capture: Capture,
     links: LinkWatch,
+    clock: Clock,
+    /// The state directory, or why there is none; `None` when no door needs one.
+    state: Option<anyhow::Result<StateDir>>,
 }
 
 impl Prepared {
@@ -48,7 +59,12 @@ impl Prepared {
         matcher.set_addresses(interface.addresses.iter().copied());
         let program = Program::new(&matcher.interests(), &interface, args.only_ip_v4);
         let capture = Capture::open(&interface, &program)?;
-        Ok(Self { args, directory, setup, matcher, interface, capture, links })
+        let clock = Clock::start();
+        // A container without a writable directory needs none as long as no door has anything to undo.
+        let needs_state = setup.doors.iter().any(|door| door.stop != Commands::default());
+        let state =
+            (needs_state || setup.state_dir.exists()).then(|| StateDir::open(setup.state_dir.clone(), clock));
+        Ok(Self { args, directory, setup, matcher, interface, capture, links, clock, state })
     }
 }
 
@@ -61,11 +77,18 @@ pub(crate) struct Engine {
     leases: Leases,
     log: Log,
     runner: Runner,
-    exits: Receiver<Exit>,
+    reports: Receiver<Report>,
+    keeper: Keeper,
+    /// Whether leases survive this process.
+    remembers: bool,
+    /// How many start commands are running.
+    starting: u32,
+    /// Start commands that wait until fewer than `MaxCommands` are running.
+    waiting: VecDeque<Run>,
     listener: Listener,
     /// A message whenever an interface has changed.
     links: Receiver<io::Result<()>>,
-    clock: Instant,
+    clock: Clock,
 }
 
 impl Engine {
@@ -74,23 +97,46 @@ impl Engine {
     /// # Errors
     /// When the system has no thread left.
     pub(crate) fn start(prepared: Prepared, log: Log) -> anyhow::Result<Self> {
-        let Prepared { args, directory, setup, matcher, interface, capture, links } = prepared;
-        let (runner, exits) = Runner::new();
+        let Prepared { args, directory, setup, matcher, interface, capture, links, clock, state } = prepared;
+        let (state, problem) = match state.transpose() {
+            Ok(state) => (state, None),
+            Err(error) => (None, Some(format!("{error:#}; open doors are kept in memory only"))),
+        };
+        let remembers = state.is_some();
+        let Restored { records, problems } = state.as_ref().map(StateDir::restore).unwrap_or_default();
+        let mut leases = Leases::new();
+        if !records.is_empty() {
+            log.write(&Line::notice(format!(
+                "{} open doors are taken over from an earlier run",
+                records.len()
+            )));
+        }
+        leases.restore(records);
+        for problem in problem.into_iter().chain(problems) {
+            log.write(&Line::warning(problem));
+        }
+        let (runner, reports) = Runner::new();
+        let keeper = Keeper::start(state, runner.clone())?;
         let listener = Listener::start(capture, interface)?;
-        let (changes, links_changed) = crossbeam_channel::bounded(1);
-        crate::spawn("links", move || {
-            loop {
-                let change = links.wait();
-                let failed = change.is_err();
-                if changes.send(change).is_err() || failed {
-                    return;
-                }
-            }
-        })?;
-        let leases = Leases::new();
-        let clock = Instant::now();
-        let links = links_changed;
-        Ok(Self { args, directory, setup, matcher, leases, log, runner, exits, listener, links, clock })
+        let links = watch(links)?;
+        let waiting = VecDeque::new();
+        Ok(Self {
+            args,
+            directory,
+            setup,
+            matcher,
+            leases,
+            log,
+            runner,
+            reports,
+            keeper,
+            remembers,
+            starting: 0,
+            waiting,
+            listener,
+            links,
+            clock,
+        })
     }
 
     pub(crate) fn log(&self, line: &Line) {
@@ -110,7 +156,8 @@ impl Engine {
                     // The thread ends with its interface; a new one is opened when that comes back.
                     Err(_) => self.listener.heard = never(),
                 },
-                recv(self.exits) -> exit => if let Ok(exit) = exit { self.handle_exit(&exit); },
+                recv(self.reports) -> report => if let Ok(report) = report { self.handle_report(&report); },
+                recv(self.keeper.problems) -> problem => if let Ok(problem) = problem { self.log(&Line::warning(problem)); },
                 recv(self.links) -> change => match change {
                     Ok(Ok(())) => self.follow_interface(),
                     Ok(Err(error)) => self.log(&Line::warning(format!("cannot watch the network interfaces: {error}"))),
@@ -155,9 +202,8 @@ impl Engine {
                 self.log.write(&line);
             }
         }
-        for run in self.leases.handle_timeout(now) {
-            self.execute(run);
-        }
+        let effects = self.leases.handle_timeout(now);
+        self.carry_out(effects);
     }
 
     fn open(&mut self, id: DoorId, source: IpAddr, now: Timestamp) {
@@ -165,8 +211,9 @@ impl Engine {
             return;
         }
         let Some(door) = self.setup.doors.get(id.index()) else { return };
-        if let Some(run) = self.leases.open(door, source, now) {
-            self.execute(run);
+        match self.leases.open(door, source, self.setup.options.max_open, now) {
+            Ok(effects) => self.carry_out(effects),
+            Err(full) => self.log(&Line::full(source, self.setup.door_name(id), full)),
         }
     }
 
@@ -195,12 +242,71 @@ impl Engine {
         struck.is_ok()
     }
 
-    fn execute(&mut self, run: Run) {
-        if run.kind == RunKind::Stop {
-            self.log(&Line::command_timeout(run.source, &run.door));
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Run(run) if run.kind == RunKind::Stop => self.stop(run),
+                Effect::Run(run) if self.starting < self.setup.options.max_commands.get() => {
+                    self.start_command(run);
+                }
+                Effect::Run(run) => self.wait(run),
+                effect => {
+                    if let Effect::SetAside(_, key) = &effect {
+                        self.log(&Line::given_up(key));
+                    }
+                    self.keeper.carry_out(effect, None);
+                }
+            }
         }
+    }
+
+    /// Runs a start command, after everything on disk that it depends on.
+    fn start_command(&mut self, run: Run) {
+        self.starting += 1;
         self.log(&Line::running(&run.door, &run.command));
-        self.runner.start(run);
+        self.keeper.carry_out(Effect::Run(run), self.setup.options.command_limit);
+    }
+
+    /// Runs a stop command; it waits for nothing.
+    fn stop(&self, run: Run) {
+        self.log(&Line::command_timeout(run.source, &run.door));
+        self.log(&Line::running(&run.door, &run.command));
+        self.runner.start(run, self.setup.options.command_limit);
+    }
+
+    /// Lets a start command wait until another one has ended.
+    fn wait(&mut self, run: Run) {
+        let running = self.starting;
+        if self.waiting.len() < MAX_WAITING {
+            let text =
+                format!("{}: the command waits, since {running} are running (`MaxCommands`)", run.door);
+            self.log(&Line::notice(text));
+            self.waiting.push_back(run);
+            return;
+        }
+        let text = format!("{}: the command is not run, since {MAX_WAITING} are waiting already", run.door);
+        self.log(&Line::warning(text));
+        let effects = self.leases.handle_exit(run.id, false, self.now());
+        self.carry_out(effects);
+    }
+
+    fn handle_report(&mut self, report: &Report) {
+        match report {
+            Report::Long(run) => {
+                self.log(&Line::notice(format!(
+                    "{}: the command has been running for a minute: {}",
+                    run.door, run.command
+                )));
+            }
+            Report::Limit(run) => {
+                let text = format!(
+                    "{}: the command takes longer than `CommandLimit` allows, it is ended: {}",
+                    run.door, run.command
+                );
+                self.log(&Line::warning(text));
+            }
+            Report::Exit(exit) => self.handle_exit(exit),
+        }
     }
 
     fn handle_exit(&mut self, exit: &Exit) {
@@ -211,10 +317,14 @@ impl Engine {
                 self.log(&Line::last_words(&run.door, last_words));
             }
         }
-        let succeeded = *outcome == Outcome::Status(0);
-        if let Some(next) = self.leases.handle_exit(run.id, succeeded, self.now()) {
-            self.execute(next);
+        if run.kind == RunKind::Start {
+            self.starting -= 1;
+            if let Some(next) = self.waiting.pop_front() {
+                self.start_command(next);
+            }
         }
+        let effects = self.leases.handle_exit(run.id, *outcome == Outcome::Status(0), self.now());
+        self.carry_out(effects);
     }
 
     /// Looks again at the interface that is listened to, because some interface has changed.
@@ -294,26 +404,40 @@ impl Engine {
 
     fn shut_down(mut self, signals: &Receiver<i32>) {
         self.log(&Line::waiting_for_children());
-        for run in self.leases.close_all() {
-            self.execute(run);
+        if self.remembers && self.setup.options.on_exit == OnExit::Keep {
+            if !self.leases.is_empty() {
+                self.log(&Line::notice(format!(
+                    "{} doors stay open until the next start",
+                    self.leases.len()
+                )));
+            }
+        } else {
+            self.close_doors(signals);
         }
+        self.keeper.finish();
+        self.log.write(&Line::shutting_down());
+        self.log.finish();
+    }
+
+    /// Runs the stop commands of all open doors and waits for them.
+    fn close_doors(&mut self, signals: &Receiver<i32>) {
+        let effects = self.leases.close_all();
+        self.carry_out(effects);
         let end = Instant::now() + SHUTDOWN_LIMIT;
         while !self.leases.is_empty() {
             select! {
-                recv(self.exits) -> exit => if let Ok(exit) = exit { self.handle_exit(&exit); },
+                recv(self.reports) -> report => if let Ok(report) = report { self.handle_report(&report); },
                 recv(signals) -> signal => if !matches!(signal, Ok(SIGHUP)) { break },
                 default(end.saturating_duration_since(Instant::now())) => break,
             }
         }
         if !self.leases.is_empty() {
+            let left = self.leases.len();
             let text = format!(
-                "{} commands of open doors have not ended yet; they are left alone",
-                self.leases.len()
+                "{left} doors are not closed yet, their commands are still running; the next start tries again"
             );
             self.log(&Line::warning(text));
         }
-        self.log(&Line::shutting_down());
-        self.log.finish();
     }
 
     fn program(&self) -> Program {
@@ -363,8 +487,23 @@ impl Engine {
     }
 
     fn now(&self) -> Timestamp {
-        Timestamp::new(self.clock.elapsed())
+        self.clock.now()
     }
+}
+
+/// Turns the wake-ups of a [`LinkWatch`] into messages.
+fn watch(links: LinkWatch) -> anyhow::Result<Receiver<io::Result<()>>> {
+    let (changes, receiver) = crossbeam_channel::bounded(1);
+    crate::spawn("links", move || {
+        loop {
+            let change = links.wait();
+            let failed = change.is_err();
+            if changes.send(change).is_err() || failed {
+                return;
+            }
+        }
+    })?;
+    Ok(receiver)
 }
 
 /// Gives the doors with one-time sequences the ones that their files say.

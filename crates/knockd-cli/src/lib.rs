@@ -5,7 +5,9 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+mod clock;
 mod engine;
+mod keeper;
 mod listener;
 mod logging;
 mod names;
@@ -14,6 +16,7 @@ mod pid_file;
 mod report;
 mod runner;
 mod setup;
+pub mod state;
 
 use std::io::Write;
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender};
 use jiff::Zoned;
-use knockd_core::EventKind;
+use knockd_core::{EventKind, Full, LeaseKey};
 use nix::syslog::{Facility, LogFlags, Priority, Severity, openlog, syslog};
 
 use crate::args::Args;
@@ -88,6 +88,20 @@ impl Line {
             Outcome::NotStarted(reason) => format!("{door}: command could not be started: {reason}"),
         };
         Some(Self::new(text, Terminal::Stderr))
+    }
+
+    /// The line about a knock that opened nothing because too much is open already.
+    pub(crate) fn full(source: IpAddr, door: &str, full: Full) -> Self {
+        Self { terminal: Terminal::Stderr, ..Self::of(source, format!("{door}: stays closed: {full}")) }
+    }
+
+    /// The line about a door that could not be closed.
+    pub(crate) fn given_up(key: &LeaseKey) -> Self {
+        let LeaseKey { door, source, stop, .. } = key;
+        let text = format!(
+            "{door}: the stop command has failed too often and is given up, the door may still be open: {stop}"
+        );
+        Self { terminal: Terminal::Stderr, ..Self::of(*source, text) }
     }
 
     /// What a failed command said; it stands on stderr already.

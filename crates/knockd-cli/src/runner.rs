@@ -2,13 +2,16 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{ChildStderr, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use knockd_core::Run;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 /// How long to wait, after a shell has exited, for what it last said on stderr. Only a command that left a process in the
 /// background, which still holds the pipe, makes us wait that long.
@@ -16,6 +19,22 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// The most that is kept of a line on stderr, in bytes.
 const LINE_LIMIT: usize = 512;
+
+/// A command that has run for that long is reported, once.
+const LONG: Duration = Duration::from_secs(60);
+
+/// How long a command that is ended for its `CommandLimit` has to end by itself.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What the runner says about a command.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// It has run for a minute and goes on.
+    Long(Run),
+    /// It has run for as long as `CommandLimit` allows and is being ended.
+    Limit(Run),
+    Exit(Exit),
+}
 
 /// A command that has ended, or could not begin.
 #[derive(Debug)]
@@ -35,40 +54,41 @@ pub(crate) enum Outcome {
     NotStarted(String),
 }
 
-/// Starts commands, each in a thread of its own, and reports their ends.
-#[derive(Debug)]
+/// Starts commands, each in a thread of its own, and reports what becomes of them.
+#[derive(Clone, Debug)]
 pub(crate) struct Runner {
-    exits: Sender<Exit>,
+    reports: Sender<Report>,
 }
 
 impl Runner {
     /// Makes a runner and the channel on which it reports.
-    pub(crate) fn new() -> (Self, Receiver<Exit>) {
-        let (exits, reports) = crossbeam_channel::unbounded();
-        (Self { exits }, reports)
+    pub(crate) fn new() -> (Self, Receiver<Report>) {
+        let (reports, incoming) = crossbeam_channel::unbounded();
+        (Self { reports }, incoming)
     }
 
-    /// Runs a command with `/bin/sh -c` and returns at once; exactly one [`Exit`] follows.
+    /// Runs a command with `/bin/sh -c` and returns at once; exactly one [`Report::Exit`] follows.
     ///
     /// The command gets our stdout, its stderr is copied to ours, its stdin is empty. It has a process group of its own, so
-    /// that a signal to ours does not end it. It has ended when its shell has exited, whatever that left behind.
-    pub(crate) fn start(&self, run: Run) {
-        let exits = self.exits.clone();
+    /// that a signal to ours does not end it. It has ended when its shell has exited, whatever that left behind. When it
+    /// has run for as long as `limit`, its process group is ended.
+    pub(crate) fn start(&self, run: Run, limit: Option<Duration>) {
+        let reports = self.reports.clone();
         let job = run.clone();
         let thread = thread::Builder::new().name("command".to_owned());
         let started = thread.spawn(move || {
-            let exit = execute(job);
+            let (outcome, last_words) = execute(&job, limit, &reports);
             // The engine is gone only when the process is about to end.
-            let _ = exits.send(exit);
+            let _ = reports.send(Report::Exit(Exit { run: job, outcome, last_words }));
         });
         if let Err(error) = started {
             let outcome = Outcome::NotStarted(error.to_string());
-            let _ = self.exits.send(Exit { run, outcome, last_words: String::new() });
+            let _ = self.reports.send(Report::Exit(Exit { run, outcome, last_words: String::new() }));
         }
     }
 }
 
-fn execute(run: Run) -> Exit {
+fn execute(run: &Run, limit: Option<Duration>, reports: &Sender<Report>) -> (Outcome, String) {
     let child = Command::new("/bin/sh")
         .arg("-c")
         .arg(&run.command)
@@ -79,18 +99,49 @@ fn execute(run: Run) -> Exit {
         .spawn();
     let mut child = match child {
         Ok(child) => child,
-        Err(error) => {
-            let outcome = Outcome::NotStarted(error.to_string());
-            return Exit { run, outcome, last_words: String::new() };
-        }
+        Err(error) => return (Outcome::NotStarted(error.to_string()), String::new()),
     };
     let stderr = child.stderr.take().map(Stderr::copy);
+    watch(&child, run, limit, reports);
     let outcome = match child.wait() {
         Ok(status) => Outcome::of(status),
         Err(error) => Outcome::NotStarted(error.to_string()),
     };
-    let last_words = stderr.map(Stderr::last_words).unwrap_or_default();
-    Exit { run, outcome, last_words }
+    (outcome, stderr.map(Stderr::last_words).unwrap_or_default())
+}
+
+/// Waits until the command has ended, reports it when that takes long, and ends its process group when it takes too long.
+fn watch(child: &Child, run: &Run, limit: Option<Duration>, reports: &Sender<Report>) {
+    // Without pidfds (Linux before 5.3) there is neither report nor limit; the caller waits all the same.
+    let Ok(pidfd) = pidfd_open(Pid::from_child(child), PidfdFlags::empty()) else { return };
+    let ends_within = |time: Duration| loop {
+        let mut polled = [PollFd::new(&pidfd, PollFlags::IN)];
+        let time = Timespec::try_from(time).ok();
+        match poll(&mut polled, time.as_ref()) {
+            Err(Errno::INTR) => {}
+            // When it cannot be known, the caller's wait decides.
+            Err(_) => return true,
+            Ok(ready) => return ready > 0,
+        }
+    };
+    let first = limit.map_or(LONG, |limit| limit.min(LONG));
+    if ends_within(first) {
+        return;
+    }
+    if first == LONG {
+        let _ = reports.send(Report::Long(run.clone()));
+    }
+    let Some(limit) = limit else { return };
+    if ends_within(limit.saturating_sub(first)) {
+        return;
+    }
+    let _ = reports.send(Report::Limit(run.clone()));
+    // The process has not been waited for, so its number is still its own.
+    let group = Pid::from_child(child);
+    let _ = kill_process_group(group, Signal::TERM);
+    if !ends_within(GRACE) {
+        let _ = kill_process_group(group, Signal::KILL);
+    }
 }
 
 impl Outcome {
@@ -177,18 +228,28 @@ impl Tail {
 
 #[cfg(test)]
 mod tests {
-    use knockd_core::config::{Commands, Secret};
-    use knockd_core::{CommandTemplate, Door, Leases, Timestamp};
+    use knockd_core::config::{Commands, Options, Secret};
+    use knockd_core::{CommandTemplate, Door, Effect, Leases, Timestamp};
 
     use super::*;
 
-    fn exit_of(command: &str) -> Exit {
-        let (runner, exits) = Runner::new();
+    fn exit_within(command: &str, limit: Option<Duration>) -> Exit {
+        let (runner, reports) = Runner::new();
         let mut door = Door::new("door", Secret::Sequence("1".parse().unwrap()));
         door.start = CommandTemplate::parse(command).map(Commands::both).unwrap();
         let source = "192.0.2.1".parse().unwrap();
-        runner.start(Leases::new().open(&door, source, Timestamp::ZERO).unwrap());
-        exits.recv_timeout(Duration::from_secs(10)).unwrap()
+        let effects = Leases::new().open(&door, source, Options::DEFAULT_MAX_OPEN, Timestamp::ZERO).unwrap();
+        let Some(Effect::Run(run)) = effects.last() else { panic!("{effects:?}") };
+        runner.start(run.clone(), limit);
+        loop {
+            if let Report::Exit(exit) = reports.recv_timeout(Duration::from_secs(10)).unwrap() {
+                return exit;
+            }
+        }
+    }
+
+    fn exit_of(command: &str) -> Exit {
+        exit_within(command, None)
     }
 
     #[test]
@@ -220,5 +281,30 @@ mod tests {
         assert_eq!(tail.line().len(), LINE_LIMIT);
         tail.push(b"short\n");
         assert_eq!(tail.line(), "short");
+    }
+
+    #[test]
+    fn a_command_that_runs_too_long_is_ended_with_all_its_processes() {
+        let exit = exit_within("sleep 60 & echo $! >&2; wait", Some(Duration::from_millis(300)));
+        assert_eq!(exit.outcome, Outcome::Signal(15));
+        let sleeper: i32 = exit.last_words.parse().unwrap();
+        // The sleeper becomes somebody else's child; it is gone as soon as that has noticed.
+        let gone =
+            || !std::path::Path::new(&format!("/proc/{sleeper}/status")).exists() || is_zombie(sleeper);
+        assert!((0..100).any(|_| gone() || {
+            thread::sleep(Duration::from_millis(20));
+            false
+        }));
+    }
+
+    #[test]
+    fn a_command_that_ignores_the_signal_is_killed() {
+        let exit = exit_within("trap '' TERM; sleep 60", Some(Duration::from_millis(100)));
+        assert_eq!(exit.outcome, Outcome::Signal(9));
+    }
+
+    fn is_zombie(pid: i32) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.contains("State:\tZ")
     }
 }

@@ -25,6 +25,7 @@ pub(crate) struct Setup {
     pub(crate) interface: String,
     pub(crate) log_file: Option<PathBuf>,
     pub(crate) pid_file: PathBuf,
+    pub(crate) state_dir: PathBuf,
 }
 
 /// Why there is no usable configuration.
@@ -80,6 +81,7 @@ impl Setup {
             interface: interface.unwrap_or_else(|| "eth0".to_owned()),
             log_file: log_file.map(in_directory),
             pid_file: in_directory(pid_file.unwrap_or(Path::new("/var/run/knockd.pid"))),
+            state_dir: in_directory(Path::new(&options.state_dir)),
             doors,
             options,
             warnings,

@@ -58,14 +58,49 @@ pub struct Options {
     pub pid_file: Option<String>,
     /// `Interface`.
     pub interface: Option<String>,
+    /// `WaitInterface`: wait for an interface that does not exist yet instead of failing at the start.
+    pub wait_interface: bool,
     /// `MaxAttempts`: how many attempts may be under way at the same time, over all sources.
     pub max_attempts: NonZeroU32,
+    /// `MaxOpen`: how many leases there may be at the same time, over all doors.
+    pub max_open: NonZeroU32,
+    /// `MaxCommands`: how many start commands may run at the same time; others wait.
+    pub max_commands: NonZeroU32,
+    /// `CommandLimit`: how long a command may run before it is ended; whole seconds; `None` (written 0) is for ever.
+    pub command_limit: Option<Duration>,
+    /// `ScanLimit`: how many ports that no door uses a source may try within a minute before it is taken for a scanner;
+    /// `None` (written 0) never does.
+    pub scan_limit: Option<NonZeroU32>,
+    /// `StateDir`: where leases are stored. The path is as written.
+    pub state_dir: String,
+    /// `OnExit`: what happens to open doors when the daemon ends.
+    pub on_exit: OnExit,
+}
+
+/// What happens to open doors when the daemon is stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum OnExit {
+    /// Their stop commands run at once.
+    #[default]
+    Close,
+    /// They stay open; the next start of the daemon closes them at their time.
+    Keep,
 }
 
 impl Options {
     /// The value of `MaxAttempts` when it is not given.
     #[allow(clippy::unwrap_used, reason = "evaluated at compile time")]
     pub const DEFAULT_MAX_ATTEMPTS: NonZeroU32 = NonZeroU32::new(262_144).unwrap();
+    /// The value of `MaxOpen` when it is not given.
+    #[allow(clippy::unwrap_used, reason = "evaluated at compile time")]
+    pub const DEFAULT_MAX_OPEN: NonZeroU32 = NonZeroU32::new(16_384).unwrap();
+    /// The value of `MaxCommands` when it is not given.
+    #[allow(clippy::unwrap_used, reason = "evaluated at compile time")]
+    pub const DEFAULT_MAX_COMMANDS: NonZeroU32 = NonZeroU32::new(256).unwrap();
+    /// The value of `ScanLimit` when it is not given.
+    pub const DEFAULT_SCAN_LIMIT: Option<NonZeroU32> = NonZeroU32::new(10);
+    /// The value of `StateDir` when it is not given.
+    pub const DEFAULT_STATE_DIR: &str = "/var/lib/knockd";
 }
 
 impl Default for Options {
@@ -75,7 +110,14 @@ impl Default for Options {
             log_file: None,
             pid_file: None,
             interface: None,
+            wait_interface: false,
             max_attempts: Self::DEFAULT_MAX_ATTEMPTS,
+            max_open: Self::DEFAULT_MAX_OPEN,
+            max_commands: Self::DEFAULT_MAX_COMMANDS,
+            command_limit: None,
+            scan_limit: Self::DEFAULT_SCAN_LIMIT,
+            state_dir: Self::DEFAULT_STATE_DIR.to_owned(),
+            on_exit: OnExit::default(),
         }
     }
 }
@@ -101,6 +143,10 @@ pub struct Door {
     pub cmd_timeout: Duration,
     /// `Reopen`.
     pub reopen: Reopen,
+    /// `Max_Open`: how many leases this door may have at the same time; `None` (written 0) is as many as `MaxOpen` allows.
+    pub max_open: Option<NonZeroU32>,
+    /// `Cooldown`: how long a source is not looked at by this door after it has opened it; whole seconds.
+    pub cooldown: Duration,
 }
 
 impl Door {
@@ -121,6 +167,8 @@ impl Door {
             stop: Commands::default(),
             cmd_timeout: Self::DEFAULT_CMD_TIMEOUT,
             reopen: Reopen::default(),
+            max_open: None,
+            cooldown: Duration::ZERO,
         }
     }
 }
@@ -186,7 +234,20 @@ impl fmt::Display for Options {
                 writeln!(f, "\t{key} = {value}")?;
             }
         }
-        writeln!(f, "\tMaxAttempts = {}", self.max_attempts)
+        if self.wait_interface {
+            writeln!(f, "\tWaitInterface")?;
+        }
+        writeln!(f, "\tMaxAttempts = {}", self.max_attempts)?;
+        writeln!(f, "\tMaxOpen = {}", self.max_open)?;
+        writeln!(f, "\tMaxCommands = {}", self.max_commands)?;
+        writeln!(f, "\tCommandLimit = {}", self.command_limit.unwrap_or_default().as_secs())?;
+        writeln!(f, "\tScanLimit = {}", self.scan_limit.map_or(0, NonZeroU32::get))?;
+        writeln!(f, "\tStateDir = {}", self.state_dir)?;
+        let on_exit = match self.on_exit {
+            OnExit::Close => "close",
+            OnExit::Keep => "keep",
+        };
+        writeln!(f, "\tOnExit = {on_exit}")
     }
 }
 
@@ -217,6 +278,12 @@ impl fmt::Display for Door {
         writeln!(f, "\tCmd_Timeout = {}", self.cmd_timeout.as_secs())?;
         if self.reopen == Reopen::Run {
             writeln!(f, "\tReopen = run")?;
+        }
+        if let Some(max_open) = self.max_open {
+            writeln!(f, "\tMax_Open = {max_open}")?;
+        }
+        if !self.cooldown.is_zero() {
+            writeln!(f, "\tCooldown = {}", self.cooldown.as_secs())?;
         }
         Ok(())
     }

@@ -1,21 +1,46 @@
-//! Leases: which door is open for whom until when, and what has to run because of it.
+//! Leases: which door is open for whom until when, and what has to run and to be remembered because of it.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::config::{Door, Reopen};
 use crate::time::Timestamp;
 
-/// Identifies a command that was asked for, until it is reported to have ended.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct RunId(u64);
+/// How long after the n-th failure of a stop command it is tried again; after the last one it is given up.
+const RETRIES: [Duration; 5] = [
+    Duration::from_secs(2),
+    Duration::from_secs(5),
+    Duration::from_secs(15),
+    Duration::from_secs(30),
+    Duration::from_secs(60),
+];
 
-/// A command to run now.
+/// Identifies a lease and the commands that run for it; unique as long as the lease's [`LeaseRecord`] is stored.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct LeaseId(pub u64);
+
+/// What the caller has to do, in the order in which it is returned.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Store this durably, in place of an older record of the same lease; before any command that follows is run.
+    Store(LeaseRecord),
+    /// Forget what is stored of a lease: its door is closed.
+    Forget(LeaseId),
+    /// Keep what is stored of a lease for a person to look at, but do not restore it: its stop command has failed for
+    /// good, and nothing will be done about it any more.
+    SetAside(LeaseId, LeaseKey),
+    /// Run this command now, and report its end to [`Leases::handle_exit`].
+    Run(Run),
+}
+
+/// A command to run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Run {
     /// What to call [`Leases::handle_exit`] with when it has ended.
-    pub id: RunId,
+    pub id: LeaseId,
     /// Which of the door's commands it is.
     pub kind: RunKind,
     /// Name of the door.
@@ -35,34 +60,65 @@ pub enum RunKind {
     Stop,
 }
 
-/// The doors that are open.
-///
-/// A pure state machine: the caller runs what it is handed, at once, and reports every end to [`Self::handle_exit`]; it
-/// owns the clock and calls [`Self::handle_timeout`] at [`Self::poll_timeout`]. The start and the stop command of a lease
-/// never run at the same time.
-#[derive(Debug, Default)]
-pub struct Leases {
-    by_id: HashMap<RunId, Lease>,
-    /// The lease that another knock of the same source extends.
-    current: HashMap<Key, RunId>,
-    ends: BTreeSet<(Timestamp, RunId)>,
-    next_id: u64,
-    closing: bool,
+/// Everything that is needed to close a door after the daemon has been started anew.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeaseRecord {
+    /// The lease.
+    pub id: LeaseId,
+    /// What it is to its knocker.
+    pub key: LeaseKey,
+    /// `Cmd_Timeout` as it was when the door was opened or the lease last extended.
+    pub cmd_timeout: Duration,
+    /// When the stop command is due; while the start command is still running, when it would be if that had already ended.
+    pub until: Timestamp,
 }
 
 /// What a lease is to its knocker: two knocks that would run the same commands share it, and a door whose commands have
 /// changed with the configuration begins a new one beside it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-struct Key {
-    door: String,
-    source: IpAddr,
-    start: String,
-    stop: String,
+pub struct LeaseKey {
+    /// Name of the door.
+    pub door: String,
+    /// The knocker.
+    pub source: IpAddr,
+    /// The start command, filled in.
+    pub start: String,
+    /// The stop command, filled in.
+    pub stop: String,
+}
+
+/// The doors that are open.
+///
+/// A pure state machine: the caller carries out the [`Effect`]s it is handed, in order and at once, and reports the end of
+/// every command to [`Self::handle_exit`]; it owns the clock and calls [`Self::handle_timeout`] at [`Self::poll_timeout`].
+/// The start and the stop command of a lease never run at the same time.
+#[derive(Debug, Default)]
+pub struct Leases {
+    by_id: HashMap<LeaseId, Lease>,
+    /// The lease that another knock of the same source extends.
+    current: HashMap<LeaseKey, LeaseId>,
+    /// When something is due for a lease that is [`Phase::Open`] or [`Phase::Failing`].
+    due: BTreeSet<(Timestamp, LeaseId)>,
+    /// How many leases each door has.
+    of_door: HashMap<String, u32>,
+    last_id: u64,
+    closing: bool,
+}
+
+/// Why a knock does not open a door: there are as many leases as there may be.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+pub enum Full {
+    /// Over all doors.
+    #[error("as many doors are open as `MaxOpen` allows")]
+    Everywhere,
+    /// At this door.
+    #[error("it is open for as many addresses as its `Max_Open` allows")]
+    Door,
 }
 
 #[derive(Debug)]
 struct Lease {
-    key: Key,
+    key: LeaseKey,
     cmd_timeout: Duration,
     phase: Phase,
 }
@@ -73,8 +129,10 @@ enum Phase {
     Starting,
     /// The start command has ended, well or not.
     Open { until: Timestamp, failed: bool },
-    /// The stop command is running; there was another knock meanwhile, or not.
-    Stopping { knocked: bool },
+    /// The stop command is running, after so many failures; there was another knock meanwhile, or not.
+    Stopping { failures: usize, knocked: bool },
+    /// The stop command has failed so many times and will run again.
+    Failing { failures: usize, again: Timestamp },
 }
 
 impl Leases {
@@ -83,93 +141,128 @@ impl Leases {
         Self::default()
     }
 
-    /// Opens a door for a source that has knocked; returns the start command, unless it is not to run (again) now.
+    /// Takes over what an earlier daemon had stored. A lease whose time has passed is due at once.
+    pub fn restore(&mut self, records: impl IntoIterator<Item = LeaseRecord>) {
+        for LeaseRecord { id, key, cmd_timeout, until } in records {
+            self.last_id = self.last_id.max(id.0);
+            self.current.insert(key.clone(), id);
+            self.due.insert((until, id));
+            self.insert(id, Lease { key, cmd_timeout, phase: Phase::Open { until, failed: false } });
+        }
+    }
+
+    /// Opens a door for a source that has knocked.
     ///
     /// A door without a start command for the knocker's address family runs nothing. One without a stop command has no
     /// lease: every knock runs the start command. While a lease is open, a knock moves its end to a full `Cmd_Timeout`
-    /// from now, except that a start command which failed runs again, and that with `Reopen = run` every knock has a
-    /// lease of its own. A knock that comes while the stop command is running runs the start command after it.
-    pub fn open(&mut self, door: &Door, source: IpAddr, now: Timestamp) -> Option<Run> {
-        let start = door.start.expand(source)?;
-        if self.closing {
-            return None;
-        }
+    /// from now and runs nothing, except that a start command which failed runs again, and that with `Reopen = run` every
+    /// knock has a lease of its own. A knock that comes while the stop command is running runs the start command after it;
+    /// one that comes while a failed stop command waits to be tried again runs it now and ends the trying.
+    ///
+    /// # Errors
+    /// When the knock would need a new lease and there are `max_open` already, or as many at this door as it allows.
+    pub fn open(
+        &mut self,
+        door: &Door,
+        source: IpAddr,
+        max_open: NonZeroU32,
+        now: Timestamp,
+    ) -> Result<Vec<Effect>, Full> {
+        let Some(start) = door.start.expand(source).filter(|_| !self.closing) else { return Ok(Vec::new()) };
         let Some(stop) = door.stop.expand(source) else {
-            let id = self.fresh_id();
-            return Some(Run { id, kind: RunKind::Start, door: door.name.clone(), source, command: start });
+            let (id, kind, door) = (self.fresh_id(), RunKind::Start, door.name.clone());
+            return Ok(vec![Effect::Run(Run { id, kind, door, source, command: start })]);
         };
-        let key = Key { door: door.name.clone(), source, start, stop };
+        let key = LeaseKey { door: door.name.clone(), source, start, stop };
         let current = match door.reopen {
             Reopen::Extend => self.current.get(&key).copied(),
             Reopen::Run => None,
         };
         if let Some(id) = current {
-            return self.knock_again(id, door.cmd_timeout, now);
+            return Ok(self.knock_again(id, door.cmd_timeout, now));
+        }
+        if self.by_id.len() >= max_open.get() as usize {
+            return Err(Full::Everywhere);
+        }
+        let at_door = self.of_door.get(&door.name).copied().unwrap_or(0);
+        if door.max_open.is_some_and(|limit| at_door >= limit.get()) {
+            return Err(Full::Door);
         }
         let id = self.fresh_id();
         if door.reopen == Reopen::Extend {
             self.current.insert(key.clone(), id);
         }
-        let lease = Lease { key, cmd_timeout: door.cmd_timeout, phase: Phase::Starting };
-        let run = lease.run(id, RunKind::Start);
-        self.by_id.insert(id, lease);
-        Some(run)
+        let mut lease = Lease { key, cmd_timeout: door.cmd_timeout, phase: Phase::Starting };
+        let effects = lease.start(id, now);
+        self.insert(id, lease);
+        Ok(effects)
     }
 
-    /// Takes note that a command has ended; returns the one that was waiting for it, if any.
-    ///
-    /// `succeeded` is whether it ended with status 0. An unknown `id` is ignored.
-    pub fn handle_exit(&mut self, id: RunId, succeeded: bool, now: Timestamp) -> Option<Run> {
+    /// Takes note that a command has ended. `succeeded` is whether it ended with status 0. An unknown `id` is ignored.
+    pub fn handle_exit(&mut self, id: LeaseId, succeeded: bool, now: Timestamp) -> Vec<Effect> {
         let closing = self.closing;
-        let lease = self.by_id.get_mut(&id)?;
+        let Some(lease) = self.by_id.get_mut(&id) else { return Vec::new() };
         match lease.phase {
-            Phase::Starting if closing => Some(lease.stop(id)),
+            Phase::Starting if closing => vec![lease.stop(id, 0)],
             Phase::Starting => {
                 let until = now.after(lease.cmd_timeout);
                 lease.phase = Phase::Open { until, failed: !succeeded };
-                self.ends.insert((until, id));
-                None
+                self.due.insert((until, id));
+                vec![lease.store(id, until)]
             }
-            Phase::Stopping { knocked: true } if !closing => {
-                lease.phase = Phase::Starting;
-                Some(lease.run(id, RunKind::Start))
+            Phase::Stopping { knocked: true, .. } if !closing => lease.start(id, now),
+            Phase::Stopping { .. } if succeeded => {
+                self.drop_lease(id);
+                vec![Effect::Forget(id)]
             }
-            Phase::Stopping { .. } => {
-                let lease = self.by_id.remove(&id)?;
-                if self.current.get(&lease.key) == Some(&id) {
-                    self.current.remove(&lease.key);
+            Phase::Stopping { failures, .. } => match RETRIES.get(failures) {
+                // What is stored stays, so that the next start tries again.
+                _ if closing => {
+                    self.drop_lease(id);
+                    Vec::new()
                 }
-                None
-            }
-            Phase::Open { .. } => None,
+                Some(&wait) => {
+                    let again = now.after(wait);
+                    lease.phase = Phase::Failing { failures: failures + 1, again };
+                    self.due.insert((again, id));
+                    Vec::new()
+                }
+                None => {
+                    let key = lease.key.clone();
+                    self.drop_lease(id);
+                    vec![Effect::SetAside(id, key)]
+                }
+            },
+            Phase::Open { .. } | Phase::Failing { .. } => Vec::new(),
         }
     }
 
     /// Returns the stop commands whose time has come, the earliest first. Calling it early or twice is harmless.
-    pub fn handle_timeout(&mut self, now: Timestamp) -> Vec<Run> {
-        let mut runs = Vec::new();
-        while let Some(&(end, id)) = self.ends.first()
-            && end <= now
+    pub fn handle_timeout(&mut self, now: Timestamp) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        while let Some(&(at, id)) = self.due.first()
+            && at <= now
         {
-            self.ends.pop_first();
-            runs.extend(self.by_id.get_mut(&id).map(|lease| lease.stop(id)));
+            self.due.pop_first();
+            effects.extend(self.by_id.get_mut(&id).map(|lease| lease.stop(id, lease.failures())));
         }
-        runs
+        effects
     }
 
-    /// The moment at which [`Self::handle_timeout`] wants to be called; `None` while no lease is waiting for its end.
+    /// The moment at which [`Self::handle_timeout`] wants to be called; `None` while no lease is waiting for anything.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        self.ends.first().map(|&(end, _)| end)
+        self.due.first().map(|&(at, _)| at)
     }
 
     /// Closes every door before its time: returns the stop commands of all leases that are open.
     ///
-    /// From now on nothing opens, and a lease whose start command is still running is closed when that has ended.
-    pub fn close_all(&mut self) -> Vec<Run> {
+    /// From now on nothing opens, a lease whose start command is still running is closed when that has ended, and a stop
+    /// command that fails is left to the next start of the daemon.
+    pub fn close_all(&mut self) -> Vec<Effect> {
         self.closing = true;
-        std::mem::take(&mut self.ends)
+        std::mem::take(&mut self.due)
             .into_iter()
-            .filter_map(|(_, id)| self.by_id.get_mut(&id).map(|lease| lease.stop(id)))
+            .filter_map(|(_, id)| self.by_id.get_mut(&id).map(|lease| lease.stop(id, lease.failures())))
             .collect()
     }
 
@@ -183,48 +276,87 @@ impl Leases {
         self.by_id.is_empty()
     }
 
-    fn knock_again(&mut self, id: RunId, cmd_timeout: Duration, now: Timestamp) -> Option<Run> {
-        let lease = self.by_id.get_mut(&id)?;
+    fn knock_again(&mut self, id: LeaseId, cmd_timeout: Duration, now: Timestamp) -> Vec<Effect> {
+        let Some(lease) = self.by_id.get_mut(&id) else { return Vec::new() };
         lease.cmd_timeout = cmd_timeout;
-        match &mut lease.phase {
+        match lease.phase {
             // The time runs from the end of the start command, which is still to come.
-            Phase::Starting => None,
+            Phase::Starting => Vec::new(),
             Phase::Open { until, failed } => {
-                self.ends.remove(&(*until, id));
-                if *failed {
-                    lease.phase = Phase::Starting;
-                    return Some(lease.run(id, RunKind::Start));
+                self.due.remove(&(until, id));
+                if failed {
+                    return lease.start(id, now);
                 }
-                *until = now.after(cmd_timeout);
-                self.ends.insert((*until, id));
-                None
+                let until = now.after(cmd_timeout);
+                lease.phase = Phase::Open { until, failed };
+                self.due.insert((until, id));
+                vec![lease.store(id, until)]
             }
-            Phase::Stopping { knocked } => {
-                *knocked = true;
-                None
+            Phase::Stopping { failures, .. } => {
+                lease.phase = Phase::Stopping { failures, knocked: true };
+                Vec::new()
+            }
+            Phase::Failing { again, .. } => {
+                self.due.remove(&(again, id));
+                lease.start(id, now)
             }
         }
     }
 
-    fn fresh_id(&mut self) -> RunId {
-        self.next_id += 1;
-        RunId(self.next_id)
+    fn insert(&mut self, id: LeaseId, lease: Lease) {
+        *self.of_door.entry(lease.key.door.clone()).or_default() += 1;
+        self.by_id.insert(id, lease);
+    }
+
+    fn drop_lease(&mut self, id: LeaseId) {
+        let Some(Lease { key, .. }) = self.by_id.remove(&id) else { return };
+        if self.current.get(&key) == Some(&id) {
+            self.current.remove(&key);
+        }
+        if let Entry::Occupied(mut count) = self.of_door.entry(key.door) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+
+    fn fresh_id(&mut self) -> LeaseId {
+        self.last_id += 1;
+        LeaseId(self.last_id)
     }
 }
 
 impl Lease {
-    fn run(&self, id: RunId, kind: RunKind) -> Run {
-        let Key { door, source, start, stop } = self.key.clone();
+    fn start(&mut self, id: LeaseId, now: Timestamp) -> Vec<Effect> {
+        self.phase = Phase::Starting;
+        vec![self.store(id, now.after(self.cmd_timeout)), self.run(id, RunKind::Start)]
+    }
+
+    fn stop(&mut self, id: LeaseId, failures: usize) -> Effect {
+        self.phase = Phase::Stopping { failures, knocked: false };
+        self.run(id, RunKind::Stop)
+    }
+
+    fn run(&self, id: LeaseId, kind: RunKind) -> Effect {
+        let LeaseKey { door, source, start, stop } = self.key.clone();
         let command = match kind {
             RunKind::Start => start,
             RunKind::Stop => stop,
         };
-        Run { id, kind, door, source, command }
+        Effect::Run(Run { id, kind, door, source, command })
     }
 
-    fn stop(&mut self, id: RunId) -> Run {
-        self.phase = Phase::Stopping { knocked: false };
-        self.run(id, RunKind::Stop)
+    fn store(&self, id: LeaseId, until: Timestamp) -> Effect {
+        Effect::Store(LeaseRecord { id, key: self.key.clone(), cmd_timeout: self.cmd_timeout, until })
+    }
+
+    /// How often the stop command has failed so far.
+    const fn failures(&self) -> usize {
+        match self.phase {
+            Phase::Stopping { failures, .. } | Phase::Failing { failures, .. } => failures,
+            Phase::Starting | Phase::Open { .. } => 0,
+        }
     }
 }
 
@@ -232,7 +364,7 @@ impl Lease {
 mod tests {
     use super::*;
     use crate::command::CommandTemplate;
-    use crate::config::{Commands, Secret};
+    use crate::config::{Commands, Options, Secret};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -253,33 +385,63 @@ mod tests {
         "192.0.2.1".parse().unwrap()
     }
 
-    /// The command that is to run, and the id to report its end with.
-    fn parts(run: Option<Run>) -> Option<(String, RunId)> {
-        run.map(|run| (run.command, run.id))
+    /// What is to be done, short enough to compare: `store 13`, `run a`, `forget`.
+    fn told(effects: Vec<Effect>) -> Vec<String> {
+        let tell = |effect| match effect {
+            Effect::Store(record) => format!("store {}", record.until.since(Timestamp::ZERO).as_secs()),
+            Effect::Forget(_) => "forget".to_owned(),
+            Effect::SetAside(..) => "set aside".to_owned(),
+            Effect::Run(run) => format!("run {}", run.command),
+        };
+        effects.into_iter().map(tell).collect()
+    }
+
+    fn id_of(effects: &[Effect]) -> LeaseId {
+        effects
+            .iter()
+            .find_map(|effect| match effect {
+                Effect::Run(run) => Some(run.id),
+                _ => None,
+            })
+            .unwrap()
+    }
+
+    fn open(leases: &mut Leases, door: &Door, source: IpAddr, seconds: u32) -> Vec<Effect> {
+        leases.open(door, source, Options::DEFAULT_MAX_OPEN, at(seconds)).unwrap()
+    }
+
+    /// Opens the door at 0 and lets its start command end at once.
+    fn opened(leases: &mut Leases, door: &Door, succeeded: bool) -> LeaseId {
+        let id = id_of(&open(leases, door, source(), 0));
+        leases.handle_exit(id, succeeded, at(0));
+        id
     }
 
     #[test]
     fn the_stop_command_runs_cmd_timeout_after_the_start_command_has_ended() {
         let mut leases = Leases::new();
-        let (command, id) = parts(leases.open(&door("open %IP%", "close %IP%"), source(), at(0))).unwrap();
-        assert_eq!((command.as_str(), leases.poll_timeout()), ("open 192.0.2.1", None));
-        assert_eq!(leases.handle_exit(id, true, at(3)), None);
+        let effects = open(&mut leases, &door("open %IP%", "close %IP%"), source(), 0);
+        let id = id_of(&effects);
+        assert_eq!(
+            (told(effects), leases.poll_timeout()),
+            (vec!["store 10".into(), "run open 192.0.2.1".into()], None)
+        );
+        assert_eq!(told(leases.handle_exit(id, true, at(3))), ["store 13"]);
         assert_eq!(leases.poll_timeout(), Some(at(13)));
         assert_eq!(leases.handle_timeout(at(12)), []);
-        let runs = leases.handle_timeout(at(13));
-        assert_eq!((runs.len(), runs[0].command.as_str()), (1, "close 192.0.2.1"));
+        assert_eq!(told(leases.handle_timeout(at(13))), ["run close 192.0.2.1"]);
         assert_eq!(leases.handle_timeout(at(14)), []);
-        assert_eq!(leases.handle_exit(id, true, at(14)), None);
+        assert_eq!(told(leases.handle_exit(id, true, at(14))), ["forget"]);
         assert!(leases.is_empty());
     }
 
     #[test]
     fn a_knock_at_an_open_door_moves_its_end_and_runs_nothing() {
         let (mut leases, door) = (Leases::new(), door("a", "b"));
-        let (_, id) = parts(leases.open(&door, source(), at(0))).unwrap();
-        assert_eq!(leases.open(&door, source(), at(1)), None, "while the start command is running");
+        let id = id_of(&open(&mut leases, &door, source(), 0));
+        assert_eq!(open(&mut leases, &door, source(), 1), [], "while the start command is running");
         leases.handle_exit(id, true, at(2));
-        assert_eq!(leases.open(&door, source(), at(8)), None);
+        assert_eq!(told(open(&mut leases, &door, source(), 8)), ["store 18"]);
         assert_eq!(leases.poll_timeout(), Some(at(18)));
         assert_eq!((leases.len(), leases.handle_timeout(at(18)).len()), (1, 1));
     }
@@ -287,8 +449,8 @@ mod tests {
     #[test]
     fn sources_have_leases_of_their_own() {
         let (mut leases, door) = (Leases::new(), door("a", "b"));
-        assert!(leases.open(&door, source(), at(0)).is_some());
-        assert!(leases.open(&door, "192.0.2.2".parse().unwrap(), at(0)).is_some());
+        assert_eq!(open(&mut leases, &door, source(), 0).len(), 2);
+        assert_eq!(open(&mut leases, &door, "192.0.2.2".parse().unwrap(), 0).len(), 2);
         assert_eq!(leases.len(), 2);
     }
 
@@ -296,59 +458,96 @@ mod tests {
     fn with_reopen_run_every_knock_has_a_lease_of_its_own() {
         let mut leases = Leases::new();
         let door = Door { reopen: Reopen::Run, ..door("a", "b") };
-        let ids: Vec<_> = (0..3).filter_map(|_| parts(leases.open(&door, source(), at(0)))).collect();
-        for (_, id) in &ids {
-            leases.handle_exit(*id, true, at(0));
-        }
+        let ids: BTreeSet<_> = (0..3).map(|_| opened(&mut leases, &door, true)).collect();
         assert_eq!((ids.len(), leases.handle_timeout(at(10)).len()), (3, 3));
     }
 
     #[test]
     fn a_failed_start_command_runs_again_at_the_next_knock_and_the_stop_command_once() {
         let (mut leases, door) = (Leases::new(), door("a", "b"));
-        let (_, id) = parts(leases.open(&door, source(), at(0))).unwrap();
-        leases.handle_exit(id, false, at(0));
-        assert_eq!(parts(leases.open(&door, source(), at(5))), Some(("a".to_owned(), id)));
+        let id = opened(&mut leases, &door, false);
+        assert_eq!(told(open(&mut leases, &door, source(), 5)), ["store 15", "run a"]);
         leases.handle_exit(id, true, at(5));
         assert_eq!(leases.handle_timeout(at(14)), []);
-        assert_eq!(leases.handle_timeout(at(15)).len(), 1);
+        assert_eq!(told(leases.handle_timeout(at(15))), ["run b"]);
         assert_eq!(leases.handle_timeout(at(100)), []);
     }
 
     #[test]
     fn a_failed_start_command_is_followed_by_its_stop_command() {
         let (mut leases, door) = (Leases::new(), door("a", "b"));
-        let (_, id) = parts(leases.open(&door, source(), at(0))).unwrap();
-        leases.handle_exit(id, false, at(0));
-        assert_eq!(leases.handle_timeout(at(10)).len(), 1);
+        opened(&mut leases, &door, false);
+        assert_eq!(told(leases.handle_timeout(at(10))), ["run b"]);
     }
 
     #[test]
     fn a_door_without_a_stop_command_runs_at_every_knock_and_has_no_lease() {
         let (mut leases, door) = (Leases::new(), door("a", ""));
-        let first = parts(leases.open(&door, source(), at(0))).unwrap();
-        let second = parts(leases.open(&door, source(), at(0))).unwrap();
-        assert_ne!(first.1, second.1);
-        assert_eq!((leases.handle_exit(first.1, true, at(1)), leases.is_empty()), (None, true));
+        let first = open(&mut leases, &door, source(), 0);
+        let second = open(&mut leases, &door, source(), 0);
+        assert_ne!(id_of(&first), id_of(&second));
+        assert_eq!((leases.handle_exit(id_of(&first), true, at(1)), leases.is_empty()), (vec![], true));
+        assert_eq!(told(first), ["run a"]);
     }
 
     #[test]
     fn a_door_without_a_start_command_runs_nothing_at_all() {
         let mut leases = Leases::new();
-        assert_eq!(leases.open(&door("", "b"), source(), at(0)), None);
+        assert_eq!(open(&mut leases, &door("", "b"), source(), 0), []);
         assert!(leases.is_empty());
     }
 
     #[test]
     fn a_knock_during_the_stop_command_runs_the_start_command_after_it() {
+        for succeeded in [true, false] {
+            let (mut leases, door) = (Leases::new(), door("a", "b"));
+            let id = opened(&mut leases, &door, true);
+            leases.handle_timeout(at(10));
+            assert_eq!(open(&mut leases, &door, source(), 11), []);
+            assert_eq!(told(leases.handle_exit(id, succeeded, at(12))), ["store 22", "run a"]);
+            leases.handle_exit(id, true, at(12));
+            assert_eq!(leases.poll_timeout(), Some(at(22)));
+        }
+    }
+
+    #[test]
+    fn a_failed_stop_command_is_tried_five_times_more_within_two_minutes_and_then_set_aside() {
         let (mut leases, door) = (Leases::new(), door("a", "b"));
-        let (_, id) = parts(leases.open(&door, source(), at(0))).unwrap();
-        leases.handle_exit(id, true, at(0));
+        let id = opened(&mut leases, &door, true);
+        let mut runs = 0;
+        let mut now = at(10);
+        let end = loop {
+            runs += leases.handle_timeout(now).len();
+            let effects = leases.handle_exit(id, false, now);
+            match leases.poll_timeout() {
+                Some(next) => now = next,
+                None => break effects,
+            }
+        };
+        assert_eq!((runs, told(end)), (6, vec!["set aside".to_owned()]));
+        assert!(now.since(at(10)) <= SECOND * 120 && leases.is_empty());
+    }
+
+    #[test]
+    fn a_stop_command_that_works_at_last_ends_the_lease() {
+        let (mut leases, door) = (Leases::new(), door("a", "b"));
+        let id = opened(&mut leases, &door, true);
         leases.handle_timeout(at(10));
-        assert_eq!(leases.open(&door, source(), at(11)), None);
-        assert_eq!(parts(leases.handle_exit(id, true, at(12))), Some(("a".to_owned(), id)));
-        leases.handle_exit(id, true, at(12));
-        assert_eq!(leases.poll_timeout(), Some(at(22)));
+        assert_eq!(leases.handle_exit(id, false, at(10)), []);
+        assert_eq!(told(leases.handle_timeout(at(12))), ["run b"]);
+        assert_eq!(told(leases.handle_exit(id, true, at(12))), ["forget"]);
+    }
+
+    #[test]
+    fn a_knock_ends_the_trying_of_a_failed_stop_command() {
+        let (mut leases, door) = (Leases::new(), door("a", "b"));
+        let id = opened(&mut leases, &door, true);
+        leases.handle_timeout(at(10));
+        leases.handle_exit(id, false, at(10));
+        assert_eq!(told(open(&mut leases, &door, source(), 11)), ["store 21", "run a"]);
+        assert_eq!(leases.handle_timeout(at(20)), []);
+        leases.handle_exit(id, true, at(20));
+        assert_eq!(told(leases.handle_timeout(at(30))), ["run b"]);
     }
 
     #[test]
@@ -356,25 +555,57 @@ mod tests {
         let mut leases = Leases::new();
         let mut door = door("four", "stop");
         door.start.v6 = CommandTemplate::parse("six %IP%");
-        let (command, _) = parts(leases.open(&door, "2001:db8::1".parse().unwrap(), at(0))).unwrap();
-        assert_eq!(command, "six 2001:db8::1");
+        let effects = open(&mut leases, &door, "2001:db8::1".parse().unwrap(), 0);
+        assert_eq!(told(effects), ["store 10", "run six 2001:db8::1"]);
         door.start.v6 = None;
-        assert_eq!(leases.open(&door, "2001:db8::2".parse().unwrap(), at(0)), None);
+        assert_eq!(open(&mut leases, &door, "2001:db8::2".parse().unwrap(), 0), []);
     }
 
     #[test]
     fn closing_stops_what_is_open_now_and_what_is_starting_when_it_has_started() {
         let mut leases = Leases::new();
-        let opened = parts(leases.open(&door("a", "b"), source(), at(0))).unwrap().1;
-        leases.handle_exit(opened, true, at(0));
-        let starting = parts(leases.open(&door("c", "d"), source(), at(0))).unwrap().1;
-        let runs = leases.close_all();
-        assert_eq!(runs.iter().map(|run| run.command.as_str()).collect::<Vec<_>>(), ["b"]);
-        assert_eq!(leases.open(&door("e", "f"), source(), at(1)), None);
-        assert_eq!(parts(leases.handle_exit(starting, true, at(1))), Some(("d".to_owned(), starting)));
+        let first = opened(&mut leases, &door("a", "b"), true);
+        let starting = id_of(&open(&mut leases, &door("c", "d"), source(), 0));
+        assert_eq!(told(leases.close_all()), ["run b"]);
+        assert_eq!(open(&mut leases, &door("e", "f"), source(), 1), []);
+        assert_eq!(told(leases.handle_exit(starting, true, at(1))), ["run d"]);
         assert_eq!(leases.len(), 2);
-        leases.handle_exit(starting, true, at(1));
-        leases.handle_exit(opened, false, at(1));
+        assert_eq!(told(leases.handle_exit(starting, true, at(1))), ["forget"]);
+        assert_eq!(leases.handle_exit(first, false, at(1)), [], "what is stored stays for the next start");
         assert!(leases.is_empty());
+    }
+
+    #[test]
+    fn a_restored_lease_is_closed_at_its_time_and_extended_by_a_knock() {
+        let door = door("a", "b");
+        let mut before = Leases::new();
+        let effects = open(&mut before, &door, source(), 0);
+        let Some(Effect::Store(record)) = effects.first().cloned() else { panic!("{effects:?}") };
+        let id = record.id;
+        let mut after = Leases::new();
+        after.restore([record]);
+        assert_eq!(told(open(&mut after, &door, source(), 5)), ["store 15"]);
+        assert_eq!(told(after.handle_timeout(at(15))), ["run b"]);
+        assert_eq!(told(after.handle_exit(id, true, at(15))), ["forget"]);
+        assert_ne!(id_of(&open(&mut after, &door, source(), 16)), id, "its number is not used again");
+    }
+
+    #[test]
+    fn no_more_doors_open_than_allowed_and_those_that_are_open_can_be_extended() {
+        let mut leases = Leases::new();
+        let two = NonZeroU32::new(2).unwrap();
+        let door = Door { max_open: NonZeroU32::new(1), ..door("a", "b") };
+        let other = Door { name: "other".to_owned(), max_open: None, ..door.clone() };
+        let [first, second, third] =
+            ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|source| source.parse().unwrap());
+        assert!(leases.open(&door, first, two, at(0)).is_ok());
+        assert_eq!(leases.open(&door, second, two, at(0)), Err(Full::Door));
+        let id = id_of(&leases.open(&other, second, two, at(0)).unwrap());
+        assert_eq!(leases.open(&other, third, two, at(0)), Err(Full::Everywhere));
+        assert!(leases.open(&door, first, two, at(0)).is_ok());
+        leases.handle_exit(id, true, at(0));
+        leases.handle_timeout(at(10));
+        leases.handle_exit(id, true, at(10));
+        assert!(leases.open(&other, third, two, at(10)).is_ok());
     }
 }

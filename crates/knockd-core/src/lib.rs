@@ -15,7 +15,7 @@ mod time;
 
 pub use command::CommandTemplate;
 pub use config::{Config, Door};
-pub use lease::{Leases, Run, RunId, RunKind};
+pub use lease::{Effect, Full, LeaseId, LeaseKey, LeaseRecord, Leases, Run, RunKind};
 pub use matcher::{DoorId, Event, EventKind, Interest, Matcher};
 pub use one_time::{OneTime, STRIKE, Unused};
 pub use packet::{Hit, Packet};

@@ -450,3 +450,571 @@ fn visible_flags(step: Step, rule: FlagRule) -> u64 {
             .fold(0, |flags, bits| flags | 1 << bits),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::EventKind::{Evicted, Opened, Spoiled, Stage, TimedOut};
+    use super::*;
+
+    const SYN: TcpFlags = TcpFlags::SYN;
+    const ACK: TcpFlags = TcpFlags::ACK;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn sequence(text: &str) -> Sequence {
+        text.parse().unwrap()
+    }
+
+    fn door(name: &str, steps: &str) -> Door {
+        Door::new(name, Secret::Sequence(sequence(steps)))
+    }
+
+    fn one_time(name: &str) -> Door {
+        Door::new(name, Secret::OneTime("file".to_owned()))
+    }
+
+    fn with_flags(tcp_flags: FlagRule, door: Door) -> Door {
+        Door { tcp_flags, ..door }
+    }
+
+    fn with_target(target: &str, door: Door) -> Door {
+        Door { target: Some(address(target)), ..door }
+    }
+
+    fn with_timeout(seconds: u64, door: Door) -> Door {
+        Door { seq_timeout: Duration::from_secs(seconds), ..door }
+    }
+
+    fn limit(max_attempts: u32) -> NonZeroU32 {
+        NonZeroU32::new(max_attempts).unwrap()
+    }
+
+    fn matcher(doors: &[Door]) -> Matcher {
+        limited(doors, 1000)
+    }
+
+    /// Its own addresses are 192.0.2.1, 192.0.2.2 and 2001:db8::1.
+    fn limited(doors: &[Door], max_attempts: u32) -> Matcher {
+        let mut matcher = Matcher::new(doors, limit(max_attempts));
+        matcher.set_addresses(["192.0.2.1", "192.0.2.2", "2001:db8::1"].map(address));
+        matcher
+    }
+
+    fn milliseconds(count: u64) -> Timestamp {
+        Timestamp::ZERO.after(Duration::from_millis(count))
+    }
+
+    fn tcp(port: u16, flags: TcpFlags) -> Packet {
+        Packet {
+            source: address("203.0.113.1"),
+            destination: address("192.0.2.1"),
+            hit: Hit::Tcp { port, flags },
+        }
+    }
+
+    fn syn(port: u16) -> Packet {
+        tcp(port, SYN)
+    }
+
+    fn udp(port: u16) -> Packet {
+        Packet { hit: Hit::Udp { port }, ..syn(port) }
+    }
+
+    fn from(source: &str, packet: Packet) -> Packet {
+        Packet { source: address(source), ..packet }
+    }
+
+    fn to(destination: &str, packet: Packet) -> Packet {
+        Packet { destination: address(destination), ..packet }
+    }
+
+    /// What these packets cause, one after another at the latest moment, for the source of [`tcp`].
+    fn send(matcher: &mut Matcher, packets: &[Packet]) -> Vec<(usize, EventKind)> {
+        let now = matcher.latest;
+        packets.iter().flat_map(|packet| matcher.handle_packet(packet, now).to_vec()).map(plain).collect()
+    }
+
+    /// The same for SYNs to these ports.
+    fn knock(matcher: &mut Matcher, ports: &[u16]) -> Vec<(usize, EventKind)> {
+        send(matcher, &ports.iter().map(|&port| syn(port)).collect::<Vec<_>>())
+    }
+
+    fn plain(event: Event) -> (usize, EventKind) {
+        assert_eq!(event.source, address("203.0.113.1"));
+        (event.door.index(), event.kind)
+    }
+
+    fn event(source: &str, door: usize, kind: EventKind) -> Event {
+        Event { source: address(source), door: DoorId::new(door), kind }
+    }
+
+    #[test]
+    fn the_steps_in_order_open_the_door_and_the_last_stage_is_reported_too() {
+        let mut matcher = matcher(&[door("a", "7000,8000:udp,9000")]);
+        let events = send(&mut matcher, &[syn(7000), udp(8000), syn(9000)]);
+        assert_eq!(events, [(0, Stage(1)), (0, Stage(2)), (0, Stage(3)), (0, Opened)]);
+        assert_eq!((matcher.attempts(), matcher.poll_timeout()), (0, Some(milliseconds(25_000))));
+        assert_eq!(matcher.handle_timeout(milliseconds(25_000)), [], "the attempt is over");
+        assert_eq!(matcher.poll_timeout(), None);
+    }
+
+    #[test]
+    fn the_same_port_of_the_other_protocol_is_another_step() {
+        let mut matcher = matcher(&[door("a", "7000,8000:udp"), door("b", "1,8000")]);
+        assert_eq!(knock(&mut matcher, &[7000, 8000]), [(0, Stage(1)), (0, Spoiled(1))]);
+    }
+
+    #[test]
+    fn a_sequence_may_have_32_steps_and_repeat_a_port_throughout() {
+        let mut matcher = matcher(&[door("a", &["7000"; 32].join(","))]);
+        let mut expected: Vec<_> = (1..=32).map(|stage| (0, Stage(stage))).collect();
+        expected.push((0, Opened));
+        assert_eq!(knock(&mut matcher, &[7000; 32]), expected);
+    }
+
+    #[test]
+    fn a_door_of_one_step_opens_at_every_hit_and_keeps_no_attempt() {
+        let mut matcher = matcher(&[door("a", "7000")]);
+        let events = knock(&mut matcher, &[7000, 7000]);
+        assert_eq!(events, [(0, Stage(1)), (0, Opened), (0, Stage(1)), (0, Opened)]);
+        assert_eq!((matcher.attempts(), matcher.poll_timeout()), (0, None));
+    }
+
+    #[test]
+    fn doors_with_the_same_beginning_run_side_by_side() {
+        let mut matcher = matcher(&[door("a", "1,2,3"), door("b", "1,2,4"), door("c", "1,2")]);
+        assert_eq!(knock(&mut matcher, &[1]), [(0, Stage(1)), (1, Stage(1)), (2, Stage(1))]);
+        assert_eq!(knock(&mut matcher, &[2]), [(0, Stage(2)), (1, Stage(2)), (2, Stage(2)), (2, Opened)]);
+        assert_eq!(knock(&mut matcher, &[4]), [(0, Spoiled(2)), (1, Stage(3)), (1, Opened)]);
+    }
+
+    #[test]
+    fn doors_of_one_sequence_all_open() {
+        let mut matcher = matcher(&[door("a", "1,2"), door("a", "1,2")]);
+        knock(&mut matcher, &[1]);
+        assert_eq!(knock(&mut matcher, &[2]), [(0, Stage(2)), (0, Opened), (1, Stage(2)), (1, Opened)]);
+    }
+
+    #[test]
+    fn a_door_can_be_begun_while_an_attempt_at_another_is_under_way() {
+        let mut matcher = matcher(&[door("a", "1,2,5"), door("b", "2,5,2,6")]);
+        assert_eq!(knock(&mut matcher, &[1, 2]), [(0, Stage(1)), (0, Stage(2)), (1, Stage(1))]);
+        let events = knock(&mut matcher, &[5]);
+        assert_eq!(events, [(0, Stage(3)), (0, Opened), (1, Stage(2))]);
+        assert_eq!(knock(&mut matcher, &[2, 6]), [(1, Stage(3)), (1, Stage(4)), (1, Opened)]);
+    }
+
+    #[test]
+    fn sources_do_not_disturb_each_other() {
+        let mut matcher = matcher(&[door("a", "1,2,3")]);
+        let (first, second) = ("203.0.113.1", "2001:db8::9");
+        let to_own = |packet| to("2001:db8::1", from(second, packet));
+        let packets = [syn(1), to_own(syn(1)), syn(2), to_own(syn(3)), syn(3)];
+        let events: Vec<_> = packets
+            .iter()
+            .flat_map(|packet| matcher.handle_packet(packet, milliseconds(0)).to_vec())
+            .collect();
+        let expected = [
+            event(first, 0, Stage(1)),
+            event(second, 0, Stage(1)),
+            event(first, 0, Stage(2)),
+            event(second, 0, Spoiled(1)),
+            event(first, 0, Stage(3)),
+            event(first, 0, Opened),
+        ];
+        assert_eq!(events, expected);
+    }
+
+    #[test]
+    fn the_end_of_the_oldest_attempt_ends_no_other_sources() {
+        let mut matcher = matcher(&[door("a", "1,2")]);
+        let other = |port| from("203.0.113.2", syn(port));
+        knock(&mut matcher, &[1]);
+        assert_eq!(matcher.handle_packet(&other(1), milliseconds(1)), [event("203.0.113.2", 0, Stage(1))]);
+        assert_eq!(knock(&mut matcher, &[2]), [(0, Stage(2)), (0, Opened)]);
+        let opened = [event("203.0.113.2", 0, Stage(2)), event("203.0.113.2", 0, Opened)];
+        assert_eq!(matcher.handle_packet(&other(2), milliseconds(2)), opened);
+    }
+
+    #[test]
+    fn a_step_out_of_order_spoils_the_attempt() {
+        let mut matcher = matcher(&[door("a", "1,2,3")]);
+        assert_eq!(knock(&mut matcher, &[1, 3, 2, 3]), [(0, Stage(1)), (0, Spoiled(1))]);
+        assert_eq!(knock(&mut matcher, &[1, 2, 3]).last(), Some(&(0, Opened)));
+    }
+
+    #[test]
+    fn a_port_of_another_door_spoils_the_attempt_and_a_port_of_no_door_does_not() {
+        let mut matcher = matcher(&[door("a", "1,2"), door("b", "8,9")]);
+        assert_eq!(knock(&mut matcher, &[1, 5, 2]), [(0, Stage(1)), (0, Stage(2)), (0, Opened)]);
+        assert_eq!(knock(&mut matcher, &[1, 9, 2]), [(0, Stage(1)), (0, Spoiled(1))]);
+    }
+
+    #[test]
+    fn a_packet_that_spoils_starts_the_attempt_anew_if_it_is_the_first_step() {
+        let mut matcher = matcher(&[door("a", "1,2,3")]);
+        assert_eq!(
+            knock(&mut matcher, &[1, 2, 1]),
+            [(0, Stage(1)), (0, Stage(2)), (0, Spoiled(2)), (0, Stage(1)),]
+        );
+        assert_eq!(knock(&mut matcher, &[2, 3]), [(0, Stage(2)), (0, Stage(3)), (0, Opened)]);
+    }
+
+    #[test]
+    fn a_packet_that_spoils_one_attempt_begins_another_door() {
+        let mut matcher = matcher(&[door("a", "1,2"), door("b", "8,9")]);
+        assert_eq!(knock(&mut matcher, &[1, 8]), [(0, Stage(1)), (0, Spoiled(1)), (1, Stage(1))]);
+    }
+
+    #[test]
+    fn a_repeat_of_the_last_step_is_ignored() {
+        let mut matcher = matcher(&[door("a", "1,2,3")]);
+        assert_eq!(knock(&mut matcher, &[1, 1, 1]), [(0, Stage(1))]);
+        assert_eq!(knock(&mut matcher, &[2, 2, 2]), [(0, Stage(2))]);
+        assert_eq!(knock(&mut matcher, &[3]), [(0, Stage(3)), (0, Opened)]);
+    }
+
+    #[test]
+    fn a_repeat_of_an_earlier_step_spoils() {
+        let mut matcher = matcher(&[door("a", "1,2,3,4")]);
+        knock(&mut matcher, &[1, 2, 3]);
+        assert_eq!(knock(&mut matcher, &[2]), [(0, Spoiled(3))]);
+    }
+
+    #[test]
+    fn a_repeat_that_is_also_the_next_step_advances() {
+        let mut matcher = matcher(&[door("a", "1,1,2")]);
+        assert_eq!(knock(&mut matcher, &[1, 1]), [(0, Stage(1)), (0, Stage(2))]);
+        assert_eq!(knock(&mut matcher, &[1, 2]), [(0, Stage(3)), (0, Opened)], "the third 1 is a repeat");
+    }
+
+    #[test]
+    fn a_repeat_at_stage_1_restarts_the_clock_and_one_at_a_later_stage_does_not() {
+        let mut matcher = matcher(&[with_timeout(5, door("a", "1,2,3"))]);
+        matcher.handle_packet(&syn(1), milliseconds(0));
+        assert_eq!(matcher.handle_packet(&syn(1), milliseconds(4000)), []);
+        assert_eq!(matcher.handle_timeout(milliseconds(8999)), []);
+        assert_eq!(knock(&mut matcher, &[2]), [(0, Stage(2))]);
+        assert_eq!(knock(&mut matcher, &[2]), []);
+        assert_eq!(matcher.poll_timeout(), Some(milliseconds(9000)));
+        assert_eq!(matcher.handle_timeout(milliseconds(9000)), [event("203.0.113.1", 0, TimedOut(2))]);
+    }
+
+    #[test]
+    fn a_packet_that_completes_a_longer_sequence_begins_no_other() {
+        let mut matcher = matcher(&[door("open", "1,2,3"), door("close", "3,2,1")]);
+        knock(&mut matcher, &[1, 2]);
+        assert_eq!(knock(&mut matcher, &[3]), [(0, Stage(3)), (0, Opened)]);
+        assert_eq!(knock(&mut matcher, &[2, 1]), [(0, Stage(1))], "closing needs all of its steps");
+        assert_eq!(matcher.attempts(), 1);
+    }
+
+    #[test]
+    fn a_packet_that_completes_does_not_start_anew_what_it_spoils() {
+        let mut matcher = matcher(&[door("a", "1,2"), door("b", "2,1,1,5")]);
+        assert_eq!(
+            knock(&mut matcher, &[2, 1, 1]),
+            [(1, Stage(1)), (0, Stage(1)), (1, Stage(2)), (1, Stage(3)),]
+        );
+        assert_eq!(knock(&mut matcher, &[2]), [(0, Stage(2)), (0, Opened), (1, Spoiled(3))]);
+        assert_eq!(matcher.attempts(), 0);
+    }
+
+    #[test]
+    fn a_packet_that_completes_opens_doors_of_one_step_and_lets_other_attempts_move_on() {
+        let mut matcher = matcher(&[door("one", "2"), door("a", "1,2"), door("b", "1,2,3")]);
+        knock(&mut matcher, &[1]);
+        assert_eq!(
+            knock(&mut matcher, &[2]),
+            [(0, Stage(1)), (0, Opened), (1, Stage(2)), (1, Opened), (2, Stage(2)),]
+        );
+    }
+
+    #[test]
+    fn opening_a_door_of_one_step_keeps_no_door_from_beginning() {
+        let mut matcher = matcher(&[door("one", "1"), door("a", "1,2")]);
+        assert_eq!(knock(&mut matcher, &[1]), [(0, Stage(1)), (0, Opened), (1, Stage(1))]);
+    }
+
+    #[test]
+    fn a_packet_with_the_wrong_flags_is_ignored_by_the_attempt_and_begins_none() {
+        let rule = FlagRule::ANY.and_set(SYN).and_clear(ACK);
+        let mut matcher = matcher(&[with_flags(rule, door("a", "1,2")), door("b", "8,1,2")]);
+        assert_eq!(send(&mut matcher, &[tcp(1, SYN.union(ACK)), tcp(1, TcpFlags::NONE)]), []);
+        assert_eq!(send(&mut matcher, &[tcp(1, SYN)]), [(0, Stage(1))]);
+        assert_eq!(send(&mut matcher, &[tcp(8, ACK)]), [(1, Stage(1))], "visible, not for the first door");
+        assert_eq!(send(&mut matcher, &[tcp(2, SYN.union(ACK))]), [(1, Spoiled(1))]);
+        assert_eq!(send(&mut matcher, &[tcp(2, SYN.union(TcpFlags::PSH))]), [(0, Stage(2)), (0, Opened)]);
+    }
+
+    #[test]
+    fn a_packet_whose_flags_fit_no_door_of_its_port_spoils_nothing() {
+        let syn_only = FlagRule::ANY.and_set(SYN);
+        let doors = [
+            with_flags(syn_only, door("a", "1,2")),
+            with_flags(FlagRule::ANY.and_set(ACK), door("b", "8,9")),
+        ];
+        let mut matcher = matcher(&doors);
+        knock(&mut matcher, &[1]);
+        assert_eq!(send(&mut matcher, &[tcp(9, SYN)]), [], "port 9 is looked at with ACK only");
+        assert_eq!(send(&mut matcher, &[tcp(9, SYN.union(ACK))]), [(0, Spoiled(1))]);
+    }
+
+    #[test]
+    fn flags_do_not_concern_udp_steps() {
+        let rule = FlagRule::ANY.and_set(SYN);
+        let mut matcher = matcher(&[with_flags(rule, door("a", "1:udp,2,3:udp"))]);
+        let events = send(&mut matcher, &[udp(1), syn(2), udp(3)]);
+        assert_eq!(events, [(0, Stage(1)), (0, Stage(2)), (0, Stage(3)), (0, Opened)]);
+    }
+
+    #[test]
+    fn a_door_without_target_is_hit_at_any_own_address_and_nowhere_else() {
+        let mut matcher = matcher(&[door("a", "1,2,3")]);
+        assert_eq!(send(&mut matcher, &[to("198.51.100.1", syn(1))]), []);
+        let steps = [syn(1), to("198.51.100.1", syn(3)), to("192.0.2.2", syn(2)), to("2001:db8::1", syn(3))];
+        assert_eq!(send(&mut matcher, &steps), [(0, Stage(1)), (0, Stage(2)), (0, Stage(3)), (0, Opened)]);
+    }
+
+    #[test]
+    fn a_door_with_target_is_hit_there_and_not_at_our_own_addresses() {
+        let mut matcher = matcher(&[with_target("198.51.100.1", door("a", "1,2"))]);
+        assert_eq!(send(&mut matcher, &[syn(1)]), []);
+        let steps = [to("198.51.100.1", syn(1)), syn(1), syn(2), to("198.51.100.1", syn(2))];
+        assert_eq!(send(&mut matcher, &steps), [(0, Stage(1)), (0, Stage(2)), (0, Opened)]);
+    }
+
+    #[test]
+    fn a_target_that_is_an_own_address_is_hit_by_packets_for_doors_without_target_too() {
+        let mut matcher = matcher(&[with_target("192.0.2.1", door("a", "1,2")), door("b", "1,3")]);
+        assert_eq!(send(&mut matcher, &[syn(1)]), [(0, Stage(1)), (1, Stage(1))]);
+        assert_eq!(send(&mut matcher, &[to("192.0.2.2", syn(2))]), [], "no door hit there uses port 2");
+        assert_eq!(send(&mut matcher, &[syn(2)]), [(0, Stage(2)), (0, Opened), (1, Spoiled(1))]);
+    }
+
+    #[test]
+    fn a_packet_to_a_target_spoils_no_attempt_at_our_own_addresses() {
+        let mut matcher = matcher(&[door("a", "1,2"), with_target("198.51.100.1", door("b", "9,8"))]);
+        let packets = [syn(1), to("198.51.100.1", syn(9)), syn(9), syn(2)];
+        let expected = [(0, Stage(1)), (1, Stage(1)), (0, Stage(2)), (0, Opened)];
+        assert_eq!(send(&mut matcher, &packets), expected);
+    }
+
+    #[test]
+    fn addresses_that_change_are_followed_and_attempts_stay() {
+        let mut matcher = matcher(&[door("a", "1,2")]);
+        assert_eq!(knock(&mut matcher, &[1]), [(0, Stage(1))]);
+        matcher.set_addresses([address("192.0.2.9")]);
+        assert_eq!(knock(&mut matcher, &[2]), []);
+        assert_eq!(send(&mut matcher, &[to("192.0.2.9", syn(2))]), [(0, Stage(2)), (0, Opened)]);
+    }
+
+    #[test]
+    fn without_addresses_only_targets_are_watched() {
+        let doors = [door("a", "1"), with_target("198.51.100.1", door("b", "1"))];
+        let mut matcher = Matcher::new(&doors, limit(10));
+        assert_eq!(send(&mut matcher, &[syn(1), to("198.51.100.1", syn(1))]), [(1, Stage(1)), (1, Opened)]);
+    }
+
+    #[test]
+    fn a_sequence_has_to_be_complete_before_its_timeout_to_the_nanosecond() {
+        let begun = Timestamp::new(Duration::from_nanos(700_000_001));
+        let last_moment = begun.after(Duration::from_nanos(4_999_999_999));
+        for (now, expected) in [
+            (last_moment, vec![(0, Stage(2)), (0, Opened)]),
+            (begun.after(Duration::from_secs(5)), vec![(0, TimedOut(1))]),
+        ] {
+            let mut matcher = matcher(&[with_timeout(5, door("a", "1,2"))]);
+            matcher.handle_packet(&syn(1), begun);
+            let events: Vec<_> = matcher.handle_packet(&syn(2), now).iter().copied().map(plain).collect();
+            assert_eq!(events, expected);
+        }
+    }
+
+    #[test]
+    fn a_packet_that_comes_too_late_is_judged_without_the_attempt_that_it_finds_ended() {
+        let mut matcher = matcher(&[with_timeout(5, door("a", "1,2"))]);
+        matcher.handle_packet(&syn(1), milliseconds(0));
+        let expected = [event("203.0.113.1", 0, TimedOut(1)), event("203.0.113.1", 0, Stage(1))];
+        assert_eq!(matcher.handle_packet(&syn(1), milliseconds(5000)), expected);
+    }
+
+    #[test]
+    fn with_a_timeout_of_zero_only_doors_of_one_step_open() {
+        let mut matcher = matcher(&[with_timeout(0, door("a", "1,2")), with_timeout(0, door("b", "1"))]);
+        assert_eq!(knock(&mut matcher, &[1]), [(0, Stage(1)), (1, Stage(1)), (1, Opened)]);
+        assert_eq!(matcher.poll_timeout(), Some(milliseconds(0)));
+        assert_eq!(knock(&mut matcher, &[2]), [(0, TimedOut(1))]);
+        assert_eq!(matcher.poll_timeout(), None);
+    }
+
+    #[test]
+    fn attempts_time_out_at_every_packet_even_one_that_no_door_wants() {
+        let mut matcher = matcher(&[with_timeout(5, door("a", "1,2"))]);
+        knock(&mut matcher, &[1]);
+        let unwanted = from("203.0.113.99", syn(4444));
+        assert_eq!(
+            matcher.handle_packet(&unwanted, milliseconds(5000)),
+            [event("203.0.113.1", 0, TimedOut(1))]
+        );
+    }
+
+    #[test]
+    fn time_that_goes_back_is_taken_for_the_latest() {
+        let mut matcher = matcher(&[with_timeout(5, door("a", "1,2"))]);
+        matcher.handle_timeout(milliseconds(10_000));
+        matcher.handle_packet(&syn(1), milliseconds(0));
+        assert_eq!(matcher.poll_timeout(), Some(milliseconds(15_000)));
+        assert_eq!(matcher.handle_timeout(milliseconds(14_999)), []);
+    }
+
+    #[test]
+    fn for_each_timeout_the_oldest_attempt_ends_first() {
+        let mut matcher = matcher(&[with_timeout(5, door("a", "1,2")), with_timeout(3, door("b", "1,3"))]);
+        let sources = ["203.0.113.3", "203.0.113.1", "203.0.113.2"];
+        // The last packet restarts the clock of the first source.
+        for (source, now) in sources.into_iter().chain(["203.0.113.3"]).zip(0..) {
+            matcher.handle_packet(&from(source, syn(1)), milliseconds(now));
+        }
+        let expected: Vec<_> = (0..2)
+            .flat_map(|door| {
+                ["203.0.113.1", "203.0.113.2", "203.0.113.3"].map(|source| event(source, door, TimedOut(1)))
+            })
+            .collect();
+        assert_eq!(matcher.handle_timeout(milliseconds(9000)), expected);
+    }
+
+    #[test]
+    fn a_full_table_drops_the_least_advanced_attempt_and_says_so_first() {
+        let mut matcher = limited(&[door("a", "1,2,3")], 2);
+        for (source, port) in [("203.0.113.2", 1), ("203.0.113.3", 1), ("203.0.113.2", 2)] {
+            matcher.handle_packet(&from(source, syn(port)), milliseconds(0));
+        }
+        let expected = [event("203.0.113.3", 0, Evicted(1)), event("203.0.113.1", 0, Stage(1))];
+        assert_eq!(matcher.handle_packet(&syn(1), milliseconds(1)), expected);
+        assert_eq!(matcher.attempts(), 2);
+        let opened = [event("203.0.113.2", 0, Stage(3)), event("203.0.113.2", 0, Opened)];
+        assert_eq!(matcher.handle_packet(&from("203.0.113.2", syn(3)), milliseconds(2)), opened);
+    }
+
+    #[test]
+    fn doors_that_stay_the_same_keep_their_attempts_in_any_order() {
+        let (a, b) = (door("a", "1,2,3"), with_timeout(7, door("b", "1,2,4")));
+        let mut matcher = matcher(&[a.clone(), b.clone()]);
+        knock(&mut matcher, &[1]);
+        matcher.set_doors(&[door("new", "5,6"), b, a], limit(1000));
+        assert_eq!((matcher.attempts(), matcher.poll_timeout()), (2, Some(milliseconds(7000))));
+        assert_eq!(knock(&mut matcher, &[2]), [(1, Stage(2)), (2, Stage(2))]);
+        assert_eq!(knock(&mut matcher, &[4]), [(1, Stage(3)), (1, Opened), (2, Spoiled(2))]);
+    }
+
+    #[test]
+    fn what_does_not_concern_matching_may_change_and_attempts_stay() {
+        let mut matcher = matcher(&[door("a", "1,2")]);
+        knock(&mut matcher, &[1]);
+        let cmd_timeout = Duration::from_secs(99);
+        matcher.set_doors(&[Door { cmd_timeout, ..door("a", "1,2") }], limit(1000));
+        assert_eq!(knock(&mut matcher, &[2]), [(0, Stage(2)), (0, Opened)]);
+    }
+
+    #[test]
+    fn doors_that_change_lose_their_attempts_without_an_event() {
+        let syn_only = FlagRule::ANY.and_set(SYN);
+        for changed in [
+            door("b", "1,2"),
+            door("a", "1,2,3"),
+            with_timeout(26, door("a", "1,2")),
+            with_flags(syn_only, door("a", "1,2")),
+            with_target("192.0.2.1", door("a", "1,2")),
+            one_time("a"),
+        ] {
+            let mut matcher = matcher(&[door("a", "1,2")]);
+            knock(&mut matcher, &[1]);
+            matcher.set_doors(std::slice::from_ref(&changed), limit(1000));
+            assert_eq!((matcher.attempts(), matcher.poll_timeout()), (0, None), "{changed:?}");
+            assert_eq!(knock(&mut matcher, &[2]), [], "{changed:?}");
+        }
+    }
+
+    #[test]
+    fn doors_of_one_name_are_told_apart_by_their_order() {
+        let (first, second) = (door("a", "1,2"), door("a", "1,3"));
+        let mut matcher = matcher(&[first.clone(), second.clone()]);
+        knock(&mut matcher, &[1]);
+        matcher.set_doors(&[first, door("b", "5,6"), second], limit(1000));
+        assert_eq!(matcher.attempts(), 2);
+        assert_eq!(knock(&mut matcher, &[3]), [(0, Spoiled(1)), (2, Stage(2)), (2, Opened)]);
+    }
+
+    #[test]
+    fn a_lower_bound_is_kept_at_once() {
+        let mut matcher = matcher(&[door("a", "1,2")]);
+        for source in ["203.0.113.2", "203.0.113.3", "203.0.113.4"] {
+            matcher.handle_packet(&from(source, syn(1)), milliseconds(0));
+        }
+        matcher.set_doors(&[door("a", "1,2")], limit(2));
+        assert_eq!(matcher.attempts(), 2);
+    }
+
+    #[test]
+    fn a_one_time_door_without_a_sequence_sees_nothing_and_makes_nothing_visible() {
+        let mut matcher = matcher(&[one_time("a"), door("b", "1,2")]);
+        assert_eq!(knock(&mut matcher, &[8, 9]), []);
+        matcher.set_sequence(DoorId::new(0), Some(sequence("8,9")));
+        assert_eq!(knock(&mut matcher, &[8, 9]), [(0, Stage(1)), (0, Stage(2)), (0, Opened)]);
+        matcher.set_sequence(DoorId::new(0), None);
+        assert_eq!(knock(&mut matcher, &[8, 1, 8, 2]), [(1, Stage(1)), (1, Stage(2)), (1, Opened)]);
+    }
+
+    #[test]
+    fn another_sequence_drops_the_attempts_at_its_door_only_and_the_same_one_drops_none() {
+        let mut matcher = matcher(&[one_time("a"), door("b", "1,2,4")]);
+        matcher.set_sequence(DoorId::new(0), Some(sequence("1,2,3")));
+        knock(&mut matcher, &[1]);
+        matcher.set_sequence(DoorId::new(0), Some(sequence("1,2,3")));
+        assert_eq!(knock(&mut matcher, &[2]), [(0, Stage(2)), (1, Stage(2))]);
+        matcher.set_sequence(DoorId::new(0), Some(sequence("1,2,5")));
+        assert_eq!(knock(&mut matcher, &[4]), [(1, Stage(3)), (1, Opened)]);
+    }
+
+    #[test]
+    fn new_doors_keep_the_sequence_and_the_attempts_of_an_unchanged_one_time_door() {
+        let mut matcher = matcher(&[one_time("a")]);
+        matcher.set_sequence(DoorId::new(0), Some(sequence("1,2")));
+        knock(&mut matcher, &[1]);
+        matcher.set_doors(&[door("b", "8,9"), one_time("a")], limit(1000));
+        assert_eq!(knock(&mut matcher, &[2]), [(1, Stage(2)), (1, Opened)]);
+        let other_file = Door::new("a", Secret::OneTime("other".to_owned()));
+        matcher.set_doors(&[other_file], limit(1000));
+        assert_eq!(knock(&mut matcher, &[1, 2]), [], "another file, another sequence");
+    }
+
+    #[test]
+    fn interests_are_the_steps_of_all_doors_once_each() {
+        let syn_only = FlagRule::ANY.and_set(SYN);
+        let target = with_target("198.51.100.1", door("c", "1"));
+        let doors = [
+            with_flags(syn_only, door("a", "1,2:udp,1")),
+            with_flags(syn_only, door("b", "1")),
+            target,
+            one_time("d"),
+        ];
+        let mut matcher = matcher(&doors);
+        let wanted = |step, flags, target| Interest { step, flags, target };
+        let mut expected = vec![
+            wanted(Step::tcp(1), syn_only, None),
+            wanted(Step::udp(2), syn_only, None),
+            wanted(Step::tcp(1), FlagRule::ANY, Some(address("198.51.100.1"))),
+        ];
+        let sorted = |mut interests: Vec<Interest>| {
+            interests.sort_by_key(|interest| (interest.target, interest.step));
+            interests
+        };
+        assert_eq!(sorted(matcher.interests()), expected);
+        matcher.set_sequence(DoorId::new(3), Some(sequence("9")));
+        expected.insert(2, wanted(Step::tcp(9), FlagRule::ANY, None));
+        assert_eq!(sorted(matcher.interests()), sorted(expected));
+    }
+}

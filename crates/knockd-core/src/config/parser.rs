@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::ops::Range;
 use std::time::Duration;
 
-use super::{Commands, Config, Diagnostic, Door, Options, Parsed, Reopen, Secret, Severity};
+use super::{Commands, Config, Diagnostic, Door, OnExit, Options, Parsed, Reopen, Secret, Severity};
 use crate::command::CommandTemplate;
 use crate::grammar::{self, Expected, Line, Parse, Remarked};
 use crate::tcp_flags::FlagRule;
@@ -35,7 +35,7 @@ impl<Section> Directive<Section> {
     }
 }
 
-const OPTION_DIRECTIVES: [Directive<Options>; 5] = [
+const OPTION_DIRECTIVES: [Directive<Options>; 12] = [
     Directive::new("UseSyslog", |options, value| {
         options.use_syslog = true;
         value.ignore();
@@ -43,14 +43,28 @@ const OPTION_DIRECTIVES: [Directive<Options>; 5] = [
     Directive::new("LogFile", |options, value| options.log_file = value.name()),
     Directive::new("PidFile", |options, value| options.pid_file = value.name()),
     Directive::new("Interface", |options, value| options.interface = value.name()),
-    Directive::new("MaxAttempts", |options, value| {
-        if let Some(count) = value.count() {
-            options.max_attempts = count;
-        }
+    Directive::new("WaitInterface", |options, value| {
+        options.wait_interface = true;
+        value.ignore();
+    }),
+    Directive::new("MaxAttempts", |options, value| replace(&mut options.max_attempts, value.positive())),
+    Directive::new("MaxOpen", |options, value| replace(&mut options.max_open, value.positive())),
+    Directive::new("MaxCommands", |options, value| replace(&mut options.max_commands, value.positive())),
+    Directive::new("CommandLimit", |options, value| {
+        let limit = value.seconds().map(|limit| (!limit.is_zero()).then_some(limit));
+        replace(&mut options.command_limit, limit);
+    }),
+    Directive::new("ScanLimit", |options, value| {
+        replace(&mut options.scan_limit, value.count().map(NonZeroU32::new));
+    }),
+    Directive::new("StateDir", |options, value| replace(&mut options.state_dir, value.path())),
+    Directive::new("OnExit", |options, value| {
+        let choices = [("close", OnExit::Close), ("keep", OnExit::Keep)];
+        replace(&mut options.on_exit, value.choice(&choices, "`close` or `keep`"));
     }),
 ];
 
-const DOOR_DIRECTIVES: [Directive<Draft>; 11] = [
+const DOOR_DIRECTIVES: [Directive<Draft>; 13] = [
     Directive::new("Sequence", |door, value| {
         let sequence = value.remarked(grammar::remarked_sequence);
         set(&mut door.secret, sequence.map(Secret::Sequence));
@@ -71,10 +85,24 @@ const DOOR_DIRECTIVES: [Directive<Draft>; 11] = [
     Directive::new("Cmd_Timeout", |door, value| set(&mut door.cmd_timeout, value.seconds())),
     Directive::new("Stop_Command", |door, value| set(&mut door.stop, value.command())),
     Directive::new("Stop_Command_6", |door, value| set(&mut door.stop_6, value.command())),
-    Directive::new("Reopen", |door, value| set(&mut door.reopen, value.reopen())),
+    Directive::new("Reopen", |door, value| {
+        let choices = [("extend", Reopen::Extend), ("run", Reopen::Run)];
+        set(&mut door.reopen, value.choice(&choices, "`extend` or `run`"));
+    }),
+    Directive::new("Max_Open", |door, value| {
+        replace(&mut door.max_open, value.count().map(NonZeroU32::new));
+    }),
+    Directive::new("Cooldown", |door, value| set(&mut door.cooldown, value.seconds())),
 ];
 
-/// A later directive replaces an earlier one; one that is wrong changes nothing, its error is already reported.
+/// A directive that is wrong changes nothing; its error is already reported.
+fn replace<T>(field: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *field = value;
+    }
+}
+
+/// A later directive replaces an earlier one, as [`replace`] does.
 fn set<T>(field: &mut Option<T>, value: Option<T>) {
     if value.is_some() {
         *field = value;
@@ -99,6 +127,8 @@ struct Draft {
     stop_6: Option<String>,
     cmd_timeout: Option<Duration>,
     reopen: Option<Reopen>,
+    max_open: Option<NonZeroU32>,
+    cooldown: Option<Duration>,
 }
 
 /// The section that the current line stands in.
@@ -221,7 +251,7 @@ fn apply<S>(
     place: &str,
 ) -> Option<&'static str> {
     if let Some(directive) = directives.iter().find(|directive| directive.is_called(key.text)) {
-        if value.text.is_none() && directive.name != "UseSyslog" {
+        if value.text.is_none() && !["UseSyslog", "WaitInterface"].contains(&directive.name) {
             let message = format!("`{}` has no value", key.text);
             value.report.error(value.span, &message, "`= value`", None);
             return None;
@@ -296,6 +326,8 @@ fn finish(section: Section, config: &mut Config, report: &mut Report<'_>) {
         stop: commands(draft.stop, draft.stop_6),
         cmd_timeout: draft.cmd_timeout.unwrap_or(Door::DEFAULT_CMD_TIMEOUT),
         reopen: draft.reopen.unwrap_or_default(),
+        max_open: draft.max_open,
+        cooldown: draft.cooldown.unwrap_or_default(),
     });
 }
 
@@ -314,7 +346,7 @@ struct Value<'t, 'r> {
 impl<'t> Value<'t, '_> {
     fn ignore(self) {
         if self.text.is_some() {
-            self.report.warning(self.span, "this value is ignored", "`UseSyslog` alone on its line", None);
+            self.report.warning(self.span, "this value is ignored", "the directive alone on its line", None);
         }
     }
 
@@ -343,14 +375,17 @@ impl<'t> Value<'t, '_> {
         self.remarked(grammar::seconds).map(|seconds| Duration::from_secs(seconds.into()))
     }
 
-    fn count(self) -> Option<NonZeroU32> {
-        let parser = |input| {
+    fn count(self) -> Option<u32> {
+        self.remarked(grammar::count)
+    }
+
+    fn positive(self) -> Option<NonZeroU32> {
+        self.remarked(|input| {
             let (rest, (count, remark)) = grammar::count(input)?;
             let what = "a whole number from 1 to 4294967295";
             let zero = nom::Err::Failure(Expected { at: input, what });
             Ok((rest, (NonZeroU32::new(count).ok_or(zero)?, remark)))
-        };
-        self.remarked(parser)
+        })
     }
 
     fn address(self) -> Option<IpAddr> {
@@ -364,16 +399,14 @@ impl<'t> Value<'t, '_> {
         address
     }
 
-    fn reopen(self) -> Option<Reopen> {
+    /// One of several words, in any case.
+    fn choice<T: Copy>(self, choices: &[(&str, T)], expected: &str) -> Option<T> {
         let text = self.text.unwrap_or_default();
-        match text.to_ascii_lowercase().as_str() {
-            "extend" => Some(Reopen::Extend),
-            "run" => Some(Reopen::Run),
-            _ => {
-                self.report.error(self.span, "this is not a way to reopen a door", "`extend` or `run`", None);
-                None
-            }
+        let chosen = choices.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
+        if chosen.is_none() {
+            self.report.error(self.span, &format!("{text:?} does not belong here"), expected, None);
         }
+        chosen.map(|&(_, value)| value)
     }
 
     fn parse<T>(self, parser: impl Fn(&'t str) -> Parse<'t, T>) -> Option<T> {
@@ -450,5 +483,633 @@ impl Report<'_> {
 
     fn has_errors(&self) -> bool {
         self.findings.iter().any(|finding| finding.severity == Severity::Error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sequence::Sequence;
+    use crate::tcp_flags::TcpFlags;
+
+    fn parsed(text: &str) -> Parsed {
+        parse(text.as_bytes()).unwrap_or_else(|findings| panic!("{findings:#?}"))
+    }
+
+    /// The configuration of a text without anything doubtful.
+    fn config(text: &str) -> Config {
+        let Parsed { config, warnings } = parsed(text);
+        assert_eq!(warnings, [], "{text:?}");
+        config
+    }
+
+    /// The door that these lines make.
+    fn door(lines: &str) -> Door {
+        let mut doors = parsed(&format!("[a]\nSequence = 1,2\n{lines}\n")).config.doors;
+        assert_eq!(doors.len(), 1, "{lines:?}");
+        doors.remove(0)
+    }
+
+    fn sequence(text: &str) -> Secret {
+        Secret::Sequence(text.parse::<Sequence>().unwrap())
+    }
+
+    fn both(command: &str) -> Commands {
+        CommandTemplate::parse(command).map(Commands::both).unwrap_or_default()
+    }
+
+    /// Everything that is reported about a text, and the pieces of the text that it is about.
+    fn findings(text: &str) -> (Vec<String>, Vec<&str>) {
+        let findings = match parse(text.as_bytes()) {
+            Ok(parsed) => parsed.warnings,
+            Err(findings) => findings,
+        };
+        let spans = findings.iter().map(|finding| &text[finding.span.clone()]).collect();
+        (findings.iter().map(Diagnostic::to_string).collect(), spans)
+    }
+
+    #[test]
+    fn every_directive_by_its_main_name() {
+        let text = "\
+[options]
+UseSyslog
+LogFile = /var/log/knockd.log
+PidFile = /run/knockd.pid
+Interface = eth1
+WaitInterface
+MaxAttempts = 1000
+MaxOpen = 20
+MaxCommands = 3
+CommandLimit = 60
+ScanLimit = 0
+StateDir = /var/lib/knocks
+OnExit = keep
+
+[door]
+Sequence = 7000, 8000:udp ,9000:TCP
+Seq_Timeout = 5
+TCPFlags = syn,!ack
+Target = 192.0.2.1
+Start_Command = open %IP%
+Start_Command_6 = open6 %IP%
+Cmd_Timeout = 20
+Stop_Command = close %IP%
+Stop_Command_6 = close6 %IP%
+Reopen = run
+Max_Open = 5
+Cooldown = 30
+
+[other]
+One_Time_Sequences = /etc/knockd/sequences
+";
+        let commands = |v4, v6| Commands { v4: CommandTemplate::parse(v4), v6: CommandTemplate::parse(v6) };
+        let expected = Config {
+            options: Options {
+                use_syslog: true,
+                log_file: Some("/var/log/knockd.log".to_owned()),
+                pid_file: Some("/run/knockd.pid".to_owned()),
+                interface: Some("eth1".to_owned()),
+                wait_interface: true,
+                max_attempts: NonZeroU32::new(1000).unwrap(),
+                max_open: NonZeroU32::new(20).unwrap(),
+                max_commands: NonZeroU32::new(3).unwrap(),
+                command_limit: Some(Duration::from_secs(60)),
+                scan_limit: None,
+                state_dir: "/var/lib/knocks".to_owned(),
+                on_exit: OnExit::Keep,
+            },
+            doors: vec![
+                Door {
+                    name: "door".to_owned(),
+                    secret: sequence("7000,8000:udp,9000"),
+                    seq_timeout: Duration::from_secs(5),
+                    tcp_flags: FlagRule::ANY.and_set(TcpFlags::SYN).and_clear(TcpFlags::ACK),
+                    target: Some("192.0.2.1".parse().unwrap()),
+                    start: commands("open %IP%", "open6 %IP%"),
+                    stop: commands("close %IP%", "close6 %IP%"),
+                    cmd_timeout: Duration::from_secs(20),
+                    reopen: Reopen::Run,
+                    max_open: NonZeroU32::new(5),
+                    cooldown: Duration::from_secs(30),
+                },
+                Door::new("other", Secret::OneTime("/etc/knockd/sequences".to_owned())),
+            ],
+        };
+        assert_eq!(config(text), expected);
+        let shouted = text
+            .lines()
+            .map(|line| match line.split_once('=') {
+                Some((key, value)) => format!("{}={value}\n", key.to_uppercase()),
+                None => format!("{line}\n"),
+            })
+            .collect::<String>()
+            .replace("UseSyslog", "USESYSLOG")
+            .replace("WaitInterface", "waitINTERFACE");
+        assert_eq!(config(&shouted), expected);
+        assert_eq!(config(&text.replace("UseSyslog", "usesyslog").replace("Seq_T", "sEQ_t")), expected);
+    }
+
+    #[test]
+    fn what_is_not_said_has_its_default() {
+        let config = config("[a]\nsequence = 1,2\n");
+        assert_eq!(config.options, Options::default());
+        assert_eq!(config.doors, [Door::new("a", sequence("1,2"))]);
+        let door = &config.doors[0];
+        assert_eq!((door.seq_timeout.as_secs(), door.cmd_timeout.as_secs()), (25, 10));
+        assert_eq!((&door.start, &door.stop), (&Commands::default(), &Commands::default()));
+        assert_eq!((door.tcp_flags, door.target, door.reopen), (FlagRule::ANY, None, Reopen::Extend));
+    }
+
+    #[test]
+    fn older_names_mean_the_same() {
+        let door = door("Timeout = 7\nCommand = a\nCommand_6 = b\n");
+        assert_eq!(door.seq_timeout, Duration::from_secs(7));
+        let commands = Commands { v4: CommandTemplate::parse("a"), v6: CommandTemplate::parse("b") };
+        assert_eq!(door.start, commands);
+    }
+
+    #[test]
+    fn values_have_several_spellings() {
+        for (lines, expected) in [
+            ("TCPFlags = SYN , !Ack", "syn,!ack"),
+            ("tcpflags = fin,syn,rst,psh,ack,urg", "fin,syn,rst,psh,ack,urg"),
+            ("tcpflags = syn,!syn", "!syn"),
+        ] {
+            assert_eq!(door(lines).tcp_flags.to_string(), expected, "{lines}");
+        }
+        for (lines, expected) in [("5", 5), ("005", 5), ("+5", 5), ("0", 0), ("4294967295", 4_294_967_295)] {
+            let door = door(&format!("seq_timeout = {lines}\ncmd_timeout = {lines}"));
+            let expected = Duration::from_secs(expected);
+            assert_eq!((door.seq_timeout, door.cmd_timeout), (expected, expected), "{lines}");
+        }
+        for (value, expected) in [("EXTEND", Reopen::Extend), ("Run", Reopen::Run)] {
+            assert_eq!(door(&format!("reopen = {value}")).reopen, expected);
+        }
+        for address in ["192.0.2.1", "2001:db8::1", "FD00:9:0:0::0077"] {
+            let expected: IpAddr = address.parse().unwrap();
+            assert_eq!(door(&format!("target = {address}")).target, Some(expected));
+        }
+    }
+
+    #[test]
+    fn a_sequence_may_have_1_to_32_steps() {
+        for count in [1, 32] {
+            let steps = vec!["7000"; count].join(" , ");
+            let config = config(&format!("[a]\nsequence = {steps}\n"));
+            assert_eq!(config.doors[0].secret, sequence(&vec!["7000"; count].join(",")));
+        }
+    }
+
+    #[test]
+    fn white_space_line_ends_and_comments_do_not_matter() {
+        let expected = config("[options]\nLogFile = /a b\n[a]\nSequence = 1,2\nCommand = echo a\tb\n");
+        for text in [
+            "[options]\r\nLogFile = /a b\r\n[a]\r\nSequence = 1,2\r\nCommand = echo a\tb\r\n",
+            " [options] \n\tLogFile\t=\t/a b\t\n\n \t\n[a]\t\n  Sequence=1,2\n  Command  =  echo a\tb  ",
+            "# c\n[options]\n  # [b]\nLogFile=/a b\n#\n[a]\n#sequence = 9\nSequence=1 ,\t2\nCommand=echo a\tb",
+            "\u{feff}[options]\nLogFile=/a b\n[a]\nSequence=1,2\nCommand=echo a\tb\n",
+            "\u{feff}# c\n[options]\nLogFile=/a b\n[a]\nSequence=1,2\nCommand=echo a\tb\n",
+        ] {
+            assert_eq!(config(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_command_is_taken_as_it_stands() {
+        for command in ["echo a # b", "X=1; echo a=b=$X", "\"echo hi\"", "[ -e /x ] && y", "é %ip% %IP%%IP%"]
+        {
+            assert_eq!(door(&format!("command = {command}")).start, both(command));
+        }
+    }
+
+    #[test]
+    fn an_ipv6_command_falls_back_to_the_plain_one_and_an_empty_one_does_nothing() {
+        let commands =
+            |v4: &str, v6: &str| Commands { v4: CommandTemplate::parse(v4), v6: CommandTemplate::parse(v6) };
+        for (lines, expected) in [
+            ("X = a", commands("a", "a")),
+            ("X = a\nX_6 = b", commands("a", "b")),
+            ("X_6 = b\nX = a", commands("a", "b")),
+            ("X = a\nX_6 =", commands("a", "")),
+            ("X_6 = b", commands("", "b")),
+            ("X =\nX_6 = b", commands("", "b")),
+            ("X =", Commands::default()),
+        ] {
+            assert_eq!(door(&lines.replace('X', "Start_Command")).start, expected, "{lines:?}");
+            assert_eq!(door(&lines.replace('X', "Stop_Command")).stop, expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_doors_are_taken_as_they_stand() {
+        for name in ["OPTIONS", " options ", "a]b", "door][x", " ", "do or", "ü", "[", "#"] {
+            assert_eq!(config(&format!("[{name}]\nsequence = 1\n")).doors, [Door::new(name, sequence("1"))]);
+        }
+    }
+
+    #[test]
+    fn doors_keep_their_order_and_may_share_a_name() {
+        let config = config("[b]\nsequence = 1\n[a]\nsequence = 2\n[b]\nsequence = 3\n");
+        let expected =
+            [("b", "1"), ("a", "2"), ("b", "3")].map(|(name, steps)| Door::new(name, sequence(steps)));
+        assert_eq!(config.doors, expected);
+    }
+
+    #[test]
+    fn options_may_come_again_between_doors() {
+        let text = "[options]\nLogFile = /a\n[a]\nsequence = 1\n[options]\nUseSyslog\n[b]\nsequence = 2\n";
+        let config = config(text);
+        assert_eq!((config.options.log_file.as_deref(), config.options.use_syslog), (Some("/a"), true));
+        assert_eq!(config.doors.len(), 2);
+    }
+
+    #[test]
+    fn of_a_directive_given_twice_the_last_one_counts_by_whatever_name() {
+        let text = "\
+[a]
+sequence = 1,2
+Sequence = 3,4
+timeout = 5
+seq_timeout = 6
+start_command = x
+command = y
+";
+        assert_eq!(
+            parsed(text).config.doors,
+            [Door {
+                seq_timeout: Duration::from_secs(6),
+                start: both("y"),
+                ..Door::new("a", sequence("3,4"))
+            }]
+        );
+        let (messages, spans) = findings(text);
+        assert_eq!(
+            messages,
+            [
+                "3:1: warning: `Sequence` is given twice in this door: once; the last one counts",
+                "5:1: warning: `Seq_Timeout` is given twice in this door: once; the last one counts",
+                "7:1: warning: `Start_Command` is given twice in this door: once; the last one counts",
+            ]
+        );
+        assert_eq!(spans, ["Sequence", "seq_timeout", "command"]);
+    }
+
+    #[test]
+    fn of_a_fixed_and_a_one_time_sequence_the_last_one_counts() {
+        assert_eq!(door("one_time_sequences = /f").secret, Secret::OneTime("/f".to_owned()));
+        assert_eq!(door("one_time_sequences = /f\nsequence = 3").secret, sequence("3"));
+    }
+
+    #[test]
+    fn a_file_without_doors_is_doubtful() {
+        for text in ["", "# nothing\n", "[options]\nUseSyslog\n", "\u{feff}"] {
+            let Parsed { config, warnings } = parsed(text);
+            assert_eq!((config.doors, warnings.len()), (vec![], 1), "{text:?}");
+        }
+        let (messages, spans) = findings("[options]\n");
+        assert_eq!(messages, ["2:1: warning: this file has no door: a section such as `[openSSH]`"]);
+        assert_eq!(spans, [""]);
+    }
+
+    #[test]
+    fn text_that_knockd_0_8_does_not_look_at_is_ignored_and_pointed_out() {
+        let text = "\
+[a]
+sequence = 7000,8000 # mine
+seq_timeout = 1.5
+cmd_timeout = 5 s
+[b]
+sequence = 7000 udp,8000:udp # old, 9000
+";
+        let doors = parsed(text).config.doors;
+        assert_eq!((doors[0].seq_timeout.as_secs(), doors[0].cmd_timeout.as_secs()), (1, 5));
+        assert_eq!(doors[0].secret, sequence("7000,8000"));
+        assert_eq!(doors[1].secret, sequence("7000,8000:udp,9000"));
+        let (messages, spans) = findings(text);
+        assert_eq!(
+            messages,
+            [
+                "2:22: warning: this text is ignored: a comment on a line of its own, or nothing",
+                "3:16: warning: this text is ignored: a comment on a line of its own, or nothing",
+                "4:17: warning: this text is ignored: a comment on a line of its own, or nothing",
+                "6:17: warning: this text is ignored: a comment on a line of its own, or nothing",
+            ]
+        );
+        assert_eq!(spans, ["# mine", ".5", "s", "udp"]);
+    }
+
+    #[test]
+    fn doors_that_can_hardly_be_knocked_at_are_doubtful() {
+        let text =
+            "[a]\nsequence = 1,2\nseq_timeout = 0\n[b]\nsequence = 1\nseq_timeout = 0\n[c]\nsequence = 0\n";
+        let (messages, spans) = findings(text);
+        assert_eq!(
+            messages,
+            [
+                "1:1: warning: door `a` can never open: a `Seq_Timeout` of 1 or more, since its sequence has more than \
+             one step",
+                "7:1: warning: door `c` uses port 0: a port from 1 to 65535; many programs and networks cannot send to \
+             port 0",
+            ]
+        );
+        assert_eq!(spans, ["[a]", "[c]"]);
+        assert_eq!(parsed(text).config.doors.len(), 3);
+    }
+
+    #[test]
+    fn empty_names_in_options_are_ignored_and_pointed_out() {
+        let (messages, spans) = findings("[options]\nLogFile =\nPidFile=\nInterface = \n[a]\nsequence = 1\n");
+        assert_eq!(
+            messages,
+            [
+                "2:10: warning: this value is empty: a name; the directive is ignored",
+                "3:9: warning: this value is empty: a name; the directive is ignored",
+                "4:12: warning: this value is empty: a name; the directive is ignored",
+            ]
+        );
+        assert_eq!(spans, ["", "", ""]);
+    }
+
+    #[test]
+    fn every_error_of_a_file_is_reported_in_one_go() {
+        let text = "\
+UseSyslog
+[options]
+logfile
+maxattempts = 0
+target = 192.0.2.1
+lgfile = /x
+[]
+not looked at
+[one
+not looked at either
+[two]
+sequence = 7000,70000
+one_time_sequences =
+seq_timeout = -1
+cmd_timeout = 5s
+tcpflags = syn,foo
+target = localhost
+reopen = never
+logfile = /x
+start_comand = x
+nonsense
+= x
+[three]
+command = x
+[four]
+sequence = 7000:sctp
+";
+        let (messages, spans) = findings(text);
+        let expected = [
+            (
+                "1:1: error: `UseSyslog` stands before any section: a section header such as `[options]` above it",
+                "UseSyslog",
+            ),
+            ("3:8: error: `logfile` has no value: `= value`", ""),
+            ("4:15: error: \"0\" does not belong here: a whole number from 1 to 4294967295", "0"),
+            (
+                "5:1: error: `target` is not a directive of [options]: a known directive; it belongs in a door's section",
+                "target",
+            ),
+            (
+                "6:1: error: `lgfile` is not a directive of [options]: a known directive; did you mean `LogFile`?",
+                "lgfile",
+            ),
+            ("7:1: error: this section has no name: `[options]` or the name of a door", "[]"),
+            ("9:5: error: this section header is not complete: `]` at the end of the line", ""),
+            ("12:17: error: \"70000\" does not belong here: a port number from 0 to 65535", "70000"),
+            ("13:21: error: this value is empty: the path of a file", ""),
+            ("14:15: error: \"-1\" does not belong here: whole seconds from 0 to 4294967295", "-1"),
+            ("15:15: error: \"5s\" does not belong here: whole seconds from 0 to 4294967295", "5s"),
+            (
+                "16:16: error: \"foo\" does not belong here: a TCP flag: fin, syn, rst, psh, ack or urg, with `!` in front if it must be clear",
+                "foo",
+            ),
+            (
+                "17:10: error: this is not an address: an IPv4 or IPv6 address; host names and networks are not looked up here",
+                "localhost",
+            ),
+            ("18:10: error: this is not a way to reopen a door: `extend` or `run`", "never"),
+            (
+                "19:1: error: `logfile` is not a directive of a door: a known directive; it belongs in `[options]`",
+                "logfile",
+            ),
+            (
+                "20:1: error: `start_comand` is not a directive of a door: a known directive; did you mean `Start_Command`?",
+                "start_comand",
+            ),
+            ("21:1: error: `nonsense` is not a directive of a door: a known directive", "nonsense"),
+            ("22:1: error: `` is not a directive of a door: a known directive", ""),
+            (
+                "23:1: error: door `three` has no sequence: a `Sequence` or `One_Time_Sequences` directive in it",
+                "[three]",
+            ),
+            ("26:17: error: \"sctp\" does not belong here: `tcp` or `udp`", "sctp"),
+        ];
+        assert_eq!(messages, expected.map(|(message, _)| message));
+        assert_eq!(spans, expected.map(|(_, span)| span));
+    }
+
+    #[test]
+    fn values_that_knockd_0_8_misreads_are_errors() {
+        for (line, message) in [
+            ("sequence = abc,2", "2:12: error: \"abc\" does not belong here: a port number from 0 to 65535"),
+            (
+                "sequence = 8000x",
+                "2:12: error: \"8000x\" does not belong here: a port number from 0 to 65535",
+            ),
+            (
+                "sequence = 7000;8000",
+                "2:12: error: \"7000;8000\" does not belong here: a port number from 0 to 65535",
+            ),
+            ("sequence =", "2:11: error: this value is empty: a port number from 0 to 65535"),
+            ("sequence = 1,,2", "2:14: error: ',' does not belong here: a port number from 0 to 65535"),
+            ("sequence = 1,", "2:14: error: this value is not complete: a port number from 0 to 65535"),
+            ("sequence = 1:", "2:14: error: this value is not complete: `tcp` or `udp`"),
+            ("sequence = 1:udpx", "2:14: error: \"udpx\" does not belong here: `tcp` or `udp`"),
+            (
+                "sequence = 99999999999",
+                "2:12: error: \"99999999999\" does not belong here: a port number from 0 to 65535",
+            ),
+        ] {
+            assert_eq!(findings(&format!("[a]\n{line}\n")).0, [message], "{line}");
+        }
+        for (line, message) in [
+            (
+                "seq_timeout = abc",
+                "3:15: error: \"abc\" does not belong here: whole seconds from 0 to 4294967295",
+            ),
+            ("seq_timeout =", "3:14: error: this value is empty: whole seconds from 0 to 4294967295"),
+            (
+                "cmd_timeout = 0x1",
+                "3:15: error: \"0x1\" does not belong here: whole seconds from 0 to 4294967295",
+            ),
+            ("tcpflags = syn ack", "3:16: error: \"ack\" does not belong here: nothing more"),
+            (
+                "target =",
+                "3:9: error: this value is empty: an IPv4 or IPv6 address; host names and networks are not looked up here",
+            ),
+        ] {
+            assert_eq!(findings(&format!("[a]\nsequence = 1\n{line}\n")).0, [message], "{line}");
+        }
+    }
+
+    #[test]
+    fn the_33rd_step_is_pointed_out() {
+        let text = format!("[a]\nsequence = {}, 99, 100\n", ["1"; 32].join(","));
+        let (messages, spans) = findings(&text);
+        assert_eq!(messages, ["2:77: error: \"99\" does not belong here: at most 32 steps"]);
+        assert_eq!(spans, ["99"]);
+    }
+
+    #[test]
+    fn columns_are_counted_in_characters_and_spans_in_bytes() {
+        let text = "[é]\n\tsequence = 7000 ü, ö\nüber = 1\n";
+        let (messages, spans) = findings(text);
+        assert_eq!(
+            messages,
+            [
+                "2:21: error: \"ö\" does not belong here: a port number from 0 to 65535",
+                "3:1: error: `über` is not a directive of a door: a known directive",
+            ]
+        );
+        assert_eq!(spans, ["ö", "über"]);
+    }
+
+    #[test]
+    fn a_value_of_use_syslog_is_ignored_and_pointed_out() {
+        let text = "[options]\nUseSyslog = yes\n[a]\nsequence = 1\n";
+        assert!(parsed(text).config.options.use_syslog);
+        let (messages, spans) = findings(text);
+        assert_eq!(messages, ["2:13: warning: this value is ignored: `UseSyslog` alone on its line"]);
+        assert_eq!(spans, ["yes"]);
+    }
+
+    #[test]
+    fn a_wrong_directive_hides_no_right_one_and_its_door_is_not_said_to_lack_it() {
+        let (messages, _) = findings("[a]\nsequence = x\n[b]\nsequence = 1\ntarget = y\n");
+        assert_eq!(
+            messages,
+            [
+                "2:12: error: \"x\" does not belong here: a port number from 0 to 65535",
+                "5:10: error: this is not an address: an IPv4 or IPv6 address; host names and networks are not looked \
+             up here",
+            ]
+        );
+    }
+
+    #[test]
+    fn comments_may_be_in_any_encoding_and_nothing_else() {
+        let config = parse(b"# caf\xe9\n[a]\n  # \xff\xfe\0\nsequence = 1\n").unwrap();
+        assert_eq!((config.config.doors.len(), config.warnings), (1, vec![]));
+        let findings = parse(b"[a]\nsequence = 1\n\tcommand = \xc3\xa9\xe9x\n").unwrap_err();
+        assert_eq!(findings.len(), 1);
+        let message =
+            "3:13: error: this line is not UTF-8 text: UTF-8; only comments may be in another encoding";
+        assert_eq!((findings[0].to_string().as_str(), findings[0].span.clone()), (message, 30..30));
+    }
+
+    #[test]
+    fn a_zero_byte_outside_a_comment_is_an_error() {
+        let (messages, spans) = findings("[a]\nsequence = 1\n# a\0\ncommand = é\0b\n");
+        assert_eq!(messages, ["4:12: error: this line contains a zero byte: text"]);
+        assert_eq!(spans, ["\0"]);
+    }
+
+    #[test]
+    fn the_example_of_a_pair_of_doors_is_read() {
+        let text = "\
+[options]
+  logfile=/var/log/knockd.log
+
+[openSSH]
+  sequence = 700,800,900
+  seq_timeout = 5
+  command = /sbin/iptables -I INPUT -s %IP% -p tcp --dport 22 -j ACCEPT
+  tcpflags = syn
+
+[closeSSH]
+  sequence = 900,800,700
+  seq_timeout = 5
+  command = /sbin/iptables -D INPUT -s %IP% -p tcp --dport 22 -j ACCEPT
+  tcpflags = syn
+";
+        let door = |name, steps, letter| Door {
+            seq_timeout: Duration::from_secs(5),
+            tcp_flags: FlagRule::ANY.and_set(TcpFlags::SYN),
+            start: both(&format!("/sbin/iptables -{letter} INPUT -s %IP% -p tcp --dport 22 -j ACCEPT")),
+            ..Door::new(name, sequence(steps))
+        };
+        let options = Options { log_file: Some("/var/log/knockd.log".to_owned()), ..Options::default() };
+        let doors = vec![door("openSSH", "700,800,900", "I"), door("closeSSH", "900,800,700", "D")];
+        assert_eq!(config(text), Config { options, doors });
+    }
+
+    #[test]
+    fn the_example_of_a_door_that_closes_itself_is_read() {
+        let text = "\
+[opencloseSSH]
+	sequence      = 2222:udp,3333:tcp,4444:udp
+	seq_timeout   = 15
+	tcpflags      = syn,ack
+	start_command = /usr/sbin/iptables -A INPUT -s %IP% -p tcp --syn -j ACCEPT
+	cmd_timeout   = 10
+	stop_command  = /usr/sbin/iptables -D INPUT -s %IP% -p tcp --syn -j ACCEPT
+";
+        let expected = Door {
+            seq_timeout: Duration::from_secs(15),
+            tcp_flags: FlagRule::ANY.and_set(TcpFlags::SYN.union(TcpFlags::ACK)),
+            start: both("/usr/sbin/iptables -A INPUT -s %IP% -p tcp --syn -j ACCEPT"),
+            cmd_timeout: Duration::from_secs(10),
+            stop: both("/usr/sbin/iptables -D INPUT -s %IP% -p tcp --syn -j ACCEPT"),
+            ..Door::new("opencloseSSH", sequence("2222:udp,3333,4444:udp"))
+        };
+        assert_eq!(config(text).doors, [expected]);
+    }
+
+    #[test]
+    fn the_configuration_of_the_debian_package_is_read() {
+        let text = "\
+[options]
+	UseSyslog
+
+[openSSH]
+	sequence    = 7000,8000,9000
+	seq_timeout = 5
+	command     = /sbin/iptables -A INPUT -s %IP% -p tcp --dport 22 -j ACCEPT
+	tcpflags    = syn
+
+[closeSSH]
+	sequence    = 9000,8000,7000
+	seq_timeout = 5
+	command     = /sbin/iptables -D INPUT -s %IP% -p tcp --dport 22 -j ACCEPT
+	tcpflags    = syn
+
+[openHTTPS]
+	sequence    = 12345,54321,24680,13579
+	seq_timeout = 5
+	command     = /usr/local/sbin/knock_add -i -c INPUT -p tcp -d 443 -f %IP%
+	tcpflags    = syn
+";
+        let door = |name, steps, command| Door {
+            seq_timeout: Duration::from_secs(5),
+            tcp_flags: FlagRule::ANY.and_set(TcpFlags::SYN),
+            start: both(command),
+            ..Door::new(name, sequence(steps))
+        };
+        let doors = vec![
+            door("openSSH", "7000,8000,9000", "/sbin/iptables -A INPUT -s %IP% -p tcp --dport 22 -j ACCEPT"),
+            door("closeSSH", "9000,8000,7000", "/sbin/iptables -D INPUT -s %IP% -p tcp --dport 22 -j ACCEPT"),
+            door(
+                "openHTTPS",
+                "12345,54321,24680,13579",
+                "/usr/local/sbin/knock_add -i -c INPUT -p tcp -d 443 -f %IP%",
+            ),
+        ];
+        assert_eq!(
+            config(text),
+            Config { options: Options { use_syslog: true, ..Options::default() }, doors }
+        );
     }
 }
