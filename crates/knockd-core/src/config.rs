@@ -2,6 +2,7 @@
 
 mod diagnostic;
 mod parser;
+mod value;
 
 use std::fmt;
 use std::net::IpAddr;

@@ -495,7 +495,7 @@ mod tests {
         limited(doors, 1000)
     }
 
-    /// Its own addresses are 192.0.2.1, 192.0.2.2 and 2001:db8::1.
+    /// Its own addresses are 192.0.2.1, 192.0.2.2 and `2001:db8::1`.
     fn limited(doors: &[Door], max_attempts: u32) -> Matcher {
         let mut matcher = Matcher::new(doors, limit(max_attempts));
         matcher.set_addresses(["192.0.2.1", "192.0.2.2", "2001:db8::1"].map(address));

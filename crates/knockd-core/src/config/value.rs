@@ -1,0 +1,165 @@
+//! The values of directives, and the report of what is wrong with them.
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::ops::Range;
+use std::time::Duration;
+
+use super::{Diagnostic, Severity};
+use crate::grammar::{self, Expected, Parse, Remarked};
+
+/// The value of a directive, and the place to report what is wrong with it. `None` is a key without `=`.
+pub(super) struct Value<'t, 'r> {
+    pub(super) text: Option<&'t str>,
+    pub(super) span: Range<usize>,
+    pub(super) report: &'r mut Report<'t>,
+}
+
+impl<'t> Value<'t, '_> {
+    pub(super) fn ignore(self) {
+        if self.text.is_some() {
+            self.report.warning(self.span, "this value is ignored", "the directive alone on its line", None);
+        }
+    }
+
+    /// A path or a name; an empty one says nothing, as in 0.8.
+    pub(super) fn name(self) -> Option<String> {
+        let text = self.text.filter(|text| !text.is_empty());
+        if text.is_none() {
+            self.report.warning(self.span, "this value is empty", "a name; the directive is ignored", None);
+        }
+        text.map(str::to_owned)
+    }
+
+    pub(super) fn path(self) -> Option<String> {
+        let text = self.text.filter(|text| !text.is_empty());
+        if text.is_none() {
+            self.report.error(self.span, "this value is empty", "the path of a file", None);
+        }
+        text.map(str::to_owned)
+    }
+
+    pub(super) fn command(self) -> Option<String> {
+        self.text.map(str::to_owned)
+    }
+
+    pub(super) fn seconds(self) -> Option<Duration> {
+        self.remarked(grammar::seconds).map(|seconds| Duration::from_secs(seconds.into()))
+    }
+
+    pub(super) fn count(self) -> Option<u32> {
+        self.remarked(grammar::count)
+    }
+
+    pub(super) fn positive(self) -> Option<NonZeroU32> {
+        self.remarked(|input| {
+            let (rest, (count, remark)) = grammar::count(input)?;
+            let what = "a whole number from 1 to 4294967295";
+            let zero = nom::Err::Failure(Expected { at: input, what });
+            Ok((rest, (NonZeroU32::new(count).ok_or(zero)?, remark)))
+        })
+    }
+
+    pub(super) fn address(self) -> Option<IpAddr> {
+        let text = self.text.unwrap_or_default();
+        let address = text.parse().ok();
+        if address.is_none() {
+            let help = Some("host names and networks are not looked up here".to_owned());
+            let message = if text.is_empty() { "this value is empty" } else { "this is not an address" };
+            self.report.error(self.span, message, "an IPv4 or IPv6 address", help);
+        }
+        address
+    }
+
+    /// One of several words, in any case.
+    pub(super) fn choice<T: Copy>(self, choices: &[(&str, T)], expected: &str) -> Option<T> {
+        let text = self.text.unwrap_or_default();
+        let chosen = choices.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
+        if chosen.is_none() {
+            self.report.error(self.span, &format!("{text:?} does not belong here"), expected, None);
+        }
+        chosen.map(|&(_, value)| value)
+    }
+
+    pub(super) fn parse<T>(self, parser: impl Fn(&'t str) -> Parse<'t, T>) -> Option<T> {
+        let text = self.text.unwrap_or_default();
+        grammar::whole(text, parser)
+            .map_err(|expected| {
+                let message = match expected.found().as_str() {
+                    "the end" if text.is_empty() => "this value is empty".to_owned(),
+                    "the end" => "this value is not complete".to_owned(),
+                    found => format!("{found} does not belong here"),
+                };
+                self.report.expected(&message, text, self.span.start, &expected);
+            })
+            .ok()
+    }
+
+    /// Parses a value behind which 0.8 ignores whatever stands; so do we, but we say so.
+    pub(super) fn remarked<T>(self, parser: impl Fn(&'t str) -> Parse<'t, Remarked<'t, T>>) -> Option<T> {
+        let Value { text, span, report } = self;
+        let start = span.start;
+        let (parsed, remark) = Value { text, span, report: &mut *report }.parse(parser)?;
+        if !remark.is_empty() {
+            let at = start + text.map_or(0, str::len) - remark.len();
+            let length = remark.find(',').unwrap_or(remark.len());
+            let expected = "a comment on a line of its own, or nothing";
+            report.warning(at..at + length, "this text is ignored", expected, None);
+        }
+        Some(parsed)
+    }
+}
+
+/// The findings so far.
+pub(super) struct Report<'t> {
+    pub(super) text: &'t [u8],
+    pub(super) findings: Vec<Diagnostic>,
+}
+
+impl Report<'_> {
+    pub(super) fn error(&mut self, span: Range<usize>, message: &str, expected: &str, help: Option<String>) {
+        self.add(Severity::Error, span, message, expected, help);
+    }
+
+    pub(super) fn warning(
+        &mut self,
+        span: Range<usize>,
+        message: &str,
+        expected: &str,
+        help: Option<String>,
+    ) {
+        self.add(Severity::Warning, span, message, expected, help);
+    }
+
+    /// Reports what a parser expected within `text`, which begins at byte `start` of the file.
+    pub(super) fn expected(&mut self, message: &str, text: &str, start: usize, expected: &Expected<'_>) {
+        let at = start + text.len() - expected.at.len();
+        self.error(at..at + expected.word().len(), message, expected.what, None);
+    }
+
+    fn add(
+        &mut self,
+        severity: Severity,
+        span: Range<usize>,
+        message: &str,
+        expected: &str,
+        help: Option<String>,
+    ) {
+        let before = self.text.get(..span.start).unwrap_or_default();
+        let line_start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+        let in_line = before.get(line_start..).unwrap_or_default();
+        self.findings.push(Diagnostic {
+            severity,
+            line: before.split(|&byte| byte == b'\n').count(),
+            column: String::from_utf8_lossy(in_line).chars().count() + 1,
+            span,
+            message: message.to_owned(),
+            expected: expected.to_owned(),
+            help,
+        });
+    }
+
+    pub(super) fn has_errors(&self) -> bool {
+        self.findings.iter().any(|finding| finding.severity == Severity::Error)
+    }
+}
