@@ -6,6 +6,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry::{Occupied, Vacant};
@@ -16,7 +17,7 @@ use crate::time::Timestamp;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct ClassId(pub(crate) u32);
 
-/// Doors with the same `Seq_Timeout` share a queue, in which attempts stand in the order in which they end.
+/// Attempts that last equally long share a queue, in which they stand in the order in which they end.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct QueueId(pub(crate) u32);
 
@@ -55,8 +56,16 @@ pub(crate) struct Attempts {
     /// The newest attempt of each (source, class).
     chains: HashTable<Slot>,
     hasher: RandomState,
-    queues: Vec<List>,
+    queues: Vec<Queue>,
     stages: Vec<List>,
+    /// No attempt ends before this moment.
+    next_end: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    lasts: Duration,
+    list: List,
 }
 
 /// 64 bytes, so that the largest table of the default limit takes 16 MiB.
@@ -91,8 +100,9 @@ enum Order {
 }
 
 impl Attempts {
-    /// Makes an empty table for `queues` queues; it takes memory only as it fills.
-    pub(crate) fn new(limit: NonZeroU32, queues: usize) -> Self {
+    /// Makes an empty table with a queue for attempts that last that long each; it takes memory only as it fills.
+    pub(crate) fn new(limit: NonZeroU32, lasts: &[Duration]) -> Self {
+        let queues = lasts.iter().map(|&lasts| Queue { lasts, list: List::default() });
         Self {
             limit: limit.get() as usize,
             entries: Vec::new(),
@@ -100,8 +110,9 @@ impl Attempts {
             len: 0,
             chains: HashTable::new(),
             hasher: RandomState::new(),
-            queues: vec![List::default(); queues],
+            queues: queues.collect(),
             stages: vec![List::default(); crate::Sequence::MAX_STEPS + 1],
+            next_end: None,
         }
     }
 
@@ -122,18 +133,52 @@ impl Attempts {
         self.entries.get(slot.index()).and_then(|entry| entry.in_chain.next)
     }
 
-    /// The attempt of this queue that began first.
-    pub(crate) fn oldest_in_queue(&self, queue: QueueId) -> Option<Slot> {
-        self.queues.get(queue.0 as usize).and_then(|list| list.first)
+    /// The moment at which [`Self::expire`] has something to do; it may be earlier, never later.
+    pub(crate) const fn next_end(&self) -> Option<Timestamp> {
+        self.next_end
+    }
+
+    /// Removes the attempts that have ended by now, queue by queue, the oldest first.
+    pub(crate) fn expire(&mut self, now: Timestamp, mut ended: impl FnMut(Attempt)) {
+        if self.next_end.is_none_or(|end| now < end) {
+            return;
+        }
+        self.next_end = None;
+        for queue in (0..).map(QueueId).take(self.queues.len()) {
+            while let Some((slot, end)) = self.first_end(queue) {
+                if now < end {
+                    self.next_end = Some(self.next_end.map_or(end, |next| next.min(end)));
+                    break;
+                }
+                self.remove(slot).into_iter().for_each(&mut ended);
+            }
+        }
+    }
+
+    /// Removes the attempts of one door.
+    pub(crate) fn remove_door(&mut self, door: u32) {
+        let slots = self.slots().filter(|&slot| self.get(slot).is_some_and(|attempt| attempt.door == door));
+        for slot in slots.collect::<Vec<_>>() {
+            self.remove(slot);
+        }
     }
 
     /// All attempts, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Attempt> + '_ {
-        let slots = self.stages.iter().filter_map(|list| list.first);
-        slots.flat_map(|first| {
-            std::iter::successors(Some(first), |slot| self.entries.get(slot.index())?.in_stage.next)
-                .filter_map(|slot| self.get(slot).copied())
+        self.slots().filter_map(|slot| self.get(slot).copied())
+    }
+
+    fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
+        self.stages.iter().flat_map(|list| {
+            std::iter::successors(list.first, |slot| self.entries.get(slot.index())?.in_stage.next)
         })
+    }
+
+    /// The attempt of a queue that began first, and when it ends.
+    fn first_end(&self, queue: QueueId) -> Option<(Slot, Timestamp)> {
+        let Queue { lasts, list } = self.queues.get(queue.0 as usize)?;
+        let slot = list.first?;
+        Some((slot, self.get(slot)?.begun.after(*lasts)))
     }
 
     /// Adds an attempt behind all others of its queue and its stage; returns the one that had to make room for it.
@@ -146,6 +191,9 @@ impl Attempts {
         self.chain(slot);
         self.push(slot, Order::Queue(attempt.queue));
         self.push(slot, Order::Stage(attempt.stage));
+        let lasts = self.queues.get(attempt.queue.0 as usize).map(|queue| queue.lasts).unwrap_or_default();
+        let end = attempt.begun.after(lasts);
+        self.next_end = Some(self.next_end.map_or(end, |next| next.min(end)));
         evicted
     }
 
@@ -261,7 +309,7 @@ impl Attempts {
         match order {
             // The heads of the chains stand in the hash table.
             Order::Chain => None,
-            Order::Queue(queue) => self.queues.get_mut(queue.0 as usize),
+            Order::Queue(queue) => self.queues.get_mut(queue.0 as usize).map(|queue| &mut queue.list),
             Order::Stage(stage) => self.stages.get_mut(usize::from(stage)),
         }
     }
@@ -314,7 +362,7 @@ mod tests {
     }
 
     fn table(limit: u32) -> Attempts {
-        Attempts::new(NonZeroU32::new(limit).unwrap(), 1)
+        Attempts::new(NonZeroU32::new(limit).unwrap(), &[Duration::from_secs(1)])
     }
 
     fn doors_of(table: &Attempts, source: u32) -> Vec<u32> {
@@ -369,7 +417,7 @@ mod tests {
         let mut table = table(1000);
         for source in 0..10_000 {
             table.insert(attempt(source, 0, 1));
-            let slot = table.oldest_in_queue(QueueId(0)).unwrap();
+            let (slot, _) = table.first_end(QueueId(0)).unwrap();
             if source > 3 {
                 table.remove(slot);
             }

@@ -14,6 +14,10 @@ use crate::sequence::{Protocol, Sequence, Step};
 use crate::tcp_flags::{FlagRule, TcpFlags};
 use crate::time::Timestamp;
 
+/// The stage of a source that has opened a door with a `Cooldown` and is not looked at by it until that is over. Of all that
+/// the table holds it is the first to go.
+const COOLING: u8 = 0;
+
 /// A door of the matcher: its index in the list that the matcher was given.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct DoorId(u32);
@@ -81,12 +85,7 @@ pub struct Matcher {
     classes: HashMap<Option<IpAddr>, ClassId>,
     /// What each step means to the doors of each class.
     steps: hashbrown::HashMap<(ClassId, Step), Meaning>,
-    /// The `Seq_Timeout` of each queue.
-    timeouts: Vec<Duration>,
-    max_attempts: NonZeroU32,
     attempts: Attempts,
-    /// No attempt ends before this moment.
-    next_timeout: Option<Timestamp>,
     latest: Timestamp,
     /// Counts packets, to know which doors the current one has already moved.
     packet: u64,
@@ -105,6 +104,8 @@ struct Watched {
     timeout: Duration,
     class: ClassId,
     queue: QueueId,
+    /// The queue of those who have opened it and are not looked at for a while.
+    cooldown: Option<QueueId>,
     /// The last packet that found an attempt of its source here and did not spoil it.
     judged: u64,
 }
@@ -144,10 +145,7 @@ impl Matcher {
             addresses: HashSet::new(),
             classes: HashMap::new(),
             steps: hashbrown::HashMap::new(),
-            timeouts: Vec::new(),
-            max_attempts,
-            attempts: Attempts::new(max_attempts, 0),
-            next_timeout: None,
+            attempts: Attempts::new(max_attempts, &[]),
             latest: Timestamp::ZERO,
             packet: 0,
             events: Vec::new(),
@@ -163,18 +161,25 @@ impl Matcher {
     pub fn set_doors(&mut self, doors: &[Door], max_attempts: NonZeroU32) {
         let old = std::mem::take(&mut self.doors);
         self.classes.clear();
-        self.timeouts.clear();
+        let mut lasts = Vec::new();
         for door in doors {
-            let watched = self.watch(door);
+            let watched = self.watch(door, &mut lasts);
             self.doors.push(watched);
         }
         let moved = self.adopt(&old);
-        self.max_attempts = max_attempts;
-        self.keep_attempts(|attempt, doors| {
+        let keep = |attempt: Attempt| {
             let id = (*moved.get(attempt.door as usize)?)?;
-            let door = doors.get(id.index())?;
-            Some(Attempt { door: id.0, class: door.class, queue: door.queue, ..attempt })
-        });
+            let door = self.doors.get(id.index())?;
+            let queue = if attempt.stage == COOLING { door.cooldown? } else { door.queue };
+            Some(Attempt { door: id.0, class: door.class, queue, ..attempt })
+        };
+        let mut kept: Vec<_> = self.attempts.iter().filter_map(keep).collect();
+        // A queue is in the order in which its attempts end.
+        kept.sort_by_key(|attempt| attempt.begun);
+        self.attempts = Attempts::new(max_attempts, &lasts);
+        for attempt in kept {
+            self.attempts.insert(attempt);
+        }
         self.index_steps();
     }
 
@@ -187,7 +192,7 @@ impl Matcher {
             return;
         }
         watched.sequence = sequence;
-        self.keep_attempts(|attempt, _| (attempt.door != door.0).then_some(attempt));
+        self.attempts.remove_door(door.0);
         self.index_steps();
     }
 
@@ -206,7 +211,7 @@ impl Matcher {
         interests.into_iter().collect()
     }
 
-    /// The number of attempts under way.
+    /// The number of attempts under way, and of sources that a door with a `Cooldown` does not look at for a while.
     pub fn attempts(&self) -> usize {
         self.attempts.len()
     }
@@ -251,7 +256,7 @@ impl Matcher {
     ///
     /// It may be earlier than needed, never later.
     pub const fn poll_timeout(&self) -> Option<Timestamp> {
-        self.next_timeout
+        self.attempts.next_end()
     }
 
     /// Lets every attempt of the source move on, stay or be spoiled; says whether one of two or more steps was completed.
@@ -267,7 +272,7 @@ impl Matcher {
             let Some(sequence) = &door.sequence else { break };
             let mut report = |kind| self.events.push(Event { source, door: id, kind });
             let done = usize::from(stage);
-            if !door.accepts(packet.hit) {
+            if stage == COOLING || !door.accepts(packet.hit) {
                 door.judged = self.packet;
             } else if sequence.step(done) == Some(step) {
                 door.judged = self.packet;
@@ -276,6 +281,11 @@ impl Matcher {
                     report(EventKind::Opened);
                     self.attempts.remove(slot);
                     completed = true;
+                    if let Some(queue) = door.cooldown {
+                        let begun = self.latest;
+                        let cooling = Attempt { source, door: id.0, class, queue, stage: COOLING, begun };
+                        add(&mut self.attempts, cooling, &mut self.events);
+                    }
                 } else {
                     self.attempts.advance(slot);
                 }
@@ -304,53 +314,27 @@ impl Matcher {
                 continue;
             }
             self.events.push(Event { source, door: id, kind: EventKind::Stage(1) });
-            if single {
-                self.events.push(Event { source, door: id, kind: EventKind::Opened });
+            let attempt =
+                Attempt { source, door: id.0, class, queue: door.queue, stage: 1, begun: self.latest };
+            if !single {
+                add(&mut self.attempts, attempt, &mut self.events);
                 continue;
             }
-            let begun = self.latest;
-            let evicted = self.attempts.insert(Attempt {
-                source,
-                door: id.0,
-                class,
-                queue: door.queue,
-                stage: 1,
-                begun,
-            });
-            if let Some(Attempt { source, door, stage, .. }) = evicted {
-                self.events.push(Event { source, door: DoorId(door), kind: EventKind::Evicted(stage) });
+            self.events.push(Event { source, door: id, kind: EventKind::Opened });
+            if let Some(queue) = door.cooldown {
+                add(&mut self.attempts, Attempt { queue, stage: COOLING, ..attempt }, &mut self.events);
             }
-            let end = begun.after(door.timeout);
-            self.next_timeout = Some(self.next_timeout.map_or(end, |next| next.min(end)));
         }
     }
 
     fn expire(&mut self, now: Timestamp) {
         self.latest = self.latest.max(now);
-        if self.next_timeout.is_none_or(|next| self.latest < next) {
-            return;
-        }
-        for (queue, timeout) in (0..).map(QueueId).zip(&self.timeouts) {
-            while let Some(slot) = self.attempts.oldest_in_queue(queue) {
-                let Some(&Attempt { source, door, stage, begun, .. }) = self.attempts.get(slot) else {
-                    break;
-                };
-                if self.latest < begun.after(*timeout) {
-                    break;
-                }
-                self.attempts.remove(slot);
-                self.events.push(Event { source, door: DoorId(door), kind: EventKind::TimedOut(stage) });
+        let events = &mut self.events;
+        self.attempts.expire(self.latest, |Attempt { source, door, stage, .. }| {
+            if stage != COOLING {
+                events.push(Event { source, door: DoorId(door), kind: EventKind::TimedOut(stage) });
             }
-        }
-        self.next_timeout = self.earliest_end();
-    }
-
-    fn earliest_end(&self) -> Option<Timestamp> {
-        let ends = (0..).map(QueueId).zip(&self.timeouts).filter_map(|(queue, timeout)| {
-            let oldest = self.attempts.oldest_in_queue(queue)?;
-            Some(self.attempts.get(oldest)?.begun.after(*timeout))
         });
-        ends.min()
     }
 
     /// The classes of doors that watch a destination: those without `Target` if it is our own, those whose target it is.
@@ -367,14 +351,20 @@ impl Matcher {
         self.steps.get(&(class, hit.step())).is_some_and(|meaning| meaning.visible >> flags.bits() & 1 == 1)
     }
 
-    fn watch(&mut self, door: &Door) -> Watched {
+    /// `lasts` has the duration of each queue so far and gets those that the door needs.
+    fn watch(&mut self, door: &Door, lasts: &mut Vec<Duration>) -> Watched {
         let next_class = ClassId(u32::try_from(self.classes.len()).unwrap_or(u32::MAX));
         let class = *self.classes.entry(door.target).or_insert(next_class);
-        let queue = self.timeouts.iter().position(|&timeout| timeout == door.seq_timeout);
-        let queue = queue.unwrap_or_else(|| {
-            self.timeouts.push(door.seq_timeout);
-            self.timeouts.len() - 1
-        });
+        let mut queue_of = |duration| {
+            let known = lasts.iter().position(|&known| known == duration);
+            let index = known.unwrap_or_else(|| {
+                lasts.push(duration);
+                lasts.len() - 1
+            });
+            QueueId(u32::try_from(index).unwrap_or(u32::MAX))
+        };
+        let queue = queue_of(door.seq_timeout);
+        let cooldown = (!door.cooldown.is_zero()).then(|| queue_of(door.cooldown));
         let (sequence, one_time) = match &door.secret {
             Secret::Sequence(sequence) => (Some(sequence.clone()), None),
             Secret::OneTime(path) => (None, Some(path.clone())),
@@ -387,7 +377,8 @@ impl Matcher {
             target: door.target,
             timeout: door.seq_timeout,
             class,
-            queue: QueueId(u32::try_from(queue).unwrap_or(u32::MAX)),
+            queue,
+            cooldown,
             judged: 0,
         }
     }
@@ -416,19 +407,6 @@ impl Matcher {
             .collect()
     }
 
-    /// Makes the table anew with what `keep` makes of each attempt.
-    fn keep_attempts(&mut self, keep: impl Fn(Attempt, &[Watched]) -> Option<Attempt>) {
-        let mut kept: Vec<_> =
-            self.attempts.iter().filter_map(|attempt| keep(attempt, &self.doors)).collect();
-        // A queue is in the order in which its attempts end.
-        kept.sort_by_key(|attempt| attempt.begun);
-        self.attempts = Attempts::new(self.max_attempts, self.timeouts.len());
-        for attempt in kept {
-            self.attempts.insert(attempt);
-        }
-        self.next_timeout = self.earliest_end();
-    }
-
     fn index_steps(&mut self) {
         self.steps.clear();
         for (index, door) in self.doors.iter().enumerate() {
@@ -440,6 +418,16 @@ impl Matcher {
             first.first_of.push(DoorId::new(index));
         }
     }
+}
+
+/// Adds an attempt, and tells of the one that had to make room for it.
+fn add(attempts: &mut Attempts, attempt: Attempt, events: &mut Vec<Event>) {
+    let evicted = attempts.insert(attempt).filter(|evicted| evicted.stage != COOLING);
+    events.extend(evicted.map(|Attempt { source, door, stage, .. }| Event {
+        source,
+        door: DoorId(door),
+        kind: EventKind::Evicted(stage),
+    }));
 }
 
 fn visible_flags(step: Step, rule: FlagRule) -> u64 {
@@ -1016,5 +1004,45 @@ mod tests {
         matcher.set_sequence(DoorId::new(3), Some(sequence("9")));
         expected.insert(2, wanted(Step::tcp(9), FlagRule::ANY, None));
         assert_eq!(sorted(matcher.interests()), sorted(expected));
+    }
+
+    fn with_cooldown(seconds: u64, door: Door) -> Door {
+        Door { cooldown: Duration::from_secs(seconds), ..door }
+    }
+
+    #[test]
+    fn a_door_with_a_cooldown_does_not_look_at_who_has_opened_it_until_that_is_over() {
+        for steps in ["1", "1,2"] {
+            let ports: Vec<u16> = if steps == "1" { vec![1] } else { vec![1, 2] };
+            let mut matcher = matcher(&[with_cooldown(10, door("wake", steps)), door("other", "1,3")]);
+            let packets: Vec<_> = ports.iter().map(|&port| syn(port)).collect();
+            assert!(send(&mut matcher, &packets).contains(&(0, Opened)));
+            matcher.handle_timeout(milliseconds(9_999));
+            assert!(!send(&mut matcher, &packets).iter().any(|&(door, _)| door == 0), "{steps}");
+            assert!(send(&mut matcher, &[syn(1)]).iter().all(|&(door, _)| door == 1));
+            assert_eq!(matcher.handle_timeout(milliseconds(10_000)), []);
+            assert!(send(&mut matcher, &packets).contains(&(0, Opened)), "{steps}");
+        }
+    }
+
+    #[test]
+    fn who_cools_down_is_the_first_to_leave_a_full_table_and_nobody_is_told() {
+        let mut matcher = limited(&[with_cooldown(10, door("wake", "1")), door("slow", "2,3")], 2);
+        knock(&mut matcher, &[2]);
+        matcher.handle_packet(&from("198.51.100.1", syn(1)), Timestamp::ZERO);
+        let events = matcher.handle_packet(&from("198.51.100.2", syn(2)), Timestamp::ZERO);
+        assert_eq!(events, [event("198.51.100.2", 1, Stage(1))]);
+        assert_eq!(knock(&mut matcher, &[3]), [(1, Stage(2)), (1, Opened)]);
+    }
+
+    #[test]
+    fn a_cooldown_outlives_new_doors_as_long_as_its_door_has_one() {
+        let doors = [with_cooldown(10, door("wake", "1"))];
+        let mut matcher = matcher(&doors);
+        knock(&mut matcher, &[1]);
+        matcher.set_doors(&doors, limit(1000));
+        assert_eq!(knock(&mut matcher, &[1]), []);
+        matcher.set_doors(&[door("wake", "1")], limit(1000));
+        assert_eq!(knock(&mut matcher, &[1]), [(0, Stage(1)), (0, Opened)]);
     }
 }
