@@ -1,32 +1,26 @@
 //! The loop: packets, ends of commands, signals, changes of the links and one timer, all in one place and without locks.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use crossbeam_channel::{Receiver, never, select};
 use knockd_capture::{Capture, Interface, LinkWatch, Program, interfaces};
-use knockd_core::config::{Commands, OnExit};
-use knockd_core::{DoorId, Effect, EventKind, Leases, Matcher, Packet, Run, RunKind, Timestamp};
+use knockd_core::config::Commands;
+use knockd_core::{DoorId, Event, EventKind, Matcher, Packet, Timestamp};
 use signal_hook::consts::SIGHUP;
 
 use crate::args::Args;
 use crate::clock::Clock;
-use crate::keeper::Keeper;
+use crate::doors::Doors;
+use crate::flood::Flood;
 use crate::listener::{Heard, Listener};
 use crate::logging::{Destinations, Line, Log};
-use crate::runner::{Exit, Outcome, Report, Runner};
+use crate::service::{self, Watchdog};
 use crate::setup::{Setup, SetupError};
-use crate::state::{Restored, StateDir};
-
-/// How long the stop commands of open doors may take when the daemon ends.
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
-
-/// How many start commands wait while `MaxCommands` are running; a knock that comes then runs nothing.
-const MAX_WAITING: usize = 4096;
+use crate::state::StateDir;
 
 /// How long the loop waits when nothing has a deadline.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -74,17 +68,10 @@ pub(crate) struct Engine {
     directory: PathBuf,
     setup: Setup,
     matcher: Matcher,
-    leases: Leases,
+    doors: Doors,
     log: Log,
-    runner: Runner,
-    reports: Receiver<Report>,
-    keeper: Keeper,
-    /// Whether leases survive this process.
-    remembers: bool,
-    /// How many start commands are running.
-    starting: u32,
-    /// Start commands that wait until fewer than `MaxCommands` are running.
-    waiting: VecDeque<Run>,
+    flood: Flood,
+    watchdog: Watchdog,
     listener: Listener,
     /// A message whenever an interface has changed.
     links: Receiver<io::Result<()>>,
@@ -98,45 +85,11 @@ impl Engine {
     /// When the system has no thread left.
     pub(crate) fn start(prepared: Prepared, log: Log) -> anyhow::Result<Self> {
         let Prepared { args, directory, setup, matcher, interface, capture, links, clock, state } = prepared;
-        let (state, problem) = match state.transpose() {
-            Ok(state) => (state, None),
-            Err(error) => (None, Some(format!("{error:#}; open doors are kept in memory only"))),
-        };
-        let remembers = state.is_some();
-        let Restored { records, problems } = state.as_ref().map(StateDir::restore).unwrap_or_default();
-        let mut leases = Leases::new();
-        if !records.is_empty() {
-            log.write(&Line::notice(format!(
-                "{} open doors are taken over from an earlier run",
-                records.len()
-            )));
-        }
-        leases.restore(records);
-        for problem in problem.into_iter().chain(problems) {
-            log.write(&Line::warning(problem));
-        }
-        let (runner, reports) = Runner::new();
-        let keeper = Keeper::start(state, runner.clone())?;
+        let doors = Doors::start(state, clock, &log)?;
         let listener = Listener::start(capture, interface)?;
         let links = watch(links)?;
-        let waiting = VecDeque::new();
-        Ok(Self {
-            args,
-            directory,
-            setup,
-            matcher,
-            leases,
-            log,
-            runner,
-            reports,
-            keeper,
-            remembers,
-            starting: 0,
-            waiting,
-            listener,
-            links,
-            clock,
-        })
+        let (flood, watchdog) = (Flood::default(), Watchdog::new(clock.now()));
+        Ok(Self { args, directory, setup, matcher, doors, log, flood, watchdog, listener, links, clock })
     }
 
     pub(crate) fn log(&self, line: &Line) {
@@ -148,6 +101,7 @@ impl Engine {
         self.log(&Line::starting_up(&self.listener.interface.name));
         self.log_passed_over();
         self.log_filter(&self.program());
+        service::ready(&self.status());
         loop {
             select! {
                 recv(self.listener.heard) -> heard => match heard {
@@ -156,15 +110,21 @@ impl Engine {
                     // The thread ends with its interface; a new one is opened when that comes back.
                     Err(_) => self.listener.heard = never(),
                 },
-                recv(self.reports) -> report => if let Ok(report) = report { self.handle_report(&report); },
-                recv(self.keeper.problems) -> problem => if let Ok(problem) = problem { self.log(&Line::warning(problem)); },
+                recv(self.doors.reports) -> report => if let Ok(report) = report {
+                    self.doors.handle_report(&report, &self.setup.options, &self.log);
+                },
+                recv(self.doors.problems) -> problem => if let Ok(problem) = problem { self.log(&Line::warning(problem)); },
                 recv(self.links) -> change => match change {
                     Ok(Ok(())) => self.follow_interface(),
                     Ok(Err(error)) => self.log(&Line::warning(format!("cannot watch the network interfaces: {error}"))),
                     Err(_) => self.links = never(),
                 },
                 recv(signals) -> signal => match signal {
-                    Ok(SIGHUP) => self.reload(),
+                    Ok(SIGHUP) => {
+                        service::reloading();
+                        self.reload();
+                        service::ready(&self.status());
+                    }
                     _ => break,
                 },
                 default(self.until_next_timeout()) => {}
@@ -178,42 +138,41 @@ impl Engine {
         if self.args.only_ip_v4 && packet.source.is_ipv6() {
             return;
         }
-        let now = self.now();
+        let now = self.clock.now();
         let mut opened = Vec::new();
         for event in self.matcher.handle_packet(packet, now) {
-            let door = self.setup.door_name(event.door);
-            log::debug!("{packet:?}: {door}: {:?}", event.kind);
-            if let Some(line) = Line::event(event.source, door, event.kind) {
-                self.log.write(&line);
-            }
+            log::debug!("{packet:?}: {}: {:?}", self.setup.door_name(event.door), event.kind);
+            log_event(event, &self.setup, &mut self.flood, now, &self.log);
             if event.kind == EventKind::Opened {
                 opened.push((event.door, event.source));
             }
         }
         for (door, source) in opened {
-            self.open(door, source, now);
+            self.open(door, source);
         }
     }
 
     fn handle_timeouts(&mut self) {
-        let now = self.now();
+        let now = self.clock.now();
         for event in self.matcher.handle_timeout(now) {
-            if let Some(line) = Line::event(event.source, self.setup.door_name(event.door), event.kind) {
-                self.log.write(&line);
-            }
+            log_event(event, &self.setup, &mut self.flood, now, &self.log);
         }
-        let effects = self.leases.handle_timeout(now);
-        self.carry_out(effects);
+        self.doors.handle_timeout(now, &self.setup.options, &self.log);
+        if let Some(count) = self.flood.handle_timeout(now) {
+            let text = format!(
+                "{count} lines about stages and sequence timeouts were left out, there are too many of them"
+            );
+            self.log(&Line::notice(text));
+        }
+        self.watchdog.handle_timeout(now);
     }
 
-    fn open(&mut self, id: DoorId, source: IpAddr, now: Timestamp) {
+    fn open(&mut self, id: DoorId, source: IpAddr) {
         if self.setup.one_time.contains_key(&id) && !self.use_up_sequence(id) {
             return;
         }
-        let Some(door) = self.setup.doors.get(id.index()) else { return };
-        match self.leases.open(door, source, self.setup.options.max_open, now) {
-            Ok(effects) => self.carry_out(effects),
-            Err(full) => self.log(&Line::full(source, self.setup.door_name(id), full)),
+        if let Some(door) = self.setup.doors.get(id.index()) {
+            self.doors.open(door, source, &self.setup.options, &self.log);
         }
     }
 
@@ -242,91 +201,6 @@ impl Engine {
         struck.is_ok()
     }
 
-    fn carry_out(&mut self, effects: Vec<Effect>) {
-        for effect in effects {
-            match effect {
-                Effect::Run(run) if run.kind == RunKind::Stop => self.stop(run),
-                Effect::Run(run) if self.starting < self.setup.options.max_commands.get() => {
-                    self.start_command(run);
-                }
-                Effect::Run(run) => self.wait(run),
-                effect => {
-                    if let Effect::SetAside(_, key) = &effect {
-                        self.log(&Line::given_up(key));
-                    }
-                    self.keeper.carry_out(effect, None);
-                }
-            }
-        }
-    }
-
-    /// Runs a start command, after everything on disk that it depends on.
-    fn start_command(&mut self, run: Run) {
-        self.starting += 1;
-        self.log(&Line::running(&run.door, &run.command));
-        self.keeper.carry_out(Effect::Run(run), self.setup.options.command_limit);
-    }
-
-    /// Runs a stop command; it waits for nothing.
-    fn stop(&self, run: Run) {
-        self.log(&Line::command_timeout(run.source, &run.door));
-        self.log(&Line::running(&run.door, &run.command));
-        self.runner.start(run, self.setup.options.command_limit);
-    }
-
-    /// Lets a start command wait until another one has ended.
-    fn wait(&mut self, run: Run) {
-        let running = self.starting;
-        if self.waiting.len() < MAX_WAITING {
-            let text =
-                format!("{}: the command waits, since {running} are running (`MaxCommands`)", run.door);
-            self.log(&Line::notice(text));
-            self.waiting.push_back(run);
-            return;
-        }
-        let text = format!("{}: the command is not run, since {MAX_WAITING} are waiting already", run.door);
-        self.log(&Line::warning(text));
-        let effects = self.leases.handle_exit(run.id, false, self.now());
-        self.carry_out(effects);
-    }
-
-    fn handle_report(&mut self, report: &Report) {
-        match report {
-            Report::Long(run) => {
-                self.log(&Line::notice(format!(
-                    "{}: the command has been running for a minute: {}",
-                    run.door, run.command
-                )));
-            }
-            Report::Limit(run) => {
-                let text = format!(
-                    "{}: the command takes longer than `CommandLimit` allows, it is ended: {}",
-                    run.door, run.command
-                );
-                self.log(&Line::warning(text));
-            }
-            Report::Exit(exit) => self.handle_exit(exit),
-        }
-    }
-
-    fn handle_exit(&mut self, exit: &Exit) {
-        let Exit { run, outcome, last_words } = exit;
-        if let Some(line) = Line::failed(&run.door, outcome) {
-            self.log(&line);
-            if !last_words.is_empty() {
-                self.log(&Line::last_words(&run.door, last_words));
-            }
-        }
-        if run.kind == RunKind::Start {
-            self.starting -= 1;
-            if let Some(next) = self.waiting.pop_front() {
-                self.start_command(next);
-            }
-        }
-        let effects = self.leases.handle_exit(run.id, *outcome == Outcome::Status(0), self.now());
-        self.carry_out(effects);
-    }
-
     /// Looks again at the interface that is listened to, because some interface has changed.
     fn follow_interface(&mut self) {
         let Some(found) = interfaces().into_iter().find(|known| known.name == self.setup.interface) else {
@@ -341,6 +215,7 @@ impl Engine {
             self.listener.interface = found;
             self.matcher.set_addresses(self.listener.interface.addresses.iter().copied());
             self.refresh_filter();
+            service::status(&self.status());
             self.log(&Line::notice(text));
         }
     }
@@ -402,42 +277,13 @@ impl Engine {
         }
     }
 
-    fn shut_down(mut self, signals: &Receiver<i32>) {
-        self.log(&Line::waiting_for_children());
-        if self.remembers && self.setup.options.on_exit == OnExit::Keep {
-            if !self.leases.is_empty() {
-                self.log(&Line::notice(format!(
-                    "{} doors stay open until the next start",
-                    self.leases.len()
-                )));
-            }
-        } else {
-            self.close_doors(signals);
-        }
-        self.keeper.finish();
-        self.log.write(&Line::shutting_down());
-        self.log.finish();
-    }
-
-    /// Runs the stop commands of all open doors and waits for them.
-    fn close_doors(&mut self, signals: &Receiver<i32>) {
-        let effects = self.leases.close_all();
-        self.carry_out(effects);
-        let end = Instant::now() + SHUTDOWN_LIMIT;
-        while !self.leases.is_empty() {
-            select! {
-                recv(self.reports) -> report => if let Ok(report) = report { self.handle_report(&report); },
-                recv(signals) -> signal => if !matches!(signal, Ok(SIGHUP)) { break },
-                default(end.saturating_duration_since(Instant::now())) => break,
-            }
-        }
-        if !self.leases.is_empty() {
-            let left = self.leases.len();
-            let text = format!(
-                "{left} doors are not closed yet, their commands are still running; the next start tries again"
-            );
-            self.log(&Line::warning(text));
-        }
+    fn shut_down(self, signals: &Receiver<i32>) {
+        let Self { doors, log, setup, .. } = self;
+        service::stopping();
+        log.write(&Line::waiting_for_children());
+        doors.finish(signals, &setup.options, &log);
+        log.write(&Line::shutting_down());
+        log.finish();
     }
 
     fn program(&self) -> Program {
@@ -481,13 +327,30 @@ impl Engine {
     }
 
     fn until_next_timeout(&self) -> Duration {
-        let now = self.now();
-        let next = self.matcher.poll_timeout().into_iter().chain(self.leases.poll_timeout()).min();
-        next.map_or(IDLE, |next| next.since(now))
+        let timeouts = [
+            self.matcher.poll_timeout(),
+            self.doors.poll_timeout(),
+            self.flood.poll_timeout(),
+            self.watchdog.poll_timeout(),
+        ];
+        let next = timeouts.into_iter().flatten().min();
+        next.map_or(IDLE, |next| next.since(self.clock.now()))
     }
 
-    fn now(&self) -> Timestamp {
-        self.clock.now()
+    /// What a service manager shows of the daemon.
+    fn status(&self) -> String {
+        format!("Listening on {} for {} doors", self.listener.interface.name, self.setup.doors.len())
+    }
+}
+
+/// Logs what happened to an attempt, unless strangers cause too many such lines.
+fn log_event(event: &Event, setup: &Setup, flood: &mut Flood, now: Timestamp, log: &Log) {
+    let is_limited = matches!(event.kind, EventKind::Stage(_) | EventKind::TimedOut(_));
+    if is_limited && !flood.admits(event.source, now) {
+        return;
+    }
+    if let Some(line) = Line::event(event.source, setup.door_name(event.door), event.kind) {
+        log.write(&line);
     }
 }
 

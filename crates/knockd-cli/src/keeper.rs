@@ -15,8 +15,6 @@ use crate::state::StateDir;
 #[derive(Debug)]
 pub(crate) struct Keeper {
     jobs: Sender<Job>,
-    /// What the disk cannot do, in words; once until it can again.
-    pub(crate) problems: Receiver<String>,
     thread: JoinHandle<()>,
 }
 
@@ -28,11 +26,12 @@ struct Job {
 }
 
 impl Keeper {
-    /// Starts the thread. Without a state directory, leases are kept in memory only.
+    /// Starts the thread. Without a state directory, leases are kept in memory only. What the disk cannot do is told, in
+    /// words, once until it can again.
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub(crate) fn start(state: Option<StateDir>, runner: Runner) -> anyhow::Result<Self> {
+    pub(crate) fn start(state: Option<StateDir>, runner: Runner) -> anyhow::Result<(Self, Receiver<String>)> {
         let (jobs, work) = crossbeam_channel::unbounded();
         let (complaints, problems) = crossbeam_channel::unbounded();
         let mut hands = Hands { state, runner, complaints, failing: false };
@@ -40,7 +39,7 @@ impl Keeper {
             .name("keeper".to_owned())
             .spawn(move || hands.work(&work))
             .context("cannot start the keeper thread")?;
-        Ok(Self { jobs, problems, thread })
+        Ok((Self { jobs, thread }, problems))
     }
 
     /// Carries out an effect soon; a command may run for as long as `limit`.

@@ -6,7 +6,9 @@
 
 pub mod args;
 mod clock;
+mod doors;
 mod engine;
+mod flood;
 mod keeper;
 mod listener;
 mod logging;
@@ -15,6 +17,7 @@ mod one_time_file;
 mod pid_file;
 mod report;
 mod runner;
+mod service;
 mod setup;
 pub mod state;
 

@@ -96,6 +96,10 @@ fn execute(run: &Run, limit: Option<Duration>, reports: &Sender<Report>) -> (Out
         .stdout(Stdio::inherit())
         .stderr(Stdio::piped())
         .process_group(0)
+        // They concern us alone: a command is no part of the service's protocol.
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("WATCHDOG_PID")
+        .env_remove("WATCHDOG_USEC")
         .spawn();
     let mut child = match child {
         Ok(child) => child,

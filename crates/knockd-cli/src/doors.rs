@@ -1,0 +1,208 @@
+//! The doors that are open: what their leases ask for is carried out here, within the limits on commands.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, select};
+use knockd_core::config::{OnExit, Options};
+use knockd_core::{Door, Effect, LeaseId, Leases, Run, RunKind, Timestamp};
+use signal_hook::consts::SIGHUP;
+
+use crate::clock::Clock;
+use crate::keeper::Keeper;
+use crate::logging::{Line, Log};
+use crate::runner::{Exit, Outcome, Report, Runner};
+use crate::state::{Restored, StateDir};
+
+/// How long the stop commands of open doors may take when the daemon ends.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+
+/// How many start commands wait while `MaxCommands` are running; a knock that comes then runs nothing.
+const MAX_WAITING: usize = 4096;
+
+/// Opens and closes doors.
+#[derive(Debug)]
+pub(crate) struct Doors {
+    leases: Leases,
+    clock: Clock,
+    runner: Runner,
+    /// What became of commands; each has to be passed to [`Self::handle_report`].
+    pub(crate) reports: Receiver<Report>,
+    keeper: Keeper,
+    /// What the disk cannot do, in words.
+    pub(crate) problems: Receiver<String>,
+    /// Whether leases survive this process.
+    remembers: bool,
+    /// How many start commands are running.
+    starting: u32,
+    /// Start commands that wait until fewer than `MaxCommands` are running.
+    waiting: VecDeque<Run>,
+}
+
+impl Doors {
+    /// Takes over the doors that an earlier daemon left open. `state` is where they are remembered, if anywhere, or why they
+    /// cannot be.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub(crate) fn start(
+        state: Option<anyhow::Result<StateDir>>,
+        clock: Clock,
+        log: &Log,
+    ) -> anyhow::Result<Self> {
+        let state = state.transpose().unwrap_or_else(|error| {
+            log.write(&Line::warning(format!("{error:#}; open doors are kept in memory only")));
+            None
+        });
+        let Restored { records, problems } = state.as_ref().map(StateDir::restore).unwrap_or_default();
+        for problem in problems {
+            log.write(&Line::warning(problem));
+        }
+        let mut leases = Leases::new();
+        if !records.is_empty() {
+            let text = format!("{} open doors are taken over from an earlier run", records.len());
+            log.write(&Line::notice(text));
+        }
+        leases.restore(records);
+        let remembers = state.is_some();
+        let (runner, reports) = Runner::new();
+        let (keeper, problems) = Keeper::start(state, runner.clone())?;
+        let waiting = VecDeque::new();
+        Ok(Self { leases, clock, runner, reports, keeper, problems, remembers, starting: 0, waiting })
+    }
+
+    /// Opens a door for a source that has knocked at it.
+    pub(crate) fn open(&mut self, door: &Door, source: IpAddr, options: &Options, log: &Log) {
+        match self.leases.open(door, source, options.max_open, self.clock.now()) {
+            Ok(effects) => self.carry_out(effects, options, log),
+            Err(full) => log.write(&Line::full(source, &door.name, full)),
+        }
+    }
+
+    pub(crate) fn handle_report(&mut self, report: &Report, options: &Options, log: &Log) {
+        match report {
+            Report::Long(Run { door, command, .. }) => {
+                log.write(&Line::notice(format!(
+                    "{door}: the command has been running for a minute: {command}"
+                )));
+            }
+            Report::Limit(Run { door, command, .. }) => {
+                let text = format!(
+                    "{door}: the command takes longer than `CommandLimit` allows, it is ended: {command}"
+                );
+                log.write(&Line::warning(text));
+            }
+            Report::Exit(exit) => self.handle_exit(exit, options, log),
+        }
+    }
+
+    /// Runs the stop commands whose time has come. Calling it early or twice is harmless.
+    pub(crate) fn handle_timeout(&mut self, now: Timestamp, options: &Options, log: &Log) {
+        let effects = self.leases.handle_timeout(now);
+        self.carry_out(effects, options, log);
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called; `None` while no door waits for its end.
+    pub(crate) fn poll_timeout(&self) -> Option<Timestamp> {
+        self.leases.poll_timeout()
+    }
+
+    /// Ends: closes the doors or leaves them to the next start, as `OnExit` says, and waits for the disk.
+    ///
+    /// Closing takes [`SHUTDOWN_LIMIT`] at most, and another SIGTERM cuts it short.
+    pub(crate) fn finish(mut self, signals: &Receiver<i32>, options: &Options, log: &Log) {
+        if !self.remembers || options.on_exit == OnExit::Close {
+            self.close_all(signals, options, log);
+        } else if !self.leases.is_empty() {
+            log.write(&Line::notice(format!("{} doors stay open until the next start", self.leases.len())));
+        }
+        self.keeper.finish();
+    }
+
+    fn close_all(&mut self, signals: &Receiver<i32>, options: &Options, log: &Log) {
+        let effects = self.leases.close_all();
+        self.carry_out(effects, options, log);
+        let end = Instant::now() + SHUTDOWN_LIMIT;
+        while !self.leases.is_empty() {
+            select! {
+                recv(self.reports) -> report => if let Ok(report) = report { self.handle_report(&report, options, log); },
+                recv(signals) -> signal => if !matches!(signal, Ok(SIGHUP)) { break },
+                default(end.saturating_duration_since(Instant::now())) => break,
+            }
+        }
+        if !self.leases.is_empty() {
+            let left = self.leases.len();
+            let text = format!("{left} doors are not closed yet, since their commands are still running");
+            log.write(&Line::warning(text));
+        }
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>, options: &Options, log: &Log) {
+        for effect in effects {
+            match effect {
+                Effect::Run(run) if run.kind == RunKind::Stop => {
+                    // A stop command waits for nothing.
+                    log.write(&Line::command_timeout(run.source, &run.door));
+                    log.write(&Line::running(&run.door, &run.command));
+                    self.runner.start(run, options.command_limit);
+                }
+                Effect::Run(run) if self.starting < options.max_commands.get() => {
+                    self.start_command(run, options, log);
+                }
+                Effect::Run(run) => self.wait(run, options, log),
+                effect => {
+                    if let Effect::SetAside(_, key) = &effect {
+                        log.write(&Line::given_up(key));
+                    }
+                    self.keeper.carry_out(effect, None);
+                }
+            }
+        }
+    }
+
+    /// Runs a start command, after everything on disk that it depends on.
+    fn start_command(&mut self, run: Run, options: &Options, log: &Log) {
+        self.starting += 1;
+        log.write(&Line::running(&run.door, &run.command));
+        self.keeper.carry_out(Effect::Run(run), options.command_limit);
+    }
+
+    /// Lets a start command wait until another one has ended.
+    fn wait(&mut self, run: Run, options: &Options, log: &Log) {
+        let Run { id, door, .. } = &run;
+        if self.waiting.len() < MAX_WAITING {
+            let running = self.starting;
+            log.write(&Line::notice(format!(
+                "{door}: the command waits, since {running} are running (`MaxCommands`)"
+            )));
+            self.waiting.push_back(run);
+        } else {
+            let text = format!("{door}: the command is not run, since {MAX_WAITING} are waiting already");
+            log.write(&Line::warning(text));
+            self.ended(*id, false, options, log);
+        }
+    }
+
+    fn handle_exit(&mut self, exit: &Exit, options: &Options, log: &Log) {
+        let Exit { run, outcome, last_words } = exit;
+        if let Some(line) = Line::failed(&run.door, outcome) {
+            log.write(&line);
+            if !last_words.is_empty() {
+                log.write(&Line::last_words(&run.door, last_words));
+            }
+        }
+        if run.kind == RunKind::Start {
+            self.starting -= 1;
+            if let Some(next) = self.waiting.pop_front() {
+                self.start_command(next, options, log);
+            }
+        }
+        self.ended(run.id, *outcome == Outcome::Status(0), options, log);
+    }
+
+    fn ended(&mut self, id: LeaseId, succeeded: bool, options: &Options, log: &Log) {
+        let effects = self.leases.handle_exit(id, succeeded, self.clock.now());
+        self.carry_out(effects, options, log);
+    }
+}

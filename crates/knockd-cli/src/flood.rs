@@ -1,0 +1,104 @@
+//! Keeps strangers from filling the log: the lines that a single packet can cause are limited.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use knockd_core::Timestamp;
+
+/// The window in which lines are counted.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// How many lines a window has for one source.
+const PER_SOURCE: u32 = 20;
+
+/// How many lines a window has for all sources together. It bounds the number of sources that are kept, too.
+const OVERALL: u32 = 200;
+
+/// Decides which lines about stages and time-outs are written.
+#[derive(Debug, Default)]
+pub(crate) struct Flood {
+    /// When the current window ends; `None` while nothing has been written lately.
+    ends: Option<Timestamp>,
+    written: u32,
+    of_source: HashMap<IpAddr, u32>,
+    left_out: u64,
+}
+
+impl Flood {
+    /// Says whether a line about this source may be written, and counts it either way.
+    pub(crate) fn admits(&mut self, source: IpAddr, now: Timestamp) -> bool {
+        if self.ends.is_none() {
+            self.ends = Some(now.after(WINDOW));
+        }
+        let is_full = self.written >= OVERALL;
+        let of_source = self.of_source.get(&source).copied().unwrap_or(0);
+        if is_full || of_source >= PER_SOURCE {
+            self.left_out += 1;
+            return false;
+        }
+        self.written += 1;
+        self.of_source.insert(source, of_source + 1);
+        true
+    }
+
+    /// Begins a new window when the current one is over; returns how many lines that one has left out, if any.
+    pub(crate) fn handle_timeout(&mut self, now: Timestamp) -> Option<u64> {
+        if self.ends.is_none_or(|ends| now < ends) {
+            return None;
+        }
+        let left_out = self.left_out;
+        *self = Self::default();
+        (left_out > 0).then_some(left_out)
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called; `None` while there is nothing to tell.
+    pub(crate) fn poll_timeout(&self) -> Option<Timestamp> {
+        self.ends.filter(|_| self.left_out > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn at(milliseconds: u64) -> Timestamp {
+        Timestamp::ZERO.after(Duration::from_millis(milliseconds))
+    }
+
+    fn source(number: u32) -> IpAddr {
+        Ipv4Addr::from_bits(number).into()
+    }
+
+    #[test]
+    fn a_source_has_20_lines_a_second_and_all_together_have_200() {
+        let mut flood = Flood::default();
+        let one = (0..100).filter(|_| flood.admits(source(1), at(0))).count();
+        let others = (0..1000).filter(|&number| flood.admits(source(2 + number), at(500))).count();
+        assert_eq!((one, others), (20, 180));
+        assert_eq!(flood.of_source.len(), 181);
+    }
+
+    #[test]
+    fn what_was_left_out_is_told_once_when_the_second_is_over() {
+        let mut flood = Flood::default();
+        for _ in 0..25 {
+            flood.admits(source(1), at(300));
+        }
+        assert_eq!(flood.poll_timeout(), Some(at(1300)));
+        assert_eq!(flood.handle_timeout(at(1299)), None);
+        assert_eq!(flood.handle_timeout(at(1300)), Some(5));
+        assert_eq!((flood.handle_timeout(at(1300)), flood.poll_timeout()), (None, None));
+        assert!(flood.admits(source(1), at(1300)));
+    }
+
+    #[test]
+    fn without_a_flood_nothing_is_told_and_nothing_wakes() {
+        let mut flood = Flood::default();
+        assert!(flood.admits(source(1), at(0)));
+        assert_eq!((flood.poll_timeout(), flood.handle_timeout(at(5000))), (None, None));
+        assert_eq!(flood.written, 0);
+    }
+}
