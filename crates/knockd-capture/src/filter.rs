@@ -444,7 +444,7 @@ mod tests {
 
     fn interface(addresses: &[&str], loopback: bool) -> Interface {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        Interface { name: "test0".to_owned(), index: 1, addresses, up: true, running: true, loopback }
+        Interface { name: "test0".to_owned(), index: 1, addresses, up: true, loopback, enslaved: false }
     }
 
     fn eth() -> Interface {

@@ -7,6 +7,7 @@
 mod decode;
 mod filter;
 mod link;
+mod masters;
 
 use std::io;
 use std::os::fd::IntoRawFd;

@@ -10,6 +10,8 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
 use pnet::datalink::{self, NetworkInterface};
+
+use crate::masters;
 use pnet::ipnetwork::IpNetwork;
 
 /// A network interface as it was when [`interfaces`] looked.
@@ -23,15 +25,17 @@ pub struct Interface {
     pub addresses: Vec<IpAddr>,
     /// Whether it is set up (`ip link set eth0 up`).
     pub up: bool,
-    /// Whether it is up and its link works, as far as the driver can tell.
-    pub running: bool,
     /// Whether it is a loopback interface, where every packet goes out and comes in again.
     pub loopback: bool,
+    /// Whether it is a port of another interface, such as a bridge, where everything that arrives here is seen again.
+    pub enslaved: bool,
 }
 
 /// Returns all interfaces of this network namespace, in the kernel's order; none when the kernel refuses to list them.
 pub fn interfaces() -> Vec<Interface> {
     let mut interfaces: Vec<Interface> = Vec::new();
+    // Where the kernel does not tell, no interface has a master as far as we know.
+    let enslaved = masters::enslaved().unwrap_or_default();
     // 0 is what an interface gets that went away while the list was made; to bind to 0 is to bind to all.
     for found in datalink::interfaces().into_iter().filter(|found| found.index != 0) {
         let addresses = found.ips.iter().map(IpNetwork::ip);
@@ -41,8 +45,8 @@ pub fn interfaces() -> Vec<Interface> {
             None => interfaces.push(Interface {
                 addresses: addresses.collect(),
                 up: found.is_up(),
-                running: found.is_running(),
                 loopback: found.is_loopback(),
+                enslaved: enslaved.contains(&found.index),
                 index: found.index,
                 name: found.name,
             }),

@@ -321,7 +321,7 @@ in_own_network! {
         make_veth();
         ip("link set knock0 down");
         let interface = interface("knock0");
-        assert!(!interface.up && !interface.running);
+        assert!(!interface.up);
         let mut capture = open(&interface, &[any_flags(Step::udp(LAST))]);
         assert!(matches!(capture.next_packet(), Err(CaptureError::LinkDown { .. })));
         set_knock0_up();
@@ -355,7 +355,7 @@ in_own_network! {
         ip("addr add 198.51.100.1/24 dev knock0 label knock0:1");
         ip("addr add fe80::7/64 dev knock0 nodad");
         let found = interface("knock0");
-        assert!(found.up && found.running && !found.loopback);
+        assert!(found.up && !found.loopback && !found.enslaved);
         for address in ["192.0.2.1", "198.51.100.1", "2001:db8::1", "fe80::7"] {
             assert!(found.addresses.contains(&address.parse().unwrap()), "{address} of {found:?}");
         }
@@ -406,6 +406,16 @@ in_own_network! {
         let capture = open(&interface, &[]);
         assert_eq!(sockets(), before);
         drop(capture);
+    }
+
+    fn ports_of_a_bridge_are_known_as_such() {
+        make_veth();
+        ip("link add bridge0 type bridge");
+        ip("link set peer0 master bridge0");
+        let enslaved: Vec<_> = interfaces().into_iter().filter(|i| i.enslaved).map(|i| i.name).collect();
+        assert_eq!(enslaved, ["peer0"]);
+        ip("link set peer0 nomaster");
+        assert!(!interface("peer0").enslaved);
     }
 }
 
