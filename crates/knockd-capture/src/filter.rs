@@ -1,4 +1,4 @@
-//! What doors want to a classic BPF program, so that the kernel drops all other packets.
+//! What doors and the scanner guard want to a classic BPF program, so that the kernel drops all other packets.
 //!
 //! The program may let more through than wanted, never less: the matcher decides again.
 
@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
-use knockd_core::{Interest, Protocol};
+use knockd_core::{Interest, LocalPorts, Protocol, TcpFlags};
 use socket2::SockFilter;
 
 use crate::decode::{EXTENSION_HEADERS, IPV4_FRAGMENT_BITS, TCP, UDP};
@@ -87,7 +87,21 @@ impl Program {
     /// tagged for a VLAN belongs to another interface; one with a mere priority tag (VLAN 0) is accepted. Without an
     /// interest nothing is accepted.
     pub fn new(interests: &[Interest], interface: &Interface, ipv4_only: bool) -> Self {
-        let mut wanted = Wanted::new(interests, interface, ipv4_only);
+        Self::guarded(interests, interface, None, ipv4_only)
+    }
+
+    /// Makes a program that also accepts what [`knockd_core::Scanners`] counts as a stray, if it is on: for that it has to
+    /// know the UDP ports in use ([`knockd_core::Scanners::local_ports`]).
+    ///
+    /// Of TCP these are packets to a watched address with SYN and without ACK, or with neither ACK nor RST; of UDP, if an
+    /// interest is, those to ports that are not in use.
+    pub fn guarded(
+        interests: &[Interest],
+        interface: &Interface,
+        guard: Option<&LocalPorts>,
+        ipv4_only: bool,
+    ) -> Self {
+        let mut wanted = Wanted::new(interests, interface, guard, ipv4_only);
         let mut instructions = wanted.assemble();
         let mut exact = true;
         // This ends: with one range for each protocol, everything else is about half as long as the maximum.
@@ -100,7 +114,7 @@ impl Program {
         Self { instructions, exact }
     }
 
-    /// Says whether only ports that an interest names are accepted; with too many of them those in between are, too.
+    /// Says whether only ports that are wanted are accepted; with too many of them those in between are, too.
     pub const fn is_exact(&self) -> bool {
         self.exact
     }
@@ -114,6 +128,8 @@ impl Program {
 /// The interests taken apart, the way the program looks at a packet.
 struct Wanted {
     loopback: bool,
+    /// Whether connection attempts over TCP are wanted whatever their port.
+    tcp_strays: bool,
     ipv4: Vec<Ipv4Addr>,
     ipv6: Vec<Ipv6Addr>,
     /// Flags that every TCP interest wants set, and clear.
@@ -125,7 +141,12 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn new(interests: &[Interest], interface: &Interface, ipv4_only: bool) -> Self {
+    fn new(
+        interests: &[Interest],
+        interface: &Interface,
+        guard: Option<&LocalPorts>,
+        ipv4_only: bool,
+    ) -> Self {
         let ports = |protocol| {
             interests
                 .iter()
@@ -145,14 +166,16 @@ impl Wanted {
                 IpAddr::V6(address) => ipv6.push(address),
             }
         }
+        let udp_strays = guard.filter(|_| ports(Protocol::Udp).next().is_some());
         Self {
             loopback: interface.loopback,
+            tcp_strays: guard.is_some(),
             ipv4,
             ipv6,
             flags_set: rules().map(|rule| rule.must_be_set().bits()).reduce(|a, b| a & b).unwrap_or(0),
             flags_clear: rules().map(|rule| rule.must_be_clear().bits()).reduce(|a, b| a & b).unwrap_or(0),
             tcp: ranges(ports(Protocol::Tcp)),
-            udp: ranges(ports(Protocol::Udp)),
+            udp: ranges(ports(Protocol::Udp).chain(udp_strays.into_iter().flat_map(LocalPorts::unused))),
         }
     }
 
@@ -171,6 +194,15 @@ impl Wanted {
         if flags_looked_at != 0 {
             tcp = code.branch(JUMP_IF_EQUAL, u32::from(self.flags_set), tcp, reject);
             tcp = code.step(AND, u32::from(flags_looked_at), tcp);
+        }
+        if self.tcp_strays {
+            let [syn, rst, ack] =
+                [TcpFlags::SYN, TcpFlags::RST, TcpFlags::ACK].map(|flag| u32::from(flag.bits()));
+            let no_syn = code.branch(JUMP_IF_ANY_BIT, rst, tcp, accept);
+            let no_ack = code.branch(JUMP_IF_ANY_BIT, syn, accept, no_syn);
+            tcp = code.branch(JUMP_IF_ANY_BIT, ack, tcp, no_ack);
+        }
+        if self.tcp_strays || flags_looked_at != 0 {
             tcp = code.step(LOAD_BYTE_AT_X, TCP_FLAGS, tcp);
         }
 
@@ -211,7 +243,10 @@ impl Wanted {
 /// Groups ports into ranges, ascending and apart from each other.
 fn ranges(ports: impl Iterator<Item = u16>) -> Vec<RangeInclusive<u16>> {
     let mut ranges: Vec<RangeInclusive<u16>> = Vec::new();
-    for port in ports.collect::<BTreeSet<u16>>() {
+    let mut ports: Vec<u16> = ports.collect();
+    ports.sort_unstable();
+    ports.dedup();
+    for port in ports {
         match ranges.last_mut() {
             Some(last) if port - 1 == *last.end() => *last = *last.start()..=port,
             _ => ranges.push(port..=port),
@@ -519,6 +554,33 @@ mod tests {
         })
     }
 
+    /// What the scanner guard asks of a packet.
+    fn is_stray(
+        interests: &[Interest],
+        interface: &Interface,
+        guard: Option<&LocalPorts>,
+        packet: &Packet,
+    ) -> bool {
+        let is_watched = |interest: &Interest| match interest.target {
+            Some(target) => target == packet.destination,
+            None => interface.addresses.contains(&packet.destination),
+        };
+        let has_udp = interests.iter().any(|interest| interest.step.protocol == Protocol::Udp);
+        let shows_a_scan = |guard: &LocalPorts| match packet.hit {
+            Hit::Tcp { flags, .. } => {
+                let (syn, ack, rst) = (TcpFlags::SYN, TcpFlags::ACK, TcpFlags::RST);
+                !flags.contains(ack) && (flags.contains(syn) || !flags.contains(rst))
+            }
+            Hit::Udp { port } => has_udp && !guard.is_in_use(port),
+        };
+        guard.is_some_and(shows_a_scan) && interests.iter().any(is_watched)
+    }
+
+    /// UDP ports 53 and 5353 are bound, those from 32768 on are ephemeral.
+    fn guard() -> LocalPorts {
+        LocalPorts::new(32768, vec![53, 5353])
+    }
+
     #[test]
     fn a_wanted_packet_is_accepted_in_both_ip_versions_and_others_are_not() {
         let program = Program::new(&[any_flags(Step::tcp(7000)), any_flags(Step::udp(53))], &eth(), false);
@@ -575,6 +637,61 @@ mod tests {
         assert!(accepts(&program, &udp("192.0.2.1", 3)));
         let program = Program::new(&[with_flags(1, syn_only), any_flags(Step::tcp(2))], &eth(), false);
         assert!(accepts(&program, &tcp("192.0.2.1", 2, TcpFlags::NONE)));
+    }
+
+    #[test]
+    fn with_the_guard_connection_attempts_are_accepted_at_every_port_whatever_flags_the_doors_want() {
+        let syn_ack = TcpFlags::SYN.union(TcpFlags::ACK);
+        for rule in [FlagRule::ANY, FlagRule::ANY.and_set(TcpFlags::SYN), FlagRule::ANY.and_set(syn_ack)] {
+            let program = Program::guarded(&[with_flags(7000, rule)], &eth(), Some(&guard()), false);
+            for (bits, expected) in [
+                (0x02, true),
+                (0xc2, true),
+                (0, true),
+                (0x01, true),
+                (0x29, true),
+                (0x06, true),
+                (0x03, true),
+            ]
+            .into_iter()
+            .chain([0x10, 0x11, 0x04, 0x14, 0x12, 0x18].map(|bits| (bits, false)))
+            {
+                let flags = TcpFlags::from_wire(bits);
+                for port in [0, 53, 6999, 7001, 65535] {
+                    assert_eq!(accepts(&program, &tcp("192.0.2.1", port, flags)), expected, "{flags:?}");
+                    assert_eq!(accepts(&program, &tcp("2001:db8::1", port, flags)), expected, "{flags:?}");
+                    assert!(!accepts(&program, &tcp("192.0.2.2", port, flags)));
+                }
+                let is_hit = rule.accepts(flags);
+                assert_eq!(
+                    accepts(&program, &tcp("192.0.2.1", 7000, flags)),
+                    expected || is_hit,
+                    "{flags:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn with_the_guard_udp_is_accepted_at_ports_not_in_use_if_a_door_uses_udp() {
+        let doors = [any_flags(Step::tcp(1)), any_flags(Step::udp(5353)), any_flags(Step::udp(40000))];
+        let program = Program::guarded(&doors, &eth(), Some(&guard()), false);
+        assert!(program.is_exact());
+        for port in 0..=u16::MAX {
+            let expected = [5353, 40000].contains(&port) || (port < 32768 && port != 53);
+            assert_eq!(accepts(&program, &udp("192.0.2.1", port)), expected, "{port}");
+        }
+        let without_udp = Program::guarded(&doors[..1], &eth(), Some(&guard()), false);
+        assert!((0..=u16::MAX).all(|port| !accepts(&without_udp, &udp("192.0.2.1", port))));
+    }
+
+    #[test]
+    fn with_the_guard_and_very_many_bound_ports_no_stray_is_missed() {
+        let local_ports = LocalPorts::new(32768, (0..16384).map(|port| port * 2).collect());
+        let program = Program::guarded(&[any_flags(Step::udp(1))], &eth(), Some(&local_ports), false);
+        assert!(!program.is_exact());
+        assert!(program.instructions.len() <= Program::MAX_INSTRUCTIONS);
+        assert!(local_ports.unused().all(|port| accepts(&program, &udp("192.0.2.1", port))));
     }
 
     #[test]
@@ -704,8 +821,11 @@ mod tests {
         let socket = socket2::Socket::from(UdpSocket::bind("127.0.0.1:0").unwrap());
         let many: Vec<_> = (0..=u16::MAX).step_by(3).map(|port| any_flags(Step::tcp(port))).collect();
         for interests in [&[][..], &[any_flags(Step::tcp(1))], &many] {
-            let program = Program::new(interests, &interface(&["127.0.0.1", "::1"], true), false);
-            socket.attach_filter(&program.to_sock_filters()).unwrap();
+            for guard in [None, Some(&guard())] {
+                let loopback = interface(&["127.0.0.1", "::1"], true);
+                let program = Program::guarded(interests, &loopback, guard, false);
+                socket.attach_filter(&program.to_sock_filters()).unwrap();
+            }
         }
     }
 
@@ -736,6 +856,12 @@ mod tests {
         prop::collection::vec(interest, 0..max)
     }
 
+    fn guards() -> impl Strategy<Value = Option<LocalPorts>> {
+        let ports = prop::collection::vec(prop_oneof![select(vec![1, 2, 80]), any::<u16>()], 0..20);
+        let ephemeral_from = select(vec![0, 2, 1024, 32768, 65535]);
+        prop::option::of((ephemeral_from, ports).prop_map(|(from, ports)| LocalPorts::new(from, ports)))
+    }
+
     /// A packet to one of the addresses that the interests know, intact or with a few bytes changed.
     fn packets() -> impl Strategy<Value = Vec<u8>> {
         let addresses =
@@ -760,25 +886,29 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(512))]
 
         #[test]
-        fn whatever_the_decoder_reads_and_an_interest_wants_is_accepted(
+        fn whatever_the_decoder_reads_and_an_interest_or_the_guard_wants_is_accepted(
             interests in prop_oneof![30 => interests(12), 1 => interests(2500)],
             packet in packets(),
             vlan_tag in select(vec![None, Some(0), Some(0x6000)]),
+            guard in guards(),
         ) {
-            let program = Program::new(&interests, &eth(), false);
-            if let Ok(read) = decode(&packet) && wants(&interests, &eth(), &read) {
+            let program = Program::guarded(&interests, &eth(), guard.as_ref(), false);
+            if let Ok(read) = decode(&packet)
+                && (wants(&interests, &eth(), &read) || is_stray(&interests, &eth(), guard.as_ref(), &read))
+            {
                 let frame = Frame { vlan_tag, ..Frame::incoming(packet) };
                 prop_assert!(accepts(&program, &frame));
             }
         }
 
         #[test]
-        fn an_exact_program_accepts_no_port_and_no_address_that_no_interest_names(
+        fn an_exact_program_accepts_no_port_and_no_address_that_neither_an_interest_nor_the_guard_wants(
             interests in interests(300),
             address in select(vec!["192.0.2.1", "2001:db8::1", "198.51.100.7", "2001:db8::7", "192.0.2.99"]),
             hit in hits(),
+            guard in guards(),
         ) {
-            let program = Program::new(&interests, &eth(), false);
+            let program = Program::guarded(&interests, &eth(), guard.as_ref(), false);
             prop_assert!(program.is_exact());
             let packet = decode(&bytes(address, hit)).unwrap();
             let named = interests.iter().any(|interest| interest.step == hit.step())
@@ -786,7 +916,7 @@ mod tests {
                     Some(target) => target == packet.destination,
                     None => eth().addresses.contains(&packet.destination),
                 });
-            if !named {
+            if !named && !is_stray(&interests, &eth(), guard.as_ref(), &packet) {
                 prop_assert!(!accepts(&program, &Frame::incoming(bytes(address, hit))));
             }
         }

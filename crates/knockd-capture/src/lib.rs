@@ -1,7 +1,7 @@
 //! Packets for knockd: a packet socket on one interface, with a filter in the kernel and a decoder that never panics.
 //!
-//! A [`Program`] says which packets are wanted, [`Capture`] reads them as [`knockd_core::Packet`], [`interfaces`] and
-//! [`LinkWatch`] tell where that is possible. Linux only (packet(7)).
+//! A [`Program`] says which packets are wanted, a [`PacketSocket`] collects them, a [`Capture`] reads them as
+//! [`knockd_core::Packet`], [`interfaces`] and [`LinkWatch`] tell where that is possible. Linux only (packet(7)).
 #![forbid(unsafe_code)]
 
 mod decode;
@@ -10,38 +10,41 @@ mod link;
 mod masters;
 
 use std::io;
-use std::os::fd::IntoRawFd;
-use std::sync::Arc;
-use std::time::Duration;
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd};
 
 use knockd_core::Packet;
 use nix::errno::Errno;
-use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
-use pnet::datalink::{self, Channel, DataLinkReceiver};
+use pnet::datalink::{self, DataLinkReceiver};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, netdevice, recv};
 use socket2::{Domain, Socket, Type};
 
 pub use decode::{Ignored, decode};
 pub use filter::Program;
 pub use link::{Interface, LinkWatch, interfaces};
 
-/// How long [`Capture::next_packet`] waits, so that the thread that calls it can be stopped.
-const READ_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long [`Capture::next_packet`] waits before it looks whether the interface still exists.
+const READ_TIMEOUT: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// The default buffer holds about 277 small packets: fewer than may come while the reader sleeps.
 const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
 
-/// An open packet socket on one interface, not in promiscuous mode.
-pub struct Capture {
-    receiver: Box<dyn DataLinkReceiver>,
-    socket: Arc<Socket>,
-    interface: Interface,
+/// The most that is read of a packet; all headers that are looked at fit, and what follows them is not needed.
+const PACKET_BYTES: usize = 4096;
+
+/// A packet socket on one interface, not in promiscuous mode, for a [`Capture`] to read from.
+///
+/// It keeps the packets that nobody has read yet, also while one reader ends and another begins.
+#[derive(Debug)]
+pub struct PacketSocket {
+    socket: Socket,
 }
 
-impl Capture {
-    /// Starts to capture what the program accepts, in both directions.
+impl PacketSocket {
+    /// Starts to collect what the program accepts, in both directions.
     ///
-    /// The interface may be down; then [`Self::next_packet`] says so first, and packets come once it is up.
+    /// The interface may be down; then [`Capture::next_packet`] says so first, and packets come once it is up.
     ///
     /// # Errors
     ///
@@ -62,25 +65,58 @@ impl Capture {
             .map_err(io::Error::from)
             .or_else(|_| socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES))
             .map_err(failed)?;
-
         let config = datalink::Config {
-            // pnet closes this descriptor, when it fails and when the receiver is dropped.
+            // pnet closes this descriptor, when it fails and when the channel is dropped.
             socket_fd: Some(socket.try_clone().map_err(failed)?.into_raw_fd()),
-            read_timeout: Some(READ_TIMEOUT),
             promiscuous: false,
             ..datalink::Config::default()
         };
-        match datalink::channel(&interface.to_pnet(), config).map_err(failed)? {
-            Channel::Ethernet(_, receiver) => {
-                Ok(Self { receiver, socket: Arc::new(socket), interface: interface.clone() })
-            }
-            _ => Err(failed(io::ErrorKind::Unsupported.into())),
-        }
+        // Only to bind the socket: whoever reads may be another process.
+        datalink::channel(&interface.to_pnet(), config).map_err(failed)?;
+        Ok(Self { socket })
     }
 
-    /// Waits for a packet, at most a second.
+    /// Replaces the filter in one step: every packet is judged by the old program or by the new one.
     ///
-    /// `None` means that none came, or one that knocking does not look at: call again.
+    /// Packets that the old program accepted may still be waiting to be read.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the new program, for want of memory; the old one stays.
+    pub fn set_filter(&self, program: &Program) -> io::Result<()> {
+        self.socket.attach_filter(&program.to_sock_filters())
+    }
+}
+
+impl AsFd for PacketSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Reads and decodes the packets of a [`PacketSocket`], in this process or in another one that got its descriptor.
+///
+/// It needs no privilege, and no system calls but poll(2), recvfrom(2) and ioctl(2) with `SIOCGIFINDEX`, all on that
+/// descriptor.
+#[derive(Debug)]
+pub struct Capture<S> {
+    receiver: Receiver<S>,
+    /// The interface that the socket is bound to.
+    name: String,
+    index: u32,
+}
+
+impl<S: AsFd + Send> Capture<S> {
+    /// Takes a [`PacketSocket`] or a descriptor of one, and name and number of the interface that it was opened for.
+    pub fn new(socket: S, name: &str, index: u32) -> Self {
+        let receiver = Receiver { socket, buffer: Box::new([0; PACKET_BYTES]), is_drained: false };
+        Self { receiver, name: name.to_owned(), index }
+    }
+
+    /// Returns the next packet; when none is left, says so, and waits for one when it is called again.
+    ///
+    /// `None` means that none is left, that none came within a second, or that one came which knocking does not look at:
+    /// call again.
     ///
     /// # Errors
     ///
@@ -94,54 +130,45 @@ impl Capture {
             Err(error) => error,
         };
         match error.kind() {
-            io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => return Ok(None),
-            io::ErrorKind::TimedOut if self.exists() => return Ok(None),
-            io::ErrorKind::TimedOut => {
-                return Err(CaptureError::InterfaceGone { interface: self.interface.name.clone() });
-            }
-            _ => {}
+            io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => Ok(None),
+            io::ErrorKind::TimedOut if self.exists() => Ok(None),
+            io::ErrorKind::TimedOut => Err(CaptureError::InterfaceGone),
+            io::ErrorKind::NetworkDown => Err(CaptureError::LinkDown),
+            _ => Err(CaptureError::Other(error)),
         }
-        // pnet polls but does not fetch the error that poll tells of; until it is fetched, every poll returns at once.
-        let pending = self.socket.take_error().unwrap_or_else(Some);
-        let error = pending.unwrap_or(error);
-        match error.kind() {
-            io::ErrorKind::NetworkDown => {
-                Err(CaptureError::LinkDown { interface: self.interface.name.clone() })
-            }
-            _ => Err(CaptureError::Other { interface: self.interface.name.clone(), source: error }),
-        }
-    }
-
-    /// A handle that changes the filter while another thread reads.
-    pub fn filter_handle(&self) -> FilterHandle {
-        FilterHandle { socket: Arc::clone(&self.socket) }
     }
 
     /// Says whether the interface still exists under its name; when the kernel cannot be asked, it does.
     fn exists(&self) -> bool {
-        match if_nametoindex(self.interface.name.as_str()) {
-            Ok(index) => index == self.interface.index,
-            Err(error) => error != Errno::ENODEV,
+        // if_nametoindex(3) would do the same on a socket of its own, which a sandbox refuses.
+        match netdevice::name_to_index(&self.receiver.socket, &self.name) {
+            Ok(index) => index == self.index,
+            Err(error) => error != rustix::io::Errno::NODEV,
         }
     }
 }
 
-/// Changes the filter of a [`Capture`]; it keeps the socket open, so drop it with the capture.
-#[derive(Clone, Debug)]
-pub struct FilterHandle {
-    socket: Arc<Socket>,
+/// A receiver that tells when no packet is left, before it waits: then is the time to deal with those that came.
+#[derive(Debug)]
+struct Receiver<S> {
+    socket: S,
+    buffer: Box<[u8; PACKET_BYTES]>,
+    /// Whether the last call found nothing, so that the next one is to wait.
+    is_drained: bool,
 }
 
-impl FilterHandle {
-    /// Replaces the filter in one step: every packet is judged by the old program or by the new one.
+impl<S: AsFd + Send> DataLinkReceiver for Receiver<S> {
+    /// Returns the next packet, from its IP header on.
     ///
-    /// Packets that the old program accepted may still be waiting to be read.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses the new program, for want of memory; the old one stays.
-    pub fn replace(&self, program: &Program) -> io::Result<()> {
-        self.socket.attach_filter(&program.to_sock_filters())
+    /// Fails with `WouldBlock` once when none is left, and after a second of waiting with `TimedOut`.
+    fn next(&mut self) -> io::Result<&[u8]> {
+        if self.is_drained && poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&READ_TIMEOUT))? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let received = recv(&self.socket, self.buffer.as_mut_slice(), RecvFlags::DONTWAIT);
+        self.is_drained = received.is_err();
+        let (length, _) = received?;
+        self.buffer.get(..length).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 }
 
@@ -171,23 +198,12 @@ pub enum OpenError {
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// The interface went down.
-    #[error("{interface} is down")]
-    LinkDown {
-        /// Its name.
-        interface: String,
-    },
+    #[error("the interface is down")]
+    LinkDown,
     /// The interface was deleted, renamed, or moved to another network namespace.
-    #[error("{interface} no longer exists")]
-    InterfaceGone {
-        /// Its name.
-        interface: String,
-    },
+    #[error("the interface no longer exists")]
+    InterfaceGone,
     /// The kernel failed for a reason that is not expected.
-    #[error("cannot read packets from {interface}")]
-    Other {
-        /// Its name.
-        interface: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
+    #[error("cannot read packets")]
+    Other(#[source] io::Error),
 }

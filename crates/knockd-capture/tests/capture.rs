@@ -8,12 +8,12 @@ use std::env;
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use etherparse::{PacketBuilder, PacketBuilderStep, VlanId};
-use knockd_capture::{Capture, CaptureError, Interface, LinkWatch, OpenError, Program, interfaces};
+use knockd_capture::{Capture, CaptureError, Interface, LinkWatch, OpenError, PacketSocket, Program, interfaces};
 use knockd_core::{FlagRule, Hit, Interest, Packet, Step, TcpFlags};
 use pnet::datalink::{self, Channel, DataLinkSender};
 
@@ -107,12 +107,13 @@ fn aimed(address: &str, step: Step) -> Interest {
     Interest { target: Some(address.parse().unwrap()), ..any_flags(step) }
 }
 
-fn open(interface: &Interface, interests: &[Interest]) -> Capture {
-    Capture::open(interface, &Program::new(interests, interface, false)).unwrap()
+fn open(interface: &Interface, interests: &[Interest]) -> Capture<PacketSocket> {
+    let socket = PacketSocket::open(interface, &Program::new(interests, interface, false)).unwrap();
+    Capture::new(socket, &interface.name, interface.index)
 }
 
 /// Reads until the packet to [`LAST`], which is not returned.
-fn packets(capture: &mut Capture) -> Vec<Packet> {
+fn packets(capture: &mut Capture<PacketSocket>) -> Vec<Packet> {
     let deadline = Instant::now() + Duration::from_secs(10);
     let mut packets = Vec::new();
     while Instant::now() < deadline {
@@ -124,7 +125,16 @@ fn packets(capture: &mut Capture) -> Vec<Packet> {
     panic!("the last packet never came; before: {packets:?}");
 }
 
-fn ports(capture: &mut Capture) -> Vec<u16> {
+/// Reads until it fails.
+fn first_error(capture: &mut Capture<PacketSocket>) -> CaptureError {
+    loop {
+        if let Err(error) = capture.next_packet() {
+            return error;
+        }
+    }
+}
+
+fn ports(capture: &mut Capture<PacketSocket>) -> Vec<u16> {
     packets(capture).iter().map(|packet| packet.hit.step().port).collect()
 }
 
@@ -261,8 +271,8 @@ in_own_network! {
     fn the_filter_can_be_replaced_while_another_thread_reads() {
         let interface = make_veth();
         let program = |port| Program::new(&[any_flags(Step::udp(port))], &interface, false);
-        let mut capture = Capture::open(&interface, &program(7000)).unwrap();
-        let filter = capture.filter_handle();
+        let socket = Arc::new(PacketSocket::open(&interface, &program(7000)).unwrap());
+        let mut capture = Capture::new(Arc::clone(&socket), &interface.name, interface.index);
         let (seen, ports) = mpsc::channel();
         thread::spawn(move || {
             while let Ok(packet) = capture.next_packet() {
@@ -278,9 +288,9 @@ in_own_network! {
             ports.recv_timeout(Duration::from_secs(10)).unwrap()
         };
         assert_eq!(send_both_and_wait(), 7000);
-        filter.replace(&program(7001)).unwrap();
+        socket.set_filter(&program(7001)).unwrap();
         assert_eq!(send_both_and_wait(), 7001);
-        filter.clone().replace(&program(7000)).unwrap();
+        socket.set_filter(&program(7000)).unwrap();
         assert_eq!(send_both_and_wait(), 7000);
         assert!(ports.try_recv().is_err());
     }
@@ -297,9 +307,9 @@ in_own_network! {
             Program::new(&steps.map(any_flags).chain(targets).collect::<Vec<_>>(), &interface, false)
         });
         assert!(!programs[0].is_exact(), "it must be the largest");
-        let filter = Capture::open(&interface, &programs[0]).unwrap().filter_handle();
+        let socket = PacketSocket::open(&interface, &programs[0]).unwrap();
         for program in &programs {
-            filter.replace(program).unwrap();
+            socket.set_filter(program).unwrap();
         }
     }
 
@@ -307,8 +317,8 @@ in_own_network! {
         let interface = make_veth();
         let mut capture = open(&interface, &[any_flags(Step::udp(LAST))]);
         ip("link set knock0 down");
-        let error = capture.next_packet().unwrap_err();
-        assert!(matches!(&error, CaptureError::LinkDown { interface } if interface == "knock0"), "{error}");
+        let error = first_error(&mut capture);
+        assert!(matches!(error, CaptureError::LinkDown), "{error}");
         let start = Instant::now();
         assert_eq!(capture.next_packet().unwrap(), None);
         assert!(start.elapsed() > Duration::from_millis(900), "it must wait, not spin");
@@ -323,7 +333,7 @@ in_own_network! {
         let interface = interface("knock0");
         assert!(!interface.up);
         let mut capture = open(&interface, &[any_flags(Step::udp(LAST))]);
-        assert!(matches!(capture.next_packet(), Err(CaptureError::LinkDown { .. })));
+        assert!(matches!(first_error(&mut capture), CaptureError::LinkDown));
         set_knock0_up();
         send_last(&mut *sender("peer0"));
         assert_eq!(packets(&mut capture), []);
@@ -335,19 +345,19 @@ in_own_network! {
         // This one learns of the link before the interface goes, and hears nothing more from the kernel.
         let mut forewarned = open(&interface, &[]);
         ip("link set knock0 down");
-        assert!(matches!(forewarned.next_packet(), Err(CaptureError::LinkDown { .. })));
+        assert!(matches!(first_error(&mut forewarned), CaptureError::LinkDown));
         ip("link del knock0");
         for capture in [&mut capture, &mut forewarned] {
-            let gone = (0..4).any(|_| matches!(capture.next_packet(), Err(CaptureError::InterfaceGone { .. })));
+            let gone = (0..4).any(|_| matches!(capture.next_packet(), Err(CaptureError::InterfaceGone)));
             assert!(gone, "not within three seconds");
         }
         let program = Program::new(&[], &interface, false);
-        let error = Capture::open(&interface, &program).err().unwrap();
+        let error = PacketSocket::open(&interface, &program).err().unwrap();
         assert!(matches!(error, OpenError::InterfaceGone { .. }), "{error}");
         assert_eq!(error.to_string(), "there is no interface knock0 any more");
         // A new interface of that name is another one.
         make_veth();
-        assert!(matches!(Capture::open(&interface, &program), Err(OpenError::InterfaceGone { .. })));
+        assert!(matches!(PacketSocket::open(&interface, &program), Err(OpenError::InterfaceGone { .. })));
     }
 
     fn labelled_and_link_local_addresses_belong_to_their_interface() {
@@ -424,7 +434,7 @@ fn a_missing_privilege_is_named() {
     // A user namespace of its own gives no power over the network namespace of somebody else.
     run_under(&["-Ur"], "a_missing_privilege_is_named", || {
         let interface = interface("lo");
-        let error = Capture::open(&interface, &Program::new(&[], &interface, false)).err().unwrap();
+        let error = PacketSocket::open(&interface, &Program::new(&[], &interface, false)).err().unwrap();
         assert_eq!(error.to_string(), "capturing packets needs root or the capability CAP_NET_RAW");
     });
 }

@@ -9,9 +9,14 @@ use clap::{Parser, ValueHint};
 #[command(name = "knockd", version, infer_long_args = true, args_override_self = true, after_help = AFTER_HELP)]
 #[allow(clippy::struct_excessive_bools, reason = "one for each option without a value")]
 pub struct Args {
-    /// Listen on this interface; wins over the configuration's `Interface` [default: eth0]
+    /// Listen on this interface, on several (`eth0,wg0`), on those of a pattern (`eth*`) or on `any`; wins over the
+    /// configuration's `Interface` [default: eth0]
     #[arg(short, long, value_name = "INT")]
     pub interface: Option<String>,
+
+    /// Wait for interfaces that do not exist yet, instead of failing at the start
+    #[arg(long)]
+    pub wait: bool,
 
     /// Run in the background and write the pid file
     #[arg(short, long)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use crossbeam_channel::{Receiver, never, select};
-use knockd_capture::{Capture, Interface, LinkWatch, Program, interfaces};
+use knockd_capture::{LinkWatch, interfaces};
 use knockd_core::config::Commands;
 use knockd_core::{DoorId, Event, EventKind, Matcher, Packet, Timestamp};
 use signal_hook::consts::SIGHUP;
@@ -15,8 +15,9 @@ use signal_hook::consts::SIGHUP;
 use crate::args::Args;
 use crate::clock::Clock;
 use crate::doors::Doors;
+use crate::ears::{Ears, Sockets, Wanted};
 use crate::flood::Flood;
-use crate::listener::{Heard, Listener};
+use crate::listener::Heard;
 use crate::logging::{Destinations, Line, Log};
 use crate::service::{self, Watchdog};
 use crate::setup::{Setup, SetupError};
@@ -32,8 +33,7 @@ pub(crate) struct Prepared {
     pub(crate) directory: PathBuf,
     pub(crate) setup: Setup,
     matcher: Matcher,
-    interface: Interface,
-    capture: Capture,
+    sockets: Sockets,
     links: LinkWatch,
     clock: Clock,
     /// The state directory, or why there is none; `None` when no door needs one.
@@ -41,24 +41,23 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    /// Finds the interface and begins to listen; what comes from now on waits in the kernel's buffer.
+    /// Finds the interfaces and begins to listen; what comes from now on waits in the kernel's buffers.
     ///
     /// # Errors
-    /// When the interface does not exist or may not be listened to.
+    /// When an interface does not exist or may not be listened to.
     pub(crate) fn new(args: Args, directory: PathBuf, setup: Setup) -> anyhow::Result<Self> {
         let links = LinkWatch::open().context("cannot watch the network interfaces")?;
-        let interface = find_interface(&setup.interface)?;
         let mut matcher = Matcher::new(&setup.doors, setup.options.max_attempts);
         arm(&mut matcher, &setup);
-        matcher.set_addresses(interface.addresses.iter().copied());
-        let program = Program::new(&matcher.interests(), &interface, args.only_ip_v4);
-        let capture = Capture::open(&interface, &program)?;
+        let wanted = Wanted { interests: matcher.interests(), ipv4_only: args.only_ip_v4 };
+        let sockets = Sockets::open(setup.selection.clone(), setup.waits, wanted)?;
+        matcher.set_addresses(sockets.addresses());
         let clock = Clock::start();
         // A container without a writable directory needs none as long as no door has anything to undo.
         let needs_state = setup.doors.iter().any(|door| door.stop != Commands::default());
         let state =
             (needs_state || setup.state_dir.exists()).then(|| StateDir::open(setup.state_dir.clone(), clock));
-        Ok(Self { args, directory, setup, matcher, interface, capture, links, clock, state })
+        Ok(Self { args, directory, setup, matcher, sockets, links, clock, state })
     }
 }
 
@@ -72,7 +71,7 @@ pub(crate) struct Engine {
     log: Log,
     flood: Flood,
     watchdog: Watchdog,
-    listener: Listener,
+    ears: Ears,
     /// A message whenever an interface has changed.
     links: Receiver<io::Result<()>>,
     clock: Clock,
@@ -84,12 +83,12 @@ impl Engine {
     /// # Errors
     /// When the system has no thread left.
     pub(crate) fn start(prepared: Prepared, log: Log) -> anyhow::Result<Self> {
-        let Prepared { args, directory, setup, matcher, interface, capture, links, clock, state } = prepared;
+        let Prepared { args, directory, setup, matcher, sockets, links, clock, state } = prepared;
         let doors = Doors::start(state, clock, &log)?;
-        let listener = Listener::start(capture, interface)?;
+        let ears = Ears::start(sockets)?;
         let links = watch(links)?;
         let (flood, watchdog) = (Flood::default(), Watchdog::new(clock.now()));
-        Ok(Self { args, directory, setup, matcher, doors, log, flood, watchdog, listener, links, clock })
+        Ok(Self { args, directory, setup, matcher, doors, log, flood, watchdog, ears, links, clock })
     }
 
     pub(crate) fn log(&self, line: &Line) {
@@ -98,24 +97,24 @@ impl Engine {
 
     /// Does the daemon's work until SIGINT or SIGTERM comes, and closes the open doors then.
     pub(crate) fn run(mut self, signals: &Receiver<i32>) {
-        self.log(&Line::starting_up(&self.listener.interface.name));
+        self.log(&Line::starting_up(&self.setup.selection.to_string()));
         self.log_passed_over();
-        self.log_filter(&self.program());
+        self.log_filter();
         service::ready(&self.status());
         loop {
             select! {
-                recv(self.listener.heard) -> heard => match heard {
+                recv(self.ears.heard) -> heard => match heard {
                     Ok(Heard::Packet(packet)) => self.handle_packet(&packet),
                     Ok(Heard::Failed(error)) => self.log(&Line::notice(format!("{:#}", anyhow!(error)))),
-                    // The thread ends with its interface; a new one is opened when that comes back.
-                    Err(_) => self.listener.heard = never(),
+                    // The ears hold a sender themselves.
+                    Err(_) => {}
                 },
                 recv(self.doors.reports) -> report => if let Ok(report) = report {
                     self.doors.handle_report(&report, &self.setup.options, &self.log);
                 },
                 recv(self.doors.problems) -> problem => if let Ok(problem) = problem { self.log(&Line::warning(problem)); },
                 recv(self.links) -> change => match change {
-                    Ok(Ok(())) => self.follow_interface(),
+                    Ok(Ok(())) => self.follow_interfaces(),
                     Ok(Err(error)) => self.log(&Line::warning(format!("cannot watch the network interfaces: {error}"))),
                     Err(_) => self.links = never(),
                 },
@@ -201,35 +200,11 @@ impl Engine {
         struck.is_ok()
     }
 
-    /// Looks again at the interface that is listened to, because some interface has changed.
-    fn follow_interface(&mut self) {
-        let Some(found) = interfaces().into_iter().find(|known| known.name == self.setup.interface) else {
-            return;
-        };
-        if found.index != self.listener.interface.index {
-            if let Err(error) = self.listen_to(found) {
-                self.log(&Line::warning(format!("{error:#}")));
-            }
-        } else if found.addresses != self.listener.interface.addresses {
-            let text = format!("{} now has {}", found.name, addresses_of(&found));
-            self.listener.interface = found;
-            self.matcher.set_addresses(self.listener.interface.addresses.iter().copied());
-            self.refresh_filter();
-            service::status(&self.status());
-            self.log(&Line::notice(text));
-        }
-    }
-
-    /// Leaves the interface that is listened to for another one.
-    fn listen_to(&mut self, interface: Interface) -> anyhow::Result<()> {
-        let program = Program::new(&self.matcher.interests(), &interface, self.args.only_ip_v4);
-        let capture = Capture::open(&interface, &program)?;
-        self.matcher.set_addresses(interface.addresses.iter().copied());
-        self.listener = Listener::start(capture, interface)?;
-        self.log_filter(&program);
-        let Interface { name, .. } = &self.listener.interface;
-        self.log(&Line::notice(format!("listening on {name} ({})", addresses_of(&self.listener.interface))));
-        Ok(())
+    /// Looks again at the interfaces, because some have changed.
+    fn follow_interfaces(&mut self) {
+        self.ears.follow(&self.log);
+        self.matcher.set_addresses(self.ears.addresses());
+        service::status(&self.status());
     }
 
     /// Reads the configuration again. One that cannot be used changes nothing.
@@ -239,17 +214,11 @@ impl Engine {
             Ok(setup) => setup,
             Err(error) => return self.log_refusal(&error),
         };
-        let interface = if setup.interface == self.listener.interface.name {
-            None
-        } else {
-            match find_interface(&setup.interface) {
-                Ok(interface) => Some(interface),
-                Err(error) => {
-                    let text = format!("{error:#}; the old configuration stays in force");
-                    return self.log(&Line::warning(text));
-                }
-            }
-        };
+        if setup.selection != self.setup.selection
+            && let Err(error) = setup.selection.at_start(&interfaces(), setup.waits)
+        {
+            return self.log(&Line::warning(format!("{error:#}; the old configuration stays in force")));
+        }
         for warning in &setup.warnings {
             self.log(&Line::warning(plain(warning)));
         }
@@ -264,17 +233,10 @@ impl Engine {
             self.log(&Line::reopening_log(path));
         }
         self.log_passed_over();
-        match interface {
-            None => {
-                self.refresh_filter();
-                self.log_filter(&self.program());
-            }
-            Some(interface) => {
-                if let Err(error) = self.listen_to(interface) {
-                    self.log(&Line::warning(format!("{error:#}")));
-                }
-            }
-        }
+        self.ears.select(self.setup.selection.clone());
+        self.refresh_filter();
+        self.follow_interfaces();
+        self.log_filter();
     }
 
     fn shut_down(self, signals: &Receiver<i32>) {
@@ -286,18 +248,13 @@ impl Engine {
         log.finish();
     }
 
-    fn program(&self) -> Program {
-        Program::new(&self.matcher.interests(), &self.listener.interface, self.args.only_ip_v4)
+    fn refresh_filter(&mut self) {
+        let wanted = Wanted { interests: self.matcher.interests(), ipv4_only: self.args.only_ip_v4 };
+        self.ears.want(wanted, &self.log);
     }
 
-    fn refresh_filter(&self) {
-        if let Err(error) = self.listener.set_filter(&self.program()) {
-            self.log(&Line::warning(format!("{error:#}")));
-        }
-    }
-
-    fn log_filter(&self, program: &Program) {
-        if !program.is_exact() {
+    fn log_filter(&self) {
+        if !self.ears.filters_are_exact() {
             let text = "the doors use more ports than fit into the packet filter of the kernel, which lets some others \
                         through; they are ignored here";
             self.log(&Line::notice(text.to_owned()));
@@ -339,7 +296,7 @@ impl Engine {
 
     /// What a service manager shows of the daemon.
     fn status(&self) -> String {
-        format!("Listening on {} for {} doors", self.listener.interface.name, self.setup.doors.len())
+        format!("Listening on {} for {} doors", self.ears.names(), self.setup.doors.len())
     }
 }
 
@@ -374,22 +331,6 @@ fn arm(matcher: &mut Matcher, setup: &Setup) {
     for (door, file) in &setup.one_time {
         matcher.set_sequence(*door, file.sequence().cloned());
     }
-}
-
-fn find_interface(name: &str) -> anyhow::Result<Interface> {
-    let all = interfaces();
-    let names: Vec<_> = all.iter().map(|interface| interface.name.clone()).collect();
-    all.into_iter().find(|interface| interface.name == name).ok_or_else(|| {
-        anyhow!(
-            "there is no network interface {name}; there are: {} (choose one with -i or `Interface`)",
-            names.join(", ")
-        )
-    })
-}
-
-fn addresses_of(interface: &Interface) -> String {
-    let addresses: Vec<_> = interface.addresses.iter().map(ToString::to_string).collect();
-    if addresses.is_empty() { "no address".to_owned() } else { addresses.join(", ") }
 }
 
 /// Drops the colours of a drawing.

@@ -7,6 +7,7 @@
 pub mod args;
 mod clock;
 mod doors;
+mod ears;
 mod engine;
 mod flood;
 mod keeper;
@@ -17,6 +18,7 @@ mod one_time_file;
 mod pid_file;
 mod report;
 mod runner;
+mod selection;
 mod service;
 mod setup;
 pub mod state;

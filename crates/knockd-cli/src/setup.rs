@@ -5,12 +5,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use knockd_capture::interfaces;
 use knockd_core::config::{Diagnostic, Door, Options, Secret, Severity};
 use knockd_core::{Config, DoorId};
 
 use crate::args::Args;
 use crate::one_time_file::OneTimeFile;
 use crate::report;
+use crate::selection::Selection;
 
 /// A usable configuration with everything that depends on the command line decided.
 #[derive(Debug)]
@@ -22,7 +24,9 @@ pub(crate) struct Setup {
     /// The files of the doors with one-time sequences.
     pub(crate) one_time: HashMap<DoorId, OneTimeFile>,
     pub(crate) config_path: PathBuf,
-    pub(crate) interface: String,
+    pub(crate) selection: Selection,
+    /// Whether interfaces that do not exist yet are waited for.
+    pub(crate) waits: bool,
     pub(crate) log_file: Option<PathBuf>,
     pub(crate) pid_file: PathBuf,
     pub(crate) state_dir: PathBuf,
@@ -59,7 +63,7 @@ impl Setup {
                 findings.iter().map(draw).collect()
             },
         })?;
-        let warnings = parsed.warnings.iter().map(draw).collect();
+        let mut warnings: Vec<String> = parsed.warnings.iter().map(draw).collect();
         let Config { options, doors } = parsed.config;
         let mut one_time = HashMap::new();
         for (index, door) in doors.iter().enumerate() {
@@ -74,11 +78,17 @@ impl Setup {
             }
         }
         let in_directory = |path: &Path| directory.join(path);
-        let interface = args.interface.clone().or_else(|| options.interface.clone());
+        let interface = args.interface.as_deref().or(options.interface.as_deref());
+        let selection = interface.and_then(Selection::parse).unwrap_or_else(|| {
+            let (selection, warning) = Selection::by_default(&interfaces());
+            warnings.extend(warning);
+            selection
+        });
         let log_file = options.log_file.as_deref().map(Path::new).or(args.logfile.as_deref());
         let pid_file = options.pid_file.as_deref().map(Path::new).or(args.pidfile.as_deref());
         Ok(Self {
-            interface: interface.unwrap_or_else(|| "eth0".to_owned()),
+            selection,
+            waits: args.wait || options.wait_interface,
             log_file: log_file.map(in_directory),
             pid_file: in_directory(pid_file.unwrap_or(Path::new("/var/run/knockd.pid"))),
             state_dir: in_directory(Path::new(&options.state_dir)),

@@ -1,0 +1,165 @@
+//! What is listened to: a listener for each interface that is meant, as interfaces come, go and change.
+
+use std::net::IpAddr;
+
+use anyhow::Context;
+use crossbeam_channel::{Receiver, Sender};
+use knockd_capture::{Interface, PacketSocket, Program, interfaces};
+use knockd_core::Interest;
+
+use crate::listener::{Heard, Listener};
+use crate::logging::{Line, Log};
+use crate::selection::Selection;
+
+/// How many messages wait for the engine; behind them the kernel's buffers wait.
+const QUEUE: usize = 4096;
+
+/// How many interfaces are listened to at most. Each takes a socket with its buffer and a thread.
+const MAX_LISTENERS: usize = 64;
+
+/// What every filter is made from.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) interests: Vec<Interest>,
+    pub(crate) ipv4_only: bool,
+}
+
+impl Wanted {
+    fn program(&self, interface: &Interface) -> Program {
+        Program::new(&self.interests, interface, self.ipv4_only)
+    }
+}
+
+/// Open sockets without a thread, so that they survive a fork.
+pub(crate) struct Sockets {
+    selection: Selection,
+    wanted: Wanted,
+    open: Vec<(Interface, PacketSocket)>,
+}
+
+impl Sockets {
+    /// Begins to listen; what comes from now on waits in the kernel's buffers.
+    ///
+    /// # Errors
+    /// When an interface that is named does not exist (unless it is waited for), or may not be listened to.
+    pub(crate) fn open(selection: Selection, waits: bool, wanted: Wanted) -> anyhow::Result<Self> {
+        let chosen = selection.at_start(&interfaces(), waits)?;
+        let open = chosen.into_iter().take(MAX_LISTENERS).map(|interface| {
+            let socket = PacketSocket::open(&interface, &wanted.program(&interface))?;
+            Ok((interface, socket))
+        });
+        let open = open.collect::<anyhow::Result<_>>()?;
+        Ok(Self { selection, wanted, open })
+    }
+
+    /// All addresses that are listened to.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.open.iter().flat_map(|(interface, _)| interface.addresses.iter().copied())
+    }
+}
+
+/// The listeners.
+#[derive(Debug)]
+pub(crate) struct Ears {
+    selection: Selection,
+    wanted: Wanted,
+    listeners: Vec<Listener>,
+    /// What all listeners say.
+    pub(crate) heard: Receiver<Heard>,
+    speak: Sender<Heard>,
+}
+
+impl Ears {
+    /// Starts the listeners.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub(crate) fn start(sockets: Sockets) -> anyhow::Result<Self> {
+        let Sockets { selection, wanted, open } = sockets;
+        let (speak, heard) = crossbeam_channel::bounded(QUEUE);
+        let start = |(interface, socket)| Listener::start(socket, interface, speak.clone());
+        let listeners = open.into_iter().map(start).collect::<anyhow::Result<_>>()?;
+        Ok(Self { selection, wanted, listeners, heard, speak })
+    }
+
+    /// All addresses that are listened to.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.listeners.iter().flat_map(|listener| listener.interface.addresses.iter().copied())
+    }
+
+    /// Means other interfaces from now on; [`Self::follow`] finds them.
+    pub(crate) fn select(&mut self, selection: Selection) {
+        self.selection = selection;
+    }
+
+    /// The names of the interfaces that are listened to.
+    pub(crate) fn names(&self) -> String {
+        let names: Vec<_> = self.listeners.iter().map(|listener| listener.interface.name.as_str()).collect();
+        if names.is_empty() { "no interface".to_owned() } else { names.join(", ") }
+    }
+
+    /// Listens for something else from now on.
+    pub(crate) fn want(&mut self, wanted: Wanted, log: &Log) {
+        if wanted != self.wanted {
+            self.wanted = wanted;
+            for listener in &self.listeners {
+                if let Err(error) = listener.set_filter(&self.wanted.program(&listener.interface)) {
+                    log.write(&Line::warning(format!("{}: {error:#}", listener.interface.name)));
+                }
+            }
+        }
+    }
+
+    /// Says whether every filter shows only what is wanted; with very many ports it shows some in between, too.
+    pub(crate) fn filters_are_exact(&self) -> bool {
+        self.listeners.iter().all(|listener| self.wanted.program(&listener.interface).is_exact())
+    }
+
+    /// Looks again which interfaces there are, and listens to those that are meant.
+    pub(crate) fn follow(&mut self, log: &Log) {
+        let meant = self.selection.of(&interfaces());
+        self.listeners.retain(|Listener { interface, .. }| {
+            let stays =
+                meant.iter().any(|found| (found.index, &found.name) == (interface.index, &interface.name));
+            if !stays {
+                log.write(&Line::notice(format!("no longer listening on {}", interface.name)));
+            }
+            stays
+        });
+        for found in meant {
+            let known = self.listeners.iter_mut().find(|listener| listener.interface.index == found.index);
+            let result = match known {
+                None => self.listen_to(found, log),
+                Some(listener) if listener.interface.addresses != found.addresses => {
+                    log.write(&Line::notice(format!("{} now has {}", found.name, addresses_of(&found))));
+                    listener.interface = found;
+                    listener.set_filter(&self.wanted.program(&listener.interface))
+                }
+                Some(_) => Ok(()),
+            };
+            if let Err(error) = result {
+                log.write(&Line::warning(format!("{error:#}")));
+            }
+        }
+    }
+
+    fn listen_to(&mut self, interface: Interface, log: &Log) -> anyhow::Result<()> {
+        if self.listeners.len() >= MAX_LISTENERS {
+            let name = &interface.name;
+            log.write(&Line::warning(format!(
+                "not listening on {name}: there are {MAX_LISTENERS} others already"
+            )));
+            return Ok(());
+        }
+        let socket = PacketSocket::open(&interface, &self.wanted.program(&interface))
+            .with_context(|| format!("cannot listen on {}", interface.name))?;
+        log.write(&Line::notice(format!("listening on {} ({})", interface.name, addresses_of(&interface))));
+        self.listeners.push(Listener::start(socket, interface, self.speak.clone())?);
+        Ok(())
+    }
+}
+
+fn addresses_of(interface: &Interface) -> String {
+    let addresses: Vec<_> = interface.addresses.iter().map(ToString::to_string).collect();
+    if addresses.is_empty() { "no address".to_owned() } else { addresses.join(", ") }
+}
