@@ -55,7 +55,8 @@ impl Doors {
             log.write(&Line::warning(format!("{error:#}; open doors are kept in memory only")));
             None
         });
-        let Restored { records, problems } = state.as_ref().map(StateDir::restore).unwrap_or_default();
+        let Restored { records, last_id, problems } =
+            state.as_ref().map(StateDir::restore).unwrap_or_default();
         for problem in problems {
             log.write(&Line::warning(problem));
         }
@@ -64,7 +65,7 @@ impl Doors {
             let text = format!("{} open doors are taken over from an earlier run", records.len());
             log.write(&Line::notice(text));
         }
-        leases.restore(records);
+        leases.restore(records, last_id);
         let remembers = state.is_some();
         let (runner, reports) = Runner::new();
         let (keeper, problems) = Keeper::start(state, runner.clone())?;

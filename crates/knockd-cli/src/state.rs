@@ -29,6 +29,8 @@ pub struct StoredLease {
     pub cmd_timeout: Duration,
     /// When the stop command is due, since the Unix epoch, in milliseconds.
     pub until: Duration,
+    /// Whether the start command has failed.
+    pub failed: bool,
 }
 
 impl StoredLease {
@@ -52,12 +54,13 @@ impl StoredLease {
         let milliseconds = |text: &str| text.parse().map(Duration::from_millis);
         let until = milliseconds(value("until")?).context("`until` is no number")?;
         let cmd_timeout = milliseconds(value("cmd_timeout")?).context("`cmd_timeout` is no number")?;
+        let failed = value("failed")?.parse().context("`failed` is neither true nor false")?;
         let start = value("start_command")?.to_owned();
         let stop = value("stop_command")?.to_owned();
         ensure!(!stop.trim().is_empty(), "`stop_command` is empty");
         ensure!(![&door, &start, &stop].iter().any(|text| text.contains('\0')), "there is a zero byte in it");
         ensure!(lines.next().is_none(), "there is more in it than belongs there");
-        Ok(Self { key: LeaseKey { door, source, start, stop }, cmd_timeout, until })
+        Ok(Self { key: LeaseKey { door, source, start, stop }, cmd_timeout, until, failed })
     }
 
     /// Writes the text that [`Self::parse`] reads.
@@ -70,6 +73,7 @@ impl StoredLease {
             ("source", &source.to_string()),
             ("until", &self.until.as_millis().to_string()),
             ("cmd_timeout", &self.cmd_timeout.as_millis().to_string()),
+            ("failed", &self.failed.to_string()),
             ("start_command", start),
             ("stop_command", stop),
         ] {
@@ -89,11 +93,19 @@ pub(crate) struct StateDir {
 }
 
 /// What was found in a state directory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Restored {
     pub(crate) records: Vec<LeaseRecord>,
+    /// The highest number that any file has, those included that are kept for a person to look at.
+    pub(crate) last_id: LeaseId,
     /// What could not be read, in words.
     pub(crate) problems: Vec<String>,
+}
+
+impl Default for Restored {
+    fn default() -> Self {
+        Self { records: Vec::new(), last_id: LeaseId(0), problems: Vec::new() }
+    }
 }
 
 impl StateDir {
@@ -135,6 +147,8 @@ impl StateDir {
             }
         };
         for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            let number = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok()).map(LeaseId);
+            restored.last_id = restored.last_id.max(number.unwrap_or(LeaseId(0)));
             let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(SUFFIX)) else {
                 continue;
             };
@@ -167,6 +181,7 @@ impl StateDir {
             key: record.key.clone(),
             cmd_timeout: record.cmd_timeout,
             until: self.clock.unix_time(record.until),
+            failed: record.failed,
         };
         let mut file = tempfile::Builder::new().prefix("new-").tempfile_in(&self.path)?;
         file.write_all(stored.to_text().as_bytes())?;
@@ -212,8 +227,8 @@ impl StateDir {
     }
 
     fn read(&self, path: &Path, id: LeaseId) -> anyhow::Result<LeaseRecord> {
-        let StoredLease { key, cmd_timeout, until } = StoredLease::parse(&fs::read(path)?)?;
-        Ok(LeaseRecord { id, key, cmd_timeout, until: self.clock.moment(until, cmd_timeout) })
+        let StoredLease { key, cmd_timeout, until, failed } = StoredLease::parse(&fs::read(path)?)?;
+        Ok(LeaseRecord { id, key, cmd_timeout, until: self.clock.moment(until, cmd_timeout), failed })
     }
 }
 
@@ -229,7 +244,7 @@ mod tests {
             stop: "close 2001:db8::1".to_owned(),
         };
         let until = knockd_core::Timestamp::new(Duration::from_secs(seconds));
-        LeaseRecord { id: LeaseId(id), key, cmd_timeout: Duration::from_secs(60), until }
+        LeaseRecord { id: LeaseId(id), key, cmd_timeout: Duration::from_secs(60), until, failed: false }
     }
 
     fn open(directory: &tempfile::TempDir) -> StateDir {
@@ -287,7 +302,8 @@ mod tests {
         let restored = state.restore();
         assert_eq!((restored.records.len(), restored.problems.len()), (1, 2), "{restored:?}");
         assert_eq!(names(&state), ["1.lease", "2.damaged", "lock", "new-abc", "three.damaged"]);
-        assert_eq!(state.restore().problems.len(), 0);
+        let again = state.restore();
+        assert_eq!((again.problems.len(), again.last_id), (0, LeaseId(2)), "its number is not used again");
     }
 
     #[test]

@@ -155,9 +155,9 @@ impl Attempts {
         }
     }
 
-    /// Removes the attempts of one door.
-    pub(crate) fn remove_door(&mut self, door: u32) {
-        let slots = self.slots().filter(|&slot| self.get(slot).is_some_and(|attempt| attempt.door == door));
+    /// Removes the attempts for which `is_over` holds.
+    pub(crate) fn remove_where(&mut self, is_over: impl Fn(&Attempt) -> bool) {
+        let slots = self.slots().filter(|&slot| self.get(slot).is_some_and(&is_over));
         for slot in slots.collect::<Vec<_>>() {
             self.remove(slot);
         }

@@ -160,7 +160,7 @@ fn port(input: &str) -> Parse<'_, u16> {
 /// ```
 /// knockd 0.8 reads `1.5` as 1.
 pub(crate) fn seconds(input: &str) -> Parse<'_, Remarked<'_, u32>> {
-    let end = alt((end_of_word, recognize(char('.'))));
+    let end = alt((end_of_number, recognize(char('.'))));
     let number = terminated(integer, peek(end));
     (expect("whole seconds from 0 to 4294967295", number), preceded(space, rest)).parse(input)
 }
@@ -169,7 +169,7 @@ pub(crate) fn seconds(input: &str) -> Parse<'_, Remarked<'_, u32>> {
 /// count = [ "+" ] 1*DIGIT [ WSP *CHAR ]
 /// ```
 pub(crate) fn count(input: &str) -> Parse<'_, Remarked<'_, u32>> {
-    let number = terminated(integer, peek(end_of_word));
+    let number = terminated(integer, end_of_number);
     (expect("a whole number up to 4294967295", number), preceded(space, rest)).parse(input)
 }
 
@@ -225,6 +225,11 @@ fn end_of_word(input: &str) -> Parse<'_, &str> {
     peek(alt((eof, take_while1(|c: char| c.is_whitespace() || c == ',')))).parse(input)
 }
 
+/// Succeeds where a number ends that is no part of a list: at white space or the end.
+fn end_of_number(input: &str) -> Parse<'_, &str> {
+    peek(alt((eof, take_while1(char::is_whitespace)))).parse(input)
+}
+
 fn space(input: &str) -> Parse<'_, ()> {
     value((), take_while(char::is_whitespace)).parse(input)
 }
@@ -276,7 +281,7 @@ mod tests {
         {
             assert_eq!(whole(text, seconds), Ok(expected), "{text}");
         }
-        for text in ["", "abc", "-1", "5s", "4294967296"] {
+        for text in ["", "abc", "-1", "5s", "5,6", "4294967296"] {
             assert!(whole(text, seconds).is_err(), "{text}");
         }
     }

@@ -71,6 +71,8 @@ pub struct LeaseRecord {
     pub cmd_timeout: Duration,
     /// When the stop command is due; while the start command is still running, when it would be if that had already ended.
     pub until: Timestamp,
+    /// Whether the start command has failed, so that another knock runs it again.
+    pub failed: bool,
 }
 
 /// What a lease is to its knocker: two knocks that would run the same commands share it, and a door whose commands have
@@ -141,13 +143,15 @@ impl Leases {
         Self::default()
     }
 
-    /// Takes over what an earlier daemon had stored. A lease whose time has passed is due at once.
-    pub fn restore(&mut self, records: impl IntoIterator<Item = LeaseRecord>) {
-        for LeaseRecord { id, key, cmd_timeout, until } in records {
+    /// Takes over what an earlier daemon had stored. A lease whose time has passed is due at once. Identities up to
+    /// `last_id`, and those of the records, are not used again.
+    pub fn restore(&mut self, records: impl IntoIterator<Item = LeaseRecord>, last_id: LeaseId) {
+        self.last_id = self.last_id.max(last_id.0);
+        for LeaseRecord { id, key, cmd_timeout, until, failed } in records {
             self.last_id = self.last_id.max(id.0);
             self.current.insert(key.clone(), id);
             self.due.insert((until, id));
-            self.insert(id, Lease { key, cmd_timeout, phase: Phase::Open { until, failed: false } });
+            self.insert(id, Lease { key, cmd_timeout, phase: Phase::Open { until, failed } });
         }
     }
 
@@ -208,7 +212,7 @@ impl Leases {
                 let until = now.after(lease.cmd_timeout);
                 lease.phase = Phase::Open { until, failed: !succeeded };
                 self.due.insert((until, id));
-                vec![lease.store(id, until)]
+                vec![lease.store(id, until, !succeeded)]
             }
             Phase::Stopping { knocked: true, .. } if !closing => lease.start(id, now),
             Phase::Stopping { .. } if succeeded => {
@@ -290,7 +294,7 @@ impl Leases {
                 let until = now.after(cmd_timeout);
                 lease.phase = Phase::Open { until, failed };
                 self.due.insert((until, id));
-                vec![lease.store(id, until)]
+                vec![lease.store(id, until, failed)]
             }
             Phase::Stopping { failures, .. } => {
                 lease.phase = Phase::Stopping { failures, knocked: true };
@@ -330,7 +334,7 @@ impl Leases {
 impl Lease {
     fn start(&mut self, id: LeaseId, now: Timestamp) -> Vec<Effect> {
         self.phase = Phase::Starting;
-        vec![self.store(id, now.after(self.cmd_timeout)), self.run(id, RunKind::Start)]
+        vec![self.store(id, now.after(self.cmd_timeout), false), self.run(id, RunKind::Start)]
     }
 
     fn stop(&mut self, id: LeaseId, failures: usize) -> Effect {
@@ -347,8 +351,8 @@ impl Lease {
         Effect::Run(Run { id, kind, door, source, command })
     }
 
-    fn store(&self, id: LeaseId, until: Timestamp) -> Effect {
-        Effect::Store(LeaseRecord { id, key: self.key.clone(), cmd_timeout: self.cmd_timeout, until })
+    fn store(&self, id: LeaseId, until: Timestamp, failed: bool) -> Effect {
+        Effect::Store(LeaseRecord { id, key: self.key.clone(), cmd_timeout: self.cmd_timeout, until, failed })
     }
 
     /// How often the stop command has failed so far.
@@ -583,7 +587,7 @@ mod tests {
         let Some(Effect::Store(record)) = effects.first().cloned() else { panic!("{effects:?}") };
         let id = record.id;
         let mut after = Leases::new();
-        after.restore([record]);
+        after.restore([record], LeaseId(0));
         assert_eq!(told(open(&mut after, &door, source(), 5)), ["store 15"]);
         assert_eq!(told(after.handle_timeout(at(15))), ["run b"]);
         assert_eq!(told(after.handle_exit(id, true, at(15))), ["forget"]);

@@ -2,7 +2,9 @@
 //!
 //! Its rules are those of knockd 0.8 without its faults; `docs/conformance.md` lists them one by one.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -118,10 +120,11 @@ impl Watched {
         }
     }
 
-    /// Whether an attempt at `self` can go on at `other`.
-    fn is_same(&self, other: &Self) -> bool {
-        let key = |door: &Self| (door.flags, door.target, door.timeout);
-        self.name == other.name && self.one_time == other.one_time && key(self) == key(other)
+    /// What has to be the same for an attempt at one door to go on at another. The sequence of a one-time door is no part of
+    /// it: the file is.
+    fn identity(&self) -> impl Eq + Hash + use<'_> {
+        let secret = (self.one_time.as_ref(), self.sequence.as_ref().filter(|_| self.one_time.is_none()));
+        (&self.name, secret, self.flags, self.target, self.timeout)
     }
 }
 
@@ -156,8 +159,9 @@ impl Matcher {
 
     /// Replaces the doors, and the bound on attempts.
     ///
-    /// A door that is the same as before as far as matching goes (name, sequence, flags, target, timeout; doors of the
-    /// same name are told apart by their order) keeps its attempts and its current one-time sequence.
+    /// A door that is the same as before as far as matching goes (name, sequence, flags, target, timeout) keeps its attempts
+    /// and its current one-time sequence; of several that are the same, the first takes over from the first. When more
+    /// attempts are under way than may be from now on, the most advanced stay, of those the youngest.
     pub fn set_doors(&mut self, doors: &[Door], max_attempts: NonZeroU32) {
         let old = std::mem::take(&mut self.doors);
         self.classes.clear();
@@ -174,6 +178,8 @@ impl Matcher {
             Some(Attempt { door: id.0, class: door.class, queue, ..attempt })
         };
         let mut kept: Vec<_> = self.attempts.iter().filter_map(keep).collect();
+        kept.sort_by_key(|attempt| Reverse((attempt.stage, attempt.begun)));
+        kept.truncate(max_attempts.get() as usize);
         // A queue is in the order in which its attempts end.
         kept.sort_by_key(|attempt| attempt.begun);
         self.attempts = Attempts::new(max_attempts, &lasts);
@@ -185,14 +191,15 @@ impl Matcher {
 
     /// Gives a door with one-time sequences the one that counts from now on, or none.
     ///
-    /// Attempts at the door are dropped unless the sequence is the same as before. Other doors are not affected.
+    /// Attempts at the door are dropped unless the sequence is the same as before. Other doors are not affected, and a door
+    /// with a fixed sequence keeps it.
     pub fn set_sequence(&mut self, door: DoorId, sequence: Option<Sequence>) {
         let Some(watched) = self.doors.get_mut(door.index()) else { return };
-        if watched.sequence == sequence {
+        if watched.one_time.is_none() || watched.sequence == sequence {
             return;
         }
         watched.sequence = sequence;
-        self.attempts.remove_door(door.0);
+        self.attempts.remove_where(|attempt| attempt.door == door.0 && attempt.stage != COOLING);
         self.index_steps();
     }
 
@@ -216,8 +223,8 @@ impl Matcher {
         self.attempts.len()
     }
 
-    /// Judges a packet and returns what it did, in this order: attempts of any source that ended before `now`, attempts
-    /// dropped for want of room, and then, in the order of the doors, what the packet did to its own source's attempts.
+    /// Judges a packet and returns what it did, in this order: attempts of any source that ended before `now`, and then, in
+    /// the order of the doors, what the packet did to its own source's attempts and which others it pushed out.
     ///
     /// A packet that no door wants to see changes nothing.
     pub fn handle_packet(&mut self, packet: &Packet, now: Timestamp) -> &[Event] {
@@ -235,11 +242,7 @@ impl Matcher {
             for class in classes.into_iter().flatten() {
                 self.begin(packet, step, class, completed);
             }
-            let order = |event: &Event| match event.kind {
-                EventKind::Evicted(_) => (0, event.door),
-                _ => (1, event.door),
-            };
-            self.events.get_mut(own..).unwrap_or_default().sort_by_key(order);
+            self.events.get_mut(own..).unwrap_or_default().sort_by_key(|event| event.door);
         }
         &self.events
     }
@@ -385,26 +388,19 @@ impl Matcher {
 
     /// Finds for each old door the new one that takes over its attempts, and lets it take over its one-time sequence.
     fn adopt(&mut self, old: &[Watched]) -> Vec<Option<DoorId>> {
-        let mut by_name: HashMap<&str, Vec<usize>> = HashMap::new();
-        for (index, door) in self.doors.iter().enumerate().rev() {
-            by_name.entry(&door.name).or_default().push(index);
+        let heirs: Vec<Option<usize>> = {
+            let mut candidates: HashMap<_, Vec<usize>> = HashMap::new();
+            for (index, door) in self.doors.iter().enumerate().rev() {
+                candidates.entry(door.identity()).or_default().push(index);
+            }
+            old.iter().map(|door| candidates.get_mut(&door.identity()).and_then(Vec::pop)).collect()
+        };
+        for (before, heir) in old.iter().zip(&heirs) {
+            if let Some(door) = heir.and_then(|index| self.doors.get_mut(index)) {
+                door.sequence.clone_from(&before.sequence);
+            }
         }
-        let pairs: Vec<_> =
-            old.iter().map(|door| by_name.get_mut(door.name.as_str()).and_then(Vec::pop)).collect();
-        old.iter()
-            .zip(pairs)
-            .map(|(before, index)| {
-                let index = index?;
-                let door = self.doors.get_mut(index)?;
-                if !before.is_same(door) {
-                    return None;
-                }
-                if door.one_time.is_some() {
-                    door.sequence.clone_from(&before.sequence);
-                }
-                (door.sequence == before.sequence).then(|| DoorId::new(index))
-            })
-            .collect()
+        heirs.into_iter().map(|index| index.map(DoorId::new)).collect()
     }
 
     fn index_steps(&mut self) {
@@ -875,12 +871,12 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_drops_the_least_advanced_attempt_and_says_so_first() {
+    fn a_full_table_drops_the_least_advanced_attempt_and_says_so() {
         let mut matcher = limited(&[door("a", "1,2,3")], 2);
         for (source, port) in [("203.0.113.2", 1), ("203.0.113.3", 1), ("203.0.113.2", 2)] {
             matcher.handle_packet(&from(source, syn(port)), milliseconds(0));
         }
-        let expected = [event("203.0.113.3", 0, Evicted(1)), event("203.0.113.1", 0, Stage(1))];
+        let expected = [event("203.0.113.1", 0, Stage(1)), event("203.0.113.3", 0, Evicted(1))];
         assert_eq!(matcher.handle_packet(&syn(1), milliseconds(1)), expected);
         assert_eq!(matcher.attempts(), 2);
         let opened = [event("203.0.113.2", 0, Stage(3)), event("203.0.113.2", 0, Opened)];

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::ops::Range;
 use std::time::Duration;
 
-use super::value::{Report, Value};
+use super::value::{BOM, Report, Value};
 use super::{Commands, Config, Diagnostic, Door, OnExit, Options, Parsed, Reopen, Secret};
 use crate::command::CommandTemplate;
 use crate::grammar::{self, Line};
@@ -136,7 +136,8 @@ struct Draft {
 enum Section {
     /// None yet.
     Outside,
-    Options,
+    /// With the directives given so far.
+    Options(Vec<&'static str>),
     Door(Box<Draft>),
     /// A header that is wrong: its directives are not looked at, since it is not known whose they are.
     Unknown,
@@ -150,24 +151,22 @@ pub(super) fn parse(text: &[u8]) -> Result<Parsed, Vec<Diagnostic>> {
     for line in text.split_inclusive(|&byte| byte == b'\n') {
         let start = offset;
         offset += line.len();
-        // Some editors begin a UTF-8 file with a byte order mark.
-        let bom = if start == 0 && line.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
+        let bom = if start == 0 && line.starts_with(BOM) { BOM.len() } else { 0 };
         let line = line.get(bom..).unwrap_or_default();
-        let start = start + bom + (line.len() - line.trim_ascii_start().len());
-        let line = line.trim_ascii();
-        if line.is_empty() || line.starts_with(b"#") {
-            continue;
-        }
+        let is_comment = line.trim_ascii_start().starts_with(b"#");
         match std::str::from_utf8(line) {
-            Ok(line) if line.contains('\0') => {
-                let at = start + line.find('\0').unwrap_or(0);
-                report.error(at..at + 1, "this line contains a zero byte", "text", None);
+            _ if is_comment => {}
+            Ok(line) => {
+                let start = start + bom + (line.len() - line.trim_start().len());
+                read_line(line.trim(), start, &mut section, &mut config, &mut report);
             }
-            Ok(line) => read_line(line, start, &mut section, &mut config, &mut report),
             Err(error) => {
-                let at = start + error.valid_up_to();
+                let at = start + bom + error.valid_up_to();
                 let expected = "UTF-8; only comments may be in another encoding";
                 report.error(at..at, "this line is not UTF-8 text", expected, None);
+                if line.trim_ascii_start().starts_with(b"[") {
+                    finish(std::mem::replace(&mut section, Section::Unknown), &mut config, &mut report);
+                }
             }
         }
     }
@@ -190,6 +189,17 @@ fn read_line<'t>(
     config: &mut Config,
     report: &mut Report<'t>,
 ) {
+    if line.is_empty() || line.starts_with('#') {
+        return;
+    }
+    if let Some(zero) = line.find('\0') {
+        let at = start + zero;
+        report.error(at..at + 1, "this line contains a zero byte", "text", None);
+        if line.starts_with('[') {
+            finish(std::mem::replace(section, Section::Unknown), config, report);
+        }
+        return;
+    }
     match grammar::whole(line, grammar::line) {
         Err(expected) => {
             report.expected("this section header is not complete", line, start, &expected);
@@ -198,7 +208,7 @@ fn read_line<'t>(
         Ok(Line::Section(name)) => {
             let header = start..start + line.len();
             let next = match name {
-                "options" => Section::Options,
+                "options" => Section::Options(Vec::new()),
                 "" => {
                     report.error(
                         header,
@@ -221,16 +231,13 @@ fn read_line<'t>(
                     let message = format!("`{}` stands before any section", key.text);
                     report.error(key.span, &message, "a section header such as `[options]` above it", None);
                 }
-                Section::Options => {
-                    apply(&OPTION_DIRECTIVES, &mut config.options, &key, value, "[options]");
+                Section::Options(given) => {
+                    apply(&OPTION_DIRECTIVES, &mut config.options, given, &key, value, "[options]");
                 }
                 Section::Door(door) => {
-                    let Some(name) = apply(&DOOR_DIRECTIVES, door, &key, value, "a door") else { return };
-                    if door.given.contains(&name) {
-                        let message = format!("`{name}` is given twice in this door");
-                        report.warning(key.span, &message, "once; the last one counts", None);
-                    }
-                    door.given.push(name);
+                    let mut given = std::mem::take(&mut door.given);
+                    apply(&DOOR_DIRECTIVES, door, &mut given, &key, value, "a door");
+                    door.given = given;
                 }
             }
         }
@@ -243,22 +250,31 @@ fn value_span(line: &str, start: usize, value: Option<&str>) -> Range<usize> {
     end - value.map_or(0, str::len)..end
 }
 
-/// Hands the value to the directive; returns the directive's main name.
+/// Hands the value to the directive, and adds its main name to those that were given.
 fn apply<S>(
     directives: &[Directive<S>],
     section: &mut S,
+    given: &mut Vec<&'static str>,
     key: &Key<'_>,
     value: Value<'_, '_>,
     place: &str,
-) -> Option<&'static str> {
+) {
     if let Some(directive) = directives.iter().find(|directive| directive.is_called(key.text)) {
-        if value.text.is_none() && !["UseSyslog", "WaitInterface"].contains(&directive.name) {
+        let name = directive.name;
+        if let Some(earlier) =
+            given.iter().find(|&&earlier| earlier == name || is_secret(earlier) && is_secret(name))
+        {
+            let message = format!("`{earlier}` is given before in this section");
+            value.report.warning(key.span.clone(), &message, "once; the last one counts", None);
+        }
+        given.push(name);
+        if value.text.is_none() && !["UseSyslog", "WaitInterface"].contains(&name) {
             let message = format!("`{}` has no value", key.text);
             value.report.error(value.span, &message, "`= value`", None);
-            return None;
+        } else {
+            (directive.apply)(section, value);
         }
-        (directive.apply)(section, value);
-        return Some(directive.name);
+        return;
     }
     let message = format!("`{}` is not a directive of {place}", key.text);
     let elsewhere = |home: &str| Some(format!("it belongs in {home}"));
@@ -271,7 +287,11 @@ fn apply<S>(
         similar(key.text, names).map(|name| format!("did you mean `{name}`?"))
     };
     value.report.error(key.span.clone(), &message, "a known directive", help);
-    None
+}
+
+/// Whether the directive says what has to be knocked; a door has one of them.
+fn is_secret(name: &str) -> bool {
+    name == "Sequence" || name == "One_Time_Sequences"
 }
 
 /// The name that `word` was probably meant to be.
@@ -288,7 +308,7 @@ fn similar(word: &str, names: impl Iterator<Item = &'static str>) -> Option<&'st
 fn finish(section: Section, config: &mut Config, report: &mut Report<'_>) {
     let Section::Door(draft) = section else { return };
     let Some(secret) = draft.secret else {
-        if !draft.given.iter().any(|&name| name == "Sequence" || name == "One_Time_Sequences") {
+        if !draft.given.iter().any(|name| is_secret(name)) {
             let message = format!("door `{}` has no sequence", draft.name);
             report.error(
                 draft.header,
@@ -300,7 +320,7 @@ fn finish(section: Section, config: &mut Config, report: &mut Report<'_>) {
         return;
     };
     let seq_timeout = draft.seq_timeout.unwrap_or(Door::DEFAULT_SEQ_TIMEOUT);
-    if seq_timeout.is_zero() && !matches!(&secret, Secret::Sequence(sequence) if sequence.len() == 1) {
+    if seq_timeout.is_zero() && matches!(&secret, Secret::Sequence(sequence) if sequence.len() > 1) {
         let message = format!("door `{}` can never open", draft.name);
         let expected = "a `Seq_Timeout` of 1 or more, since its sequence has more than one step";
         report.warning(draft.header.clone(), &message, expected, None);
@@ -597,9 +617,9 @@ command = y
         assert_eq!(
             messages,
             [
-                "3:1: warning: `Sequence` is given twice in this door: once; the last one counts",
-                "5:1: warning: `Seq_Timeout` is given twice in this door: once; the last one counts",
-                "7:1: warning: `Start_Command` is given twice in this door: once; the last one counts",
+                "3:1: warning: `Sequence` is given before in this section: once; the last one counts",
+                "5:1: warning: `Seq_Timeout` is given before in this section: once; the last one counts",
+                "7:1: warning: `Start_Command` is given before in this section: once; the last one counts",
             ]
         );
         assert_eq!(spans, ["Sequence", "seq_timeout", "command"]);
@@ -673,9 +693,9 @@ sequence = 7000 udp,8000:udp # old, 9000
         assert_eq!(
             messages,
             [
-                "2:10: warning: this value is empty: a name; the directive is ignored",
-                "3:9: warning: this value is empty: a name; the directive is ignored",
-                "4:12: warning: this value is empty: a name; the directive is ignored",
+                "2:10: warning: this value is empty: a name; it is as if the directive were not there",
+                "3:9: warning: this value is empty: a name; it is as if the directive were not there",
+                "4:12: warning: this value is empty: a name; it is as if the directive were not there",
             ]
         );
         assert_eq!(spans, ["", "", ""]);
@@ -730,6 +750,10 @@ sequence = 7000:sctp
             ("7:1: error: this section has no name: `[options]` or the name of a door", "[]"),
             ("9:5: error: this section header is not complete: `]` at the end of the line", ""),
             ("12:17: error: \"70000\" does not belong here: a port number from 0 to 65535", "70000"),
+            (
+                "13:1: warning: `Sequence` is given before in this section: once; the last one counts",
+                "one_time_sequences",
+            ),
             ("13:21: error: this value is empty: the path of a file", ""),
             ("14:15: error: \"-1\" does not belong here: whole seconds from 0 to 4294967295", "-1"),
             ("15:15: error: \"5s\" does not belong here: whole seconds from 0 to 4294967295", "5s"),

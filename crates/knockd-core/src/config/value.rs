@@ -8,6 +8,9 @@ use std::time::Duration;
 use super::{Diagnostic, Severity};
 use crate::grammar::{self, Expected, Parse, Remarked};
 
+/// The byte order mark with which some editors begin a UTF-8 file.
+pub(super) const BOM: &[u8] = b"\xef\xbb\xbf";
+
 /// The value of a directive, and the place to report what is wrong with it. `None` is a key without `=`.
 pub(super) struct Value<'t, 'r> {
     pub(super) text: Option<&'t str>,
@@ -26,7 +29,12 @@ impl<'t> Value<'t, '_> {
     pub(super) fn name(self) -> Option<String> {
         let text = self.text.filter(|text| !text.is_empty());
         if text.is_none() {
-            self.report.warning(self.span, "this value is empty", "a name; the directive is ignored", None);
+            self.report.warning(
+                self.span,
+                "this value is empty",
+                "a name; it is as if the directive were not there",
+                None,
+            );
         }
         text.map(str::to_owned)
     }
@@ -148,6 +156,7 @@ impl Report<'_> {
         let before = self.text.get(..span.start).unwrap_or_default();
         let line_start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
         let in_line = before.get(line_start..).unwrap_or_default();
+        let in_line = in_line.strip_prefix(BOM).filter(|_| line_start == 0).unwrap_or(in_line);
         self.findings.push(Diagnostic {
             severity,
             line: before.split(|&byte| byte == b'\n').count(),

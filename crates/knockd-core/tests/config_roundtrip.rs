@@ -1,0 +1,164 @@
+//! Properties of the configuration: printing and parsing are inverse, and no text confuses the parser.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests"
+)]
+
+mod placement;
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use knockd_core::config::{Commands, OnExit, Options, Parsed, Reopen, Secret, Severity};
+use knockd_core::{CommandTemplate, Config, Door, FlagRule, Protocol, Sequence, Step, TcpFlags};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+/// Text of one line.
+fn lines() -> impl Strategy<Value = String> {
+    let chars = prop_oneof![
+        3 => select("aZ09/=#[]%IP,:!\"' \t\r\u{b}é\u{a0}\u{3000}\u{feff}".chars().collect::<Vec<_>>()),
+        1 => any::<char>(),
+    ];
+    vec(chars.prop_filter("ends a line or is refused", |&c| c != '\n' && c != '\0'), 1..12)
+        .prop_map(String::from_iter)
+}
+
+/// What can stand behind a `=`: white space around it is not part of it.
+fn values() -> impl Strategy<Value = String> {
+    lines()
+        .prop_map(|line| line.trim().to_owned())
+        .prop_filter("means that there is none", |value| !value.is_empty())
+}
+
+fn commands() -> impl Strategy<Value = Commands> {
+    let command = || lines().prop_map(|line| CommandTemplate::parse(&line));
+    let both = command().prop_map(|command| command.map(Commands::both).unwrap_or_default());
+    prop_oneof![
+        both,
+        (command(), command()).prop_map(|(v4, v6)| Commands { v4, v6 }),
+        Just(Commands::default())
+    ]
+}
+
+fn secrets() -> impl Strategy<Value = Secret> {
+    let step = (any::<u16>(), any::<bool>()).prop_map(|(port, is_tcp)| Step {
+        port,
+        protocol: if is_tcp { Protocol::Tcp } else { Protocol::Udp },
+    });
+    let sequence = vec(step, 1..=Sequence::MAX_STEPS)
+        .prop_map(|steps| Secret::Sequence(Sequence::new(steps[0], steps[1..].to_vec()).unwrap()));
+    prop_oneof![sequence, values().prop_map(Secret::OneTime)]
+}
+
+fn flag_rules() -> impl Strategy<Value = FlagRule> {
+    (any::<u8>(), any::<u8>()).prop_map(|(set, clear)| {
+        FlagRule::ANY.and_set(TcpFlags::from_wire(set)).and_clear(TcpFlags::from_wire(clear))
+    })
+}
+
+fn seconds() -> impl Strategy<Value = Duration> {
+    prop_oneof![Just(0), 0..100_u32, any::<u32>()].prop_map(|seconds| Duration::from_secs(seconds.into()))
+}
+
+fn doors() -> impl Strategy<Value = Door> {
+    let names = lines().prop_filter("is not a door", |name| name != "options");
+    let reopen = select(vec![Reopen::Extend, Reopen::Run]);
+    let times = (seconds(), seconds());
+    let limits = (counts(), seconds());
+    let reopen = (reopen, limits);
+    (names, secrets(), times, flag_rules(), option::of(any::<IpAddr>()), commands(), commands(), reopen)
+        .prop_map(|(name, secret, (seq_timeout, cmd_timeout), tcp_flags, target, start, stop, reopen)| Door {
+            name,
+            secret,
+            seq_timeout,
+            tcp_flags,
+            target,
+            start,
+            stop,
+            cmd_timeout,
+            reopen: reopen.0,
+            max_open: reopen.1.0,
+            cooldown: reopen.1.1,
+        })
+}
+
+/// A number that is written 0 when there is none.
+fn counts() -> impl Strategy<Value = Option<NonZeroU32>> {
+    (0..=u32::MAX).prop_map(NonZeroU32::new)
+}
+
+fn positive() -> impl Strategy<Value = NonZeroU32> {
+    (1..=u32::MAX).prop_map(|count| NonZeroU32::new(count).unwrap())
+}
+
+fn configs() -> impl Strategy<Value = Config> {
+    let value = || option::of(values());
+    let places = (value(), value(), value(), values());
+    let limits = (positive(), positive(), positive(), seconds(), counts());
+    let on_exit = select(vec![OnExit::Close, OnExit::Keep]);
+    let options = (any::<bool>(), any::<bool>(), places, limits, on_exit).prop_map(
+        |(use_syslog, wait_interface, places, limits, on_exit)| Options {
+            use_syslog,
+            log_file: places.0,
+            pid_file: places.1,
+            interface: places.2,
+            wait_interface,
+            max_attempts: limits.0,
+            max_open: limits.1,
+            max_commands: limits.2,
+            command_limit: (!limits.3.is_zero()).then_some(limits.3),
+            scan_limit: limits.4,
+            state_dir: places.3,
+            on_exit,
+        },
+    );
+    (options, vec(doors(), 0..4)).prop_map(|(options, doors)| Config { options, doors })
+}
+
+/// Bytes that look like a configuration often enough to get far.
+fn texts() -> impl Strategy<Value = Vec<u8>> {
+    let words = b"[options]|[a]|[|]|[]|sequence|seq_timeout|Start_Command_6|target|tcpflags|logfile|UseSyslog|maxattempts\
+        |one_time_sequences|reopen|seqence|=| = |= |\n|\n|\r\n|\r|\t| |#|1|7000|65536|8000:udp|,|:|!|syn|192.0.2.1|run|\0|\xff\
+        |\xc3\xa9|\xc2\xa0|\xe3\x80\x80|\xef\xbb\xbf|\x0b";
+    let words: Vec<_> = words.split(|&byte| byte == b'|').collect();
+    let piece = prop_oneof![9 => select(words).prop_map(<[u8]>::to_vec), 1 => vec(any::<u8>(), 1..4)];
+    vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_printed_config_parses_back_equal(config in configs()) {
+        let text = config.to_string();
+        let parsed = Config::parse(text.as_bytes()).map(|parsed| parsed.config);
+        prop_assert_eq!(parsed, Ok(config), "{}", text);
+    }
+
+    #[test]
+    fn what_is_parsed_prints_as_something_that_parses_equal(text in texts()) {
+        if let Ok(Parsed { config, .. }) = Config::parse(&text) {
+            let again = Config::parse(config.to_string().as_bytes()).map(|parsed| parsed.config);
+            prop_assert_eq!(again, Ok(config));
+        }
+    }
+
+    #[test]
+    fn every_finding_about_any_text_points_into_it_in_file_order(text in texts()) {
+        let (findings, is_usable) = match Config::parse(&text) {
+            Ok(parsed) => (parsed.warnings, true),
+            Err(findings) => (findings, false),
+        };
+        placement::check(&findings, &text);
+        let has_errors = findings.iter().any(|finding| finding.severity == Severity::Error);
+        prop_assert_eq!(has_errors, !is_usable);
+    }
+}

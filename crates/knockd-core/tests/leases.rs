@@ -1,0 +1,373 @@
+//! Properties of the leases: whatever happens, every start command is followed by its stop command.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, missing_docs, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use knockd_core::config::{Commands, Reopen, Secret};
+use knockd_core::{
+    CommandTemplate, Door, Effect, Full, LeaseId, LeaseKey, LeaseRecord, Leases, Run, RunKind, Timestamp,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+/// `MaxOpen`, and `Max_Open` of the door `b`.
+const MAX_OPEN: NonZeroU32 = NonZeroU32::new(6).unwrap();
+const MAX_OPEN_OF_B: NonZeroU32 = NonZeroU32::new(2).unwrap();
+
+#[derive(Clone, Debug)]
+enum Op {
+    Wait(Duration),
+    Knock {
+        door: Index,
+        source: IpAddr,
+    },
+    Exit {
+        which: usize,
+        succeeded: bool,
+    },
+    Timeout,
+    TimeoutWhenDue,
+    CloseAll,
+    /// The daemon dies, and its successor takes over what it had stored.
+    Restart,
+}
+
+fn door(name: &str, start: &str, stop: &str, reopen: Reopen, cmd_timeout: u64) -> Door {
+    let commands = |text| CommandTemplate::parse(text).map(Commands::both).unwrap_or_default();
+    Door {
+        start: commands(start),
+        stop: commands(stop),
+        reopen,
+        cmd_timeout: Duration::from_secs(cmd_timeout),
+        ..Door::new(name, Secret::Sequence("1,2".parse().unwrap()))
+    }
+}
+
+/// The first two are one door before and after a change of its timeout, the third one after a change of its command.
+fn doors() -> [Door; 8] {
+    let only_ipv6 = Commands { v4: None, v6: CommandTemplate::parse("open6 %IP%") };
+    [
+        door("a", "open %IP%", "close %IP%", Reopen::Extend, 10),
+        door("a", "open %IP%", "close %IP%", Reopen::Extend, 3),
+        door("a", "open %IP%", "close it", Reopen::Extend, 3),
+        Door { max_open: Some(MAX_OPEN_OF_B), ..door("b", "open %IP%", "close %IP%", Reopen::Extend, 0) },
+        door("c", "open %IP%", "close %IP%", Reopen::Run, 2),
+        door("d", "open %IP%", "", Reopen::Extend, 5),
+        door("e", "", "close %IP%", Reopen::Extend, 5),
+        Door { start: only_ipv6, ..door("f", "", "close", Reopen::Extend, 4) },
+    ]
+}
+
+fn ops() -> impl Strategy<Value = Op> {
+    let sources = ["192.0.2.1", "192.0.2.2", "2001:db8::1"].map(|text| text.parse().unwrap());
+    prop_oneof![
+        20 => (0..4000_u64).prop_map(|milliseconds| Op::Wait(Duration::from_millis(milliseconds))),
+        40 => (any::<Index>(), select(sources.to_vec())).prop_map(|(door, source)| Op::Knock { door, source }),
+        40 => (any::<usize>(), any::<bool>()).prop_map(|(which, succeeded)| Op::Exit { which, succeeded }),
+        10 => Just(Op::Timeout),
+        20 => Just(Op::TimeoutWhenDue),
+        1 => Just(Op::CloseAll),
+        2 => Just(Op::Restart),
+    ]
+}
+
+/// What a caller knows about a lease.
+#[derive(Debug)]
+struct Known {
+    key: LeaseKey,
+    reopen: Reopen,
+    cmd_timeout: Duration,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum State {
+    Running {
+        kind: RunKind,
+        knocked: bool,
+    },
+    /// The command has just ended.
+    Ended {
+        kind: RunKind,
+        succeeded: bool,
+    },
+    Open {
+        until: Timestamp,
+        failed: bool,
+    },
+    /// The stop command has failed and will run again.
+    Failing,
+}
+
+#[derive(Default)]
+struct Caller {
+    leases: Leases,
+    now: Timestamp,
+    closing: bool,
+    running: Vec<Run>,
+    stored: BTreeMap<LeaseId, LeaseRecord>,
+    known: BTreeMap<LeaseId, Known>,
+    /// The `Reopen` of the door that is being knocked at.
+    reopen: Reopen,
+}
+
+impl Caller {
+    fn do_op(&mut self, op: &Op) {
+        match op {
+            Op::Wait(wait) => self.now = self.now.after(*wait),
+            Op::Knock { door, source } => self.knock(door.get(&doors()), *source),
+            Op::Exit { which, succeeded } if !self.running.is_empty() => {
+                self.exit(which % self.running.len(), *succeeded);
+            }
+            Op::Exit { .. } => (),
+            Op::Timeout => self.timeout(),
+            Op::TimeoutWhenDue => {
+                self.now = self.leases.poll_timeout().map_or(self.now, |due| due.max(self.now));
+                self.timeout();
+            }
+            Op::CloseAll => {
+                self.closing = true;
+                let effects = self.leases.close_all();
+                self.carry_out(effects);
+                assert_eq!(self.leases.poll_timeout(), None);
+            }
+            Op::Restart => self.restart(),
+        }
+        self.check();
+    }
+
+    fn check(&self) {
+        let known: Vec<_> = self.known.keys().collect();
+        assert_eq!(self.leases.len(), known.len());
+        assert!(known.len() <= MAX_OPEN.get() as usize);
+        let at_b = self.known.values().filter(|known| known.key.door == "b").count();
+        assert!(at_b <= MAX_OPEN_OF_B.get() as usize);
+        if self.closing {
+            assert!(known.iter().all(|id| self.stored.contains_key(id)));
+        } else {
+            assert_eq!(known, self.stored.keys().collect::<Vec<_>>(), "what is stored is what is open");
+        }
+        let ends = self.known.values().filter_map(|known| match known.state {
+            State::Open { until, .. } => Some(until),
+            _ => None,
+        });
+        let is_failing = self.known.values().any(|known| known.state == State::Failing);
+        match (self.leases.poll_timeout(), ends.min()) {
+            (Some(due), Some(end)) => assert!(due == end || (is_failing && due < end)),
+            (due, None) => assert_eq!(due.is_some(), is_failing),
+            (None, Some(_)) => panic!("an open door is forgotten"),
+        }
+        for known in self.known.values().filter(|known| known.reopen == Reopen::Extend) {
+            let alike = self.known.values().filter(|other| other.key == known.key);
+            assert_eq!(alike.count(), 1, "{:?} has two leases", known.key);
+        }
+    }
+
+    fn knock(&mut self, door: &Door, source: IpAddr) {
+        self.reopen = door.reopen;
+        let effects = match self.leases.open(door, source, MAX_OPEN, self.now) {
+            Ok(effects) => effects,
+            Err(full) => return self.check_full(full, door, source),
+        };
+        let (start, stop) = (door.start.expand(source), door.stop.expand(source));
+        let Some(start) = start.filter(|_| !self.closing) else {
+            assert_eq!(effects, []);
+            return;
+        };
+        let Some(stop) = stop else {
+            assert!(matches!(effects.as_slice(), [Effect::Run(run)] if run.command == start), "{effects:?}");
+            self.carry_out(effects);
+            return;
+        };
+        let key = LeaseKey { door: door.name.clone(), source, start, stop };
+        let mut alike = self.known.values_mut().filter(|known| known.key == key);
+        let current = alike.next().filter(|_| door.reopen == Reopen::Extend);
+        let runs = match current {
+            None => true,
+            Some(known) => {
+                known.cmd_timeout = door.cmd_timeout;
+                match &mut known.state {
+                    State::Open { until, failed: false } => {
+                        *until = self.now.after(door.cmd_timeout);
+                        assert!(
+                            matches!(effects.as_slice(), [Effect::Store(record)] if record.until == *until)
+                        );
+                        false
+                    }
+                    State::Running { knocked, .. } => {
+                        *knocked = true;
+                        assert_eq!(effects, []);
+                        false
+                    }
+                    State::Open { failed: true, .. } | State::Failing => true,
+                    State::Ended { .. } => panic!("{known:?}"),
+                }
+            }
+        };
+        if runs {
+            let [Effect::Store(record), Effect::Run(run)] = effects.as_slice() else { panic!("{effects:?}") };
+            assert_eq!((&record.key, record.until), (&key, self.now.after(door.cmd_timeout)));
+            assert_eq!((run.id, run.kind), (record.id, RunKind::Start));
+        }
+        self.carry_out(effects);
+    }
+
+    /// There must be no room for a new lease, and the knock must have needed one.
+    fn check_full(&self, full: Full, door: &Door, source: IpAddr) {
+        let of_door = self.known.values().filter(|known| known.key.door == door.name);
+        match full {
+            Full::Everywhere => assert!(self.known.len() >= MAX_OPEN.get() as usize),
+            Full::Door => assert!(of_door.clone().count() >= door.max_open.unwrap().get() as usize),
+        }
+        let (start, stop) = (door.start.expand(source).unwrap(), door.stop.expand(source).unwrap());
+        let key = LeaseKey { door: door.name.clone(), source, start, stop };
+        assert!(door.reopen == Reopen::Run || of_door.clone().all(|known| known.key != key));
+    }
+
+    fn exit(&mut self, which: usize, succeeded: bool) {
+        let Run { id, .. } = self.running.remove(which);
+        let mut was_knocked = false;
+        if let Some(known) = self.known.get_mut(&id) {
+            let State::Running { kind, knocked } = known.state else { panic!("{known:?}") };
+            (known.state, was_knocked) = (State::Ended { kind, succeeded }, knocked);
+        }
+        let effects = self.leases.handle_exit(id, succeeded, self.now);
+        self.carry_out(effects);
+        let Some(known) = self.known.get_mut(&id) else { return };
+        match known.state {
+            State::Ended { kind: RunKind::Start, .. } => {
+                assert!(!self.closing, "it stays open");
+                let until = self.now.after(known.cmd_timeout);
+                assert_eq!(self.stored[&id].until, until);
+                known.state = State::Open { until, failed: !succeeded };
+            }
+            State::Ended { kind: RunKind::Stop, .. } if self.closing => {
+                assert!(!succeeded, "its door is closed");
+                self.known.remove(&id);
+            }
+            State::Ended { kind: RunKind::Stop, .. } => {
+                assert!(!succeeded && !was_knocked, "its door is closed, or a knock is lost");
+                known.state = State::Failing;
+            }
+            _ => (),
+        }
+    }
+
+    fn timeout(&mut self) {
+        let effects = self.leases.handle_timeout(self.now);
+        assert!(effects.iter().all(|effect| matches!(effect, Effect::Run(run) if run.kind == RunKind::Stop)));
+        self.carry_out(effects);
+        assert_eq!(self.leases.handle_timeout(self.now), [], "a second call did something");
+        assert!(self.leases.poll_timeout().is_none_or(|due| due > self.now), "asks for the present again");
+    }
+
+    fn restart(&mut self) {
+        self.leases = Leases::new();
+        self.leases.restore(self.stored.values().cloned(), LeaseId(0));
+        self.closing = false;
+        self.running.clear();
+        let reopen_of = |key: &LeaseKey| if key.door == "c" { Reopen::Run } else { Reopen::Extend };
+        let known = |record: &LeaseRecord| Known {
+            key: record.key.clone(),
+            reopen: reopen_of(&record.key),
+            cmd_timeout: record.cmd_timeout,
+            state: State::Open { until: record.until, failed: record.failed },
+        };
+        self.known = self.stored.iter().map(|(&id, record)| (id, known(record))).collect();
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Store(record) => {
+                    self.stored.insert(record.id, record);
+                }
+                Effect::Forget(id) => {
+                    self.end(id, true);
+                }
+                Effect::SetAside(id, _) => {
+                    self.end(id, false);
+                }
+                Effect::Run(run) => self.run(run),
+            }
+        }
+    }
+
+    fn end(&mut self, id: LeaseId, succeeded: bool) {
+        self.stored.remove(&id).unwrap();
+        let known = self.known.remove(&id).unwrap();
+        assert_eq!(known.state, State::Ended { kind: RunKind::Stop, succeeded });
+    }
+
+    fn run(&mut self, run: Run) {
+        assert!(self.running.iter().all(|other| other.id != run.id), "start and stop command overlap");
+        if let Some(record) = self.stored.get(&run.id) {
+            let known = self.known.entry(run.id).or_insert(Known {
+                key: record.key.clone(),
+                reopen: self.reopen,
+                cmd_timeout: record.cmd_timeout,
+                state: State::Failing,
+            });
+            match (run.kind, known.state) {
+                (RunKind::Start, _) => {
+                    assert!(!self.closing);
+                    assert_eq!(run.command, known.key.start);
+                }
+                (RunKind::Stop, State::Open { until, .. }) => {
+                    assert!(until <= self.now || self.closing, "too early");
+                    assert_eq!(run.command, known.key.stop);
+                }
+                (RunKind::Stop, State::Failing) => assert_eq!(run.command, known.key.stop),
+                (RunKind::Stop, State::Ended { kind: RunKind::Start, .. }) => assert!(self.closing),
+                (RunKind::Stop, _) => panic!("{run:?} after {known:?}"),
+            }
+            known.state = State::Running { kind: run.kind, knocked: false };
+        } else {
+            assert_eq!(run.door, "d", "a command runs for a lease that is not stored");
+        }
+        self.running.push(run);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_lease_ends_with_its_stop_command(ops in vec(ops(), 0..120), stops_succeed in any::<bool>()) {
+        let mut caller = Caller::default();
+        for op in &ops {
+            caller.do_op(op);
+        }
+        // A shutdown leaves failed stop commands to the next start.
+        if caller.closing {
+            caller.do_op(&Op::Restart);
+        }
+        // From now on nobody knocks, every command ends and time passes.
+        let mut rounds = 0;
+        while !caller.leases.is_empty() || !caller.running.is_empty() {
+            while !caller.running.is_empty() {
+                caller.do_op(&Op::Exit { which: 0, succeeded: stops_succeed });
+            }
+            caller.do_op(&Op::TimeoutWhenDue);
+            rounds += 1;
+            prop_assert!(rounds < 10_000, "it never ends");
+        }
+        prop_assert!(caller.known.is_empty() && caller.stored.is_empty());
+    }
+
+    #[test]
+    fn the_end_of_an_unknown_command_changes_nothing(ops in vec(ops(), 0..60), succeeded in any::<bool>()) {
+        let mut caller = Caller::default();
+        for op in &ops {
+            caller.do_op(op);
+            for id in (0..30).map(LeaseId).filter(|id| caller.running.iter().all(|run| run.id != *id)) {
+                prop_assert_eq!(caller.leases.handle_exit(id, succeeded, caller.now), []);
+            }
+            caller.check();
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! A naive matcher to compare the real one with, and the comparison.
+//!
+//! It is written from the rules and not from the code: it keeps a note of everything that ever happened and decides by
+//! looking back. The fuzz target uses it too.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use knockd_core::config::Secret;
+use knockd_core::{
+    Door, DoorId, Event, EventKind, Hit, Interest, Matcher, Packet, Protocol, Sequence, Step, Timestamp,
+};
+
+/// One thing that is done to a matcher.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// Time passes.
+    Wait(Duration),
+    /// A packet comes.
+    Packet(Packet),
+    /// The timeout handler is called, wanted or not.
+    Timeout,
+    /// The timeout handler is called at the moment at which it wants to be.
+    TimeoutWhenDue,
+    /// The door with this index gets this one-time sequence; nothing happens if it is not such a door.
+    Sequence(usize, Option<Sequence>),
+    /// The interface has these addresses from now on.
+    Addresses(Vec<IpAddr>),
+    /// The configuration is replaced.
+    Doors(Vec<Door>),
+}
+
+/// What became of an attempt, or that a step was seen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mark {
+    Seen(Step),
+    Begun,
+    Restarted,
+    Advanced,
+    Over,
+    /// It is over, and the door does not look at the source for its `Cooldown`.
+    Opened,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Note {
+    source: IpAddr,
+    door: usize,
+    at: Timestamp,
+    mark: Mark,
+}
+
+/// The naive matcher. It has no bound.
+pub struct Model {
+    doors: Vec<(Door, Option<Sequence>)>,
+    addresses: Vec<IpAddr>,
+    notes: Vec<Note>,
+    now: Timestamp,
+}
+
+impl Model {
+    pub fn new(doors: &[Door]) -> Self {
+        let mut model = Self { doors: vec![], addresses: vec![], notes: vec![], now: Timestamp::ZERO };
+        model.set_doors(doors);
+        model
+    }
+
+    pub fn set_addresses(&mut self, addresses: &[IpAddr]) {
+        self.addresses = addresses.to_vec();
+    }
+
+    pub fn set_sequence(&mut self, door: usize, sequence: Option<Sequence>) {
+        if let Some((_, current)) = self.doors.get_mut(door)
+            && *current != sequence
+        {
+            *current = sequence;
+            // Who has opened the door is still not looked at until its cooldown is over.
+            self.notes.retain(|note| note.door != door || note.mark == Mark::Opened);
+        }
+    }
+
+    pub fn is_one_time(&self, door: usize) -> bool {
+        matches!(self.doors.get(door), Some((Door { secret: Secret::OneTime(_), .. }, _)))
+    }
+
+    /// The n-th of several old doors that match alike lives on in the n-th new door that does.
+    pub fn set_doors(&mut self, doors: &[Door]) {
+        let key = |door: &Door| {
+            let Door { name, secret, seq_timeout, tcp_flags, target, .. } = door.clone();
+            (name, secret, seq_timeout, tcp_flags, target)
+        };
+        let mut successor = HashMap::new();
+        let mut next = Vec::new();
+        for (index, door) in doors.iter().enumerate() {
+            let rank = doors[..index].iter().filter(|other| key(other) == key(door)).count();
+            let old = (0..self.doors.len()).filter(|&old| key(&self.doors[old].0) == key(door)).nth(rank);
+            let sequence = match (&door.secret, old) {
+                (Secret::Sequence(sequence), _) => Some(sequence.clone()),
+                (Secret::OneTime(_), Some(old)) => self.doors[old].1.clone(),
+                (Secret::OneTime(_), None) => None,
+            };
+            successor.extend(old.map(|old| (old, index)));
+            next.push((door.clone(), sequence));
+        }
+        self.notes.retain_mut(|note| successor.get(&note.door).map(|&door| note.door = door).is_some());
+        self.doors = next;
+    }
+
+    /// The events that a packet causes: the attempts that time out first, in no order, and then what it does itself.
+    pub fn handle_packet(&mut self, packet: &Packet, now: Timestamp) -> (Vec<Event>, Vec<Event>) {
+        let timed_out = self.handle_timeout(now);
+        let step = packet.hit.step();
+        let hit: Vec<usize> =
+            (0..self.doors.len()).filter(|&door| self.is_watched_by(door, packet.destination)).collect();
+        let is_visible = |&door: &usize| self.accepts(door, packet.hit) && self.steps(door).contains(&step);
+        if !hit.iter().any(is_visible) {
+            return (timed_out, vec![]);
+        }
+        let mut events = Vec::new();
+        let mut used = BTreeSet::new();
+        let mut completed = false;
+        for &door in &hit {
+            if !self.accepts(door, packet.hit) {
+                used.insert(door);
+                continue;
+            }
+            self.note(packet.source, door, Mark::Seen(step));
+            if self.is_cooling(packet.source, door) {
+                used.insert(door);
+                continue;
+            }
+            let Some((stage, _)) = self.attempt(packet.source, door) else { continue };
+            let mut report = |kind| events.push(event(packet.source, door, kind));
+            let steps = self.steps(door);
+            let done = usize::from(stage);
+            if steps[done] == step && done + 1 == steps.len() {
+                report(EventKind::Stage(stage + 1));
+                report(EventKind::Opened);
+                self.note(packet.source, door, Mark::Opened);
+                used.insert(door);
+                completed = true;
+            } else if steps[done] == step {
+                report(EventKind::Stage(stage + 1));
+                self.note(packet.source, door, Mark::Advanced);
+                used.insert(door);
+            } else if steps[done - 1] == step {
+                if stage == 1 {
+                    self.note(packet.source, door, Mark::Restarted);
+                }
+                used.insert(door);
+            } else {
+                report(EventKind::Spoiled(stage));
+                self.note(packet.source, door, Mark::Over);
+            }
+        }
+        for door in hit.into_iter().filter(|door| !used.contains(door)) {
+            let steps = self.steps(door);
+            if steps.first() != Some(&step) || (completed && steps.len() > 1) {
+                continue;
+            }
+            events.push(event(packet.source, door, EventKind::Stage(1)));
+            if steps.len() == 1 {
+                events.push(event(packet.source, door, EventKind::Opened));
+                self.note(packet.source, door, Mark::Opened);
+            } else {
+                self.note(packet.source, door, Mark::Begun);
+            }
+        }
+        events.sort_by_key(|event| event.door);
+        (timed_out, events)
+    }
+
+    /// The attempts that time out, in no order.
+    pub fn handle_timeout(&mut self, now: Timestamp) -> Vec<Event> {
+        self.now = self.now.max(now);
+        let ended: Vec<_> = self.attempts().into_iter().filter(|&(_, _, _, end)| end <= self.now).collect();
+        for &(source, door, _, _) in &ended {
+            self.note(source, door, Mark::Over);
+        }
+        ended
+            .into_iter()
+            .map(|(source, door, stage, _)| event(source, door, EventKind::TimedOut(stage)))
+            .collect()
+    }
+
+    /// All attempts under way: source, door, stage, and when it ends.
+    pub fn attempts(&self) -> Vec<(IpAddr, usize, u8, Timestamp)> {
+        let pairs: BTreeSet<_> = self.notes.iter().map(|note| (note.source, note.door)).collect();
+        let attempts = pairs.into_iter().filter_map(|(source, door)| {
+            let (stage, begun) = self.attempt(source, door)?;
+            Some((source, door, stage, begun.after(self.doors[door].0.seq_timeout)))
+        });
+        attempts.collect()
+    }
+
+    /// Whether what the source sent until now contains the steps of the door in order and within its time.
+    pub fn has_knocked(&self, source: IpAddr, door: usize) -> bool {
+        let steps = self.steps(door);
+        let mut wanted = steps.iter().rev();
+        let mut next = wanted.next();
+        for note in self.notes_of(source, door) {
+            let Some(&step) = next else { break };
+            let in_time = self.now < note.at.after(self.doors[door].0.seq_timeout) || steps.len() == 1;
+            if note.mark == Mark::Seen(step) && in_time {
+                next = wanted.next();
+            }
+        }
+        !steps.is_empty() && next.is_none()
+    }
+
+    fn is_cooling(&self, source: IpAddr, door: usize) -> bool {
+        let opened = self.notes_of(source, door).find(|note| note.mark == Mark::Opened);
+        opened.is_some_and(|note| self.now < note.at.after(self.doors[door].0.cooldown))
+    }
+
+    /// How many sources are not looked at, each counted for every door that does not.
+    fn cooling(&self) -> usize {
+        let pairs: BTreeSet<_> = self.notes.iter().map(|note| (note.source, note.door)).collect();
+        pairs.into_iter().filter(|&(source, door)| self.is_cooling(source, door)).count()
+    }
+
+    /// Stage and beginning of an attempt.
+    fn attempt(&self, source: IpAddr, door: usize) -> Option<(u8, Timestamp)> {
+        let (mut stage, mut restarted) = (0, None);
+        for note in self.notes_of(source, door) {
+            match note.mark {
+                Mark::Seen(_) => (),
+                Mark::Over | Mark::Opened => return None,
+                Mark::Advanced => stage += 1,
+                Mark::Restarted => restarted = restarted.or(Some(note.at)),
+                Mark::Begun => return Some((stage + 1, restarted.unwrap_or(note.at))),
+            }
+        }
+        None
+    }
+
+    /// The newest first.
+    fn notes_of(&self, source: IpAddr, door: usize) -> impl Iterator<Item = &Note> {
+        self.notes.iter().rev().filter(move |note| note.source == source && note.door == door)
+    }
+
+    fn note(&mut self, source: IpAddr, door: usize, mark: Mark) {
+        self.notes.push(Note { source, door, at: self.now, mark });
+    }
+
+    fn steps(&self, door: usize) -> Vec<Step> {
+        self.doors[door].1.iter().flat_map(Sequence::steps).collect()
+    }
+
+    fn is_watched_by(&self, door: usize, destination: IpAddr) -> bool {
+        match self.doors[door].0.target {
+            Some(target) => target == destination,
+            None => self.addresses.contains(&destination),
+        }
+    }
+
+    fn accepts(&self, door: usize, hit: Hit) -> bool {
+        match hit {
+            Hit::Tcp { flags, .. } => self.doors[door].0.tcp_flags.accepts(flags),
+            Hit::Udp { .. } => true,
+        }
+    }
+}
+
+/// Runs the operations on the real matcher and on the naive one, and panics where they differ.
+///
+/// A matcher whose bound may have been reached is only held to its bound and to opening nothing without a knock.
+pub fn compare(doors: &[Door], max_attempts: NonZeroU32, addresses: &[IpAddr], ops: &[Op]) {
+    let mut pair = Pair {
+        is_exact: max_attempts.get() as usize >= 8 * (ops.len() + 1),
+        max_attempts,
+        addresses: addresses.to_vec(),
+        now: Timestamp::ZERO,
+        matcher: Matcher::new(doors, max_attempts),
+        lazy: Matcher::new(doors, max_attempts),
+        model: Model::new(doors),
+        events: vec![],
+        lazy_events: vec![],
+    };
+    pair.do_op(&Op::Addresses(addresses.to_vec()));
+    for op in ops {
+        pair.do_op(op);
+    }
+    pair.do_op(&Op::Wait(Duration::from_secs(1_000_000)));
+    pair.settle();
+    assert_eq!(pair.matcher.attempts(), 0, "everything times out");
+    if pair.is_exact {
+        let of_door = |events: &[Event]| {
+            let mut by_door: HashMap<_, Vec<_>> = HashMap::new();
+            for event in events {
+                by_door.entry((event.source, event.door)).or_default().push(event.kind);
+            }
+            by_door
+        };
+        assert_eq!(of_door(&pair.events), of_door(&pair.lazy_events), "early calls changed something");
+    }
+}
+
+struct Pair {
+    is_exact: bool,
+    max_attempts: NonZeroU32,
+    addresses: Vec<IpAddr>,
+    now: Timestamp,
+    matcher: Matcher,
+    /// Another matcher, which is only shown what [`Matcher::interests`] names and never called before its time.
+    lazy: Matcher,
+    model: Model,
+    /// What happened since the doors were last numbered, and what did according to the lazy matcher.
+    events: Vec<Event>,
+    lazy_events: Vec<Event>,
+}
+
+impl Pair {
+    fn do_op(&mut self, op: &Op) {
+        // Time alone ends nothing that is counted.
+        let is_current = !matches!(op, Op::Wait(_));
+        match op {
+            Op::Wait(wait) => self.now = self.now.after(*wait),
+            Op::Packet(packet) => self.do_packet(packet),
+            Op::Timeout => self.do_timeout(),
+            Op::TimeoutWhenDue => {
+                self.now = self.matcher.poll_timeout().map_or(self.now, |due| due.max(self.now));
+                self.do_timeout();
+            }
+            Op::Sequence(door, _) if !self.model.is_one_time(*door) => (),
+            Op::Sequence(door, sequence) => {
+                self.settle();
+                self.matcher.set_sequence(DoorId::new(*door), sequence.clone());
+                self.lazy.set_sequence(DoorId::new(*door), sequence.clone());
+                self.model.set_sequence(*door, sequence.clone());
+            }
+            Op::Addresses(addresses) => {
+                self.addresses.clone_from(addresses);
+                self.matcher.set_addresses(addresses.iter().copied());
+                self.lazy.set_addresses(addresses.iter().copied());
+                self.model.set_addresses(addresses);
+            }
+            Op::Doors(doors) => {
+                self.settle();
+                self.matcher.set_doors(doors, self.max_attempts);
+                self.lazy.set_doors(doors, self.max_attempts);
+                self.model.set_doors(doors);
+            }
+        }
+        assert!(self.matcher.attempts() <= self.max_attempts.get() as usize, "more attempts than allowed");
+        if self.is_exact {
+            let attempts = self.model.attempts();
+            if is_current {
+                assert_eq!(self.matcher.attempts(), attempts.len() + self.model.cooling());
+            }
+            let due = attempts.iter().map(|&(_, _, _, end)| end).min();
+            assert!(due.is_none_or(|due| self.matcher.poll_timeout().is_some_and(|poll| poll <= due)));
+        }
+    }
+
+    fn do_packet(&mut self, packet: &Packet) {
+        let interests = self.matcher.interests();
+        let is_of_interest = interests.iter().any(|interest| self.is_meant(interest, packet));
+        let events = self.matcher.handle_packet(packet, self.now).to_vec();
+        if is_of_interest {
+            self.lazy_events.extend(self.lazy.handle_packet(packet, self.now));
+        }
+        let (timed_out, own) = self.model.handle_packet(packet, self.now);
+        for event in &events {
+            let has_opened = event.kind == EventKind::Opened;
+            assert!(!has_opened || self.model.has_knocked(event.source, event.door.index()), "{event:?}");
+        }
+        if self.is_exact {
+            let (first, rest) = events.split_at(timed_out.len());
+            assert_eq!(sorted(first), sorted(&timed_out));
+            assert_eq!(rest, own);
+        }
+        self.events.extend(events);
+    }
+
+    fn do_timeout(&mut self) {
+        let events = self.matcher.handle_timeout(self.now).to_vec();
+        let timed_out = self.model.handle_timeout(self.now);
+        if self.is_exact {
+            assert_eq!(sorted(&events), sorted(&timed_out));
+        }
+        self.events.extend(events);
+        assert!(self.matcher.poll_timeout().is_none_or(|due| due > self.now), "asks for the present again");
+        assert_eq!(self.matcher.handle_timeout(self.now), [], "a second call did something");
+    }
+
+    /// Lets the lazy matcher catch up, since what comes next may drop attempts or give doors other numbers.
+    fn settle(&mut self) {
+        self.do_timeout();
+        self.lazy_events.extend(self.lazy.handle_timeout(self.now));
+    }
+
+    fn is_meant(&self, interest: &Interest, packet: &Packet) -> bool {
+        let flags = match packet.hit {
+            Hit::Tcp { flags, .. } => interest.flags.accepts(flags),
+            Hit::Udp { .. } => interest.step.protocol == Protocol::Udp,
+        };
+        let destination = match interest.target {
+            Some(target) => target == packet.destination,
+            None => self.addresses.contains(&packet.destination),
+        };
+        interest.step == packet.hit.step() && flags && destination
+    }
+}
+
+fn event(source: IpAddr, door: usize, kind: EventKind) -> Event {
+    Event { source, door: DoorId::new(door), kind }
+}
+
+fn sorted(events: &[Event]) -> Vec<Event> {
+    let mut events = events.to_vec();
+    events.sort_by_key(|event| (event.source, event.door));
+    events
+}

@@ -1,0 +1,114 @@
+//! What each fuzz target does with its bytes: every one asserts something.
+//!
+//! The targets proper are in `fuzz_targets/` and need nightly: `cargo +nightly fuzz run TARGET`. The tests below run the same
+//! functions on stable.
+
+mod frame;
+mod matcher;
+#[path = "../../crates/knockd-core/tests/model/mod.rs"]
+mod model;
+#[path = "../../crates/knockd-core/tests/placement/mod.rs"]
+mod placement;
+
+use knockd_core::config::{Parsed, Severity};
+use knockd_core::{Config, OneTime, STRIKE};
+
+pub use frame::frame;
+pub use matcher::matcher;
+
+/// Any text is either refused for a reason or used; every finding points into it; what is used prints as its equal.
+pub fn config(text: &[u8]) {
+    let findings = match Config::parse(text) {
+        Ok(Parsed { config, warnings }) => {
+            assert!(warnings.iter().all(|finding| finding.severity == Severity::Warning));
+            let printed = config.to_string();
+            let again = Config::parse(printed.as_bytes()).map(|parsed| parsed.config);
+            assert_eq!(again, Ok(config), "{printed}");
+            warnings
+        }
+        Err(findings) => {
+            assert!(findings.iter().any(|finding| finding.severity == Severity::Error));
+            findings
+        }
+    };
+    placement::check(&findings, text);
+}
+
+/// Striking out one line after the other uses up the file, and each strike changes one line only.
+pub fn one_time(text: &[u8]) {
+    let mut text = text.to_vec();
+    let lines = text.split(|&byte| byte == b'\n').count();
+    for _ in 0..=lines {
+        let OneTime { next, passed_over } = OneTime::parse(&text);
+        assert!(
+            passed_over.is_sorted_by(|a, b| a < b)
+                && passed_over.iter().all(|line| (1..=lines).contains(line))
+        );
+        let Some(unused) = next else { return };
+        let before = &text[..unused.offset];
+        assert!(before.is_empty() || before.ends_with(b"\n"), "the strike is not at the start of a line");
+        let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
+        assert!(passed_over.iter().all(|&other| other < line));
+        assert_ne!(text[unused.offset], STRIKE);
+        text[unused.offset] = STRIKE;
+    }
+    panic!("a line is used twice");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::test_runner::TestRunner;
+
+    /// Runs a target over its seeds, over the seeds slightly changed, and over random bytes.
+    fn run(name: &str, target: fn(&[u8])) {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
+        let seeds: Vec<_> =
+            fs::read_dir(directory).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap()).collect();
+        assert!(!seeds.is_empty());
+        seeds.iter().for_each(|seed| target(seed));
+        let change = (any::<prop::sample::Index>(), any::<u8>(), 0..3_u8);
+        let changed = (prop::sample::select(seeds), vec(change, 1..4)).prop_map(|(mut bytes, changes)| {
+            for (index, byte, how) in changes {
+                let at = index.index(bytes.len() + 1);
+                match how {
+                    0 => bytes.insert(at, byte),
+                    1 if at < bytes.len() => bytes[at] = byte,
+                    _ => bytes.truncate(at),
+                }
+            }
+            bytes
+        });
+        let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1000) };
+        TestRunner::new(config)
+            .run(&prop_oneof![changed, vec(any::<u8>(), 0..300)], |bytes| {
+                target(&bytes);
+                Ok(())
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn config() {
+        run("config", super::config);
+    }
+
+    #[test]
+    fn one_time() {
+        run("one_time", super::one_time);
+    }
+
+    #[test]
+    fn matcher() {
+        run("matcher", super::matcher);
+    }
+
+    #[test]
+    fn frame() {
+        run("frame", super::frame);
+    }
+}
