@@ -101,8 +101,9 @@ pub struct Leases {
     current: HashMap<LeaseKey, LeaseId>,
     /// When something is due for a lease that is [`Phase::Open`] or [`Phase::Failing`].
     due: BTreeSet<(Timestamp, LeaseId)>,
-    /// How many leases each door has.
+    /// How many leases each door has, and each source.
     of_door: HashMap<String, u32>,
+    of_source: HashMap<IpAddr, u32>,
     last_id: u64,
     closing: bool,
 }
@@ -270,6 +271,20 @@ impl Leases {
             .collect()
     }
 
+    /// Says whether any door is open for a source.
+    pub fn holds_any(&self, source: IpAddr) -> bool {
+        self.of_source.contains_key(&source)
+    }
+
+    /// Says whether a knock at this door would go to a lease that there is already.
+    pub fn holds(&self, door: &Door, source: IpAddr) -> bool {
+        let (Some(start), Some(stop)) = (door.start.expand(source), door.stop.expand(source)) else {
+            return false;
+        };
+        let key = LeaseKey { door: door.name.clone(), source, start, stop };
+        door.reopen == Reopen::Extend && self.current.contains_key(&key)
+    }
+
     /// The number of leases, those included whose stop command is still running.
     pub fn len(&self) -> usize {
         self.by_id.len()
@@ -309,6 +324,7 @@ impl Leases {
 
     fn insert(&mut self, id: LeaseId, lease: Lease) {
         *self.of_door.entry(lease.key.door.clone()).or_default() += 1;
+        *self.of_source.entry(lease.key.source).or_default() += 1;
         self.by_id.insert(id, lease);
     }
 
@@ -317,17 +333,23 @@ impl Leases {
         if self.current.get(&key) == Some(&id) {
             self.current.remove(&key);
         }
-        if let Entry::Occupied(mut count) = self.of_door.entry(key.door) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
-        }
+        one_less(self.of_door.entry(key.door));
+        one_less(self.of_source.entry(key.source));
     }
 
     fn fresh_id(&mut self) -> LeaseId {
         self.last_id += 1;
         LeaseId(self.last_id)
+    }
+}
+
+/// Counts down, and forgets what has come to nothing.
+fn one_less<K>(entry: Entry<'_, K, u32>) {
+    if let Entry::Occupied(mut count) = entry {
+        *count.get_mut() -= 1;
+        if *count.get() == 0 {
+            count.remove();
+        }
     }
 }
 
@@ -611,5 +633,19 @@ mod tests {
         leases.handle_timeout(at(10));
         leases.handle_exit(id, true, at(10));
         assert!(leases.open(&other, third, two, at(10)).is_ok());
+    }
+
+    #[test]
+    fn who_holds_a_lease_is_known_until_it_ends() {
+        let (mut leases, door) = (Leases::new(), door("a", "b"));
+        let other = Door { name: "other".to_owned(), ..door.clone() };
+        assert!(!leases.holds_any(source()) && !leases.holds(&door, source()));
+        let id = opened(&mut leases, &door, true);
+        assert!(
+            leases.holds_any(source()) && leases.holds(&door, source()) && !leases.holds(&other, source())
+        );
+        leases.handle_timeout(at(10));
+        leases.handle_exit(id, true, at(10));
+        assert!(!leases.holds_any(source()) && !leases.holds(&door, source()));
     }
 }

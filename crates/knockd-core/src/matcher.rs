@@ -203,6 +203,15 @@ impl Matcher {
         self.index_steps();
     }
 
+    /// Drops every attempt of a source.
+    pub fn forget(&mut self, source: IpAddr) {
+        for &class in self.classes.values() {
+            while let Some(slot) = self.attempts.first_of_source(source, class) {
+                self.attempts.remove(slot);
+            }
+        }
+    }
+
     /// Says which addresses are the interface's own: the destinations that doors without `Target` watch.
     pub fn set_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
         self.addresses = addresses.into_iter().collect();
@@ -1004,6 +1013,20 @@ mod tests {
 
     fn with_cooldown(seconds: u64, door: Door) -> Door {
         Door { cooldown: Duration::from_secs(seconds), ..door }
+    }
+
+    #[test]
+    fn a_source_that_is_forgotten_begins_anew_and_others_go_on() {
+        let doors = [door("a", "1,2"), door("b", "1,3"), with_target("198.51.100.9", door("c", "1,2"))];
+        let mut matcher = matcher(&doors);
+        let other = from("203.0.113.2", syn(1));
+        for packet in [syn(1), to("198.51.100.9", syn(1)), other] {
+            matcher.handle_packet(&packet, Timestamp::ZERO);
+        }
+        matcher.forget(address("203.0.113.1"));
+        assert_eq!((matcher.attempts(), knock(&mut matcher, &[2, 3])), (2, vec![]));
+        let opened = matcher.handle_packet(&Packet { hit: syn(2).hit, ..other }, Timestamp::ZERO);
+        assert!(opened.contains(&event("203.0.113.2", 0, Opened)));
     }
 
     #[test]
