@@ -152,7 +152,7 @@ impl Wanted {
                 .iter()
                 .map(|i| i.step)
                 .filter(move |step| step.protocol == protocol)
-                .map(|step| step.port)
+                .map(|step| step.port..=step.port)
         };
         let rules = || interests.iter().filter(|i| i.step.protocol == Protocol::Tcp).map(|i| i.flags);
         let own_wanted = interests.iter().any(|interest| interest.target.is_none());
@@ -174,8 +174,8 @@ impl Wanted {
             ipv6,
             flags_set: rules().map(|rule| rule.must_be_set().bits()).reduce(|a, b| a & b).unwrap_or(0),
             flags_clear: rules().map(|rule| rule.must_be_clear().bits()).reduce(|a, b| a & b).unwrap_or(0),
-            tcp: ranges(ports(Protocol::Tcp)),
-            udp: ranges(ports(Protocol::Udp).chain(udp_strays.into_iter().flat_map(LocalPorts::unused))),
+            tcp: joined(ports(Protocol::Tcp)),
+            udp: joined(ports(Protocol::Udp).chain(udp_strays.into_iter().flat_map(LocalPorts::unused))),
         }
     }
 
@@ -240,19 +240,20 @@ impl Wanted {
     }
 }
 
-/// Groups ports into ranges, ascending and apart from each other.
-fn ranges(ports: impl Iterator<Item = u16>) -> Vec<RangeInclusive<u16>> {
-    let mut ranges: Vec<RangeInclusive<u16>> = Vec::new();
-    let mut ports: Vec<u16> = ports.collect();
-    ports.sort_unstable();
-    ports.dedup();
-    for port in ports {
-        match ranges.last_mut() {
-            Some(last) if port - 1 == *last.end() => *last = *last.start()..=port,
-            _ => ranges.push(port..=port),
+/// Orders ranges of ports and joins those that overlap or touch, so that they ascend and are apart from each other.
+fn joined(ranges: impl Iterator<Item = RangeInclusive<u16>>) -> Vec<RangeInclusive<u16>> {
+    let mut ranges: Vec<_> = ranges.collect();
+    ranges.sort_unstable_by_key(|range| *range.start());
+    let mut joined: Vec<RangeInclusive<u16>> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if *range.start() <= last.end().saturating_add(1) => {
+                *last = *last.start()..=*last.end().max(range.end());
+            }
+            _ => joined.push(range),
         }
     }
-    ranges
+    joined
 }
 
 /// Bridges the narrowest gaps until `keep` ranges, but at least one, are left.
@@ -691,7 +692,7 @@ mod tests {
         let program = Program::guarded(&[any_flags(Step::udp(1))], &eth(), Some(&local_ports), false);
         assert!(!program.is_exact());
         assert!(program.instructions.len() <= Program::MAX_INSTRUCTIONS);
-        assert!(local_ports.unused().all(|port| accepts(&program, &udp("192.0.2.1", port))));
+        assert!(local_ports.unused().flatten().all(|port| accepts(&program, &udp("192.0.2.1", port))));
     }
 
     #[test]
@@ -806,6 +807,12 @@ mod tests {
                 assert!(accepts(&program, &udp("192.0.2.1", !port)));
             }
         }
+    }
+
+    #[test]
+    fn ranges_are_joined_when_they_overlap_or_touch() {
+        let ranges = [40..=50, 7..=7, 1..=3, 4..=5, 45..=47, 50..=60, 65534..=65535, 65535..=65535, 7..=7];
+        assert_eq!(joined(ranges.into_iter()), [1..=5, 7..=7, 40..=60, 65534..=65535]);
     }
 
     #[test]

@@ -162,7 +162,8 @@ impl<S: AsFd + Send> DataLinkReceiver for Receiver<S> {
     ///
     /// Fails with `WouldBlock` once when none is left, and after a second of waiting with `TimedOut`.
     fn next(&mut self) -> io::Result<&[u8]> {
-        if self.is_drained && poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&READ_TIMEOUT))? == 0 {
+        if self.is_drained && poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&READ_TIMEOUT))? == 0
+        {
             return Err(io::ErrorKind::TimedOut.into());
         }
         let received = recv(&self.socket, self.buffer.as_mut_slice(), RecvFlags::DONTWAIT);

@@ -13,7 +13,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use etherparse::{PacketBuilder, PacketBuilderStep, VlanId};
-use knockd_capture::{Capture, CaptureError, Interface, LinkWatch, OpenError, PacketSocket, Program, interfaces};
+use knockd_capture::{
+    Capture, CaptureError, Interface, LinkWatch, OpenError, PacketSocket, Program, interfaces,
+};
 use knockd_core::{FlagRule, Hit, Interest, Packet, Step, TcpFlags};
 use pnet::datalink::{self, Channel, DataLinkSender};
 

@@ -62,7 +62,7 @@ impl Doors {
         }
         let mut leases = Leases::new();
         if !records.is_empty() {
-            let text = format!("{} open doors are taken over from an earlier run", records.len());
+            let text = format!("open doors taken over from an earlier run: {}", records.len());
             log.write(&Line::notice(text));
         }
         leases.restore(records, last_id);
@@ -116,7 +116,10 @@ impl Doors {
         if !self.remembers || options.on_exit == OnExit::Close {
             self.close_all(signals, options, log);
         } else if !self.leases.is_empty() {
-            log.write(&Line::notice(format!("{} doors stay open until the next start", self.leases.len())));
+            log.write(&Line::notice(format!(
+                "doors that stay open until the next start: {}",
+                self.leases.len()
+            )));
         }
         self.keeper.finish();
     }
@@ -134,7 +137,8 @@ impl Doors {
         }
         if !self.leases.is_empty() {
             let left = self.leases.len();
-            let text = format!("{left} doors are not closed yet, since their commands are still running");
+            let text =
+                format!("doors that are not closed yet, since their commands are still running: {left}");
             log.write(&Line::warning(text));
         }
     }

@@ -104,8 +104,8 @@ impl Engine {
         loop {
             select! {
                 recv(self.ears.heard) -> heard => match heard {
-                    Ok(Heard::Packet(packet)) => self.handle_packet(&packet),
-                    Ok(Heard::Failed(error)) => self.log(&Line::notice(format!("{:#}", anyhow!(error)))),
+                    Ok(Heard::Packets(packets)) => packets.iter().for_each(|packet| self.handle_packet(packet)),
+                    Ok(Heard::Line(line)) => self.log(&line),
                     // The ears hold a sender themselves.
                     Err(_) => {}
                 },
@@ -296,7 +296,7 @@ impl Engine {
 
     /// What a service manager shows of the daemon.
     fn status(&self) -> String {
-        format!("Listening on {} for {} doors", self.ears.names(), self.setup.doors.len())
+        format!("Listening on {}; doors: {}", self.ears.names(), self.setup.doors.len())
     }
 }
 

@@ -1,11 +1,12 @@
 //! The knock daemon: everything that `knockd` asks of the operating system, around the decisions of `knockd-core`.
 //!
-//! [`run`] is the whole program. A packet goes from the listener's thread to the engine's loop, which asks the core what
-//! it means and has the runner execute what follows.
+//! [`run`] is the whole program. A packet goes from the decoder's process through the listener's thread to the engine's
+//! loop, which asks the core what it means and has the runner execute what follows.
 #![forbid(unsafe_code)]
 
 pub mod args;
 mod clock;
+pub mod decoder;
 mod doors;
 mod ears;
 mod engine;
@@ -16,8 +17,11 @@ mod logging;
 mod names;
 mod one_time_file;
 mod pid_file;
+#[doc(hidden)]
+pub mod record;
 mod report;
 mod runner;
+mod sandbox;
 mod selection;
 mod service;
 mod setup;
@@ -37,6 +41,9 @@ use crate::pid_file::PidFile;
 use crate::setup::Setup;
 
 /// Runs the daemon until a signal ends it.
+///
+/// It starts the program that it is part of once more for each interface, as [`decoder::NAME`]; that has to call
+/// [`decoder::run`] then, before anything else.
 ///
 /// With `-d` this returns only in the background process; the foreground one has exited with status 0.
 ///

@@ -1,53 +1,70 @@
-//! The thread that waits for packets.
+//! The thread that waits for packets of one interface: it keeps a decoder process and checks what that says.
 
-use std::convert::Infallible;
-use std::sync::Arc;
+use std::io::{self, PipeReader, PipeWriter, Read};
+use std::os::fd::AsFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Once};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
-use knockd_capture::{Capture, CaptureError, Interface, PacketSocket, Program};
+use crossbeam_channel::Sender;
+use knockd_capture::{Interface, PacketSocket, Program};
 use knockd_core::Packet;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// The pause after an error that should not happen, so that one that stays does not keep a processor busy.
-const PAUSE: Duration = Duration::from_secs(1);
+use crate::decoder;
+use crate::logging::Line;
+use crate::record::{self, Kept, Record};
+
+/// The pause before a decoder is started anew; it doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A decoder that has lived for that long was well; the pauses begin anew.
+const LONG_LIFE: Duration = Duration::from_secs(60);
+
+/// How many records are read at a time.
+const BATCH: usize = 256;
 
 /// What the listener says.
 #[derive(Debug)]
 pub(crate) enum Heard {
-    Packet(Packet),
-    /// Nothing can be heard at the moment, or for good when the interface is gone.
-    Failed(CaptureError),
+    /// Packets came, in this order.
+    Packets(Vec<Packet>),
+    /// Something that should be logged.
+    Line(Line),
 }
 
-/// A capture that is being read by a thread of its own; dropping it ends the thread within a second.
+/// An interface that is being listened to by a thread and a process; dropping it ends both at once.
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) interface: Interface,
     socket: Arc<PacketSocket>,
-    /// Disconnecting it tells the thread to end.
-    _alive: Sender<Infallible>,
+    /// Closing it tells the thread to end.
+    _wanted: PipeWriter,
 }
 
 impl Listener {
     /// Starts the thread, which says everything to `heard`.
     ///
     /// # Errors
-    /// When the system has no thread left.
+    /// When the system has no thread or descriptor left.
     pub(crate) fn start(
         socket: PacketSocket,
         interface: Interface,
         heard: Sender<Heard>,
     ) -> anyhow::Result<Self> {
-        let (alive, wanted) = crossbeam_channel::bounded(0);
         let socket = Arc::new(socket);
-        let capture = Capture::new(Arc::clone(&socket));
+        let (unwanted, wanted) = io::pipe().context("cannot start the listener thread")?;
+        let reporter = Reporter { interface: interface.name.clone(), heard };
+        let job = Job { socket: Arc::clone(&socket), index: interface.index, unwanted, reporter };
         thread::Builder::new()
             .name("listener".to_owned())
-            .spawn(move || listen(capture, &heard, &wanted))
+            .spawn(move || job.listen())
             .context("cannot start the listener thread")?;
-        Ok(Self { interface, socket, _alive: alive })
+        Ok(Self { interface, socket, _wanted: wanted })
     }
 
     /// Changes what is listened for.
@@ -59,23 +76,266 @@ impl Listener {
     }
 }
 
-fn listen(mut capture: Capture<Arc<PacketSocket>>, heard: &Sender<Heard>, wanted: &Receiver<Infallible>) {
-    while wanted.try_recv() == Err(TryRecvError::Empty) {
-        let sent = match capture.next_packet() {
-            Ok(Some(packet)) => heard.send(Heard::Packet(packet)),
-            Ok(None) => continue,
-            Err(error) => {
-                let gone = matches!(error, CaptureError::InterfaceGone);
-                let sent = heard.send(Heard::Failed(error));
-                if gone {
-                    return;
-                }
-                thread::sleep(PAUSE);
-                sent
+/// What the thread works with.
+struct Job {
+    socket: Arc<PacketSocket>,
+    index: u32,
+    /// Closed at the other end when the listener is dropped.
+    unwanted: PipeReader,
+    reporter: Reporter,
+}
+
+/// Why a decoder is not listened to any more.
+enum End {
+    /// Nobody wants to hear, or there is nothing more to be heard.
+    Over,
+    /// The decoder cannot go on for this reason, which follows its name; another one may.
+    Failed(String),
+}
+
+impl Job {
+    fn listen(&self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let start = Instant::now();
+            // The packets that come between two decoders wait in the socket.
+            let end = match Decoder::start(self) {
+                Ok(mut decoder) => self.listen_to(&mut decoder),
+                Err(error) => End::Failed(format!("cannot be started: {error}")),
+            };
+            let End::Failed(reason) = end else { return };
+            if start.elapsed() >= LONG_LIFE {
+                pause = FIRST_PAUSE;
             }
-        };
-        if sent.is_err() {
-            return;
+            if self.reporter.warn(&reason).is_err() || !self.is_wanted_after(pause) {
+                return;
+            }
+            pause = LAST_PAUSE.min(pause * 2);
         }
+    }
+
+    fn listen_to(&self, decoder: &mut Decoder) -> End {
+        let mut buffer = [0; BATCH * record::SIZE];
+        loop {
+            match self.wait_for(&decoder.records) {
+                Ok(true) => {}
+                Ok(false) => return End::Over,
+                Err(error) => return End::Failed(format!("cannot be listened to: {error}")),
+            }
+            // A pipe takes and gives the records of one write as a whole (pipe(7)), so none is ever cut.
+            let bytes = match decoder.records.read(&mut buffer) {
+                Ok(0) => return End::Failed(decoder.last_words()),
+                Ok(length) => buffer.get(..length).unwrap_or_default(),
+                Err(error) => return End::Failed(format!("cannot be listened to: {error}")),
+            };
+            if let Err(end) = self.reporter.pass_on(bytes) {
+                return end;
+            }
+        }
+    }
+
+    /// Waits for the decoder to speak or to end; says whether somebody still wants to know.
+    fn wait_for(&self, records: &PipeReader) -> io::Result<bool> {
+        let mut polled = [PollFd::new(records, PollFlags::IN), PollFd::new(&self.unwanted, PollFlags::IN)];
+        while let Err(error) = poll(&mut polled, None) {
+            if error != rustix::io::Errno::INTR {
+                return Err(error.into());
+            }
+        }
+        let [_, unwanted] = polled;
+        Ok(unwanted.revents().is_empty())
+    }
+
+    fn is_wanted_after(&self, pause: Duration) -> bool {
+        let pause = Timespec::try_from(pause).ok();
+        // An interruption makes the pause shorter, which does no harm.
+        poll(&mut [PollFd::new(&self.unwanted, PollFlags::IN)], pause.as_ref()).is_ok_and(|ready| ready == 0)
+    }
+}
+
+/// Tells the engine what the decoder of an interface says, and what becomes of it.
+struct Reporter {
+    interface: String,
+    heard: Sender<Heard>,
+}
+
+impl Reporter {
+    /// Checks what the decoder has said, and tells it.
+    fn pass_on(&self, bytes: &[u8]) -> Result<(), End> {
+        let (records, rest) = bytes.as_chunks();
+        let lie = |_| End::Failed("does not say what it should, it is ended".to_owned());
+        let records = records.iter().map(Record::from_bytes).collect::<Result<Vec<_>, _>>().map_err(lie)?;
+        if !rest.is_empty() {
+            return Err(lie(record::Malformed));
+        }
+        let mut packets = Vec::with_capacity(records.len());
+        let mut result = Ok(());
+        for record in records {
+            match record {
+                Record::Packet(packet) => packets.push(packet),
+                Record::LinkDown => self.note(format!("{} is down", self.interface))?,
+                Record::InterfaceGone => {
+                    self.note(format!("{} no longer exists", self.interface))?;
+                    result = Err(End::Over);
+                }
+                Record::Failed(number) => {
+                    let error = io::Error::from_raw_os_error(number.into());
+                    result = Err(End::Failed(format!("cannot read packets: {error}")));
+                }
+                Record::Ready(kept) => self.tell_what_is_kept(kept)?,
+            }
+        }
+        if !packets.is_empty() {
+            self.say(Heard::Packets(packets))?;
+        }
+        result
+    }
+
+    /// Logs what the decoder could not give up. It is the same for all of them, so it is said once.
+    fn tell_what_is_kept(&self, kept: Kept) -> Result<(), End> {
+        static TOLD: Once = Once::new();
+        let mut result = Ok(());
+        if let Some(text) = explain(kept) {
+            TOLD.call_once(|| result = self.note(text));
+        }
+        result
+    }
+
+    fn warn(&self, reason: &str) -> Result<(), End> {
+        let text = format!("{}: the packet decoder {reason}; another one is started", self.interface);
+        self.say(Heard::Line(Line::warning(text)))
+    }
+
+    fn note(&self, text: String) -> Result<(), End> {
+        self.say(Heard::Line(Line::notice(text)))
+    }
+
+    /// Fails when nobody listens any more.
+    fn say(&self, heard: Heard) -> Result<(), End> {
+        self.heard.send(heard).map_err(|_| End::Over)
+    }
+}
+
+/// The sentence about what a decoder has kept; none when it has kept nothing.
+fn explain(kept: Kept) -> Option<String> {
+    let reason = |number: u16| io::Error::from_raw_os_error(number.into()).to_string();
+    let user = match i32::from(kept.user) {
+        nix::libc::EPERM => "changing it needs the capabilities CAP_SETUID and CAP_SETGID".to_owned(),
+        _ => reason(kept.user),
+    };
+    let parts = [
+        (kept.user, format!("it keeps user {}, since {user}", nix::unistd::geteuid())),
+        (kept.capabilities, format!("it keeps its capabilities ({})", reason(kept.capabilities))),
+        (kept.files, format!("Landlock does not keep it from files ({})", reason(kept.files))),
+        (kept.calls, format!("seccomp does not restrict its system calls ({})", reason(kept.calls))),
+    ];
+    let parts: Vec<_> = parts.into_iter().filter(|(number, _)| *number != 0).map(|(_, text)| text).collect();
+    (!parts.is_empty())
+        .then(|| format!("the packet decoder has more rights than it needs: {}", parts.join("; ")))
+}
+
+/// A decoder process; dropping it ends it.
+struct Decoder {
+    child: Child,
+    records: PipeReader,
+}
+
+impl Decoder {
+    /// Starts it. It ends with the thread that calls this.
+    fn start(job: &Job) -> io::Result<Self> {
+        let (records, speak) = io::pipe()?;
+        let socket = job.socket.as_fd().try_clone_to_owned()?;
+        // This very program, even if an upgrade has replaced its file: both sides have to agree on the records.
+        let child = Command::new("/proc/self/exe")
+            .arg0(decoder::NAME)
+            .args([&job.index.to_string(), &job.reporter.interface])
+            .env_clear()
+            .stdin(socket)
+            .stdout(speak)
+            .stderr(Stdio::inherit())
+            .spawn()?;
+        Ok(Self { child, records })
+    }
+
+    /// Says how it ended, after it has closed its pipe.
+    fn last_words(&mut self) -> String {
+        // In case it lives on without the pipe; one that is ending has its status already.
+        let _ = self.child.kill();
+        match self.child.wait() {
+            Ok(status) => match (status.signal(), status.code()) {
+                (Some(signal), _) => format!("was killed by signal {signal}"),
+                (None, code) => format!("has ended with status {}", code.unwrap_or_default()),
+            },
+            Err(error) => format!("has ended: {error}"),
+        }
+    }
+}
+
+impl Drop for Decoder {
+    fn drop(&mut self) {
+        // It may have ended and been waited for already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::Receiver;
+    use knockd_core::Hit;
+
+    use super::*;
+
+    fn reporter() -> (Reporter, Receiver<Heard>) {
+        let (sender, heard) = crossbeam_channel::unbounded();
+        (Reporter { interface: "eth0".to_owned(), heard: sender }, heard)
+    }
+
+    fn packet(port: u16) -> Packet {
+        let address = "192.0.2.1".parse().unwrap();
+        Packet { source: address, destination: address, hit: Hit::Udp { port } }
+    }
+
+    fn bytes(records: &[Record]) -> Vec<u8> {
+        records.iter().flat_map(Record::to_bytes).collect()
+    }
+
+    #[test]
+    fn packets_are_passed_on_in_order() {
+        let (reporter, heard) = reporter();
+        let said = [1, 2, 3].map(packet);
+        assert!(reporter.pass_on(&bytes(&said.map(Record::Packet))).is_ok());
+        let heard: Vec<_> = heard.try_iter().collect();
+        assert!(matches!(heard.as_slice(), [Heard::Packets(packets)] if *packets == said), "{heard:?}");
+    }
+
+    #[test]
+    fn a_decoder_that_says_anything_else_is_not_believed_at_all() {
+        let good = bytes(&[Record::Packet(packet(1))]);
+        let cut = good.split_last().unwrap().1;
+        let unknown = [9; record::SIZE];
+        for said in [[&good, cut].concat(), [&good[..], &unknown].concat(), vec![0]] {
+            let (reporter, heard) = reporter();
+            assert!(matches!(reporter.pass_on(&said), Err(End::Failed(_))), "{said:?}");
+            assert!(heard.is_empty(), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn an_interface_that_is_gone_ends_it_and_an_error_wants_another_decoder() {
+        let (reporter, heard) = reporter();
+        let gone = reporter.pass_on(&bytes(&[Record::Packet(packet(1)), Record::InterfaceGone]));
+        assert!(matches!(gone, Err(End::Over)));
+        assert_eq!(heard.try_iter().count(), 2, "the packet and the line");
+        assert!(matches!(reporter.pass_on(&bytes(&[Record::Failed(12)])), Err(End::Failed(_))));
+    }
+
+    #[test]
+    fn what_is_kept_is_told_and_nothing_else() {
+        assert_eq!(explain(Kept::default()), None);
+        let text = explain(Kept { files: 38, ..Kept::default() }).unwrap();
+        assert!(text.contains("Landlock") && !text.contains("seccomp") && !text.contains("user"), "{text}");
+        let text = explain(Kept { user: 1, ..Kept::default() }).unwrap();
+        assert!(text.ends_with("CAP_SETUID and CAP_SETGID"), "{text}");
     }
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use knockd_cli::args::Args;
+use knockd_cli::decoder;
 
 /// How `knockd` ends. clap itself ends with 2 after a usage error, and with `Stopped` after `--help` and `--version`.
 #[derive(Clone, Copy)]
@@ -16,6 +17,9 @@ enum Exit {
 }
 
 fn main() -> ExitCode {
+    if std::env::args_os().next().is_some_and(|name| name == decoder::NAME) {
+        return decoder::run();
+    }
     let exit = match knockd_cli::run(Args::parse()) {
         Ok(()) => Exit::Stopped,
         Err(error) => {

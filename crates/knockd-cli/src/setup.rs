@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use knockd_capture::interfaces;
-use knockd_core::config::{Diagnostic, Door, Options, Secret, Severity};
+use knockd_core::config::{Diagnostic, Door, Options, Secret};
 use knockd_core::{Config, DoorId};
+use nix::unistd::geteuid;
 
 use crate::args::Args;
 use crate::one_time_file::OneTimeFile;
@@ -41,6 +43,12 @@ pub(crate) enum SetupError {
     #[error("the configuration cannot be used:\n{}", findings.join("\n"))]
     Invalid { findings: Vec<String> },
     #[error(
+        "{} can be written by everybody, who could run commands as root with it: chmod o-w {}",
+        path.display(),
+        path.display()
+    )]
+    Writable { path: PathBuf },
+    #[error(
         "no more sequences left in the one time sequences file for door {door}: add lines to {}",
         path.display()
     )]
@@ -56,19 +64,16 @@ impl Setup {
         let config_path = directory.join(&args.config);
         let text = read(&config_path)?;
         let draw = |finding: &Diagnostic| report::draw(&config_path, &text, finding);
-        let parsed = Config::parse(&text).map_err(|findings| SetupError::Invalid {
-            findings: {
-                let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
-                log::debug!("{errors} errors in {}", config_path.display());
-                findings.iter().map(draw).collect()
-            },
-        })?;
-        let mut warnings: Vec<String> = parsed.warnings.iter().map(draw).collect();
+        let mut warnings: Vec<String> = check_access(&config_path)?.into_iter().collect();
+        let parsed = Config::parse(&text)
+            .map_err(|findings| SetupError::Invalid { findings: findings.iter().map(draw).collect() })?;
+        warnings.extend(parsed.warnings.iter().map(draw));
         let Config { options, doors } = parsed.config;
         let mut one_time = HashMap::new();
         for (index, door) in doors.iter().enumerate() {
             if let Secret::OneTime(path) = &door.secret {
                 let path = directory.join(path);
+                warnings.extend(check_access(&path)?);
                 let file = OneTimeFile::open(path.clone())
                     .map_err(|source| SetupError::Unreadable { path: path.clone(), source })?;
                 if file.sequence().is_none() {
@@ -104,6 +109,26 @@ impl Setup {
     pub(crate) fn door_name(&self, door: DoorId) -> &str {
         self.doors.get(door.index()).map_or("?", |door| &door.name)
     }
+}
+
+/// Looks who else may use a file with secrets or commands in it; returns a warning, if one is due.
+///
+/// # Errors
+/// When everybody may write a file that commands of root come from.
+fn check_access(path: &Path) -> Result<Option<String>, SetupError> {
+    // A file that is not there is the business of whoever reads it.
+    let Ok(metadata) = fs::metadata(path) else { return Ok(None) };
+    let (name, mode) = (path.display(), metadata.mode());
+    if !metadata.is_file() || mode & 0o006 == 0 {
+        return Ok(None);
+    }
+    if mode & 0o002 != 0 && geteuid().is_root() {
+        return Err(SetupError::Writable { path: path.to_owned() });
+    }
+    let can = if mode & 0o002 != 0 { "written" } else { "read" };
+    Ok(Some(format!(
+        "{name}: warning: it can be {can} by everybody, with the secrets in it: chmod o= {name}"
+    )))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, SetupError> {

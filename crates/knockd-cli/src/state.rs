@@ -308,8 +308,12 @@ mod tests {
 
     #[test]
     fn no_truncation_of_a_file_is_read_as_a_lease() {
-        let stored =
-            StoredLease { key: record(1, 1).key, cmd_timeout: Duration::ZERO, until: Duration::ZERO };
+        let stored = StoredLease {
+            key: record(1, 1).key,
+            cmd_timeout: Duration::ZERO,
+            until: Duration::ZERO,
+            failed: true,
+        };
         let text = stored.to_text();
         assert_eq!(StoredLease::parse(text.as_bytes()).unwrap(), stored);
         for length in 0..text.len() {

@@ -98,13 +98,15 @@ impl Host {
         Running::start(self.command(program).args(arguments))
     }
 
-    /// Writes a file as this host sees it: below its private directories the machine's own files stay untouched.
+    /// Writes a file as this host sees it, readable for its root only: below its private directories the machine's own files
+    /// stay untouched.
     ///
     /// # Errors
     ///
     /// When the file cannot be written.
     pub fn write_file(&self, path: &str, text: &str) -> Result<()> {
-        self.run_with_input(&["sh", "-c", r#"cat >"$1""#, "write", path], text.as_bytes()).map(drop)
+        self.run_with_input(&["sh", "-c", r#"umask 077; cat >"$1""#, "write", path], text.as_bytes())
+            .map(drop)
     }
 
     /// Sends Ethernet frames out of `eth0`, byte for byte as they are; see [`Frame`](crate::Frame) for making them.
@@ -146,6 +148,20 @@ impl Host {
         let mut server = self.spawn(&[program_file()?.as_os_str(), OsStr::new("listen"), &port])?;
         server.wait_for_line("listening", Duration::from_secs(10))?;
         Ok(server)
+    }
+
+    /// Makes `tun0`, a point-to-point link without Ethernet headers from `10.8.0.1` to `10.8.0.2`, which sends every IPv4 packet
+    /// back with source and destination exchanged; it is gone when the value is dropped.
+    ///
+    /// # Errors
+    ///
+    /// When the machine has no `/dev/net/tun`.
+    pub fn mirror(&self) -> Result<Running> {
+        let mut mirror = self.spawn(&[program_file()?.as_os_str(), OsStr::new("mirror")])?;
+        mirror.wait_for_line("mirroring", Duration::from_secs(10))?;
+        self.run_words("ip address add 10.8.0.1 peer 10.8.0.2 dev tun0")?;
+        self.run_words("ip link set tun0 up")?;
+        Ok(mirror)
     }
 
     /// Says whether a TCP connection from this host to `port` of `address` succeeds within one second.

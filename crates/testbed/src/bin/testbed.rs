@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
 use pnet::datalink::{self, Channel, DataLinkReceiver, DataLinkSender};
+use tappers::{Interface, Tun};
 
 /// Helps the testbed of knockd on one of its hosts
 #[derive(Parser)]
@@ -20,6 +21,8 @@ enum Arguments {
         /// The port to listen on
         port: u16,
     },
+    /// Makes tun0 and sends every IPv4 packet that leaves by it back, with source and destination exchanged
+    Mirror,
     /// Tries for one second to connect to a TCP port and prints `open` or `closed`
     Connect {
         /// The address to connect to
@@ -34,6 +37,7 @@ fn main() -> Result<()> {
         Arguments::Frames => frames(),
         Arguments::Capture => capture(),
         Arguments::Listen { port } => listen(port),
+        Arguments::Mirror => mirror(),
         Arguments::Connect { address, port } => connect(SocketAddr::new(address, port)),
     }
 }
@@ -73,6 +77,21 @@ fn listen(port: u16) -> Result<()> {
         let _ = writeln!(stream, "Hello from port {port} of the knockd testbed.");
     }
     Ok(())
+}
+
+fn mirror() -> Result<()> {
+    let tun = Tun::new_named(Interface::new("tun0")?).context("cannot make tun0")?;
+    println!("mirroring");
+    let mut packet = [0; 2048];
+    loop {
+        let length = tun.recv(&mut packet)?;
+        if packet[0] >> 4 == 4 {
+            // Bytes 12 to 19 are both addresses (RFC 791, section 3.1); no checksum depends on their order.
+            packet[12..20].rotate_left(4);
+            // What the kernel refuses is lost, as on any link.
+            let _ = tun.send(packet.get(..length).unwrap_or_default());
+        }
+    }
 }
 
 fn connect(address: SocketAddr) -> Result<()> {

@@ -1,0 +1,289 @@
+//! What `knockd` prints and how it ends, when it does not get as far as listening.
+#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::needless_raw_string_hashes, reason = "snapbox writes its snapshots with them")]
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+
+use snapbox::cmd::{Command, OutputAssert, cargo_bin};
+use snapbox::{assert_data_eq, str};
+use testbed::{Host, Net};
+
+fn knockd(line: &str) -> OutputAssert {
+    Command::new(cargo_bin!("knockd")).env_remove("COLUMNS").args(line.split_whitespace()).assert()
+}
+
+/// Runs `knockd -c k.conf` with an interface that does not exist, where `k.conf` has this text.
+fn knockd_with(config: &str) -> OutputAssert {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, text) in [("k.conf", config), ("used-up", "# yesterday\n#700,800\n")] {
+        let path = directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+    }
+    let program = Command::new(cargo_bin!("knockd")).current_dir(directory.path());
+    program.args(["-c", "k.conf", "-i", "no-such-interface"]).assert()
+}
+
+/// Runs `knockd` on a host until it ends; returns its exit status and what it printed on stderr.
+fn on(host: &Host, arguments: &str) -> (Option<i32>, String) {
+    let mut command = host.command(cargo_bin!("knockd"));
+    let output = command.args(arguments.split_whitespace()).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "");
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn help_is_printed_with_status_0() {
+    for line in ["-h", "--help", "--help -c missing.conf"] {
+        knockd(line).code(0).stderr_eq("").stdout_eq(str![[r#"
+Listens for secret sequences of port hits and runs a command for whoever knocks one
+
+Usage: knockd [OPTIONS]
+
+Options:
+  -i, --interface <INT>  Listen on this interface, on several (`eth0,wg0`), on those of a pattern
+                         (`eth*`) or on `any`; wins over the configuration's `Interface` [default:
+                         eth0]
+      --wait             Wait for interfaces that do not exist yet, instead of failing at the start
+  -d, --daemon           Run in the background and write the pid file
+  -c, --config <FILE>    Read this configuration file [default: /etc/knockd.conf]
+  -D, --debug            Print debug messages
+  -l, --lookup           Put the host names of knockers into the log; whoever owns an address
+                         chooses its name
+  -p, --pidfile <FILE>   Write the pid file here, unless the configuration names another [default:
+                         /var/run/knockd.pid]
+  -g, --logfile <FILE>   Log to this file, unless the configuration names another
+  -v, --verbose          Print what is logged
+  -4, --only-ip-v4       Ignore IPv6
+  -h, --help             Print help
+  -V, --version          Print version
+
+Signals:
+  HUP        read the configuration again and reopen the log file
+  INT, TERM  run the stop commands of all open doors and end
+
+Exit status:
+  0  knockd was stopped by a signal
+  1  it could not start; the reason is on standard error
+  2  the command line is wrong
+
+"#]]);
+    }
+}
+
+#[test]
+fn the_version_is_printed_with_status_0() {
+    for line in ["-V", "--version", "-c missing.conf -V"] {
+        knockd(line).code(0).stderr_eq("").stdout_eq(format!("knockd {}\n", env!("CARGO_PKG_VERSION")));
+    }
+}
+
+#[test]
+fn an_unknown_option_is_a_usage_error() {
+    knockd("--verbos --interfaces eth0").code(2).stdout_eq("").stderr_eq(str![[r#"
+error: unexpected argument '--interfaces' found
+
+  tip: a similar argument exists: '--interface'
+
+Usage: knockd --verbose --interface <INT>
+
+For more information, try '--help'.
+
+"#]]);
+}
+
+#[test]
+fn an_extra_argument_is_a_usage_error() {
+    knockd("-d eth0").code(2).stdout_eq("").stderr_eq(str![[r#"
+error: unexpected argument 'eth0' found
+
+Usage: knockd [OPTIONS]
+
+For more information, try '--help'.
+
+"#]]);
+}
+
+#[test]
+fn an_option_without_its_value_is_a_usage_error() {
+    knockd("-i").code(2).stdout_eq("").stderr_eq(str![[r#"
+error: a value is required for '--interface <INT>' but none was supplied
+
+For more information, try '--help'.
+
+"#]]);
+}
+
+#[test]
+fn a_missing_configuration_is_named_with_the_reason() {
+    for line in ["-c /no/such/knockd.conf", "-d -c /no/such/knockd.conf"] {
+        knockd(line).code(1).stdout_eq("").stderr_eq(str![[r#"
+knockd: cannot read /no/such/knockd.conf: No such file or directory (os error 2)
+
+"#]]);
+    }
+}
+
+#[test]
+fn every_error_of_a_configuration_is_drawn_in_one_go_with_the_warnings_between_them() {
+    let config = "sequence = 1\n\
+                  [options]\n\
+                  \tlogfil = /dev/null\n\
+                  \tmaxattempts = none\n\
+                  [ssh]\n\
+                  \tsequence = 700,80000,900\n\
+                  \tseq_timeout = soon\n\
+                  \tseq_timeout = 5 s\n\
+                  \ttcpflags = syn,ak\n\
+                  \ttarget = example.com\n\
+                  \tcommand\n\
+                  [web]\n\
+                  \tcommand = true\n\
+                  []\n";
+    knockd_with(config).code(1).stdout_eq("").stderr_eq(str![[r#"
+knockd: the configuration cannot be used:
+[..]/k.conf:1:1: error: `sequence` stands before any section
+  |
+1 | sequence = 1
+  | ^^^^^^^^ expected a section header such as `[options]` above it
+[..]/k.conf:3:2: error: `logfil` is not a directive of [options]
+  |
+3 |     logfil = /dev/null
+  |     ^^^^^^ expected a known directive
+  |
+  = help: did you mean `LogFile`?
+[..]/k.conf:4:16: error: "none" does not belong here
+  |
+4 |     maxattempts = none
+  |                   ^^^^ expected a whole number up to 4294967295
+[..]/k.conf:6:17: error: "80000" does not belong here
+  |
+6 |     sequence = 700,80000,900
+  |                    ^^^^^ expected a port number from 0 to 65535
+[..]/k.conf:7:16: error: "soon" does not belong here
+  |
+7 |     seq_timeout = soon
+  |                   ^^^^ expected whole seconds from 0 to 4294967295
+[..]/k.conf:8:2: warning: `Seq_Timeout` is given before in this section
+  |
+8 |     seq_timeout = 5 s
+  |     ^^^^^^^^^^^ expected once; the last one counts
+[..]/k.conf:8:18: warning: this text is ignored
+  |
+8 |     seq_timeout = 5 s
+  |                     ^ expected a comment on a line of its own, or nothing
+[..]/k.conf:9:17: error: "ak" does not belong here
+  |
+9 |     tcpflags = syn,ak
+  |                    ^^ expected a TCP flag: fin, syn, rst, psh, ack or urg, with `!` in front if it must be clear
+[..]/k.conf:10:11: error: this is not an address
+   |
+10 |     target = example.com
+   |              ^^^^^^^^^^^ expected an IPv4 or IPv6 address
+   |
+   = help: host names and networks are not looked up here
+[..]/k.conf:11:9: error: `command` has no value
+   |
+11 |     command
+   |            ^ expected `= value`
+[..]/k.conf:12:1: error: door `web` has no sequence
+   |
+12 | [web]
+   | ^^^^^ expected a `Sequence` or `One_Time_Sequences` directive in it
+[..]/k.conf:14:1: error: this section has no name
+   |
+14 | []
+   | ^^ expected `[options]` or the name of a door
+
+"#]]);
+}
+
+#[test]
+fn warnings_do_not_keep_it_from_going_on() {
+    let config = "[ssh]\n\
+                  \tsequence = 700,800,900 # mine\n\
+                  \tseq_timeout = 0\n\
+                  \tcmd_timeout = 1\n\
+                  \tcmd_timeout = 2\n";
+    knockd_with(config).code(1).stdout_eq("").stderr_eq(str![[r#"
+[..]/k.conf:1:1: warning: door `ssh` can never open
+  |
+1 | [ssh]
+  | ^^^^^ expected a `Seq_Timeout` of 1 or more, since its sequence has more than one step
+[..]/k.conf:2:25: warning: this text is ignored
+  |
+2 |     sequence = 700,800,900 # mine
+  |                            ^^^^^^ expected a comment on a line of its own, or nothing
+[..]/k.conf:5:2: warning: `Cmd_Timeout` is given before in this section
+  |
+5 |     cmd_timeout = 2
+  |     ^^^^^^^^^^^ expected once; the last one counts
+knockd: there is no network interface no-such-interface; there are: [..] (choose one with -i or `Interface`, or wait for it with --wait or `WaitInterface`)
+
+"#]]);
+}
+
+#[test]
+fn a_configuration_that_everybody_can_read_is_a_warning_and_one_that_everybody_can_write_is_refused() {
+    let net = Net::new().unwrap();
+    net.server.write_file("/run/k.conf", "[door]\nsequence = 1\n").unwrap();
+    let with_mode = |mode: &str| {
+        net.server.run(&["chmod", mode, "/run/k.conf"]).unwrap();
+        on(&net.server, "-c /run/k.conf -i eth7")
+    };
+    let (code, stderr) = with_mode("644");
+    assert_eq!(code, Some(1));
+    assert_data_eq!(
+        stderr,
+        str![[r#"
+/run/k.conf: warning: it can be read by everybody, with the secrets in it: chmod o= /run/k.conf
+knockd: there is no network interface eth7; there are: lo,[..] eth0 (choose one with -i or `Interface`, or wait for it with --wait or `WaitInterface`)
+
+"#]]
+    );
+    let (code, stderr) = with_mode("666");
+    assert_eq!(code, Some(1));
+    assert_data_eq!(
+        stderr,
+        str![[r#"
+knockd: /run/k.conf can be written by everybody, who could run commands as root with it: chmod o-w /run/k.conf
+
+"#]]
+    );
+}
+
+#[test]
+fn a_one_time_file_that_is_used_up_is_named() {
+    knockd_with("[once]\none_time_sequences = used-up\n").code(1).stdout_eq("").stderr_eq(str![[r#"
+knockd: no more sequences left in the one time sequences file for door once: add lines to [..]/used-up
+
+"#]]);
+}
+
+#[test]
+fn a_missing_one_time_file_is_named() {
+    knockd_with("[once]\none_time_sequences = missing\n").code(1).stdout_eq("").stderr_eq(str![[r#"
+knockd: cannot read [..]/missing: No such file or directory (os error 2)
+
+"#]]);
+}
+
+#[test]
+fn an_unknown_interface_is_answered_with_those_that_exist() {
+    let net = Net::new().unwrap();
+    net.server.write_file("/run/k.conf", "[options]\ninterface = eth7\n[door]\nsequence = 1\n").unwrap();
+    for arguments in ["-c /run/k.conf", "-d -c /run/k.conf", "-c /run/k.conf -i eth7"] {
+        let (code, stderr) = on(&net.server, arguments);
+        assert_eq!(code, Some(1));
+        assert_data_eq!(
+            stderr,
+            str![[r#"
+knockd: there is no network interface eth7; there are: lo,[..] eth0 (choose one with -i or `Interface`, or wait for it with --wait or `WaitInterface`)
+
+"#]]
+        );
+    }
+    assert!(net.server.run(&["cat", "/run/knockd.pid"]).is_err());
+}

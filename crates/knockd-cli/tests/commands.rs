@@ -1,0 +1,235 @@
+//! The commands of doors: how they run, how their ends are told, and when stop commands follow.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{KNOCKD, Knockd, SOON, hit, knock, sh, wait_for_file};
+use nix::sys::signal::Signal;
+use testbed::{Net, Stream};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A door on port 1 that says what it does.
+fn door(cmd_timeout: u32, more: &str) -> String {
+    format!(
+        "[door]\nsequence = 1\nstart_command = echo start %IP%\ncmd_timeout = {cmd_timeout}\n\
+         stop_command = echo stop %IP%\n{more}\n"
+    )
+}
+
+#[test]
+fn the_stop_command_follows_the_end_of_the_start_command_by_cmd_timeout() {
+    let net = Net::new().unwrap();
+    let config = "[door]\nsequence = 1\nstart_command = sleep 1; echo started\ncmd_timeout = 1\nstop_command = echo stopped\n";
+    let mut knockd = Knockd::start(&net, config);
+    hit(&net, 2, &[1]);
+    let started = knockd.wait_for("started").at;
+    let timeout = knockd.wait_for("10.9.0.2: door: command timeout").at;
+    knockd.wait_for("door: running command: echo stopped");
+    knockd.wait_for("stopped");
+    let waited = timeout - started;
+    assert!(waited > SECOND * 9 / 10 && waited < SECOND * 3, "{waited:?}");
+}
+
+#[test]
+fn knocking_again_extends_and_does_not_run_the_start_command_again() {
+    let net = Net::new().unwrap();
+    let mut knockd = Knockd::start(&net, &door(2, ""));
+    hit(&net, 2, &[1]);
+    knockd.wait_for("start 10.9.0.2");
+    std::thread::sleep(SECOND);
+    hit(&net, 2, &[1]);
+    let again = knockd.wait_for("OPEN SESAME").at;
+    hit(&net, 3, &[1]);
+    knockd.wait_for("start 10.9.0.3");
+    let stopped = knockd.wait_for("10.9.0.2: door: command timeout").at;
+    assert!(stopped - again >= SECOND * 19 / 10, "{:?}", stopped - again);
+    knockd.wait_for("stop 10.9.0.3");
+    assert_eq!(knockd.count("command: echo start 10.9.0.2"), 1);
+    assert_eq!(knockd.count("command: echo stop 10.9.0.2"), 1);
+}
+
+#[test]
+fn with_reopen_run_every_knock_has_a_start_and_a_stop_of_its_own() {
+    let net = Net::new().unwrap();
+    let mut knockd = Knockd::start(&net, &door(1, "reopen = run"));
+    hit(&net, 2, &[1]);
+    hit(&net, 2, &[1]);
+    for _ in 0..2 {
+        knockd.wait_for("command: echo stop 10.9.0.2");
+    }
+    assert_eq!(knockd.count("command: echo start 10.9.0.2"), 2);
+}
+
+#[test]
+fn a_start_command_that_fails_is_told_and_its_stop_command_runs_all_the_same() {
+    let net = Net::new().unwrap();
+    let config = "[options]\nlogfile = /run/log\n[door]\nsequence = 1\nstart_command = echo why; echo first >&2; echo no luck >&2; exit 3\n\
+                  cmd_timeout = 2\nstop_command = echo stopped\n";
+    let mut knockd = Knockd::start(&net, config);
+    hit(&net, 2, &[1]);
+    let told = knockd.wait_for("door: command returned non-zero status code (3)");
+    assert_eq!(told.stream, Stream::Stderr);
+    let log = wait_for_file(&net.server, "/run/log", "no luck\n");
+    let end = "] door: command returned non-zero status code (3)\n";
+    let (_, after) = log.split_once(end).unwrap();
+    assert!(after.contains("] door: command said: no luck\n") && !after.contains("first"), "{log}");
+    // Nothing is open, so another knock tries again.
+    hit(&net, 2, &[1]);
+    knockd.wait_for("door: command returned non-zero status code (3)");
+    knockd.wait_for("stopped");
+    assert_eq!(knockd.count("command: echo stopped"), 1);
+}
+
+#[test]
+fn what_a_command_prints_arrives_on_the_same_output() {
+    let net = Net::new().unwrap();
+    let mut knockd = Knockd::start(
+        &net,
+        "[door]\nsequence = 1\ncommand = echo to stdout; echo to stderr >&2; cat; echo end\n",
+    );
+    hit(&net, 2, &[1]);
+    // `cat` does not wait: there is nothing on stdin.
+    knockd.wait_for("door: running command: ");
+    knockd.wait_for("end");
+    let stream = |text: &str| {
+        knockd.running.lines().into_iter().find(|line| line.text == text).map(|line| line.stream)
+    };
+    common::wait_until("stderr", || stream("to stderr") == Some(Stream::Stderr));
+    assert_eq!(stream("to stdout"), Some(Stream::Stdout));
+}
+
+#[test]
+fn a_command_that_a_signal_ended_is_told_from_one_that_failed() {
+    let net = Net::new().unwrap();
+    let mut knockd = Knockd::start(
+        &net,
+        "[door]\nsequence = 1\ncommand = kill -9 $$\n[none]\nsequence = 2\ncommand = /no/such\n",
+    );
+    hit(&net, 2, &[1, 2]);
+    let line = |knockd: &Knockd, text: &str| knockd.lines().iter().any(|line| line == text);
+    common::wait_until("both", || {
+        line(&knockd, "door: command killed by signal 9")
+            && line(&knockd, "none: command returned non-zero status code (127)")
+    });
+    knockd.stop();
+}
+
+#[test]
+fn commands_run_side_by_side_and_one_that_hangs_holds_up_nothing() {
+    let net = Net::new().unwrap();
+    let config = "[hang]\nsequence = 1\ncommand = sleep 1000\n[slow]\nsequence = 2\ncommand = sleep 1; echo slow for %IP%\n\
+                  [quick]\nsequence = 3\nstart_command = echo quick for %IP%\ncmd_timeout = 0\nstop_command = echo stop\n";
+    let mut knockd = Knockd::start(&net, config);
+    let begun = Instant::now();
+    hit(&net, 2, &[1]);
+    for neighbour in 10..30 {
+        hit(&net, neighbour, &[2]);
+    }
+    hit(&net, 3, &[1, 3]);
+    knockd.wait_for("quick for 10.9.0.3");
+    common::wait_until("twenty slow ones", || knockd.count(" for 10.9.0.") >= 41);
+    // One after the other would be twenty seconds.
+    assert!(begun.elapsed() < SECOND * 15, "{:?}", begun.elapsed());
+    knockd.stop();
+}
+
+#[test]
+fn a_command_inherits_nothing_but_its_standard_streams() {
+    let net = Net::new().unwrap();
+    net.server.write_file("/run/once", " 1\n 1\n").unwrap();
+    let config = "[options]\nlogfile = /run/log\nUseSyslog\n[door]\none_time_sequences = /run/once\ncommand = ls -l /proc/self/fd; echo end\n";
+    let knockd = Knockd::start_with(&net, config, &["-v", "-l", "-i", "eth0"]);
+    hit(&net, 2, &[1]);
+    // With -l the line about the command may come later than the command's own.
+    common::wait_until("its end", || knockd.lines().iter().any(|line| line == "end"));
+    let lines: Vec<_> = knockd.lines().into_iter().filter(|line| line.contains(" -> ")).collect();
+    assert!(lines.len() >= 4, "{lines:?}");
+    for bad in ["socket:", "anon_inode", "/run/"] {
+        assert!(!lines.iter().any(|line| line.contains(bad)), "{lines:#?}");
+    }
+}
+
+#[test]
+fn sigterm_closes_every_open_door_and_ends_with_status_0_at_once() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let net = Net::new().unwrap();
+        let config = format!(
+            "{}[starting]\nsequence = 2\nstart_command = sleep 1; echo late\nstop_command = echo stop late\n",
+            door(60, "")
+        );
+        let mut knockd = Knockd::start(&net, &config);
+        hit(&net, 2, &[1]);
+        hit(&net, 3, &[1, 2]);
+        // A door whose start command is still running is closed when that has ended.
+        knockd.wait_for("starting: running command");
+        common::wait_until("two starts", || knockd.count("start 10.9.0.") == 4);
+        let begun = Instant::now();
+        knockd.signal(signal);
+        let status = knockd.running.wait(SOON).unwrap();
+        assert_eq!(status.code(), Some(0));
+        assert!(begun.elapsed() < SECOND * 4, "{:?}", begun.elapsed());
+        let lines = knockd.lines();
+        for wanted in [
+            "stop 10.9.0.2",
+            "stop 10.9.0.3",
+            "late",
+            "stop late",
+            "waiting for child processes...",
+            "closing...",
+        ] {
+            assert_eq!(lines.iter().filter(|line| *line == wanted).count(), 1, "{wanted}: {lines:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_second_sigterm_does_not_wait_for_a_stop_command_that_hangs() {
+    let net = Net::new().unwrap();
+    let config = "[door]\nsequence = 1\nstart_command = echo started\nstop_command = sleep 1000\n";
+    let mut knockd = Knockd::start(&net, config);
+    hit(&net, 2, &[1]);
+    knockd.wait_for("started");
+    knockd.wait_for("started");
+    knockd.signal(Signal::SIGTERM);
+    knockd.wait_for("running command: sleep 1000");
+    let begun = Instant::now();
+    knockd.signal(Signal::SIGTERM);
+    assert_eq!(knockd.running.wait(SOON).unwrap().code(), Some(0));
+    assert!(begun.elapsed() < SECOND * 3, "{:?}", begun.elapsed());
+    knockd.wait_for("doors that are not closed yet");
+}
+
+#[test]
+fn a_stop_command_that_hangs_does_not_keep_knockd_from_ending() {
+    let net = Net::new().unwrap();
+    let config = "[door]\nsequence = 1\nstart_command = echo started\nstop_command = sleep 1000\n";
+    let mut knockd = Knockd::start(&net, config);
+    hit(&net, 2, &[1]);
+    knockd.wait_for("started");
+    knockd.wait_for("started");
+    knockd.stop();
+    knockd.wait_for("doors that are not closed yet");
+}
+
+#[test]
+fn the_shutdown_of_an_idle_knockd_takes_no_time_and_no_line_is_on_the_terminal_without_v() {
+    let net = Net::new().unwrap();
+    net.server
+        .write_file(common::CONFIG, &format!("[options]\nlogfile = /run/log\n{}", door(0, "")))
+        .unwrap();
+    let mut knockd = net.server.spawn(&[KNOCKD, "-c", common::CONFIG]).unwrap();
+    wait_for_file(&net.server, "/run/log", "starting up");
+    knock(&net.client, "10.9.0.1 1");
+    wait_for_file(&net.server, "/run/log", "command timeout");
+    knockd.wait_for_line("stop 10.9.0.2", SOON).unwrap();
+    let begun = Instant::now();
+    knockd.signal(Signal::SIGTERM).unwrap();
+    assert_eq!(knockd.wait(SOON).unwrap().code(), Some(0));
+    assert!(begun.elapsed() < SECOND * 3, "{:?}", begun.elapsed());
+    let lines: Vec<_> = knockd.lines().into_iter().map(|line| line.text).collect();
+    assert_eq!(lines, ["start 10.9.0.2", "stop 10.9.0.2"]);
+    assert!(sh(&net.server, "tail -n 1 /run/log").ends_with("] shutting down\n"));
+}

@@ -1,0 +1,179 @@
+//! Keeps what is written about `knockd` and what it does together: options, directives and example configurations.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::CommandFactory;
+use knockd_cli::args::Args;
+use knockd_core::Config;
+use knockd_core::config::{Diagnostic, Parsed};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The bold words in the tags behind `.TP` lines, as in `\fB\-i\fR, \fB\-\-interface\fR` or `.B UseSyslog`.
+fn tags(page: &str) -> BTreeSet<String> {
+    let mut lines = page.lines();
+    let mut tags = BTreeSet::new();
+    while let Some(line) = lines.next() {
+        if line == ".TP"
+            && let Some(tag) = lines.next()
+        {
+            let bold = tag.strip_prefix(".B ").map(|word| format!("\\fB{word}\\fR"));
+            let tag = bold.as_deref().unwrap_or(tag);
+            let words = tag.split("\\fB").skip(1).filter_map(|bold| bold.split("\\fR").next());
+            tags.extend(words.map(|word| word.replace("\\-", "-")));
+        }
+    }
+    tags
+}
+
+/// The part of a manual page from one section's heading to the next one's.
+fn section<'a>(page: &'a str, name: &str) -> &'a str {
+    let (_, rest) = page.split_once(&format!("\n.SH {name}\n")).unwrap();
+    rest.split("\n.SH ").next().unwrap()
+}
+
+/// The blocks between `.EX` and `.EE`, without roff's escapes.
+fn examples(page: &str) -> Vec<String> {
+    page.split("\n.EX\n")
+        .skip(1)
+        .map(|rest| rest.split("\n.EE").next().unwrap().replace("\\-", "-").replace("\\e", "\\"))
+        .collect()
+}
+
+/// The blocks of a Markdown page that are fenced as `ini` or `conf`.
+fn fenced(page: &str) -> Vec<String> {
+    let mut blocks = Vec::new();
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        if matches!(line.trim(), "```ini" | "```conf") {
+            let block: Vec<_> = lines.by_ref().take_while(|line| line.trim() != "```").collect();
+            blocks.push(block.join("\n"));
+        }
+    }
+    blocks
+}
+
+/// Every file below a directory, with its path from the root.
+fn files(directory: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root().join(directory)).unwrap() {
+        let entry = entry.unwrap();
+        let path = format!("{directory}/{}", entry.file_name().to_str().unwrap());
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found
+}
+
+fn parsed(place: &str, text: &str) -> Parsed {
+    Config::parse(text.as_bytes()).unwrap_or_else(|findings| {
+        let findings: Vec<_> = findings.iter().map(Diagnostic::to_string).collect();
+        panic!("{place}:\n{}\nin:\n{text}", findings.join("\n"))
+    })
+}
+
+#[test]
+fn the_manual_page_has_the_options_of_the_program_and_no_others() {
+    let mut command = Args::command();
+    command.build();
+    let options: BTreeSet<String> = command
+        .get_arguments()
+        .flat_map(|arg| {
+            let short = arg.get_short().map(|short| format!("-{short}"));
+            short.into_iter().chain(arg.get_long().map(|long| format!("--{long}")))
+        })
+        .collect();
+    assert!(options.contains("--only-ip-v4") && options.contains("-V"), "{options:?}");
+    let page = read("docs/man/knockd.1");
+    assert_eq!(tags(section(&page, "OPTIONS")), options);
+}
+
+#[test]
+fn the_manual_page_has_the_directives_of_the_program_and_no_others() {
+    let source = read("crates/knockd-core/src/config/parser.rs");
+    let named = |before: &str| {
+        let starts = source.split(before).skip(1).filter_map(|rest| rest.split('"').next());
+        starts.map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let directives = named("Directive::new(\"");
+    assert!(directives.contains("UseSyslog") && directives.contains("Stop_Command_6"), "{directives:?}");
+    let page = read("docs/man/knockd.1");
+    let configuration = section(&page, "CONFIGURATION");
+    // Values that can be chosen, such as `close`, are bold and in lower case.
+    let documented: BTreeSet<_> =
+        tags(configuration).into_iter().filter(|tag| tag.starts_with(char::is_uppercase)).collect();
+    assert_eq!(documented, directives);
+    for alias in named(".with_alias(\"") {
+        assert!(configuration.contains(&format!("\n.B {alias}\n")), "{alias} is not in the manual page");
+    }
+}
+
+#[test]
+fn the_manual_page_is_of_this_version() {
+    assert!(read("docs/man/knockd.1").contains(&format!("\"knockd {}\"", env!("CARGO_PKG_VERSION"))));
+}
+
+#[test]
+fn the_examples_of_the_manual_page_are_right() {
+    let page = read("docs/man/knockd.1");
+    let examples = examples(&page);
+    assert!(examples.len() >= 3);
+    for example in examples {
+        let Parsed { config, warnings } = parsed("knockd.1", &example);
+        assert_eq!(warnings, [], "{example}");
+        assert!(!config.doors.is_empty(), "{example}");
+    }
+}
+
+#[test]
+fn the_configurations_in_the_readme_are_right() {
+    let blocks = fenced(&read("README.md"));
+    assert!(blocks.len() >= 2);
+    for block in blocks {
+        let Parsed { config, warnings } = parsed("README.md", &block);
+        assert_eq!(warnings, [], "{block}");
+        assert!(!config.doors.is_empty(), "{block}");
+    }
+}
+
+#[test]
+fn every_configuration_in_docs_and_packaging_can_be_used() {
+    for path in files("docs").into_iter().chain(files("packaging")) {
+        match Path::new(&path).extension().and_then(|extension| extension.to_str()) {
+            Some("conf") => drop(parsed(&path, &read(&path))),
+            Some("md") => fenced(&read(&path)).iter().for_each(|block| drop(parsed(&path, block))),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn the_default_configuration_has_no_door_until_somebody_writes_a_sequence() {
+    let text = read("packaging/knockd.conf");
+    assert_eq!(parsed("packaging/knockd.conf", &text).config.doors, []);
+
+    let lines: Vec<_> = text
+        .lines()
+        .map(|line| line.strip_prefix('#').filter(|rest| rest.starts_with(['[', '\t'])).unwrap_or(line))
+        .collect();
+    let uncommented = lines.join("\n");
+    let findings = Config::parse(uncommented.as_bytes()).unwrap_err();
+    let [Diagnostic { line, .. }] = &findings[..] else { panic!("{findings:?}") };
+    assert!(lines[line - 1].contains("Sequence"), "{findings:?}");
+
+    let chosen = uncommented.replace("FIRST,SECOND:udp,THIRD,FOURTH", "7101,8202:udp,9303,1404");
+    let Parsed { config, warnings } = parsed("packaging/knockd.conf", &chosen);
+    assert_eq!((config.doors.len(), warnings), (1, Vec::new()));
+}

@@ -1,0 +1,134 @@
+//! Interfaces that go down, disappear, come back and change their addresses under a running knockd, and floods on them.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::net::Ipv4Addr;
+
+use common::{CONFIG, Ear, KNOCKD, Knockd, SOON, knock, sh, syn, wait_for_file};
+use testbed::{Flags, Frame, Net};
+
+const DOOR: &str = "[door]\nsequence = 1,2,3\n";
+
+#[test]
+fn a_knock_works_again_after_the_interface_was_down() {
+    let net = Net::new().unwrap();
+    let mut knockd = Knockd::start(&net, DOOR);
+    sh(&net.server, "ip link set eth0 down");
+    knockd.wait_for(" is down");
+    sh(&net.server, "ip link set eth0 up");
+    knock(&net.client, "10.9.0.1 1 2 3");
+    knockd.wait_for("10.9.0.2: door: OPEN SESAME");
+    assert_eq!(knockd.count(" is down"), 1);
+}
+
+#[test]
+fn a_knock_works_again_after_the_interface_was_deleted_and_made_again() {
+    let net = Net::new().unwrap();
+    let mut knockd = Knockd::start(&net, DOOR);
+    let mut on_client = net.client.spawn(&["sh", "-c", "echo $$; exec sleep 100"]).unwrap();
+    let client = on_client.wait_for_line("", SOON).unwrap().text;
+    sh(&net.server, "ip link delete eth0");
+    knockd.wait_for("no longer listening on eth0");
+    for _ in 0..2 {
+        sh(
+            &net.server,
+            &format!(
+                "ip link delete eth0 2>/dev/null
+                 set -e
+                 ip link add eth0 type veth peer name eth0 netns {client}
+                 ip address add 10.9.0.1/24 dev eth0
+                 ip link set eth0 up"
+            ),
+        );
+        sh(&net.client, "ip address add 10.9.0.2/24 dev eth0; ip link set eth0 up");
+        knockd.wait_for("10.9.0.1");
+        knock(&net.client, "10.9.0.1 1 2 3");
+        knockd.wait_for("10.9.0.2: door: OPEN SESAME");
+    }
+}
+
+#[test]
+fn an_interface_that_is_waited_for_is_listened_to_when_it_comes_under_its_name() {
+    let net = Net::new().unwrap();
+    let rename = |from: &str, to: &str| {
+        let script = format!("ip link set {from} down; ip link set {from} name {to}; ip link set {to} up");
+        sh(&net.server, &script);
+    };
+    let mut knockd = Knockd::start_with(&net, DOOR, &["-v", "-i", "late0", "--wait"]);
+    for _ in 0..2 {
+        rename("eth0", "late0");
+        knockd.wait_for("listening on late0 (10.9.0.1");
+        knock(&net.client, "10.9.0.1 1 2 3");
+        knockd.wait_for("10.9.0.2: door: OPEN SESAME");
+        rename("late0", "eth0");
+        knockd.wait_for("no longer listening on late0");
+    }
+}
+
+#[test]
+fn several_interfaces_are_listened_to_and_every_packet_counts_once() {
+    // The second step is the first again: a packet that counted twice would be both.
+    let config = "[door]\nsequence = 1:udp,1:udp,2:udp\n";
+    for interfaces in ["any", "eth0,lo", "lo,e*"] {
+        let net = Net::new().unwrap();
+        let mut knockd = Knockd::start_with(&net, config, &["-v", "-i", interfaces]);
+        for (host, address, source) in
+            [(&net.client, "10.9.0.1", "10.9.0.2"), (&net.server, "127.0.0.1", "127.0.0.1")]
+        {
+            knock(host, &format!("{address} 1:udp 2:udp"));
+            knock(host, &format!("{address} 1:udp 1:udp 2:udp"));
+            knockd.wait_for(&format!("{source}: door: OPEN SESAME"));
+            assert_eq!(knockd.count(&format!("{source}: door: Stage 1")), 2, "{:#?}", knockd.lines());
+        }
+        assert_eq!(knockd.count("OPEN SESAME"), 2);
+    }
+}
+
+#[test]
+fn an_address_counts_from_when_it_is_added_until_it_is_removed() {
+    let mut ear = Ear::new("[door]\nsequence = 1\n");
+    let to_new = Frame::tcp([10, 9, 0, 3], Ipv4Addr::new(10, 9, 0, 11), 1, Flags::SYN);
+    assert_eq!(ear.hear(std::slice::from_ref(&to_new)), [""; 0]);
+
+    sh(&ear.net.server, "ip address add 10.9.0.11/24 dev eth0");
+    ear.knockd.wait_for("eth0 now has 10.9.0.1, 10.9.0.11");
+    ear.knockd.take_lines();
+    assert_eq!(ear.opened(std::slice::from_ref(&to_new)), ["10.9.0.3: door"]);
+
+    sh(&ear.net.server, "ip address delete 10.9.0.11/24 dev eth0");
+    ear.knockd.wait_for("eth0 now has 10.9.0.1");
+    ear.knockd.take_lines();
+    let to_old = syn(&ear.net, 4, 1);
+    assert_eq!(ear.opened(&[to_new, to_old]), ["10.9.0.4: door"]);
+}
+
+#[test]
+fn an_honest_knock_opens_amid_a_flood_of_spoofed_beginnings() {
+    let net = Net::new().unwrap();
+    let config = format!("[options]\nlogfile = /run/log\n{DOOR}command = echo opened for %IP%\n");
+    net.server.write_file(CONFIG, &config).unwrap();
+    // Without -v: every beginning has a line, and in the log file nobody has to read them.
+    let mut knockd = net.server.spawn(&[KNOCKD, "-c", CONFIG]).unwrap();
+    wait_for_file(&net.server, "/run/log", "starting up, listening on eth0");
+    let spoofed = |number: u32| {
+        let source = Ipv4Addr::from_bits(Ipv4Addr::new(100, 64, 0, 0).to_bits() + number);
+        Frame::tcp(source, net.server.ipv4, 1, Flags::SYN)
+    };
+    let mut frames = Vec::new();
+    for number in 0..20_000 {
+        frames.push(spoofed(number));
+        match number {
+            5_000 => frames.push(syn(&net, 77, 1)),
+            10_000 => frames.push(syn(&net, 77, 2)),
+            15_000 => frames.push(syn(&net, 77, 3)),
+            _ => {}
+        }
+    }
+    common::send(&net, &frames);
+    knockd.wait_for_line("opened for 10.9.0.77", SOON).unwrap();
+    // Nor is anything forgotten of the first of the others.
+    let last = [2, 3].map(|port| Frame::tcp([100, 64, 0, 0], net.server.ipv4, port, Flags::SYN));
+    common::send(&net, &last);
+    knockd.wait_for_line("opened for 100.64.0.0", SOON).unwrap();
+}

@@ -1,0 +1,138 @@
+//! SIGHUP: what a new configuration changes, and what it leaves alone.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{CONFIG, Knockd, hit, knock, sh, wait_for_file};
+use nix::sys::signal::Signal;
+use testbed::{Net, Stream};
+
+const LOG: &str = "[options]\nlogfile = /run/log\n";
+const REOPENED: &str = "re-opening log file: /run/log";
+
+#[test]
+fn an_attempt_lives_on_when_its_door_is_unchanged_and_ends_when_its_door_has_changed() {
+    let net = Net::new().unwrap();
+    let same = "[same]\nsequence = 1,2\n";
+    let mut knockd = Knockd::start(&net, &format!("{LOG}{same}[changed]\nsequence = 3,4\n"));
+    hit(&net, 2, &[1]);
+    hit(&net, 3, &[3]);
+    knockd.wait_for("10.9.0.3: changed: Stage 1");
+
+    // Whatever runs at the end, and where in the file the door stands, makes no difference.
+    let new = format!("{LOG}[changed]\nsequence = 3,4\nseq_timeout = 9\n{same}command = echo %IP% is in\n");
+    knockd.reload(&net, &new, REOPENED);
+    hit(&net, 3, &[4]);
+    hit(&net, 2, &[2]);
+    knockd.wait_for("10.9.0.2: same: OPEN SESAME");
+    knockd.wait_for("10.9.0.2 is in");
+    assert_eq!(knockd.count("changed: Stage 2"), 0);
+}
+
+#[test]
+fn doors_come_and_go() {
+    let net = Net::new().unwrap();
+    let mut knockd = Knockd::start(&net, &format!("{LOG}[old]\nsequence = 1\n"));
+    hit(&net, 2, &[1, 2]);
+    knockd.wait_for("old: OPEN SESAME");
+    knockd.reload(&net, &format!("{LOG}[new]\nsequence = 2\n"), REOPENED);
+    hit(&net, 2, &[1, 2]);
+    knockd.wait_for("new: OPEN SESAME");
+    assert_eq!(knockd.count("OPEN SESAME"), 2);
+}
+
+#[test]
+fn a_bad_configuration_changes_nothing_and_its_errors_are_logged() {
+    let net = Net::new().unwrap();
+    let mut knockd = Knockd::start(&net, &format!("{LOG}[door]\nsequence = 1,2\n"));
+    hit(&net, 2, &[1]);
+    knockd.wait_for("Stage 1");
+    let stays = "the old configuration stays in force";
+    knockd.reload(&net, "[options]\nlogfile = /run/other\n[door]\nsequence = 1,99999\n[no]\n", stays);
+    sh(&net.server, &format!("rm {CONFIG}"));
+    knockd.signal(Signal::SIGHUP);
+    knockd.wait_for(stays);
+    hit(&net, 2, &[2]);
+    knockd.wait_for("10.9.0.2: door: OPEN SESAME");
+
+    let log = wait_for_file(&net.server, "/run/log", "OPEN SESAME");
+    for wanted in
+        ["/run/knockd.conf:4:14: error: ", "/run/knockd.conf:5:1: error: ", "cannot read /run/knockd.conf"]
+    {
+        assert!(log.contains(wanted), "`{wanted}` is not in:\n{log}");
+    }
+    assert!(log.lines().all(|line| line.starts_with('[')) && !log.contains('\x1b'), "{log}");
+    assert!(net.server.run(&["cat", "/run/other"]).is_err());
+    let lines = knockd.running.lines();
+    assert!(lines.iter().any(|line| line.stream == Stream::Stderr && line.text.contains("knockd.conf:4:14")));
+}
+
+#[test]
+fn a_changed_interface_is_applied() {
+    let net = Net::new().unwrap();
+    let door = "[door]\nsequence = 1:udp\n";
+    let on = |interface: &str| format!("[options]\ninterface = {interface}\nlogfile = /run/log\n{door}");
+    let mut knockd = Knockd::start(&net, &on("eth0"));
+    knockd.reload(&net, &on("lo"), "listening on lo (127.0.0.1");
+    knock(&net.client, "10.9.0.1 1:udp");
+    knock(&net.server, "127.0.0.1 1:udp");
+    knockd.wait_for("127.0.0.1: door: OPEN SESAME");
+    knockd.reload(&net, &on("eth0"), "listening on eth0 (10.9.0.1");
+    knock(&net.server, "127.0.0.1 1:udp");
+    knock(&net.client, "10.9.0.1 1:udp");
+    knockd.wait_for("10.9.0.2: door: OPEN SESAME");
+    assert_eq!(knockd.count("OPEN SESAME"), 2);
+}
+
+#[test]
+fn an_interface_that_does_not_exist_is_refused_and_the_old_one_stays() {
+    let net = Net::new().unwrap();
+    let on = |interface: &str| {
+        format!("[options]\ninterface = {interface}\nlogfile = /run/log\n[d]\nsequence = 1\n")
+    };
+    let mut knockd = Knockd::start(&net, &on("eth0"));
+    knockd.reload(&net, &on("eth7").replace("[d]", "[other]"), "there is no network interface eth7");
+    hit(&net, 2, &[1]);
+    knockd.wait_for("10.9.0.2: d: OPEN SESAME");
+}
+
+#[test]
+fn a_changed_interface_does_not_matter_with_i() {
+    let net = Net::new().unwrap();
+    let config = "[options]\ninterface = lo\nlogfile = /run/log\n[door]\nsequence = 1\n";
+    let mut knockd = Knockd::start_with(&net, config, &["-v", "-i", "eth0"]);
+    knockd.reload(&net, &config.replace("lo\n", "eth7\n"), REOPENED);
+    hit(&net, 2, &[1]);
+    knockd.wait_for("10.9.0.2: door: OPEN SESAME");
+}
+
+#[test]
+fn a_door_that_is_open_is_closed_in_time_though_it_is_gone_from_the_configuration() {
+    let net = Net::new().unwrap();
+    let doors = "[door]\nsequence = 1\nstart_command = echo open\ncmd_timeout = 2\nstop_command = echo closed for %IP%\n";
+    let mut knockd = Knockd::start(&net, &format!("{LOG}{doors}"));
+    hit(&net, 2, &[1]);
+    let opened = knockd.wait_for("door: running command: echo open").at;
+    knockd.reload(&net, LOG, REOPENED);
+    let closed = knockd.wait_for("10.9.0.2: door: command timeout").at;
+    knockd.wait_for("closed for 10.9.0.2");
+    assert!(closed - opened >= Duration::from_millis(1900), "{:?}", closed - opened);
+}
+
+#[test]
+fn a_log_file_that_was_moved_away_is_made_again() {
+    let net = Net::new().unwrap();
+    let config = format!("{LOG}[door]\nsequence = 1\n");
+    let mut knockd = Knockd::start(&net, &config);
+    sh(&net.server, "mv /run/log /run/log.1");
+    knockd.reload(&net, &config, REOPENED);
+    hit(&net, 2, &[1]);
+    wait_for_file(&net.server, "/run/log", "10.9.0.2: door: OPEN SESAME");
+    let old = net.server.run(&["cat", "/run/log.1"]).unwrap();
+    assert!(
+        old.contains("] re-reading config file: /run/knockd.conf\n") && !old.contains("OPEN SESAME"),
+        "{old}"
+    );
+}

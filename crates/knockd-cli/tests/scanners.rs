@@ -1,0 +1,132 @@
+//! Real port scans, by nmap, at doors of all kinds.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::net::Ipv6Addr;
+
+use common::{Ear, SOON, hit, sh, syn};
+use testbed::{Flags, Frame, Net, Running};
+
+/// Sequences that ascend: neighbours, which every ascending scan hits at once, others further apart, and one over UDP.
+const DOORS: &str = "[neighbours]\nsequence = 700,701,702\n\
+                     [syn]\nsequence = 700,701,702\ntcpflags = syn\n\
+                     [apart]\nsequence = 1000,1400,1900\nseq_timeout = 1000\n\
+                     [udp]\nsequence = 700:udp,701:udp,702:udp\n";
+
+/// Runs nmap from 10.9.0.`neighbour` at the server, which answers.
+fn nmap(net: &Net, neighbour: u8, arguments: &str) {
+    start_nmap(net, neighbour, arguments).wait(SOON * 3).unwrap();
+}
+
+fn start_nmap(net: &Net, neighbour: u8, arguments: &str) -> Running {
+    let from = format!("10.9.0.{neighbour}");
+    sh(&net.client, &format!("ip address replace {from}/24 dev eth0"));
+    let line = format!("nmap -S {from} -e eth0 -Pn -n --max-retries 0 {arguments} 10.9.0.1");
+    net.client.spawn(&line.split(' ').collect::<Vec<_>>()).unwrap()
+}
+
+/// The addresses that opened a door, each with the door, and those that were called scanners.
+fn result(ear: &mut Ear) -> (Vec<String>, Vec<String>) {
+    let lines = ear.hear(&[]);
+    let scanners =
+        lines.iter().filter_map(|line| line.split_once(": scanner").map(|(who, _)| who.to_owned()));
+    (scanners.collect(), common::opened(lines))
+}
+
+#[test]
+fn without_the_guard_one_ascending_scan_opens_every_ascending_sequence() {
+    let mut ear = Ear::new(&format!("[options]\nScanLimit = 0\n{DOORS}"));
+    nmap(&ear.net, 3, "-sS -p 1-2000 -r --min-rate 1000");
+    let (scanners, mut opened) = result(&mut ear);
+    opened.sort();
+    assert_eq!(opened, ["10.9.0.3: apart", "10.9.0.3: neighbours", "10.9.0.3: syn"]);
+    assert_eq!(scanners, [""; 0]);
+}
+
+#[test]
+fn no_fast_scan_opens_a_door_in_whatever_order_and_with_whatever_flags() {
+    let mut ear = Ear::new(DOORS);
+    let scans = [
+        "-sS -p- -r --min-rate 10000",
+        "-sS -p- --min-rate 10000",
+        "-sS -p 1-2000 -r --min-rate 1000",
+        "-sS -p 1-2000 --min-rate 1000",
+        "-sS -p 680-720 -r --min-rate 1000",
+        "-sS -p 680-720 -r --scan-delay 50ms",
+        "-sF -p 1-2000 -r --min-rate 1000",
+        "-sN -p 1-2000 -r --min-rate 1000",
+        "-sX -p 1-2000 -r --min-rate 1000",
+        "-sS --scanflags SYNRST -p 600-2000 -r --min-rate 1000",
+        "-sU -p 600-1000 -r --min-rate 1000",
+        "-sU -p 600-1000 --min-rate 1000",
+        // What people type.
+        "-sS",
+        "-sT",
+        "-sS -F -T5",
+    ];
+    let mut sources = Vec::new();
+    for (neighbour, scan) in (3..).zip(scans) {
+        nmap(&ear.net, neighbour, scan);
+        sources.push(format!("10.9.0.{neighbour}"));
+        let (scanners, opened) = result(&mut ear);
+        assert_eq!(opened, [""; 0], "{scan}");
+        assert_eq!(scanners, sources[sources.len() - 1..], "{scan}");
+    }
+}
+
+#[test]
+fn while_a_scan_runs_others_get_in_although_they_use_services_of_the_host() {
+    let mut ear = Ear::new(DOORS);
+    let services = [22, 25, 53, 80, 143, 443, 587, 853, 993, 8443];
+    let _listening: Vec<_> = services.iter().map(|&port| ear.net.server.listen(port).unwrap()).collect();
+    let mut scan = start_nmap(&ear.net, 3, "-sS -p- --min-rate 5000 --max-rate 5000");
+    ear.knockd.wait_for("10.9.0.3: scanner");
+    for (neighbour, port) in (101..=110).zip(services) {
+        let net = &ear.net;
+        assert!(net.client.can_connect(net.server.ipv4, port).unwrap());
+        hit(net, neighbour, &services);
+        hit(net, neighbour, &[700]);
+        hit(net, neighbour, &services);
+        hit(net, neighbour, &[701, 702]);
+    }
+    hit(&ear.net, 2, &[700, 701, 702]);
+    scan.wait(SOON).unwrap();
+    let (_, opened) = result(&mut ear);
+    let expected = |who: u8| ["neighbours", "syn"].map(|door| format!("10.9.0.{who}: {door}"));
+    assert_eq!(opened, (101..=110).chain([2]).flat_map(expected).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_scanner_keeps_its_lease_and_can_extend_it_but_opens_nothing_else() {
+    let config = format!(
+        "[mine]\nsequence = 900,901\ncommand = echo open\nstop_command = echo close\ncmd_timeout = 1000\n\
+         [other]\nsequence = 910,911\ncommand = echo other\n{DOORS}"
+    );
+    let mut ear = Ear::new(&config);
+    hit(&ear.net, 3, &[900, 901]);
+    ear.knockd.wait_for("mine: running command: echo open");
+    nmap(&ear.net, 3, "-sS -p 1-600 -r --min-rate 1000");
+    ear.knockd.wait_for("10.9.0.3: scanner");
+    ear.knockd.take_lines();
+    let knocks = [910, 911, 900, 901].map(|port| syn(&ear.net, 3, port));
+    assert!(ear.opened(&knocks).contains(&"10.9.0.3: mine".to_owned()));
+    hit(&ear.net, 4, &[910, 911]);
+    ear.knockd.wait_for("other: running command: echo other");
+    assert_eq!(ear.knockd.count("running command"), 2, "{:#?}", ear.knockd.lines());
+}
+
+#[test]
+fn the_addresses_of_one_ipv6_network_are_one_scanner() {
+    let mut ear = Ear::new(DOORS);
+    if !ear.net.has_ipv6() {
+        return;
+    }
+    let to = ear.net.server.ipv6;
+    let syn =
+        |host, port| Frame::tcp(Ipv6Addr::new(0x2001, 0xdb8, 1, 1, 0, 0, 0, host), to, port, Flags::SYN);
+    let scan: Vec<_> = (1..=11).map(|number| syn(number, number)).collect();
+    let knock: Vec<_> = (700..=702).map(|port| syn(99, port)).collect();
+    assert_eq!(ear.opened(&knock).len(), 2);
+    assert_eq!(ear.opened(&[scan, knock].concat()), [""; 0]);
+}

@@ -1,0 +1,112 @@
+//! Open doors outlive the knockd that opened them.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{CONFIG, KNOCKD, Knockd, SOON, hit, sh};
+use nix::sys::signal::Signal;
+use testbed::{Net, Running};
+
+fn config(options: &str, cmd_timeout: u32, stop: &str) -> String {
+    format!(
+        "[options]\n{options}\n[door]\nsequence = 1\nstart_command = echo open for %IP%\ncmd_timeout = {cmd_timeout}\n\
+         stop_command = {stop}\n"
+    )
+}
+
+/// Starts knockd, opens the door for 10.9.0.2 and kills knockd.
+fn open_and_crash(net: &Net, config: &str) {
+    let mut knockd = Knockd::start(net, config);
+    hit(net, 2, &[1]);
+    knockd.wait_for("running command: echo open");
+    knockd.wait_for("open for 10.9.0.2");
+    knockd.signal(Signal::SIGKILL);
+    assert_eq!(knockd.running.wait(SOON).unwrap().code(), None);
+}
+
+#[test]
+fn a_door_whose_time_passed_while_no_knockd_ran_is_closed_by_the_next_at_once() {
+    let net = Net::new().unwrap();
+    open_and_crash(&net, &config("", 1, "echo closed for %IP%"));
+    std::thread::sleep(Duration::from_millis(1100));
+    // Its configuration may have forgotten the door.
+    let mut knockd = Knockd::start(&net, "[other]\nsequence = 2\n");
+    knockd.wait_for("10.9.0.2: door: command timeout");
+    knockd.wait_for("door: running command: echo closed");
+    knockd.wait_for("closed for 10.9.0.2");
+    knockd.stop();
+    let mut knockd = Knockd::start(&net, "[other]\nsequence = 2\n");
+    knockd.stop();
+    assert_eq!(knockd.count("command timeout"), 0, "closed once is closed for good");
+}
+
+#[test]
+fn a_door_whose_time_has_not_passed_stays_open_until_then_and_a_knock_extends_it() {
+    let net = Net::new().unwrap();
+    open_and_crash(&net, &config("", 3, "echo closed for %IP%"));
+    let mut knockd = Knockd::start(&net, &config("", 3, "echo closed for %IP%"));
+    hit(&net, 2, &[1]);
+    let again = knockd.wait_for("OPEN SESAME").at;
+    let closed = knockd.wait_for("10.9.0.2: door: command timeout").at;
+    knockd.wait_for("closed for 10.9.0.2");
+    assert!(closed - again >= Duration::from_millis(2900), "{:?}", closed - again);
+    assert_eq!(knockd.count("open for"), 0);
+}
+
+#[test]
+fn with_onexit_keep_a_restart_closes_no_door_before_its_time() {
+    let net = Net::new().unwrap();
+    let config = config("OnExit = keep", 3, "echo closed for %IP%");
+    let mut knockd = Knockd::start(&net, &config);
+    hit(&net, 2, &[1]);
+    let opened = knockd.wait_for("open for 10.9.0.2").at;
+    knockd.stop();
+    assert_eq!(knockd.count("echo closed"), 0);
+    let mut knockd = Knockd::start(&net, &config);
+    let closed = knockd.wait_for("10.9.0.2: door: command timeout").at;
+    assert!(closed - opened >= Duration::from_millis(2900), "{:?}", closed - opened);
+}
+
+#[test]
+fn a_stop_command_that_fails_is_tried_again() {
+    let net = Net::new().unwrap();
+    let stop = "test -e /run/ready && echo closed || { echo not yet >&2; exit 1; }";
+    let mut knockd = Knockd::start(&net, &config("", 0, stop));
+    hit(&net, 2, &[1]);
+    knockd.wait_for("door: command returned non-zero status code (1)");
+    net.server.write_file("/run/ready", "").unwrap();
+    common::wait_until("another try that succeeds", || knockd.lines().iter().any(|line| line == "closed"));
+}
+
+#[test]
+fn a_second_knockd_does_not_touch_the_open_doors_of_the_first() {
+    let net = Net::new().unwrap();
+    let mut first = Knockd::start(&net, &config("", 600, "echo closed"));
+    hit(&net, 2, &[1]);
+    first.wait_for("open for 10.9.0.2");
+    let mut second = Knockd::start(&net, &config("", 600, "echo closed"));
+    second.wait_for("another knockd uses it");
+    second.stop();
+    assert_eq!(second.count("echo closed"), 0);
+}
+
+#[test]
+fn what_is_stored_is_for_its_owner_only() {
+    let net = Net::new().unwrap();
+    net.server.write_file(CONFIG, &config("StateDir = /run/state", 600, "echo closed")).unwrap();
+    let mut knockd = Running::start(net.server.command("sh").args([
+        "-c",
+        r#"umask 0; exec "$0" -v -c "$1""#,
+        KNOCKD,
+        CONFIG,
+    ]))
+    .unwrap();
+    knockd.wait_for_line("listening on", SOON).unwrap();
+    hit(&net, 2, &[1]);
+    common::wait_until("a file for the open door", || {
+        sh(&net.server, "cat /run/state/*.lease 2>/dev/null || true").contains("source = 10.9.0.2\n")
+    });
+    assert_eq!(sh(&net.server, "stat -c %a /run/state"), "700\n");
+}

@@ -1,0 +1,767 @@
+//! The scanner guard: sources that try many ports are recognised and ignored.
+//!
+//! A filter that shows only the doors' own ports makes one ascending port scan open every ascending sequence. Connection
+//! attempts at ports that no door uses, strays, give the scan away. A lease is none of this module's business: a scanner
+//! keeps what it has opened.
+//!
+//! # What it cannot tell apart
+//!
+//! A door opens at its last step without waiting for what comes after it, so only strays before it count. With the limit
+//! of 10 strays a minute:
+//!
+//! - An ascending scan opens a sequence of neighbours (700,701,702) when it starts at most 10 unused ports below it. That
+//!   is the case for every scan from port 1 when the first step is 11 or less, and else, if scans start anywhere, for one
+//!   in 6,000. Whoever tries just 700 to 702 has guessed.
+//! - A scan in random order of n ports, among them the k of a sequence, opens it with a chance of
+//!   C(10 + k, k) / (C(n, k) k!). With three steps: 1 in 10¹² for all ports, 1 in 3,000,000 for the thousand that nmap
+//!   tries by default, 1 in 70 for the 28 best-known ports, which nmap tries first: they make a bad sequence.
+//! - Who tries at most 10 such ports a minute is no scanner. At that speed all TCP ports take four and a half days, and an
+//!   ascending scan gets four ports further within a `Seq_Timeout` of 25 seconds: only closer sequences open.
+//! - ACK and RST packets at other ports look like answers and never count, so scans with them open doors without
+//!   `TCPFlags`. UDP at ephemeral ports looks like answers, too: steps of UDP belong below that range.
+//! - Who has many addresses spreads a scan over them: several networks, or more of IPv6 than a /64.
+//! - A source address can be forged: 11 strays in somebody's name, or from behind the same NAT, get him ignored. A flood
+//!   from forged addresses lets a source with one stray be forgotten, at 500,000 a second after a tenth of a second, so
+//!   under its cover a scan slower than that is not seen.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
+
+use crate::matcher::Interest;
+use crate::packet::{Hit, Packet};
+use crate::sequence::{Protocol, Step};
+use crate::tcp_flags::TcpFlags;
+use crate::time::Timestamp;
+
+/// Sources are spread over this many buckets by a keyed hash, so that nobody can choose his bucket.
+const BUCKETS: u16 = 4096;
+
+/// A bucket holds this many sources, and all buckets 65,536.
+///
+/// A full one makes room by dropping a source that has been quiet, else the one that has tried the fewest ports, of those
+/// the one seen longest ago; scanners go last. So what one packet each from any number of sources pushes out is their like.
+const SOURCES_PER_BUCKET: usize = 16;
+
+/// How long a stray counts and how long a scanner has to be quiet; up to a second more, since only whole seconds are kept.
+const MINUTE: u32 = 60;
+
+/// Recognises scanners, and says of every packet whether it is to be judged.
+///
+/// A source that has tried more than the limit of different ports that no door uses within the last minute is a scanner.
+/// It stops being one when it has been quiet for a minute: no connection attempt from it, neither at those ports nor at
+/// the doors' own. A connection attempt is
+///
+/// - a TCP packet with SYN and without ACK, or with neither ACK nor RST, as NULL, FIN and Xmas scans send it;
+/// - a UDP packet; but if no door uses UDP it is no stray, and neither is one to a port that [`LocalPorts`] has in use.
+///
+/// TCP and UDP ports of the same number are different ports, a port that is tried again counts once, and it does not matter
+/// which of the watched addresses was tried. So who talks to a service of the host tries one port, whatever he does there.
+/// Only services that use a new TCP port for every connection, such as passive FTP, can make a scanner of their users.
+///
+/// All IPv6 addresses of a /64 are one source, because any host in it can use all of them (RFC 7421); its neighbours share
+/// its fate, as those behind one IPv4 address do.
+///
+/// A packet costs one hash and one look through a bucket. Memory is bounded by 65,536 sources of at most 64 ports: 15 MiB
+/// with the default limit, a third of that for sources of one stray each.
+#[derive(Debug)]
+pub struct Scanners {
+    limit: Option<NonZeroU32>,
+    /// The ports of the doors, ascending.
+    steps: Vec<Step>,
+    /// Whether a door uses UDP.
+    udp: bool,
+    /// The addresses that the doors watch, ascending.
+    destinations: Vec<IpAddr>,
+    local_ports: LocalPorts,
+    /// None while the guard is off.
+    buckets: Vec<Vec<Source>>,
+    hasher: RandomState,
+}
+
+/// What [`Scanners::handle_packet`] makes of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Sighting {
+    /// It hits a port that a door uses: the matcher decides.
+    AtDoor,
+    /// It hits another port; no more is to be done.
+    Elsewhere,
+    /// The same, and this has made its source a scanner: its attempts are to be dropped.
+    NewScanner,
+    /// Its source is a scanner.
+    Ignored,
+}
+
+/// The UDP ports of the machine at which packets may be answers or belong to a service, so that they are no strays.
+///
+/// The default is that all ports are in use.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LocalPorts {
+    ephemeral_from: u16,
+    bound: Vec<u16>,
+}
+
+impl LocalPorts {
+    /// Every port from `ephemeral_from` on is in use, and those in `bound`, which may be in any order and repeat themselves.
+    pub fn new(ephemeral_from: u16, mut bound: Vec<u16>) -> Self {
+        bound.retain(|&port| port < ephemeral_from);
+        bound.sort_unstable();
+        bound.dedup();
+        Self { ephemeral_from, bound }
+    }
+
+    /// Says whether a packet to this port is no stray.
+    pub fn is_in_use(&self, port: u16) -> bool {
+        port >= self.ephemeral_from || self.bound.binary_search(&port).is_ok()
+    }
+
+    /// The ports that are not in use, in ranges that ascend and are apart from each other.
+    pub fn unused(&self) -> impl Iterator<Item = RangeInclusive<u16>> + '_ {
+        let bound = || self.bound.iter().copied();
+        let starts = std::iter::once(0).chain(bound().map(|port| port + 1));
+        let ends = bound().chain(std::iter::once(self.ephemeral_from));
+        starts.zip(ends).filter(|(start, end)| start < end).map(|(start, end)| start..=end - 1)
+    }
+}
+
+impl Scanners {
+    /// The largest limit; a larger one is taken for it.
+    pub const MAX_LIMIT: u32 = 64;
+
+    /// Makes a guard that has seen nobody yet; without a limit it ignores nobody.
+    ///
+    /// Every port is a stray's until [`Self::watch`] has named the doors' own, and no address is watched.
+    pub fn new(limit: Option<NonZeroU32>) -> Self {
+        let mut scanners = Self {
+            limit: None,
+            steps: Vec::new(),
+            udp: false,
+            destinations: Vec::new(),
+            local_ports: LocalPorts::default(),
+            buckets: Vec::new(),
+            hasher: RandomState::new(),
+        };
+        scanners.set_limit(limit);
+        scanners
+    }
+
+    /// Changes the limit. Scanners stay scanners, except that without a limit everything is forgotten.
+    pub fn set_limit(&mut self, limit: Option<NonZeroU32>) {
+        self.limit = limit;
+        let buckets = if limit.is_some() { usize::from(BUCKETS) } else { 0 };
+        self.buckets.resize_with(buckets, Vec::new);
+    }
+
+    /// Says what the doors look for ([`crate::Matcher::interests`]) and which addresses are our own.
+    pub fn watch(&mut self, interests: &[Interest], own: impl IntoIterator<Item = IpAddr>) {
+        self.steps = interests.iter().map(|interest| interest.step).collect();
+        self.steps.sort_unstable();
+        self.steps.dedup();
+        self.udp = self.steps.iter().any(|step| step.protocol == Protocol::Udp);
+        self.destinations = interests.iter().filter_map(|interest| interest.target).collect();
+        if interests.iter().any(|interest| interest.target.is_none()) {
+            self.destinations.extend(own);
+        }
+        self.destinations.sort_unstable();
+        self.destinations.dedup();
+    }
+
+    /// Says which UDP ports are in use on this machine.
+    pub fn set_local_ports(&mut self, local_ports: LocalPorts) {
+        self.local_ports = local_ports;
+    }
+
+    /// The UDP ports in use, for the filter in the kernel; `None` while there is no limit, so that strays need not be seen.
+    pub fn local_ports(&self) -> Option<&LocalPorts> {
+        self.limit.map(|_| &self.local_ports)
+    }
+
+    /// Looks at a packet before the matcher does.
+    ///
+    /// The caller owns the clock, as with the matcher.
+    pub fn handle_packet(&mut self, packet: &Packet, now: Timestamp) -> Sighting {
+        let step = packet.hit.step();
+        let at_door = self.steps.binary_search(&step).is_ok();
+        let is_attempt = is_attempt(packet.hit);
+        let is_stray = !at_door && is_attempt && self.counts(packet);
+        let harmless = if at_door { Sighting::AtDoor } else { Sighting::Elsewhere };
+        if !at_door && !is_stray {
+            return harmless;
+        }
+        let Some(limit) = self.limit else { return harmless };
+        let now = Second::of(now);
+        let network = Network::of(packet.source);
+        let Some(bucket) = self.bucket(network) else { return harmless };
+        let Some(source) = bucket.iter_mut().find(|source| source.network == network) else {
+            if is_stray {
+                remember(bucket, network, Try { step, at: now });
+            }
+            return harmless;
+        };
+        if source.is_scanner_at(now) {
+            if is_attempt {
+                source.seen = now;
+            }
+            Sighting::Ignored
+        } else if is_stray && source.exceeds(limit, Try { step, at: now }) {
+            Sighting::NewScanner
+        } else {
+            harmless
+        }
+    }
+
+    /// Whether a connection attempt at a port that no door uses is one that shows a scan.
+    fn counts(&self, packet: &Packet) -> bool {
+        let is_telling = match packet.hit {
+            Hit::Tcp { .. } => true,
+            Hit::Udp { port } => self.udp && !self.local_ports.is_in_use(port),
+        };
+        is_telling && self.destinations.binary_search(&packet.destination).is_ok()
+    }
+
+    fn bucket(&mut self, network: Network) -> Option<&mut Vec<Source>> {
+        let index = self.hasher.hash_one(network) % u64::from(BUCKETS);
+        self.buckets.get_mut(usize::try_from(index).ok()?)
+    }
+}
+
+/// Says whether a packet wants to begin something at its destination, or makes no sense there but in a scan.
+fn is_attempt(hit: Hit) -> bool {
+    match hit {
+        Hit::Udp { .. } => true,
+        Hit::Tcp { flags, .. } => {
+            let has = |flag| flags.contains(flag);
+            !has(TcpFlags::ACK) && (has(TcpFlags::SYN) || !has(TcpFlags::RST))
+        }
+    }
+}
+
+/// Puts a source into a bucket that does not have it.
+fn remember(bucket: &mut Vec<Source>, network: Network, first: Try) {
+    let has_room = bucket.len() < SOURCES_PER_BUCKET;
+    let least = bucket.iter_mut().min_by_key(|source| (source.progress_at(first.at), source.seen));
+    match least.filter(|source| !has_room || source.progress_at(first.at) == Progress::None) {
+        Some(source) => source.replace(network, first),
+        None => bucket.push(Source { network, seen: first.at, standing: Standing::Suspect(vec![first]) }),
+    }
+}
+
+/// Whose packets are counted together.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Network {
+    /// An IPv4 address.
+    V4(Ipv4Addr),
+    /// The upper half of IPv6 addresses.
+    V6([u16; 4]),
+}
+
+impl Network {
+    fn of(source: IpAddr) -> Self {
+        match source {
+            IpAddr::V4(address) => Self::V4(address),
+            IpAddr::V6(address) => {
+                let [a, b, c, d, ..] = address.segments();
+                Self::V6([a, b, c, d])
+            }
+        }
+    }
+}
+
+/// A moment in whole seconds since the origin, which takes half the space.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Second(u32);
+
+impl Second {
+    fn of(moment: Timestamp) -> Self {
+        Self(u32::try_from(moment.since(Timestamp::ZERO).as_secs()).unwrap_or(u32::MAX))
+    }
+
+    /// Whether more than a minute has passed until `now`, as far as whole seconds can tell.
+    const fn is_over(self, now: Self) -> bool {
+        now.0.saturating_sub(self.0) > MINUTE
+    }
+}
+
+/// A port that was tried, and when last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Try {
+    step: Step,
+    at: Second,
+}
+
+/// 40 bytes, and 8 for each try.
+#[derive(Debug)]
+struct Source {
+    network: Network,
+    /// When its last stray came; a scanner's last connection attempt.
+    seen: Second,
+    standing: Standing,
+}
+
+#[derive(Debug)]
+enum Standing {
+    /// It has tried these ports, each of them once in the list, at most as many as the limit.
+    Suspect(Vec<Try>),
+    Scanner,
+}
+
+/// How near a source is to being a scanner.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Progress {
+    /// It has been quiet for a minute.
+    None,
+    Tries(usize),
+    Scanner,
+}
+
+impl Source {
+    fn progress_at(&self, now: Second) -> Progress {
+        match &self.standing {
+            _ if self.seen.is_over(now) => Progress::None,
+            Standing::Suspect(tries) => Progress::Tries(tries.len()),
+            Standing::Scanner => Progress::Scanner,
+        }
+    }
+
+    fn is_scanner_at(&self, now: Second) -> bool {
+        self.progress_at(now) == Progress::Scanner
+    }
+
+    /// Adds a try of a source that is no scanner, and says whether it is one now.
+    fn exceeds(&mut self, limit: NonZeroU32, new: Try) -> bool {
+        self.seen = new.at;
+        let mut tries = self.take_tries();
+        tries.retain(|known| !known.at.is_over(new.at));
+        if let Some(known) = tries.iter_mut().find(|known| known.step == new.step) {
+            known.at = new.at;
+        } else if tries.len() < limit.get().min(Scanners::MAX_LIMIT) as usize {
+            tries.push(new);
+        } else {
+            return true;
+        }
+        self.standing = Standing::Suspect(tries);
+        false
+    }
+
+    /// Makes it another source.
+    fn replace(&mut self, network: Network, first: Try) {
+        let mut tries = self.take_tries();
+        tries.clear();
+        tries.push(first);
+        *self = Self { network, seen: first.at, standing: Standing::Suspect(tries) };
+    }
+
+    /// Leaves a scanner behind.
+    fn take_tries(&mut self) -> Vec<Try> {
+        match std::mem::replace(&mut self.standing, Standing::Scanner) {
+            Standing::Suspect(tries) => tries,
+            Standing::Scanner => Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::Sighting::{AtDoor, Elsewhere, Ignored, NewScanner};
+    use super::*;
+    use crate::tcp_flags::FlagRule;
+
+    const SYN: TcpFlags = TcpFlags::SYN;
+    const ME: &str = "203.0.113.1";
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn seconds(count: u64) -> Timestamp {
+        Timestamp::ZERO.after(Duration::from_secs(count))
+    }
+
+    fn interest(step: Step) -> Interest {
+        Interest { step, flags: FlagRule::ANY, target: None }
+    }
+
+    /// Doors use 700 to 702, and 7000 over UDP; UDP port 53 is bound, those from 32768 on are ephemeral.
+    fn guard(limit: u32) -> Scanners {
+        let mut guard = Scanners::new(NonZeroU32::new(limit));
+        let steps = [Step::tcp(700), Step::tcp(701), Step::tcp(702), Step::udp(7000)];
+        guard.watch(&steps.map(interest), ["192.0.2.1", "192.0.2.2", "2001:db8::1"].map(address));
+        guard.set_local_ports(LocalPorts::new(32768, vec![5353, 53, 53, 40000]));
+        guard
+    }
+
+    fn tcp(port: u16, flags: TcpFlags) -> Packet {
+        Packet { source: address(ME), destination: address("192.0.2.1"), hit: Hit::Tcp { port, flags } }
+    }
+
+    fn syn(port: u16) -> Packet {
+        tcp(port, SYN)
+    }
+
+    fn udp(port: u16) -> Packet {
+        Packet { hit: Hit::Udp { port }, ..syn(port) }
+    }
+
+    fn from(source: &str, packet: Packet) -> Packet {
+        Packet { source: address(source), ..packet }
+    }
+
+    fn to(destination: &str, packet: Packet) -> Packet {
+        Packet { destination: address(destination), ..packet }
+    }
+
+    /// Hands all packets over in the same moment, of which the last makes a scanner and none before it.
+    fn assert_last_makes_a_scanner(guard: &mut Scanners, packets: impl IntoIterator<Item = Packet>, at: u64) {
+        let mut seen: Vec<_> =
+            packets.into_iter().map(|packet| guard.handle_packet(&packet, seconds(at))).collect();
+        assert_eq!(seen.pop(), Some(NewScanner));
+        assert!(seen.iter().all(|&sighting| sighting == Elsewhere), "{seen:?}");
+    }
+
+    /// Whether this packet counts: whether it makes a scanner of somebody who needs only one more.
+    fn counts(packet: Packet) -> bool {
+        let mut guard = guard(1);
+        guard.handle_packet(&syn(1), seconds(0));
+        guard.handle_packet(&packet, seconds(0)) == NewScanner
+    }
+
+    #[test]
+    fn one_port_more_than_the_limit_makes_a_scanner_once_and_of_nobody_else() {
+        let mut guard = guard(10);
+        assert_last_makes_a_scanner(&mut guard, (1..=11).map(syn), 5);
+        assert_eq!(guard.handle_packet(&syn(12), seconds(5)), Ignored);
+        assert_eq!(guard.handle_packet(&syn(700), seconds(5)), Ignored);
+        assert_eq!(guard.handle_packet(&from("203.0.113.2", syn(700)), seconds(5)), AtDoor);
+        assert_eq!(guard.handle_packet(&from("203.0.113.2", syn(12)), seconds(5)), Elsewhere);
+    }
+
+    #[test]
+    fn a_port_counts_once_however_often_and_wherever_it_is_tried() {
+        let mut guard = guard(10);
+        for second in 0..100 {
+            for destination in ["192.0.2.1", "192.0.2.2", "2001:db8::1"] {
+                assert_eq!(guard.handle_packet(&to(destination, syn(22)), seconds(second)), Elsewhere);
+            }
+        }
+        assert_last_makes_a_scanner(&mut guard, (1..=10).map(syn), 99);
+    }
+
+    #[test]
+    fn the_doors_own_ports_never_count() {
+        let mut guard = guard(1);
+        for port in [700, 701, 702, 700, 702] {
+            assert_eq!(guard.handle_packet(&syn(port), seconds(0)), AtDoor);
+        }
+        assert_eq!(guard.handle_packet(&udp(7000), seconds(0)), AtDoor);
+        assert_last_makes_a_scanner(&mut guard, [syn(7000), udp(700)], 0);
+    }
+
+    #[test]
+    fn a_try_counts_for_a_minute_after_its_last_repetition() {
+        let mut guard = guard(2);
+        guard.handle_packet(&syn(1), seconds(0));
+        guard.handle_packet(&syn(2), seconds(30));
+        assert_eq!(guard.handle_packet(&syn(3), seconds(61)), Elsewhere);
+        guard.handle_packet(&syn(2), seconds(90));
+        assert_eq!(guard.handle_packet(&syn(3), seconds(150)), Elsewhere);
+        assert_eq!(guard.handle_packet(&syn(4), seconds(150)), NewScanner);
+    }
+
+    #[test]
+    fn a_slow_scan_is_none() {
+        let mut guard = guard(10);
+        for port in 1..=600 {
+            assert_eq!(guard.handle_packet(&syn(port), seconds(u64::from(port) * 7)), Elsewhere);
+        }
+    }
+
+    #[test]
+    fn a_scanner_is_ignored_until_it_has_been_quiet_for_a_minute() {
+        let mut guard = guard(1);
+        assert_last_makes_a_scanner(&mut guard, [syn(1), syn(2)], 0);
+        for (packet, second) in [(syn(700), 60), (syn(1), 120), (udp(7000), 180), (udp(9), 240)] {
+            assert_eq!(guard.handle_packet(&packet, seconds(second)), Ignored);
+        }
+        assert_eq!(guard.handle_packet(&syn(700), seconds(301)), AtDoor);
+        // It begins anew.
+        assert_last_makes_a_scanner(&mut guard, [syn(3), syn(4)], 301);
+    }
+
+    #[test]
+    fn packets_that_are_no_attempts_are_ignored_but_do_not_disturb_the_quiet() {
+        let mut guard = guard(1);
+        assert_last_makes_a_scanner(&mut guard, [syn(1), syn(2)], 0);
+        assert_eq!(guard.handle_packet(&tcp(700, TcpFlags::ACK), seconds(60)), Ignored);
+        assert_eq!(guard.handle_packet(&tcp(3, TcpFlags::ACK), seconds(60)), Elsewhere);
+        assert_eq!(guard.handle_packet(&tcp(700, TcpFlags::ACK), seconds(61)), AtDoor);
+    }
+
+    #[test]
+    fn tcp_counts_with_syn_and_without_ack_and_with_neither_ack_nor_rst() {
+        let scans = [
+            ("-sS", 0x02, true),
+            ("-sS with ECN", 0xc2, true),
+            ("-sN", 0x00, true),
+            ("-sF", 0x01, true),
+            ("-sX", 0x29, true),
+            ("SYN, RST", 0x06, true),
+            ("SYN, FIN", 0x03, true),
+            ("-sA", 0x10, false),
+            ("-sM", 0x11, false),
+            ("a RST", 0x04, false),
+            ("a RST, ACK", 0x14, false),
+            ("a SYN, ACK", 0x12, false),
+            ("data", 0x18, false),
+        ];
+        for (name, bits, expected) in scans {
+            assert_eq!(counts(tcp(2, TcpFlags::from_wire(bits))), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn udp_counts_at_ports_below_the_ephemeral_ones_that_nobody_has_bound() {
+        for port in [0, 52, 54, 5352, 32767] {
+            assert!(counts(udp(port)), "{port}");
+        }
+        for port in [53, 5353, 32768, 40000, 65535] {
+            assert!(!counts(udp(port)), "{port}");
+        }
+    }
+
+    #[test]
+    fn udp_does_not_count_while_no_door_uses_it_or_nothing_is_known_of_local_ports() {
+        let mut without_udp = guard(1);
+        without_udp.watch(&[interest(Step::tcp(700))], [address("192.0.2.1")]);
+        let mut unknown = guard(1);
+        unknown.set_local_ports(LocalPorts::default());
+        for guard in [&mut without_udp, &mut unknown] {
+            for port in 1..=100 {
+                assert_eq!(guard.handle_packet(&udp(port), seconds(0)), Elsewhere);
+            }
+            assert_last_makes_a_scanner(guard, [syn(1), syn(2)], 0);
+        }
+    }
+
+    #[test]
+    fn only_what_is_sent_to_a_watched_address_counts() {
+        let target = Some(address("198.51.100.7"));
+        let aimed = Interest { target, ..interest(Step::tcp(700)) };
+        let mut guard = guard(1);
+        guard.watch(&[aimed], [address("192.0.2.1")]);
+        for port in 1..=100 {
+            assert_eq!(guard.handle_packet(&syn(port), seconds(0)), Elsewhere);
+        }
+        assert_last_makes_a_scanner(&mut guard, [1, 2].map(|port| to("198.51.100.7", syn(port))), 0);
+        guard.watch(&[aimed, interest(Step::tcp(701))], [address("192.0.2.1")]);
+        assert_last_makes_a_scanner(&mut guard, [1, 2].map(|port| from("203.0.113.2", syn(port))), 0);
+    }
+
+    #[test]
+    fn a_network_of_64_bits_is_one_source_in_ipv6() {
+        let mut guard = guard(2);
+        let six = |source, port| from(source, to("2001:db8::1", syn(port)));
+        let rotating = [six("2001:db8:1::1", 1), six("2001:db8:1::2", 2), six("2001:db8:1:0:ffff::", 3)];
+        assert_last_makes_a_scanner(&mut guard, rotating, 0);
+        assert_eq!(guard.handle_packet(&six("2001:db8:1::4", 700), seconds(0)), Ignored);
+        assert_eq!(guard.handle_packet(&six("2001:db8:1:1::4", 700), seconds(0)), AtDoor);
+        // In IPv4 every address is a source of its own.
+        for port in 1..=10 {
+            let neighbour = from(&format!("203.0.113.{port}"), syn(port));
+            assert_eq!(guard.handle_packet(&neighbour, seconds(0)), Elsewhere);
+        }
+    }
+
+    #[test]
+    fn without_a_limit_nobody_is_ignored_and_the_kernel_need_not_show_strays() {
+        let mut guard = guard(0);
+        for port in 1..=699 {
+            assert_eq!(guard.handle_packet(&syn(port), seconds(0)), Elsewhere);
+        }
+        assert_eq!(guard.handle_packet(&syn(700), seconds(0)), AtDoor);
+        assert_eq!(guard.local_ports(), None);
+        guard.set_limit(NonZeroU32::new(1));
+        assert!(guard.local_ports().is_some_and(|ports| ports.is_in_use(53) && !ports.is_in_use(54)));
+    }
+
+    #[test]
+    fn a_new_limit_counts_from_the_next_port_on_and_leaves_scanners_what_they_are() {
+        let mut guard = guard(5);
+        assert_last_makes_a_scanner(&mut guard, (1..=6).map(syn), 0);
+        let other = |port| from("203.0.113.2", syn(port));
+        (1..=5).for_each(|port| assert_eq!(guard.handle_packet(&other(port), seconds(0)), Elsewhere));
+        guard.set_limit(NonZeroU32::new(3));
+        assert_eq!(guard.handle_packet(&other(5), seconds(0)), Elsewhere);
+        assert_eq!(guard.handle_packet(&other(6), seconds(0)), NewScanner);
+        assert_eq!(guard.handle_packet(&syn(700), seconds(0)), Ignored);
+        guard.set_limit(None);
+        guard.set_limit(NonZeroU32::new(3));
+        assert_eq!(guard.handle_packet(&syn(700), seconds(0)), AtDoor);
+    }
+
+    #[test]
+    fn a_limit_that_is_too_large_is_taken_for_the_largest() {
+        let mut guard = guard(u32::MAX);
+        let most = u16::try_from(Scanners::MAX_LIMIT).unwrap();
+        assert_last_makes_a_scanner(&mut guard, (1..=most + 1).map(syn), 0);
+    }
+
+    #[test]
+    fn unused_local_ports_are_those_that_are_not_in_use() {
+        let ports = LocalPorts::new(6, vec![3, 1, 3, 900]);
+        assert_eq!(ports.unused().collect::<Vec<_>>(), [0..=0, 2..=2, 4..=5]);
+        assert_eq!(LocalPorts::new(2, vec![0, 1]).unused().count(), 0);
+        assert_eq!(LocalPorts::new(65535, vec![0, 65534]).unused().collect::<Vec<_>>(), [1..=65533]);
+        assert_eq!(ports, LocalPorts::new(6, vec![1, 3]));
+        assert_eq!(LocalPorts::default().unused().count(), 0);
+    }
+
+    fn network(last: usize) -> Network {
+        Network::V4(Ipv4Addr::from_bits(u32::try_from(last).unwrap()))
+    }
+
+    fn suspect(last: usize, tries: u16, seen: u32) -> Source {
+        let at = Second(seen);
+        let tries = (0..tries).map(|port| Try { step: Step::tcp(port), at }).collect();
+        Source { network: network(last), seen: at, standing: Standing::Suspect(tries) }
+    }
+
+    fn scanner(last: usize, seen: u32) -> Source {
+        Source { standing: Standing::Scanner, ..suspect(last, 0, seen) }
+    }
+
+    /// Who is pushed out, one after the other, by new sources that come at `now`.
+    fn pushed_out(mut bucket: Vec<Source>, count: usize, now: u32) -> Vec<Network> {
+        (0..count)
+            .filter_map(|index| {
+                let before: Vec<_> = bucket.iter().map(|source| source.network).collect();
+                let first = Try { step: Step::tcp(1), at: Second(now) };
+                remember(&mut bucket, network(1000 + index), first);
+                before.into_iter().find(|known| bucket.iter().all(|source| source.network != *known))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_full_bucket_drops_who_was_quiet_then_the_fewest_tries_then_the_oldest_and_scanners_last() {
+        let mut bucket = vec![suspect(1, 3, 100), suspect(2, 2, 90), scanner(3, 39), scanner(4, 80)];
+        bucket.extend((5..16).map(|last| suspect(last, 4, 100)));
+        bucket.push(suspect(16, 2, 91));
+        assert_eq!(bucket.len(), SOURCES_PER_BUCKET);
+        assert_eq!(pushed_out(bucket, 3, 100), [network(3), network(1000), network(1001)]);
+
+        let mut advanced: Vec<_> =
+            (0..15).map(|last| suspect(last, 2, 100 - u32::try_from(last).unwrap())).collect();
+        advanced.push(scanner(15, 50));
+        assert_eq!(pushed_out(advanced, 1, 100), [network(14)]);
+
+        let scanners: Vec<_> = (0..16).map(|last| scanner(last, 60 + u32::try_from(last).unwrap())).collect();
+        assert_eq!(pushed_out(scanners, 3, 100), [network(0), network(1000), network(1001)]);
+    }
+
+    #[test]
+    fn a_bucket_grows_only_when_nobody_in_it_was_quiet() {
+        assert_eq!(pushed_out(vec![suspect(1, 9, 39), suspect(2, 1, 100)], 2, 100), [network(1)]);
+    }
+
+    #[test]
+    fn a_million_sources_take_bounded_memory_and_hide_neither_scanners_nor_those_on_their_way() {
+        let mut guard = guard(3);
+        assert_last_makes_a_scanner(&mut guard, (1..=4).map(syn), 0);
+        let on_its_way = |port| from("203.0.113.2", syn(port));
+        (1..=3).for_each(|port| assert_eq!(guard.handle_packet(&on_its_way(port), seconds(0)), Elsewhere));
+        for spoofed in 0..1_000_000_u32 {
+            let source = Ipv4Addr::from_bits(0x0a00_0000 | spoofed).into();
+            let port = u16::try_from(spoofed % 600).unwrap();
+            assert_eq!(guard.handle_packet(&Packet { source, ..syn(port) }, seconds(1)), Elsewhere);
+        }
+        assert_eq!(guard.handle_packet(&syn(700), seconds(1)), Ignored);
+        assert_eq!(guard.handle_packet(&on_its_way(4), seconds(1)), NewScanner);
+
+        assert!(guard.buckets.iter().all(|bucket| bucket.capacity() <= SOURCES_PER_BUCKET));
+        let tries = guard.buckets.iter().flatten().map(|source| match &source.standing {
+            Standing::Suspect(tries) => tries.capacity(),
+            Standing::Scanner => 0,
+        });
+        assert!(tries.into_iter().all(|capacity| capacity <= 4));
+        assert_eq!((size_of::<Source>(), size_of::<Try>()), (40, 8));
+    }
+
+    /// The same rule without a bound: all that a source has ever tried.
+    #[derive(Default)]
+    struct Model {
+        tries: Vec<(Step, u64)>,
+        ignored_since: Option<u64>,
+    }
+
+    impl Model {
+        fn handle(&mut self, limit: usize, step: Step, at_door: bool, now: u64) -> Sighting {
+            if let Some(seen) = self.ignored_since.as_mut().filter(|seen| now - **seen <= 60) {
+                *seen = now;
+                return Ignored;
+            }
+            if at_door {
+                return AtDoor;
+            }
+            if self.ignored_since.take().is_some() {
+                self.tries.clear();
+            }
+            self.tries.push((step, now));
+            let recent = self.tries.iter().filter(|(_, at)| now - at <= 60).map(|(step, _)| step);
+            if recent.collect::<std::collections::HashSet<_>>().len() > limit {
+                self.ignored_since = Some(now);
+                return NewScanner;
+            }
+            Elsewhere
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_does_what_the_rule_says(
+            limit in 1..6_u32,
+            packets in prop::collection::vec((0..4_u8, 0..8_u16, any::<bool>(), 0..25_u64), 0..200),
+        ) {
+            let mut guard = guard(limit);
+            let mut models: [Model; 4] = Default::default();
+            let mut now = 0;
+            for (last, port, is_tcp, wait) in packets {
+                now += wait;
+                // Two doors' ports and six strays.
+                let port = 700 + port;
+                let hit = if is_tcp { syn(port) } else { udp(port) };
+                let packet = from(&format!("203.0.113.{last}"), hit);
+                let at_door = is_tcp && port <= 702;
+                let model = &mut models[usize::from(last)];
+                let expected = model.handle(limit as usize, packet.hit.step(), at_door, now);
+                prop_assert_eq!(guard.handle_packet(&packet, seconds(now)), expected);
+            }
+        }
+
+        #[test]
+        fn no_scan_in_any_order_opens_a_door_after_more_strays_than_the_limit(
+            mut ports in prop::collection::vec(select((660..740).collect::<Vec<u16>>()), 1..120),
+            spread in 1..4_u64,
+        ) {
+            ports.extend([700, 701, 702]);
+            let mut guard = guard(10);
+            let mut strays = std::collections::HashSet::new();
+            let mut next = [700, 701, 702].into_iter().peekable();
+            for (port, index) in ports.into_iter().zip(0..) {
+                if guard.handle_packet(&syn(port), seconds(index / 10 / spread)) == AtDoor {
+                    next.next_if_eq(&port);
+                }
+                if !(700..=702).contains(&port) {
+                    strays.insert(port);
+                }
+                let opened = next.peek().is_none();
+                prop_assert!(!opened || strays.len() <= 10);
+            }
+        }
+    }
+}
