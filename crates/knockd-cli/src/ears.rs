@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender};
 use knockd_capture::{Interface, PacketSocket, Program, interfaces};
-use knockd_core::Interest;
+use knockd_core::{Interest, LocalPorts};
 
 use crate::listener::{Heard, Listener};
 use crate::logging::{Line, Log};
@@ -21,12 +21,14 @@ const MAX_LISTENERS: usize = 64;
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Wanted {
     pub(crate) interests: Vec<Interest>,
+    /// The UDP ports in use, while strays are to be seen too.
+    pub(crate) guard: Option<LocalPorts>,
     pub(crate) ipv4_only: bool,
 }
 
 impl Wanted {
     fn program(&self, interface: &Interface) -> Program {
-        Program::new(&self.interests, interface, self.ipv4_only)
+        Program::guarded(&self.interests, interface, self.guard.as_ref(), self.ipv4_only)
     }
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow};
 use crossbeam_channel::{Receiver, never, select};
 use knockd_capture::{LinkWatch, interfaces};
 use knockd_core::config::Commands;
-use knockd_core::{DoorId, Event, EventKind, Matcher, Packet, Timestamp};
+use knockd_core::{DoorId, Event, EventKind, Matcher, Packet, Sighting, Timestamp};
 use signal_hook::consts::SIGHUP;
 
 use crate::args::Args;
@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::doors::Doors;
 use crate::ears::{Ears, Sockets, Wanted};
 use crate::flood::Flood;
+use crate::guard::Guard;
 use crate::listener::Heard;
 use crate::logging::{Destinations, Line, Log};
 use crate::service::{self, Watchdog};
@@ -33,6 +34,7 @@ pub(crate) struct Prepared {
     pub(crate) directory: PathBuf,
     pub(crate) setup: Setup,
     matcher: Matcher,
+    guard: Guard,
     sockets: Sockets,
     links: LinkWatch,
     clock: Clock,
@@ -49,15 +51,19 @@ impl Prepared {
         let links = LinkWatch::open().context("cannot watch the network interfaces")?;
         let mut matcher = Matcher::new(&setup.doors, setup.options.max_attempts);
         arm(&mut matcher, &setup);
-        let wanted = Wanted { interests: matcher.interests(), ipv4_only: args.only_ip_v4 };
+        let clock = Clock::start();
+        let mut guard = Guard::new(setup.options.scan_limit);
+        let interests = matcher.interests();
+        guard.watch(&interests, [], clock.now());
+        let wanted = Wanted { interests, guard: guard.local_ports(), ipv4_only: args.only_ip_v4 };
         let sockets = Sockets::open(setup.selection.clone(), setup.waits, wanted)?;
         matcher.set_addresses(sockets.addresses());
-        let clock = Clock::start();
+        guard.watch(&matcher.interests(), sockets.addresses(), clock.now());
         // A container without a writable directory needs none as long as no door has anything to undo.
         let needs_state = setup.doors.iter().any(|door| door.stop != Commands::default());
         let state =
             (needs_state || setup.state_dir.exists()).then(|| StateDir::open(setup.state_dir.clone(), clock));
-        Ok(Self { args, directory, setup, matcher, sockets, links, clock, state })
+        Ok(Self { args, directory, setup, matcher, guard, sockets, links, clock, state })
     }
 }
 
@@ -67,6 +73,7 @@ pub(crate) struct Engine {
     directory: PathBuf,
     setup: Setup,
     matcher: Matcher,
+    guard: Guard,
     doors: Doors,
     log: Log,
     flood: Flood,
@@ -83,12 +90,12 @@ impl Engine {
     /// # Errors
     /// When the system has no thread left.
     pub(crate) fn start(prepared: Prepared, log: Log) -> anyhow::Result<Self> {
-        let Prepared { args, directory, setup, matcher, sockets, links, clock, state } = prepared;
+        let Prepared { args, directory, setup, matcher, guard, sockets, links, clock, state } = prepared;
         let doors = Doors::start(state, clock, &log)?;
         let ears = Ears::start(sockets)?;
         let links = watch(links)?;
         let (flood, watchdog) = (Flood::default(), Watchdog::new(clock.now()));
-        Ok(Self { args, directory, setup, matcher, doors, log, flood, watchdog, ears, links, clock })
+        Ok(Self { args, directory, setup, matcher, guard, doors, log, flood, watchdog, ears, links, clock })
     }
 
     pub(crate) fn log(&self, line: &Line) {
@@ -138,8 +145,22 @@ impl Engine {
             return;
         }
         let now = self.clock.now();
+        let sighting = self.guard.scanners.handle_packet(packet, now);
+        match sighting {
+            Sighting::Elsewhere => return,
+            Sighting::NewScanner => return self.ignore_scanner(packet.source, now),
+            Sighting::Ignored if !self.doors.holds_any(packet.source) => return,
+            Sighting::Ignored | Sighting::AtDoor => {}
+        }
         let mut opened = Vec::new();
         for event in self.matcher.handle_packet(packet, now) {
+            // A scanner can keep open what it has opened, and nothing else.
+            let door = self.setup.doors.get(event.door.index());
+            let stays_closed = sighting == Sighting::Ignored
+                && !door.is_some_and(|door| self.doors.holds(door, event.source));
+            if stays_closed && event.kind == EventKind::Opened {
+                continue;
+            }
             log::debug!("{packet:?}: {}: {:?}", self.setup.door_name(event.door), event.kind);
             log_event(event, &self.setup, &mut self.flood, now, &self.log);
             if event.kind == EventKind::Opened {
@@ -151,15 +172,26 @@ impl Engine {
         }
     }
 
+    fn ignore_scanner(&mut self, source: IpAddr, now: Timestamp) {
+        self.matcher.forget(source);
+        // Whoever forges addresses can make scanners of them all.
+        if self.flood.admits(source, now) {
+            self.log(&Line::scanner(source));
+        }
+    }
+
     fn handle_timeouts(&mut self) {
         let now = self.clock.now();
+        if self.guard.handle_timeout(now) {
+            self.refresh_filter();
+        }
         for event in self.matcher.handle_timeout(now) {
             log_event(event, &self.setup, &mut self.flood, now, &self.log);
         }
         self.doors.handle_timeout(now, &self.setup.options, &self.log);
         if let Some(count) = self.flood.handle_timeout(now) {
             let text = format!(
-                "{count} lines about stages and sequence timeouts were left out, there are too many of them"
+                "{count} lines about stages, sequence timeouts and scanners were left out, there are too many of them"
             );
             self.log(&Line::notice(text));
         }
@@ -204,6 +236,7 @@ impl Engine {
     fn follow_interfaces(&mut self) {
         self.ears.follow(&self.log);
         self.matcher.set_addresses(self.ears.addresses());
+        self.guard.watch(&self.matcher.interests(), self.ears.addresses(), self.clock.now());
         service::status(&self.status());
     }
 
@@ -233,6 +266,7 @@ impl Engine {
             self.log(&Line::reopening_log(path));
         }
         self.log_passed_over();
+        self.guard.scanners.set_limit(self.setup.options.scan_limit);
         self.ears.select(self.setup.selection.clone());
         self.refresh_filter();
         self.follow_interfaces();
@@ -249,7 +283,9 @@ impl Engine {
     }
 
     fn refresh_filter(&mut self) {
-        let wanted = Wanted { interests: self.matcher.interests(), ipv4_only: self.args.only_ip_v4 };
+        let interests = self.matcher.interests();
+        self.guard.watch(&interests, self.ears.addresses(), self.clock.now());
+        let wanted = Wanted { interests, guard: self.guard.local_ports(), ipv4_only: self.args.only_ip_v4 };
         self.ears.want(wanted, &self.log);
     }
 
@@ -288,6 +324,7 @@ impl Engine {
             self.matcher.poll_timeout(),
             self.doors.poll_timeout(),
             self.flood.poll_timeout(),
+            self.guard.poll_timeout(),
             self.watchdog.poll_timeout(),
         ];
         let next = timeouts.into_iter().flatten().min();

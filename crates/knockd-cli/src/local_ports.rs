@@ -79,7 +79,7 @@ mod tests {
             ports("\n  1:\n 2: 00000000\n 3: 00000000:\n 4: 0:XYZ\n 5: 0:10000 0:0\n 6: 0:000A"),
             [10]
         );
-        let cut = &UDP[..UDP.len() - 150];
+        let cut = UDP.get(..UDP.len() - 150).unwrap();
         assert_eq!(ports(cut), [5353, 53]);
     }
 

@@ -71,6 +71,11 @@ impl Line {
         Some(Self::of(source, text))
     }
 
+    /// The line about a source that is not looked at any more.
+    pub(crate) fn scanner(source: IpAddr) -> Self {
+        Self::of(source, "scanner: ignored until it has been quiet for a minute".to_owned())
+    }
+
     pub(crate) fn command_timeout(source: IpAddr, door: &str) -> Self {
         Self::of(source, format!("{door}: command timeout"))
     }
