@@ -12,7 +12,7 @@ use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result, bail, ensure};
 use testbed::workspace_root;
 
-use crate::tools::{CXX, IP, IPTABLES, NFT, NSENTER, SETPRIV, UNSHARE, ensure_present};
+use crate::tools::{CXX, IP, IPTABLES, NFT, NSENTER, SETPRIV, UNSHARE, ensure_original, ensure_present};
 
 const HEADING: Style = Style::new().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -33,6 +33,7 @@ pub(crate) fn run() -> ExitCode {
 fn run_steps(counts: &mut Counts) -> Result<()> {
     step("Needed tools", || {
         ensure_present(&[IPTABLES, NFT, IP, UNSHARE, NSENTER, SETPRIV])?;
+        ensure_original()?;
         for (component, command) in [("rustfmt", "cargo fmt --version"), ("clippy", "cargo clippy --version")]
         {
             if !Task::new(command).works() {

@@ -1,6 +1,7 @@
 //! `cargo xtask`: what developers and CI type.
 
 mod checks;
+mod conformance;
 mod demo;
 mod firewall;
 mod tools;
@@ -23,6 +24,12 @@ enum Arguments {
     /// It stops at the first check that fails and shows the command that repeats it. Missing tools are installed through the
     /// system's package manager and rustup where that is possible, and named where it is not.
     Test,
+    /// Compares our knockd with the C program, rule by rule, and prints a table: same, differs on purpose, not yet
+    Conformance {
+        /// Write the tables of docs/conformance.md anew from the rules, and compare nothing
+        #[arg(long)]
+        write_page: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -35,5 +42,6 @@ fn main() -> ExitCode {
             }
         },
         Arguments::Test => checks::run(),
+        Arguments::Conformance { write_page } => conformance::run(write_page),
     }
 }

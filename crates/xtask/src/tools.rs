@@ -22,6 +22,7 @@ pub(crate) const NSENTER: Tool = Tool { program: "nsenter", package: "util-linux
 pub(crate) const SETPRIV: Tool = Tool { program: "setpriv", package: "util-linux", fedora: "util-linux" };
 pub(crate) const IPTABLES: Tool = Tool { program: "iptables", package: "iptables", fedora: "iptables-nft" };
 pub(crate) const NFT: Tool = Tool { program: "nft", package: "nftables", fedora: "nftables" };
+const KNOCKD: Tool = Tool { program: "knockd", package: "knockd", fedora: "knock-server" };
 pub(crate) const CXX: Tool = Tool { program: "c++", package: "g++", fedora: "gcc-c++" };
 
 impl Tool {
@@ -73,6 +74,21 @@ pub(crate) fn ensure_present(tools: &[Tool]) -> Result<Vec<&'static str>> {
         still_missing.map_or("", |tool| tool.program)
     );
     Ok(packages)
+}
+
+/// Installs the C program that the conformance suite compares ours with, where that is Debian's: the suite knows version 0.8
+/// of theirs. Elsewhere it says what is not compared. The package neither enables nor starts its service.
+///
+/// # Errors
+///
+/// As [`ensure_present`].
+pub(crate) fn ensure_original() -> Result<()> {
+    let has_apt = MANAGERS.first().is_some_and(|apt| apt.program.find().is_some());
+    if KNOCKD.find().is_some() || has_apt {
+        return ensure_present(&[KNOCKD]).map(drop);
+    }
+    anstream::println!("Without apt there is no knockd 0.8: the conformance suite runs against ours only.");
+    Ok(())
 }
 
 /// A package manager.

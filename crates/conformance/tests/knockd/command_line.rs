@@ -1,0 +1,279 @@
+//! The command line, the background, and the pid file.
+
+use conformance::{CONFIG, LOG, Rule, Session, Topic};
+
+pub(crate) const TOPIC: Topic = Topic { name: "command_line", title: "The command line", rules: RULES };
+
+const DOOR: &str = "[door]\nsequence = 7000\n";
+
+const RULES: &[Rule] = &[
+    Rule::differs(
+        "version",
+        "`-V` and `--version` print `knockd 0.8` and exit with 0.",
+        "They print our own version.",
+        |t| {
+            for argument in ["-V", "--version", "-dvV", "-c /run/none -V"] {
+                let ended = t.run(argument);
+                assert_eq!(ended.code, Some(0));
+                assert!(ended.stdout[0].starts_with("knockd "));
+                assert_eq!(ended.stdout[0] == "knockd 0.8", t.pick(false, true));
+            }
+        },
+    ),
+    Rule::same(
+        "help",
+        "`-h` and `--help` print the usage with every option on stdout and exit with 0.",
+        |t| {
+            for argument in ["-h", "--help", "-h -V"] {
+                let ended = t.run(argument);
+                assert_eq!(ended.code, Some(0));
+                let text = ended.stdout.join("\n").to_lowercase();
+                assert!(text.contains("usage: knockd"));
+                for option in [
+                    "-i, --interface",
+                    "-d, --daemon",
+                    "-c, --config",
+                    "-D, --debug",
+                    "-l, --lookup",
+                    "-p, --pidfile",
+                    "-g, --logfile",
+                    "-v, --verbose",
+                    "-4, --only-ip-v4",
+                    "-V, --version",
+                    "-h, --help",
+                ] {
+                    assert!(text.contains(&option.to_lowercase()), "{option}");
+                }
+            }
+        },
+    ),
+    Rule::same(
+        "spellings",
+        "Options may be joined, shortened, or have their value behind `=`; of a value given twice the last one counts.",
+        |t| {
+            for arguments in [
+                "-v -i lo -i eth0",
+                "-v --interface=eth0",
+                "-v --int eth0",
+                "-vieth0",
+                "--verb --only -lDi eth0",
+                "-v -i eth0 --",
+            ] {
+                t.start_with(arguments, DOOR);
+                assert!(t.opened_by("7000").ends_with("door"), "{arguments}");
+            }
+        },
+    ),
+    Rule::differs(
+        "unknown_options",
+        "An unknown or ambiguous option, and one without its value, print the usage and exit with 0.",
+        "The exit status is 2, so that scripts notice.",
+        |t| {
+            for arguments in ["-Z", "--bogus", "-i", "--lo", "--verbose=1"] {
+                assert_eq!(t.run(arguments).code, Some(t.pick(2, 0)), "{arguments}");
+            }
+        },
+    ),
+    Rule::differs(
+        "extra_arguments",
+        "Extra arguments are ignored.",
+        "They are an error, with exit status 2.",
+        |t| {
+            t.write(CONFIG, DOOR);
+            let program = t.program();
+            let status = t.sh(&format!("timeout 1 {program} -v -c {CONFIG} extra >/run/out 2>&1; echo $?"));
+            assert_eq!(status, t.pick("2", "124"));
+        },
+    ),
+    Rule::differs(
+        "save_mem",
+        "`-s` and `--save-mem`, which only the fork 0.8.2 knows, are unknown options.",
+        "They are accepted and have no effect.",
+        |t| {
+            t.write(CONFIG, DOOR);
+            for argument in ["-s", "--save-mem"] {
+                let status = t
+                    .sh(&format!("timeout 1 {} -c {CONFIG} {argument} >/run/out 2>&1; echo $?", t.program()));
+                assert_eq!(status, t.pick("124", "0"));
+            }
+        },
+    ),
+    Rule::same("the_default_files", "Without `-c` the file is `/etc/knockd.conf`.", |t| {
+        t.sh("mount -t tmpfs tmpfs /etc");
+        t.write("/etc/knockd.conf", DOOR);
+        let mut command = t.net.server.command(t.program());
+        t.launch(command.arg("-v"));
+        t.wait_for("listening on eth0...");
+        t.send("7000");
+        t.wait_for("10.9.0.2: door: OPEN SESAME");
+    }),
+    Rule::same("interface", "`-i` wins over the file's `Interface`; without both it is `eth0`.", |t| {
+        t.start("");
+        t.start_with("-v -i eth0", "[options]\ninterface = nosuch\n[door]\nsequence = 7000");
+        assert_eq!(t.opened_by("7000"), "door");
+    }),
+    Rule::same(
+        "no_such_interface",
+        "An interface that does not exist is an error that names it, with exit status 1.",
+        |t| {
+            t.write(CONFIG, DOOR);
+            for (arguments, config) in
+                [("-i nosuch0", DOOR), ("-d -i nosuch0", DOOR), ("", "[options]\ninterface = nosuch0\n")]
+            {
+                t.write(CONFIG, config);
+                let ended = t.run(&format!("-c {CONFIG} {arguments}"));
+                assert_eq!(ended.code, Some(1));
+                assert!(ended.stderr.join("\n").contains("nosuch0") && ended.stdout.is_empty(), "{ended:?}");
+            }
+        },
+    ),
+    Rule::differs(
+        "long_interface_names",
+        "Interface names of more than 31 bytes are cut.",
+        "They are kept, and refused because there is none.",
+        |t| {
+            let name = "n".repeat(40);
+            let ended = t.refused(&format!("[options]\ninterface = {name}\n{DOOR}"));
+            assert_eq!(ended.code, Some(1));
+            assert_eq!(ended.stderr.join("\n").contains(&name), t.pick(true, false));
+        },
+    ),
+    Rule::same(
+        "privilege",
+        "Without the right to open a packet socket it exits with 1; that right (CAP_NET_RAW) is enough.",
+        |t| {
+            t.write(CONFIG, DOOR);
+            let mut command = t.net.server.command("setpriv");
+            command.args([
+                "--bounding-set=-all,+net_raw",
+                "--inh-caps=-all",
+                t.program(),
+                "-v",
+                "-c",
+                CONFIG,
+            ]);
+            t.launch(&mut command);
+            t.wait_for("listening on eth0...");
+            t.send("7000");
+            t.wait_for("10.9.0.2: door: OPEN SESAME");
+            let mut command = t.net.server.command("setpriv");
+            command.args(["--bounding-set=-net_raw", "--inh-caps=-all", t.program(), "-v", "-c", CONFIG]);
+            t.launch(&mut command);
+            let ended = t.ended();
+            assert_eq!(ended.code, Some(1));
+            assert_eq!(ended.stderr.len(), 1, "{ended:?}");
+        },
+    ),
+    Rule::same("only_ipv4", "`-4` ignores IPv6.", |t| {
+        for argument in ["-4", "--only-ip-v4"] {
+            t.start_with(&format!("-v {argument}"), DOOR);
+            assert_eq!(t.hits("7000@fd00:9::1 7000").len(), 2);
+        }
+    }),
+    Rule::same("log_file", "`-g` names the log file, unless the configuration does.", |t| {
+        t.start_with("-v -g /run/other.log", &format!("[options]\nlogfile = {LOG}\n{DOOR}"));
+        assert_eq!(t.log()[0], "starting up, listening on eth0");
+        assert_eq!(t.sh("ls /run | grep other || true"), "");
+        t.start_with("-v --logfile /run/other.log", DOOR);
+        assert!(t.sh("cat /run/other.log").contains("starting up"));
+    }),
+    Rule::same("no_pid_file", "In the foreground no pid file is written.", |t| {
+        t.start_with("-v -p /run/x.pid", &format!("[options]\npidfile = /run/y.pid\n{DOOR}"));
+        assert_eq!(t.sh("ls /run | grep pid || true"), "");
+    }),
+    Rule::same(
+        "background",
+        "`-d` prints nothing and exits with 0; a process with a session of its own, `/` as its working directory and \
+         `/dev/null` as its stdin, stdout and stderr goes on.",
+        |t| {
+            // The command inherits from knockd what it writes down.
+            let command = "for fd in 0 1; do test /proc/self/fd/$fd -ef /dev/null && echo null >>/run/out; done; \
+                           cut -d ' ' -f 6 /proc/self/stat >>/run/out; pwd >>/run/out";
+            t.write(CONFIG, &format!("[options]\nlogfile = {LOG}\n{DOOR}command = {command}\n"));
+            // It returns when nothing holds stdout or stderr open any more.
+            assert_eq!(t.sh(&format!("{} -d -v -c {CONFIG}; echo $?", t.program())), "0");
+            t.wait_for_file(LOG, "starting up, listening on eth0");
+            t.send("7000");
+            let out = t.wait_for_file("/run/out", "/\n");
+            let lines: Vec<_> = out.lines().collect();
+            assert_eq!((&lines[..2], lines[3]), (&["null"; 2][..], "/"));
+            assert_ne!(lines[2], t.sh("cut -d ' ' -f 6 /proc/self/stat"));
+        },
+    ),
+    Rule::same(
+        "pid_file",
+        "The pid file is `/var/run/knockd.pid`, or what `-p` says, or what the configuration says; it is removed at the end.",
+        |t| {
+            let with_option = format!("[options]\nlogfile = {LOG}\npidfile = /run/c.pid\n{DOOR}");
+            let without = format!("[options]\nlogfile = {LOG}\n{DOOR}");
+            for (arguments, config, path) in [
+                ("", &without, "/run/knockd.pid"),
+                ("-p /run/p.pid", &without, "/run/p.pid"),
+                ("-p /run/p.pid", &with_option, "/run/c.pid"),
+            ] {
+                in_background(t, arguments, config, path);
+                t.sh(&format!("kill $(cat {path})"));
+                t.wait_for_file(LOG, "shutting down");
+                t.wait_until("no pid file", |t| t.sh("ls /run | grep pid || true").is_empty());
+                t.sh(&format!("rm {LOG}"));
+            }
+        },
+    ),
+    Rule::same(
+        "an_old_pid_file",
+        "A pid file that is left over is overwritten; one that cannot be written is not the end.",
+        |t| {
+            t.sh("echo 4194304 >/run/knockd.pid");
+            in_background(t, "", &format!("[options]\nlogfile = {LOG}\n{DOOR}"), "/run/knockd.pid");
+            t.write(CONFIG, &format!("[options]\nlogfile = /run/second.log\n{DOOR}"));
+            assert_eq!(t.run(&format!("-d -c {CONFIG} -p /nonexistent/x.pid")).code, Some(0));
+            t.send("7000");
+            t.wait_for_file("/run/second.log", "door: OPEN SESAME");
+            assert!(t.sh("cat /run/second.log").contains("/nonexistent/x.pid"));
+        },
+    ),
+    Rule::same(
+        "errors_before_the_background",
+        "With `-d` a wrong configuration is still an error with exit status 1.",
+        |t| {
+            t.write(CONFIG, "[door]\nfoo = x\n");
+            let ended = t.run(&format!("-d -c {CONFIG}"));
+            assert_eq!((ended.code, ended.stderr.is_empty()), (Some(1), false));
+        },
+    ),
+    Rule::differs(
+        "relative_paths",
+        "With `-d`, SIGHUP looks for a relative configuration file in `/`, and a relative pid file is written there.",
+        "Paths are made absolute at the start.",
+        |t| {
+            t.write(CONFIG, &format!("[options]\nlogfile = knockd.log\n{DOOR}"));
+            t.sh("mkdir /run/pid");
+            t.sh(&format!("cd /run && {} -d -c knockd.conf -p pid/file", t.program()));
+            t.wait_for_file(LOG, "starting up");
+            t.send("7000");
+            t.wait_for_file(LOG, "OPEN SESAME");
+            // In `/` there is no directory `pid`, so nothing is left behind on this machine.
+            if t.pick(true, false) {
+                t.sh("kill -HUP $(cat /run/pid/file)");
+                t.wait_for_file(LOG, "re-reading config file: /run/knockd.conf");
+                t.send("0.3s 7000");
+                t.wait_until("two lines", |t| {
+                    t.log().iter().filter(|line| line.ends_with("OPEN SESAME")).count() == 2
+                });
+            } else {
+                assert!(t.log().iter().any(|line| line.contains("pid/file")), "{:?}", t.log());
+                assert_eq!(t.sh("ls /run/pid"), "");
+            }
+        },
+    ),
+];
+
+/// Runs knockd with `-d` and these arguments; returns once it has written its pid file.
+fn in_background(t: &mut Session, arguments: &str, config: &str, pid_file: &str) {
+    t.write(CONFIG, config);
+    let ended = t.run(&format!("-d -c {CONFIG} {arguments}"));
+    assert_eq!((ended.code, ended.stdout, ended.stderr), (Some(0), vec![], vec![]));
+    t.wait_for_file(LOG, "starting up, listening on eth0");
+    let text = t.wait_for_file(pid_file, "\n");
+    assert!(text.trim_end_matches('\n').bytes().all(|byte| byte.is_ascii_digit()), "{text}");
+}

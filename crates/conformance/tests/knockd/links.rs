@@ -1,0 +1,175 @@
+//! Interfaces, link layers and what stands between them and TCP or UDP.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::OnceLock;
+
+use conformance::hits::{self, Hit};
+use conformance::{CONFIG, Rule, Session, Topic};
+use testbed::{Flags, Frame};
+
+pub(crate) const TOPIC: Topic = Topic { name: "links", title: "Interfaces and packets", rules: RULES };
+
+const DOOR: &str = "[door]\nsequence = 7000\n[udp]\nsequence = 7000:udp\n";
+
+const RULES: &[Rule] = &[
+    Rule::same(
+        "ethernet",
+        "Ethernet frames are understood, with IP options and of all hosts that the interface receives.",
+        |t| {
+            t.start(DOOR);
+            let options = frame(t, false).ipv4_options(&[1, 1, 1, 0]);
+            assert_eq!(opened(t, &[options]), "door");
+        },
+    ),
+    Rule::same(
+        "loopback",
+        "`lo` works: its addresses 127.0.0.1 and ::1 count, other loopback addresses do not.",
+        |t| {
+            t.write(CONFIG, DOOR);
+            let mut command = t.net.server.command(t.program());
+            t.launch(command.args(["-v", "-i", "lo", "-c", CONFIG]));
+            t.wait_for("listening on lo...");
+            let hosts: [IpAddr; 3] = ["127.0.0.2", "127.0.0.1", "::1"].map(|host| host.parse().unwrap());
+            for host in hosts {
+                t.net.server.can_connect(host, 7000).unwrap();
+            }
+            t.wait_for("::1: door: OPEN SESAME");
+            let lines = t.lines();
+            let sources: Vec<_> =
+                lines.iter().filter_map(|line| line.strip_suffix(": door: OPEN SESAME")).collect();
+            assert_eq!(sources, ["127.0.0.1", "::1"]);
+        },
+    ),
+    Rule::same(
+        "tun",
+        "Interfaces without an Ethernet header work: tun and other point-to-point links.",
+        |t| {
+            let mut tun = tun(t);
+            let lines = through(t, &mut tun, "7000@192.0.2.1<192.0.2.9 7000u@192.0.2.1<192.0.2.9");
+            let wanted = ["door: Stage 1", "door: OPEN SESAME", "udp: Stage 1", "udp: OPEN SESAME"];
+            assert_eq!(lines, wanted.map(|line| format!("192.0.2.9: {line}")));
+        },
+    ),
+    Rule::differs(
+        "ipv6_through_a_tun",
+        "On interfaces without an Ethernet header IPv6 packets are misread.",
+        "They count like all others.",
+        |t| {
+            let mut tun = tun(t);
+            let lines = through(t, &mut tun, "7000@2001:db8::1<2001:db8::9");
+            let opened = lines.contains(&"2001:db8::9: door: OPEN SESAME".to_owned());
+            assert_eq!(opened, t.pick(true, false));
+        },
+    ),
+    Rule::same(
+        "vlan",
+        "A frame with a VLAN tag belongs to the VLAN's interface and is not seen on the one below it.",
+        |t| {
+            t.start(DOOR);
+            let tagged = frame(t, false).vlan(5);
+            assert_eq!(opened(t, &[tagged]), "");
+        },
+    ),
+    Rule::differs(
+        "priority_tag",
+        "A priority tag (VLAN 0) hides a packet.",
+        "It is looked through, as the kernel does.",
+        |t| {
+            t.start(DOOR);
+            let tagged = frame(t, false).vlan(0);
+            assert_eq!(opened(t, &[tagged]), t.pick("door", ""));
+        },
+    ),
+    Rule::differs(
+        "ipv6_extension_headers",
+        "A knock behind an IPv6 extension header is not seen.",
+        "Extension headers are read.",
+        |t| {
+            t.start(DOOR);
+            let hidden = frame(t, true).ipv6_extension(60);
+            assert_eq!(opened(t, &[hidden]), t.pick("door", ""));
+        },
+    ),
+    Rule::same("later_fragments", "What is not the beginning of an IPv4 packet is ignored.", |t| {
+        t.start(DOOR);
+        let fragment = frame(t, false).fragment(1, false);
+        assert_eq!(opened(t, &[fragment]), "");
+    }),
+    Rule::differs(
+        "first_fragments",
+        "The first fragment of a packet counts as a hit.",
+        "Fragments are ignored: no knock is long enough to need any.",
+        |t| {
+            t.start(DOOR);
+            let fragment = frame(t, false).fragment(0, true);
+            assert_eq!(opened(t, &[fragment]), t.pick("", "door"));
+        },
+    ),
+    Rule::differs(
+        "an_address_added_later",
+        "The interface's addresses are read at the start; later ones do not count.",
+        "Addresses that are added, or go, are followed.",
+        |t| {
+            t.start(DOOR);
+            t.sh("ip address add 10.9.0.50/24 dev eth0");
+            let lines = t.hits("0.5s 7000@10.9.0.50");
+            let opened = lines.contains(&"10.9.0.2: door: OPEN SESAME".to_owned());
+            assert_eq!(opened, t.pick(true, false));
+        },
+    ),
+];
+
+/// A SYN from client to server.
+fn frame(t: &Session, v6: bool) -> Frame {
+    let (client, server) = (&t.net.client, &t.net.server);
+    if v6 {
+        Frame::tcp(client.ipv6, server.ipv6, 7000, Flags::SYN)
+    } else {
+        Frame::tcp(client.ipv4, server.ipv4, 7000, Flags::SYN)
+    }
+}
+
+/// The doors that these frames open.
+fn opened(t: &mut Session, frames: &[Frame]) -> String {
+    t.send_frames(frames);
+    t.opened_by("")
+}
+
+/// Makes a tun interface on the server, starts knockd there, and returns where packets go in.
+fn tun(t: &mut Session) -> std::process::Child {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| testbed::build("conformance", "tun").unwrap());
+    let mut tun = t.net.server.command(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut ready = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(tun.stdout.take().unwrap()), &mut ready)
+        .unwrap();
+    assert_eq!(ready, "ready\n");
+    t.write(CONFIG, &format!("{DOOR}[end]\nsequence = 9:udp\n"));
+    let mut command = t.net.server.command(t.program());
+    t.launch(command.args(["-v", "-i", "tun0", "-c", CONFIG]));
+    t.wait_for("listening on tun0...");
+    t.lines();
+    tun
+}
+
+/// Lets packets in through the tun interface and returns what knockd says to them.
+fn through(t: &mut Session, tun: &mut std::process::Child, packets: &str) -> Vec<String> {
+    let mut text = String::new();
+    for hit in hits::parse(&format!("{packets} 9u@192.0.2.1<192.0.2.99")) {
+        let Hit::Packet(frame) = hit else { panic!("only packets") };
+        // Without its Ethernet header.
+        for byte in &frame.bytes().unwrap()[14..] {
+            write!(text, "{byte:02x}").unwrap();
+        }
+        text.push('\n');
+    }
+    tun.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+    t.wait_for("192.0.2.99: end: OPEN SESAME");
+    let mut lines = t.lines();
+    lines.retain(|line| !line.contains(": end: "));
+    lines
+}

@@ -1,0 +1,368 @@
+//! Which packets count, and what they do to attempts.
+
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use conformance::{Rule, Topic};
+
+pub(crate) const TOPIC: Topic = Topic { name: "matching", title: "Matching", rules: RULES };
+
+const THREE: &str = "[door]\nsequence = 7000,8000,9000";
+
+const RULES: &[Rule] = &[
+    Rule::same("a_sequence_opens_its_door", "All ports of a sequence, hit in order, open the door.", |t| {
+        t.start("[door]\nsequence = 7000,8000:udp,9000:tcp");
+        let lines =
+            ["Stage 1", "Stage 2", "Stage 3", "OPEN SESAME"].map(|what| format!("10.9.0.2: door: {what}"));
+        assert_eq!(t.hits("7000 8000u 9000"), lines);
+        assert_eq!(t.hits("7000 8000u 9000"), lines);
+    }),
+    Rule::same("one_step", "A sequence of one port opens at every hit.", |t| {
+        t.start("[door]\nsequence = 7000");
+        assert_eq!(t.opened_by("7000 7000 7000<10.9.0.3"), "door door door");
+    }),
+    Rule::same("thirty_two_steps", "A sequence of 32 ports opens.", |t| {
+        let ports: Vec<String> = (1..=32).map(|port| port.to_string()).collect();
+        t.start(&format!("[door]\nsequence = {}", ports.join(",")));
+        assert_eq!(t.opened_by(&ports[..31].join(" ")), "");
+        assert_eq!(t.opened_by("32"), "door");
+    }),
+    Rule::same(
+        "repeated_ports",
+        "A port may stand in a sequence more than once, also twice in a row.",
+        |t| {
+            t.start("[door]\nsequence = 7000,7000,8000,7000");
+            assert_eq!(t.opened_by("7000 7000 8000 7000"), "door");
+            assert_eq!(t.opened_by("7000 8000 7000 7000<10.9.0.3 8000<10.9.0.3 7000<10.9.0.3"), "");
+        },
+    ),
+    Rule::same("port_zero_and_the_highest", "Ports 0 and 65535 are ports like all others.", |t| {
+        t.start("[door]\nsequence = 0,65535:udp");
+        assert_eq!(t.opened_by("0 65535u"), "door");
+    }),
+    Rule::same(
+        "a_wrong_port_spoils",
+        "A port of the sequence that is not the next step spoils the attempt; the next knock works again.",
+        |t| {
+            t.start(THREE);
+            assert_eq!(t.opened_by("7000 9000 8000 9000"), "");
+            assert_eq!(t.opened_by("7000 9000 7000 8000 9000"), "door");
+        },
+    ),
+    Rule::same("ports_of_no_door", "A port that no door uses changes nothing.", |t| {
+        t.start(THREE);
+        assert_eq!(t.opened_by("7000 1234 8000 4321u 9000"), "door");
+    }),
+    Rule::same(
+        "the_other_protocol",
+        "A port with the other protocol is another port, which no door may use: it changes nothing.",
+        |t| {
+            t.start("[door]\nsequence = 7000,8000:udp,9000");
+            assert_eq!(t.opened_by("7000 8000 8000u 9000u 9000"), "door");
+        },
+    ),
+    Rule::same("a_port_of_another_door", "A port that only another door uses spoils an attempt too.", |t| {
+        t.start("[a]\nsequence = 7000,8000,9000\n[b]\nsequence = 5000,6000");
+        assert_eq!(t.opened_by("7000 5000 8000 9000"), "");
+        assert_eq!(t.opened_by("7000<10.9.0.3 8000<10.9.0.3 6000<10.9.0.3 9000<10.9.0.3"), "");
+    }),
+    Rule::same(
+        "equal_beginnings",
+        "Doors with the same first steps run side by side until they part; equal doors open together.",
+        |t| {
+            t.start("[a]\nsequence = 1,2,3\n[b]\nsequence = 1,2,4\n[c]\nsequence = 1,2,3");
+            let lines = t.hits("1 2 3");
+            let stages = ["a: Stage 1", "b: Stage 1", "c: Stage 1", "a: Stage 2", "b: Stage 2", "c: Stage 2"];
+            let mut got: Vec<_> =
+                lines[..6].iter().map(|line| line.trim_start_matches("10.9.0.2: ")).collect();
+            // The order of the doors at one stage is nobody's contract.
+            got[..3].sort_unstable();
+            got[3..].sort_unstable();
+            assert_eq!(got, stages);
+            let mut opened: Vec<_> = lines.iter().filter(|line| line.ends_with("OPEN SESAME")).collect();
+            opened.sort();
+            assert_eq!(opened, ["10.9.0.2: a: OPEN SESAME", "10.9.0.2: c: OPEN SESAME"]);
+            assert_eq!(t.opened_by("1 2 4"), "b");
+        },
+    ),
+    Rule::same(
+        "the_last_hit_begins_nothing",
+        "The hit that completes one sequence does not begin another, so a door that closes what another opens can use the \
+         same ports in reverse.",
+        |t| {
+            t.start("[open]\nsequence = 1,2,3\n[close]\nsequence = 3,2,1");
+            assert_eq!(t.opened_by("1 2 3 2 1"), "open");
+            assert_eq!(
+                t.opened_by("1<10.9.0.3 2<10.9.0.3 3<10.9.0.3 3<10.9.0.3 2<10.9.0.3 1<10.9.0.3"),
+                "open close"
+            );
+        },
+    ),
+    Rule::same("sources_are_independent", "Every source address has attempts of its own.", |t| {
+        t.start(THREE);
+        assert_eq!(t.opened_by("7000 7000<10.9.0.3 8000 8000<10.9.0.3 9000<10.9.0.3 9000"), "door door");
+        assert_eq!(t.opened_by("7000 8000 9000<10.9.0.3"), "");
+    }),
+    Rule::differs(
+        "the_oldest_attempt_of_all",
+        "When the oldest attempt of all ends, all other sources lose theirs.",
+        "Attempts are independent of each other.",
+        |t| {
+            t.start_unguarded(THREE);
+            // 10.9.0.3 completes its knock, and 10.9.0.2 goes on.
+            let hits = "7000<10.9.0.3 7000 8000<10.9.0.3 9000<10.9.0.3 8000 9000";
+            assert_eq!(t.opened_by(hits), t.pick("door door", "door"));
+        },
+    ),
+    Rule::differs(
+        "a_repeat_of_the_matched_step",
+        "A packet that comes twice (a retransmission, a browser's second SYN) spoils the attempt.",
+        "A repeat of the step matched last is ignored and not logged again, because networks and browsers repeat packets.",
+        |t| {
+            t.start(THREE);
+            assert_eq!(t.opened_by("7000 7000 8000 9000"), t.pick("door", ""));
+            assert_eq!(
+                t.opened_by("7000<10.9.0.3 8000<10.9.0.3 8000<10.9.0.3 9000<10.9.0.3"),
+                t.pick("door", "")
+            );
+            let lines = t.hits("7000<10.9.0.4 7000<10.9.0.4 8000<10.9.0.4");
+            let stages = ["10.9.0.4: door: Stage 1", "10.9.0.4: door: Stage 2"];
+            assert_eq!(lines, t.pick(&stages[..], &stages[..1]));
+        },
+    ),
+    Rule::differs(
+        "the_packet_that_spoils",
+        "The packet that spoils an attempt is used up: it does not begin a new one.",
+        "If it is the door's first step, it begins a new attempt, so that a second try works at once.",
+        |t| {
+            t.start(THREE);
+            assert_eq!(t.opened_by("7000 8000 7000 8000 9000"), t.pick("door", ""));
+        },
+    ),
+    Rule::differs(
+        "the_first_step_of_another_door",
+        "While an attempt of a source is under way, it cannot begin another door.",
+        "Every door has its own attempt of every source, so overlapping sequences all open.",
+        |t| {
+            t.start("[a]\nsequence = 1,2,3\n[b]\nsequence = 2,3,4");
+            assert_eq!(t.opened_by("1 2 3 4"), t.pick("a b", "a"));
+        },
+    ),
+    Rule::same(
+        "one_step_doors_during_an_attempt",
+        "A door of one step opens when no attempt of the source is under way.",
+        |t| {
+            t.start("[one]\nsequence = 5000\n[door]\nsequence = 7000,8000");
+            assert_eq!(t.opened_by("5000 7000 8000 5000"), "one door one");
+        },
+    ),
+    Rule::differs(
+        "a_one_step_door_during_an_attempt",
+        "A hit at a door of one step is not looked at while an attempt of the source at another door is under way.",
+        "Such a door opens at every hit. The hit still spoils the attempt at the other door, as it does in 0.8.",
+        |t| {
+            t.start("[one]\nsequence = 5000\n[door]\nsequence = 7000,8000");
+            assert_eq!(t.opened_by("7000 5000 8000"), t.pick("one", ""));
+        },
+    ),
+    Rule::same("within_the_timeout", "A knock that arrives within `Seq_Timeout` opens.", |t| {
+        t.start("[door]\nsequence = 1,2,3\nseq_timeout = 3");
+        assert_eq!(t.opened_by("1 0.9s 2 0.9s 3"), "door");
+    }),
+    Rule::same(
+        "after_the_timeout",
+        "A knock that takes longer than `Seq_Timeout` does not open; the clock runs from the first hit. The log says at \
+         which stage it ended.",
+        |t| {
+            t.start("[door]\nsequence = 1,2,3\nseq_timeout = 1");
+            let lines = t.hits("1 2 2.1s 3 1 2.1s 2");
+            let stages =
+                ["Stage 1", "Stage 2", "sequence timeout (stage 2)", "Stage 1", "sequence timeout (stage 1)"];
+            assert_eq!(lines, stages.map(|what| format!("10.9.0.2: door: {what}")));
+        },
+    ),
+    Rule::same("the_default_timeout", "`Seq_Timeout` is 25 seconds when it is not given.", |t| {
+        t.start("[door]\nsequence = 1,2");
+        assert_eq!(t.opened_by("1 1<10.9.0.3 22s 2"), "door");
+        assert_eq!(t.opened_by("4s 2<10.9.0.3"), "");
+    }),
+    Rule::same(
+        "no_time_at_all",
+        "With `Seq_Timeout = 0` a door of one step opens, a longer one never does.",
+        |t| {
+            t.start("[one]\nsequence = 1\nseq_timeout = 0\n[two]\nsequence = 2,3\nseq_timeout = 0");
+            assert_eq!(t.opened_by("1 2 3 1"), "one one");
+        },
+    ),
+    Rule::differs(
+        "whole_seconds",
+        "Time is counted in whole seconds of the clock: with a `Seq_Timeout` of 2, hits at 0.9 and 2.1 are too far apart.",
+        "Time is counted exactly, by a clock that nobody sets.",
+        |t| {
+            t.start("[door]\nsequence = 1,2\nseq_timeout = 2");
+            // The first hit comes when half a second of the clock has passed, the second early in the third second after it.
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+            thread::sleep(Duration::from_millis(1500 - u64::from(now.subsec_millis())));
+            let first = Instant::now();
+            t.send("1");
+            thread::sleep(Duration::from_millis(1550).saturating_sub(first.elapsed()));
+            assert_eq!(t.opened_by("2"), t.pick("door", ""));
+        },
+    ),
+    Rule::differs(
+        "when_a_timeout_is_noticed",
+        "A time-out is noticed when the next packet for a door arrives, from whomever.",
+        "It is noticed and logged when it happens.",
+        |t| {
+            t.start("[door]\nsequence = 1,2\nseq_timeout = 1");
+            t.send("1 2.5s");
+            let logged = t.lines().contains(&"10.9.0.2: door: sequence timeout (stage 1)".to_owned());
+            assert_eq!(logged, t.pick(true, false));
+        },
+    ),
+    Rule::same(
+        "flags_that_must_be_set",
+        "`TCPFlags` names flags that must be set; others do not matter.",
+        |t| {
+            t.start("[door]\nsequence = 7000\ntcpflags = syn,ack");
+            assert_eq!(t.opened_by("7000/S 7000/A 7000/ 7000/FPU"), "");
+            assert_eq!(t.opened_by("7000/SA 7000/SAPU 7000/SAEC"), "door door door");
+        },
+    ),
+    Rule::same("flags_that_must_be_clear", "`!flag` means that the flag must be clear.", |t| {
+        t.start("[door]\nsequence = 7000\ntcpflags = syn,!ack,!rst");
+        assert_eq!(t.opened_by("7000/SA 7000/SR 7000/A 7000/"), "");
+        assert_eq!(t.opened_by("7000/S 7000/SFPU"), "door door");
+    }),
+    Rule::same("every_flag", "All six flags can be asked for, set or clear.", |t| {
+        for (flag, letter) in
+            [("fin", "F"), ("syn", "S"), ("rst", "R"), ("psh", "P"), ("ack", "A"), ("urg", "U")]
+        {
+            t.start(&format!(
+                "[set]\nsequence = 1\ntcpflags = {flag}\n[clear]\nsequence = 2\ntcpflags = !{flag}"
+            ));
+            let others = "FSRPAU".replace(letter, "");
+            assert_eq!(
+                t.opened_by(&format!("1/{letter} 1/{others} 2/{letter} 2/{others}")),
+                "set clear",
+                "{flag}"
+            );
+        }
+    }),
+    Rule::same("without_flags", "Without `TCPFlags` every TCP segment counts.", |t| {
+        t.start("[door]\nsequence = 7000");
+        assert_eq!(
+            t.opened_by("7000/S 7000/SA 7000/A 7000/R 7000/F 7000/ 7000/FPU"),
+            "door ".repeat(7).trim_end()
+        );
+    }),
+    Rule::same(
+        "flags_that_do_not_fit",
+        "A segment whose flags do not fit is ignored: it neither advances nor spoils an attempt.",
+        |t| {
+            t.start("[door]\nsequence = 7000,8000,9000\ntcpflags = syn");
+            assert_eq!(t.opened_by("7000 9000/A 7000/R 8000/A 8000 9000/A 9000"), "door");
+        },
+    ),
+    Rule::same(
+        "flags_of_two_doors",
+        "A segment that fits the flags of one door is ignored by an attempt at a door whose flags it does not fit.",
+        |t| {
+            t.start("[a]\nsequence = 1,2,3\ntcpflags = syn\n[b]\nsequence = 3,4\ntcpflags = ack");
+            assert_eq!(t.opened_by("1 2 3/A 3"), "a");
+        },
+    ),
+    Rule::same("flags_and_udp", "`TCPFlags` does not concern the UDP ports of a sequence.", |t| {
+        t.start("[door]\nsequence = 7000,8000:udp\ntcpflags = syn,!ack");
+        assert_eq!(t.opened_by("7000 8000u"), "door");
+    }),
+    Rule::same(
+        "ipv6",
+        "A knock by IPv6 opens as one by IPv4 does; the log has the address in its short form.",
+        |t| {
+            t.start("[door]\nsequence = 7000,8000:udp");
+            let lines =
+                ["Stage 1", "Stage 2", "OPEN SESAME"].map(|what| format!("fd00:9::1:0:0:2: door: {what}"));
+            assert_eq!(t.hits("7000<fd00:9:0:0:1:0:0:2 8000u<fd00:9:0:0:1::2"), lines);
+            assert_eq!(t.opened_by("7000@fd00:9::1 8000u"), "");
+        },
+    ),
+    Rule::same(
+        "own_addresses",
+        "Without `Target`, every address of the interface can be hit: secondary ones, IPv6 and link-local ones; the steps \
+         of a knock may go to different ones.",
+        |t| {
+            t.sh("ip address add 10.9.0.11/24 dev eth0; ip address add fe80::9/64 dev eth0 nodad");
+            t.start("[door]\nsequence = 1,2,3");
+            assert_eq!(t.opened_by("1@10.9.0.11 2@10.9.0.11 3@10.9.0.11"), "door");
+            assert_eq!(t.opened_by("1 2@10.9.0.11 3"), "door");
+            assert_eq!(t.opened_by("1@fe80::9 2@fd00:9::1 3@fe80::9"), "door");
+        },
+    ),
+    Rule::same(
+        "foreign_addresses",
+        "Without `Target`, other destinations do not count: other hosts, broadcast and multicast addresses.",
+        |t| {
+            t.start("[door]\nsequence = 7000:udp");
+            let elsewhere = "7000u@10.9.0.77 7000u@192.0.2.1 7000u@10.9.0.255 7000u@255.255.255.255 7000u@224.0.0.1 \
+                             7000u@fd00:9::77 7000u@ff02::1";
+            assert_eq!(t.opened_by(elsewhere), "");
+            assert_eq!(t.opened_by("7000u"), "door");
+        },
+    ),
+    Rule::same(
+        "foreign_addresses_do_not_spoil",
+        "A packet to an address that no door watches does not spoil an attempt.",
+        |t| {
+            t.start(THREE);
+            assert_eq!(t.opened_by("7000 9000@10.9.0.77 8000 9000"), "door");
+        },
+    ),
+    Rule::same(
+        "target",
+        "With `Target`, only packets to that address count, whether it is the interface's own, another host's, a broadcast \
+         or an IPv6 address.",
+        |t| {
+            t.sh("ip address add 10.9.0.11/24 dev eth0");
+            for target in ["10.9.0.11", "10.9.0.1", "192.0.2.77", "10.9.0.255", "fd00:9::77", "fd00:9::1"] {
+                t.start(&format!("[door]\nsequence = 1:udp,2:udp\ntarget = {target}"));
+                assert_eq!(t.opened_by(&format!("1u@{target} 2u@{target}")), "door", "{target}");
+                assert_eq!(
+                    t.opened_by("1u@10.9.0.12 2u@10.9.0.12 1u@fd00:9::12 2u@fd00:9::12"),
+                    "",
+                    "{target}"
+                );
+            }
+            t.start("[door]\nsequence = 1,2\ntarget = 192.0.2.77");
+            assert_eq!(t.opened_by("1 2"), "");
+        },
+    ),
+    Rule::same(
+        "targets_do_not_mix",
+        "A packet to the target of one door does not concern an attempt at a door with another target or none.",
+        |t| {
+            t.start("[here]\nsequence = 1,2,3\n[there]\nsequence = 3,2,1\ntarget = 192.0.2.77");
+            assert_eq!(t.opened_by("1 2 1@192.0.2.77 3"), "here");
+            assert_eq!(t.opened_by("1 3@192.0.2.77 2@192.0.2.77 3 1@192.0.2.77"), "there");
+        },
+    ),
+    Rule::same(
+        "outgoing_packets",
+        "Packets that the host itself sends or forwards can hit a `Target`.",
+        |t| {
+            t.start("[door]\nsequence = 7000\ntarget = 10.9.0.2\ntcpflags = syn");
+            assert!(!t.net.server.can_connect(t.net.client.ipv4, 7000).unwrap());
+            t.settle();
+            let lines = t.lines();
+            assert_eq!(lines, ["10.9.0.1: door: Stage 1", "10.9.0.1: door: OPEN SESAME"]);
+        },
+    ),
+    Rule::same(
+        "own_address_as_source",
+        "A packet that claims to come from the interface's own address counts.",
+        |t| {
+            t.start("[door]\nsequence = 7000");
+            assert_eq!(t.hits("7000<10.9.0.1"), ["10.9.0.1: door: Stage 1", "10.9.0.1: door: OPEN SESAME"]);
+        },
+    ),
+];
