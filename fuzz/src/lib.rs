@@ -10,6 +10,8 @@ mod model;
 #[path = "../../crates/knockd-core/tests/placement/mod.rs"]
 mod placement;
 
+use knockd_cli::record::Record;
+use knockd_cli::state::StoredLease;
 use knockd_core::config::{Parsed, Severity};
 use knockd_core::{Config, OneTime, STRIKE};
 
@@ -53,6 +55,23 @@ pub fn one_time(text: &[u8]) {
         text[unused.offset] = STRIKE;
     }
     panic!("a line is used twice");
+}
+
+/// What is read as a lease is written as what was read, and a part of it is no lease.
+pub fn state(text: &[u8]) {
+    if let Ok(lease) = StoredLease::parse(text) {
+        let written = lease.to_text();
+        assert_eq!(StoredLease::parse(written.as_bytes()).ok(), Some(lease));
+        assert!(StoredLease::parse(&text[..text.len() - 1]).is_err());
+    }
+}
+
+/// What the decoder process says is a record that is written as the same bytes, or is refused.
+pub fn record(bytes: &[u8]) {
+    let Some(bytes) = bytes.first_chunk() else { return };
+    if let Ok(record) = Record::from_bytes(bytes) {
+        assert_eq!(record.to_bytes(), *bytes);
+    }
 }
 
 #[cfg(test)]
@@ -110,5 +129,15 @@ mod tests {
     #[test]
     fn frame() {
         run("frame", super::frame);
+    }
+
+    #[test]
+    fn state() {
+        run("state", super::state);
+    }
+
+    #[test]
+    fn record() {
+        run("record", super::record);
     }
 }

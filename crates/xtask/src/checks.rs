@@ -12,7 +12,9 @@ use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result, bail, ensure};
 use testbed::workspace_root;
 
-use crate::tools::{CXX, IP, IPTABLES, NFT, NSENTER, SETPRIV, UNSHARE, ensure_original, ensure_present};
+use crate::tools::{
+    CXX, IP, IPTABLES, NFT, NMAP, NSENTER, SETPRIV, UNSHARE, ensure_original, ensure_present,
+};
 
 const HEADING: Style = Style::new().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -32,7 +34,7 @@ pub(crate) fn run() -> ExitCode {
 
 fn run_steps(counts: &mut Counts) -> Result<()> {
     step("Needed tools", || {
-        ensure_present(&[IPTABLES, NFT, IP, UNSHARE, NSENTER, SETPRIV])?;
+        ensure_present(&[IPTABLES, NFT, IP, UNSHARE, NSENTER, SETPRIV, NMAP])?;
         ensure_original()?;
         for (component, command) in [("rustfmt", "cargo fmt --version"), ("clippy", "cargo clippy --version")]
         {

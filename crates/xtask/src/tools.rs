@@ -20,6 +20,7 @@ pub(crate) const IP: Tool = Tool { program: "ip", package: "iproute2", fedora: "
 pub(crate) const UNSHARE: Tool = Tool { program: "unshare", package: "util-linux", fedora: "util-linux" };
 pub(crate) const NSENTER: Tool = Tool { program: "nsenter", package: "util-linux", fedora: "util-linux" };
 pub(crate) const SETPRIV: Tool = Tool { program: "setpriv", package: "util-linux", fedora: "util-linux" };
+pub(crate) const NMAP: Tool = Tool { program: "nmap", package: "nmap", fedora: "nmap" };
 pub(crate) const IPTABLES: Tool = Tool { program: "iptables", package: "iptables", fedora: "iptables-nft" };
 pub(crate) const NFT: Tool = Tool { program: "nft", package: "nftables", fedora: "nftables" };
 const KNOCKD: Tool = Tool { program: "knockd", package: "knockd", fedora: "knock-server" };
