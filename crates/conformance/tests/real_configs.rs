@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,6 +19,10 @@ const ONE_TIME: &str = "# sequences\n 3501,3502:udp,3503\n 3601,3602,3603\n";
 /// How long to wait for what should not happen.
 const A_WHILE: Duration = Duration::from_millis(200);
 
+/// The doors that 0.8 cannot open: two doors begin alike, and where they part the attempt at one of them ends, which is the
+/// oldest of all, so that 0.8 forgets the other too. The rule is `matching::the_oldest_attempt_of_all`.
+const ONLY_OURS: [(&str, &str); 1] = [("28-common-first-port.conf", "internalSSH")];
+
 /// A file and what it says, and where it is on the servers.
 struct Real {
     name: String,
@@ -29,7 +34,9 @@ struct Real {
 fn every_real_configuration_does_the_same_on_both() {
     let reals = reals();
     assert!(reals.len() >= 25, "only {} configurations", reals.len());
-    let run = |subject: Subject| subject.knockd().map(|program| run_all(&reals, program.to_str().unwrap()));
+    let run = |subject: Subject| {
+        subject.knockd().map(|program| run_all(&reals, subject, program.to_str().unwrap()))
+    };
     let (ours, theirs) = thread::scope(|scope| {
         let theirs = scope.spawn(|| run(Subject::Theirs));
         (run(Subject::Ours).expect("our program"), theirs.join().unwrap())
@@ -40,10 +47,14 @@ fn every_real_configuration_does_the_same_on_both() {
     let mut wrong = String::new();
     for real in &reals {
         let ours = &ours[&real.name];
+        let mut expected = ours.clone();
+        for (_, door) in ONLY_OURS.iter().filter(|(name, _)| *name == real.name) {
+            expected.retain(|line| !line.contains(&format!("{door}: ")));
+        }
         if let Some(theirs) = theirs.as_ref().map(|theirs| &theirs[&real.name])
-            && ours != theirs
+            && *theirs != expected
         {
-            wrong += &format!("{}\nours: {ours:#?}\n0.8: {theirs:#?}\n", real.name);
+            writeln!(wrong, "{}\nours: {ours:#?}\n0.8: {theirs:#?}", real.name).unwrap();
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
@@ -55,6 +66,15 @@ fn every_real_configuration_says_where_it_is_from() {
     for Real { name, text, .. } in reals() {
         assert!(text.starts_with(b"# ") && text.iter().position(|&byte| byte == b'\n') > Some(20), "{name}");
     }
+}
+
+#[test]
+fn the_example_of_the_migration_page_is_a_configuration() {
+    let page = std::fs::read_to_string(workspace_root().join("docs/migrating.md")).unwrap();
+    let (_, rest) = page.split_once("```ini\n").expect("an example");
+    let (example, _) = rest.split_once("```").expect("its end");
+    let parsed = Config::parse(example.as_bytes()).unwrap();
+    assert_eq!((parsed.config.doors.len(), parsed.warnings), (1, vec![]));
 }
 
 fn reals() -> Vec<Real> {
@@ -74,7 +94,7 @@ fn reals() -> Vec<Real> {
 }
 
 /// Runs a program with every file, and returns what it did with each.
-fn run_all(reals: &[Real], program: &str) -> BTreeMap<String, Vec<String>> {
+fn run_all(reals: &[Real], subject: Subject, program: &str) -> BTreeMap<String, Vec<String>> {
     let net = Net::with_private_dirs(&["/var/log"]).unwrap();
     for real in reals {
         net.server.run_with_input(&["tee", &format!("/run/{}", real.name)], &real.text).unwrap();
@@ -89,12 +109,12 @@ fn run_all(reals: &[Real], program: &str) -> BTreeMap<String, Vec<String>> {
     net.server.run(&["sh", "-c", "exec mount --bind /bin/true /bin/sh"]).unwrap();
     net.server.run(&["sh", "-c", "exit 1"]).expect("a shell that does nothing");
 
-    reals.iter().map(|real| (real.name.clone(), run(&net, program, real))).collect()
+    reals.iter().map(|real| (real.name.clone(), run(&net, subject, program, real))).collect()
 }
 
 /// Knocks at every door once, each from an address of its own, and returns what was opened and which start commands were run, in
 /// alphabetical order.
-fn run(net: &Net, program: &str, real: &Real) -> Vec<String> {
+fn run(net: &Net, subject: Subject, program: &str, real: &Real) -> Vec<String> {
     let path = format!("/run/{}", real.name);
     // Whatever the file says, these hosts have one interface.
     let mut knockd = net.server.spawn(&[program, "-v", "-i", "eth0", "-c", &path]).unwrap();
@@ -104,6 +124,9 @@ fn run(net: &Net, program: &str, real: &Real) -> Vec<String> {
         let source = Ipv4Addr::new(198, 18, 0, last).into();
         stops.extend(door.stop.expand(source).map(|stop| format!("{}: running command: {stop}", door.name)));
         send(net, door, source);
+        if subject == Subject::Theirs && ONLY_OURS.contains(&(&real.name, &door.name)) {
+            continue;
+        }
         let opened = format!("{source}: {}: OPEN SESAME", door.name);
         knockd.wait_for_line(&opened, SOON).unwrap_or_else(|error| panic!("{}: {error:#}", real.name));
     }

@@ -18,8 +18,9 @@ impl OneTimeFile {
     /// Reads the file.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When it cannot be read, or not be written: no sequence could be struck out.
     pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
+        OpenOptions::new().write(true).open(&path)?;
         let content = OneTime::parse(&fs::read(&path)?);
         Ok(Self { path, content })
     }

@@ -90,6 +90,8 @@ impl Runner {
 
 fn execute(run: &Run, limit: Option<Duration>, reports: &Sender<Report>) -> (Outcome, String) {
     let child = Command::new("/bin/sh")
+        // The name in front of the shell's own messages.
+        .arg0("sh")
         .arg("-c")
         .arg(&run.command)
         .stdin(Stdio::null())

@@ -39,6 +39,8 @@ pub(crate) struct Setup {
 pub(crate) enum SetupError {
     #[error("cannot read {}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
+    #[error("cannot read and write {}", path.display())]
+    OneTime { path: PathBuf, source: io::Error },
     /// The findings are drawn with colours.
     #[error("the configuration cannot be used:\n{}", findings.join("\n"))]
     Invalid { findings: Vec<String> },
@@ -75,7 +77,7 @@ impl Setup {
                 let path = directory.join(path);
                 warnings.extend(check_access(&path)?);
                 let file = OneTimeFile::open(path.clone())
-                    .map_err(|source| SetupError::Unreadable { path: path.clone(), source })?;
+                    .map_err(|source| SetupError::OneTime { path: path.clone(), source })?;
                 if file.sequence().is_none() {
                     return Err(SetupError::UsedUp { door: door.name.clone(), path });
                 }

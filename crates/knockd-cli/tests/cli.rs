@@ -166,7 +166,7 @@ knockd: the configuration cannot be used:
   |
 7 |     seq_timeout = soon
   |                   ^^^^ expected whole seconds from 0 to 4294967295
-[..]/k.conf:8:2: warning: `Seq_Timeout` is given before in this section
+[..]/k.conf:8:2: warning: `Seq_Timeout` is already given in this section
   |
 8 |     seq_timeout = 5 s
   |     ^^^^^^^^^^^ expected once; the last one counts
@@ -216,7 +216,7 @@ fn warnings_do_not_keep_it_from_going_on() {
   |
 2 |     sequence = 700,800,900 # mine
   |                            ^^^^^^ expected a comment on a line of its own, or nothing
-[..]/k.conf:5:2: warning: `Cmd_Timeout` is given before in this section
+[..]/k.conf:5:2: warning: `Cmd_Timeout` is already given in this section
   |
 5 |     cmd_timeout = 2
   |     ^^^^^^^^^^^ expected once; the last one counts

@@ -722,6 +722,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn it_does_what_the_rule_says(
             limit in 1..6_u32,
@@ -759,8 +761,11 @@ mod tests {
                 if !(700..=702).contains(&port) {
                     strays.insert(port);
                 }
-                let opened = next.peek().is_none();
-                prop_assert!(!opened || strays.len() <= 10);
+                // What comes after the door has opened is too late to tell.
+                if next.peek().is_none() {
+                    prop_assert!(strays.len() <= 10);
+                    return Ok(());
+                }
             }
         }
     }

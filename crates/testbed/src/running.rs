@@ -154,9 +154,9 @@ impl Drop for Running {
     fn drop(&mut self) {
         // Errors would mean that it has ended already.
         if let Ok(None) = self.child.try_wait() {
-            if self.signal(Signal::SIGKILL).is_err() {
-                let _ = self.child.kill();
-            }
+            let _ = self.signal(Signal::SIGKILL);
+            // nsenter, which stops with a program that is stopped, would not notice.
+            let _ = self.child.kill();
             let _ = self.child.wait();
         }
     }

@@ -130,7 +130,7 @@ const RULES: &[Rule] = &[
     }),
     Rule::differs(
         "an_open_port",
-        "A connection to an open port is closed by a FIN, which a door without `TCPFlags` takes for one more hit at best.",
+        "A connection to an open port is closed by a FIN.",
         "It is closed by a reset, so that the service behind the port forgets it at once.",
         |t| {
             let mut silent = t.net.server.spawn(&[env!("CARGO_BIN_EXE_silent"), "7000"]).unwrap();

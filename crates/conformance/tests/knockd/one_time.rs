@@ -172,10 +172,9 @@ const RULES: &[Rule] = &[
             assert_eq!(t.opened_by("8 9 0.3s 8 9"), t.pick("door door", "door"));
         },
     ),
-    Rule::not_yet(
+    Rule::same(
         "a_file_that_cannot_be_written",
         "At the start a file that cannot be written is an error.",
-        "It is noticed only when a line is to be struck out; then the door is disabled.",
         |t| {
             t.sh("mkdir /run/ro; mount -t tmpfs tmpfs /run/ro; echo ' 1,2' >/run/ro/file; mount -o remount,ro /run/ro");
             assert!(!t.accepts("[door]\none_time_sequences = /run/ro/file\n"));

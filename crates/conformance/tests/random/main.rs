@@ -199,7 +199,7 @@ fn check_programs(pair: &mut Pair, seed: u64, scene: &Scene, expected: &Expected
         if difference.is_none() {
             return;
         }
-        println!("seed {seed} does not come out right; once more");
+        println!("seed {seed} does not come out right");
     }
     let source = difference.expect("a difference");
     let story = shrink(pair, scene, of_source(&scene.packets, source));

@@ -43,7 +43,11 @@ const OPTION_DIRECTIVES: [Directive<Options>; 12] = [
     }),
     Directive::new("LogFile", |options, value| options.log_file = value.name()),
     Directive::new("PidFile", |options, value| options.pid_file = value.name()),
-    Directive::new("Interface", |options, value| options.interface = value.name()),
+    Directive::new("Interface", |options, value| {
+        // As in 0.8, and unlike everywhere else, the first one counts.
+        let name = value.name();
+        options.interface = options.interface.take().or(name);
+    }),
     Directive::new("WaitInterface", |options, value| {
         options.wait_interface = true;
         value.ignore();
@@ -264,8 +268,9 @@ fn apply<S>(
         if let Some(earlier) =
             given.iter().find(|&&earlier| earlier == name || is_secret(earlier) && is_secret(name))
         {
-            let message = format!("`{earlier}` is given before in this section");
-            value.report.warning(key.span.clone(), &message, "once; the last one counts", None);
+            let message = format!("`{earlier}` is already given in this section");
+            let which = if name == "Interface" { "first" } else { "last" };
+            value.report.warning(key.span.clone(), &message, &format!("once; the {which} one counts"), None);
         }
         given.push(name);
         if value.text.is_none() && !["UseSyslog", "WaitInterface"].contains(&name) {
@@ -617,9 +622,9 @@ command = y
         assert_eq!(
             messages,
             [
-                "3:1: warning: `Sequence` is given before in this section: once; the last one counts",
-                "5:1: warning: `Seq_Timeout` is given before in this section: once; the last one counts",
-                "7:1: warning: `Start_Command` is given before in this section: once; the last one counts",
+                "3:1: warning: `Sequence` is already given in this section: once; the last one counts",
+                "5:1: warning: `Seq_Timeout` is already given in this section: once; the last one counts",
+                "7:1: warning: `Start_Command` is already given in this section: once; the last one counts",
             ]
         );
         assert_eq!(spans, ["Sequence", "seq_timeout", "command"]);
@@ -751,7 +756,7 @@ sequence = 7000:sctp
             ("9:5: error: this section header is not complete: `]` at the end of the line", ""),
             ("12:17: error: \"70000\" does not belong here: a port number from 0 to 65535", "70000"),
             (
-                "13:1: warning: `Sequence` is given before in this section: once; the last one counts",
+                "13:1: warning: `Sequence` is already given in this section: once; the last one counts",
                 "one_time_sequences",
             ),
             ("13:21: error: this value is empty: the path of a file", ""),
