@@ -177,3 +177,22 @@ fn the_default_configuration_has_no_door_until_somebody_writes_a_sequence() {
     let Parsed { config, warnings } = parsed("packaging/knockd.conf", &chosen);
     assert_eq!((config.doors.len(), warnings), (1, Vec::new()));
 }
+
+#[test]
+fn the_threat_model_names_tests_that_exist() {
+    let page = read("docs/threat-model.md");
+    let quoted = page.split('`').skip(1).step_by(2);
+    let named: BTreeSet<_> = quoted.filter(|word| word.matches('_').count() > 3).collect();
+    assert!(named.len() > 15, "{named:?}");
+    let mut sources = String::new();
+    for krate in ["knockd-core", "knockd-capture", "knockd-cli"] {
+        for folder in ["src", "src/config", "tests"] {
+            let path = root().join("crates").join(krate).join(folder);
+            for file in fs::read_dir(path).into_iter().flatten().flatten() {
+                sources += &fs::read_to_string(file.path()).unwrap_or_default();
+            }
+        }
+    }
+    let missing: Vec<_> = named.iter().filter(|name| !sources.contains(&format!("fn {name}("))).collect();
+    assert_eq!(missing, [&""; 0]);
+}
