@@ -104,6 +104,16 @@ const RULES: &[Rule] = &[
         assert_eq!(t.opened_by("7000 8000 9000<10.9.0.3"), "");
     }),
     Rule::differs(
+        "a_sequence_that_overlaps_itself",
+        "After a failed beginning, the next hit of the first port begins a sequence such as 1,2,1,3 anew.",
+        "A beginning that is still alive here, since a repeat or a new start did not end it, may use that hit; then it takes \
+         a second try.",
+        |t| {
+            t.start("[door]\nsequence = 1,2,1,3");
+            assert_eq!(t.opened_by("1 2 2 1 2 1 3"), t.pick("", "door"));
+        },
+    ),
+    Rule::differs(
         "the_oldest_attempt_of_all",
         "When the oldest attempt of all ends, all other sources lose theirs.",
         "Attempts are independent of each other.",
