@@ -9,15 +9,16 @@ mod filter;
 mod link;
 mod masters;
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd};
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 
 use knockd_core::Packet;
 use nix::errno::Errno;
-use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
+use nix::sys::socket::sockopt::{RcvBufForce, RxqOvfl};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt};
 use pnet::datalink::{self, DataLinkReceiver};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{RecvFlags, netdevice, recv};
+use rustix::net::netdevice;
 use socket2::{Domain, Socket, Type};
 
 pub use decode::{Ignored, decode};
@@ -65,6 +66,8 @@ impl PacketSocket {
             .map_err(io::Error::from)
             .or_else(|_| socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES))
             .map_err(failed)?;
+        // The count of packets that did not fit comes with those that did (socket(7)).
+        setsockopt(&socket, RxqOvfl, &1).map_err(io::Error::from).map_err(failed)?;
         let config = datalink::Config {
             // pnet closes this descriptor, when it fails and when the channel is dropped.
             socket_fd: Some(socket.try_clone().map_err(failed)?.into_raw_fd()),
@@ -109,8 +112,20 @@ pub struct Capture<S> {
 impl<S: AsFd + Send> Capture<S> {
     /// Takes a [`PacketSocket`] or a descriptor of one, and name and number of the interface that it was opened for.
     pub fn new(socket: S, name: &str, index: u32) -> Self {
-        let receiver = Receiver { socket, buffer: Box::new([0; PACKET_BYTES]), is_drained: false };
+        let receiver = Receiver {
+            socket,
+            buffer: Box::new([0; PACKET_BYTES]),
+            is_drained: false,
+            control: nix::cmsg_space!(u32),
+            dropped: 0,
+        };
         Self { receiver, name: name.to_owned(), index }
+    }
+
+    /// How many packets the kernel has dropped since the socket was opened because nobody read them in time, as far as the
+    /// packets read so far tell; the count starts over after 4294967295.
+    pub const fn dropped(&self) -> u32 {
+        self.receiver.dropped
     }
 
     /// Returns the next packet; when none is left, says so, and waits for one when it is called again.
@@ -155,6 +170,10 @@ struct Receiver<S> {
     buffer: Box<[u8; PACKET_BYTES]>,
     /// Whether the last call found nothing, so that the next one is to wait.
     is_drained: bool,
+    /// Room for the count of dropped packets.
+    control: Vec<u8>,
+    /// How many packets the socket had dropped when the last packet came.
+    dropped: u32,
 }
 
 impl<S: AsFd + Send> DataLinkReceiver for Receiver<S> {
@@ -166,9 +185,17 @@ impl<S: AsFd + Send> DataLinkReceiver for Receiver<S> {
         {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        let received = recv(&self.socket, self.buffer.as_mut_slice(), RecvFlags::DONTWAIT);
+        let mut buffer = [IoSliceMut::new(self.buffer.as_mut_slice())];
+        let socket = self.socket.as_fd().as_raw_fd();
+        let received = recvmsg::<()>(socket, &mut buffer, Some(&mut self.control), MsgFlags::MSG_DONTWAIT);
         self.is_drained = received.is_err();
-        let (length, _) = received?;
+        let received = received?;
+        for message in received.cmsgs()? {
+            if let ControlMessageOwned::RxqOvfl(count) = message {
+                self.dropped = count;
+            }
+        }
+        let length = received.bytes;
         self.buffer.get(..length).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 }

@@ -48,8 +48,15 @@ fn decode(name: &str, index: u32) -> io::Result<()> {
     // Should the daemon have ended before the sandbox asked to be killed then, this fails: nobody else has the pipe.
     report.add(&Record::Ready(kept))?;
     report.send()?;
+    let mut dropped = 0;
     loop {
-        match capture.next_packet() {
+        let next = capture.next_packet();
+        // Once a batch at most.
+        if report.bytes.is_empty() && capture.dropped() != dropped {
+            dropped = capture.dropped();
+            report.add(&Record::Dropped(dropped))?;
+        }
+        match next {
             Ok(Some(packet)) => report.add(&Record::Packet(packet))?,
             // The next call waits.
             Ok(None) => report.send()?,

@@ -16,7 +16,7 @@ use crate::args::Args;
 use crate::clock::Clock;
 use crate::doors::Doors;
 use crate::ears::{Ears, Sockets, Wanted};
-use crate::flood::Flood;
+use crate::flood::{Flood, Losses};
 use crate::guard::Guard;
 use crate::listener::Heard;
 use crate::logging::{Destinations, Line, Log};
@@ -77,6 +77,7 @@ pub(crate) struct Engine {
     doors: Doors,
     log: Log,
     flood: Flood,
+    losses: Losses,
     watchdog: Watchdog,
     ears: Ears,
     /// A message whenever an interface has changed.
@@ -94,8 +95,22 @@ impl Engine {
         let doors = Doors::start(state, clock, &log)?;
         let ears = Ears::start(sockets)?;
         let links = watch(links)?;
-        let (flood, watchdog) = (Flood::default(), Watchdog::new(clock.now()));
-        Ok(Self { args, directory, setup, matcher, guard, doors, log, flood, watchdog, ears, links, clock })
+        let (flood, losses, watchdog) = (Flood::default(), Losses::default(), Watchdog::new(clock.now()));
+        Ok(Self {
+            args,
+            directory,
+            setup,
+            matcher,
+            guard,
+            doors,
+            log,
+            flood,
+            losses,
+            watchdog,
+            ears,
+            links,
+            clock,
+        })
     }
 
     pub(crate) fn log(&self, line: &Line) {
@@ -112,6 +127,7 @@ impl Engine {
             select! {
                 recv(self.ears.heard) -> heard => match heard {
                     Ok(Heard::Packets(packets)) => packets.iter().for_each(|packet| self.handle_packet(packet)),
+                    Ok(Heard::Dropped(count)) => self.losses.add(count, self.clock.now()),
                     Ok(Heard::Line(line)) => self.log(&line),
                     // The ears hold a sender themselves.
                     Err(_) => {}
@@ -194,6 +210,12 @@ impl Engine {
                 "{count} lines about stages, sequence timeouts and scanners were left out, there are too many of them"
             );
             self.log(&Line::notice(text));
+        }
+        if let Some(count) = self.losses.handle_timeout(now) {
+            let text = format!(
+                "{count} packets came faster than they could be read and were lost, perhaps knocks among them"
+            );
+            self.log(&Line::warning(text));
         }
         self.watchdog.handle_timeout(now);
     }
@@ -324,6 +346,7 @@ impl Engine {
             self.matcher.poll_timeout(),
             self.doors.poll_timeout(),
             self.flood.poll_timeout(),
+            self.losses.poll_timeout(),
             self.guard.poll_timeout(),
             self.watchdog.poll_timeout(),
         ];

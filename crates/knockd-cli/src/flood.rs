@@ -58,6 +58,35 @@ impl Flood {
     }
 }
 
+/// Packets that were lost, told every [`Losses::PAUSE`] at most.
+#[derive(Debug, Default)]
+pub(crate) struct Losses {
+    count: u64,
+    due: Option<Timestamp>,
+}
+
+impl Losses {
+    const PAUSE: Duration = Duration::from_secs(10);
+
+    /// Counts packets that the kernel had to drop.
+    pub(crate) fn add(&mut self, count: u32, now: Timestamp) {
+        self.count += u64::from(count);
+        self.due.get_or_insert(now.after(Self::PAUSE));
+    }
+
+    /// Returns how many were lost since the last time, when it is time to tell.
+    pub(crate) fn handle_timeout(&mut self, now: Timestamp) -> Option<u64> {
+        self.due.filter(|due| *due <= now)?;
+        self.due = None;
+        Some(std::mem::take(&mut self.count))
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called; `None` while nothing was lost.
+    pub(crate) const fn poll_timeout(&self) -> Option<Timestamp> {
+        self.due
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -100,5 +129,16 @@ mod tests {
         assert!(flood.admits(source(1), at(0)));
         assert_eq!((flood.poll_timeout(), flood.handle_timeout(at(5000))), (None, None));
         assert_eq!(flood.written, 0);
+    }
+
+    #[test]
+    fn every_lost_packet_is_told_once_ten_seconds_after_the_first() {
+        let mut losses = Losses::default();
+        assert_eq!((losses.poll_timeout(), losses.handle_timeout(at(0))), (None, None));
+        losses.add(5, at(0));
+        losses.add(7, at(9_000));
+        assert_eq!((losses.poll_timeout(), losses.handle_timeout(at(9_999))), (Some(at(10_000)), None));
+        assert_eq!(losses.handle_timeout(at(10_000)), Some(12));
+        assert_eq!((losses.poll_timeout(), losses.handle_timeout(at(30_000))), (None, None));
     }
 }

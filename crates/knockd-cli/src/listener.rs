@@ -1,5 +1,6 @@
 //! The thread that waits for packets of one interface: it keeps a decoder process and checks what that says.
 
+use std::cell::Cell;
 use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -33,6 +34,8 @@ const BATCH: usize = 256;
 pub(crate) enum Heard {
     /// Packets came, in this order.
     Packets(Vec<Packet>),
+    /// The kernel has dropped so many more packets, because they were not read in time.
+    Dropped(u32),
     /// Something that should be logged.
     Line(Line),
 }
@@ -58,7 +61,7 @@ impl Listener {
     ) -> anyhow::Result<Self> {
         let socket = Arc::new(socket);
         let (unwanted, wanted) = io::pipe().context("cannot start the listener thread")?;
-        let reporter = Reporter { interface: interface.name.clone(), heard };
+        let reporter = Reporter { interface: interface.name.clone(), heard, dropped: Cell::new(0) };
         let job = Job { socket: Arc::clone(&socket), index: interface.index, unwanted, reporter };
         thread::Builder::new()
             .name("listener".to_owned())
@@ -157,6 +160,8 @@ impl Job {
 struct Reporter {
     interface: String,
     heard: Sender<Heard>,
+    /// The last count of dropped packets.
+    dropped: Cell<u32>,
 }
 
 impl Reporter {
@@ -183,6 +188,10 @@ impl Reporter {
                     result = Err(End::Failed(format!("cannot read packets: {error}")));
                 }
                 Record::Ready(kept) => self.tell_what_is_kept(kept)?,
+                // The socket counts on when another decoder reads it.
+                Record::Dropped(count) => {
+                    self.say(Heard::Dropped(count.wrapping_sub(self.dropped.replace(count))))?;
+                }
             }
         }
         if !packets.is_empty() {
@@ -288,7 +297,7 @@ mod tests {
 
     fn reporter() -> (Reporter, Receiver<Heard>) {
         let (sender, heard) = crossbeam_channel::unbounded();
-        (Reporter { interface: "eth0".to_owned(), heard: sender }, heard)
+        (Reporter { interface: "eth0".to_owned(), heard: sender, dropped: Cell::new(0) }, heard)
     }
 
     fn packet(port: u16) -> Packet {

@@ -17,7 +17,7 @@ use knockd_core::{Hit, Packet, TcpFlags};
 /// | 3 | TCP flags, the upper two bits 0; 0 for UDP | 0 |
 /// | 4–5 | destination port, big-endian | 0 |
 /// | 6–7 | 0 | 0 |
-/// | 8–23 | source; an IPv4 address first, then 0 | failed: error number; ready: those of [`Kept`]; two bytes each, big-endian, then 0 |
+/// | 8–23 | source; an IPv4 address first, then 0 | failed: error number; ready: those of [`Kept`]; dropped: the count's upper and lower half; two bytes each, big-endian, then 0 |
 /// | 24–39 | destination, likewise | 0 |
 pub type Bytes = [u8; SIZE];
 
@@ -29,6 +29,7 @@ const LINK_DOWN: u8 = 2;
 const INTERFACE_GONE: u8 = 3;
 const FAILED: u8 = 4;
 const READY: u8 = 5;
+const DROPPED: u8 = 6;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -46,6 +47,8 @@ pub enum Record {
     Failed(u16),
     /// It begins to read, and has kept this.
     Ready(Kept),
+    /// The kernel has dropped so many packets since the socket was opened.
+    Dropped(u32),
 }
 
 /// What the decoder would rather have given up: for each thing the error number that says why not, 0 when it did.
@@ -77,6 +80,10 @@ impl Record {
             Self::Ready(Kept { user, capabilities, files, calls }) => {
                 numbers_to_bytes(READY, [*user, *capabilities, *files, *calls])
             }
+            Self::Dropped(count) => {
+                let [a, b, c, d] = count.to_be_bytes();
+                numbers_to_bytes(DROPPED, [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]), 0, 0])
+            }
         }
     }
 
@@ -97,6 +104,10 @@ impl Record {
             READY => {
                 let [user, capabilities, files, calls] = numbers_from_bytes(bytes)?;
                 Self::Ready(Kept { user, capabilities, files, calls })
+            }
+            DROPPED => {
+                let [high, low, ..] = numbers_from_bytes(bytes)?;
+                Self::Dropped(u32::from(high) << 16 | u32::from(low))
             }
             _ => return Err(Malformed),
         };
@@ -219,6 +230,7 @@ mod tests {
             Just(Record::LinkDown),
             Just(Record::InterfaceGone),
             any::<u16>().prop_map(Record::Failed),
+            any::<u32>().prop_map(Record::Dropped),
             any::<[u16; 4]>().prop_map(|[user, capabilities, files, calls]| Record::Ready(Kept {
                 user,
                 capabilities,

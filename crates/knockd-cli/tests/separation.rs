@@ -191,6 +191,23 @@ fn a_decoder_that_was_stopped_goes_on() {
 }
 
 #[test]
+fn packets_that_are_lost_are_counted_and_told() {
+    let net = Net::new().unwrap();
+    let mut knockd = Knockd::start(&net, DOOR);
+    let (_, decoder) = processes(&knockd);
+    signal(decoder, Signal::SIGSTOP);
+    wait_until("the stop", || status(decoder, "State").starts_with('T'));
+    // Far more than the socket's buffer holds.
+    hit(&net, 9, &vec![1; 60_000]);
+    signal(decoder, Signal::SIGCONT);
+    // The count comes with the next packet that is not lost.
+    hit(&net, 9, &[1]);
+    let told = knockd.wait_for("packets came faster than they could be read").text;
+    let lost: u32 = told.split(' ').next().unwrap().parse().unwrap();
+    assert!((1..60_000).contains(&lost), "{told}");
+}
+
+#[test]
 fn after_many_reloads_there_is_one_decoder_and_no_zombie() {
     let net = Net::new().unwrap();
     let on = |interface: &str| format!("[options]\ninterface = {interface}\nlogfile = /run/log\n{DOOR}");
