@@ -1,7 +1,9 @@
 //! The table of attempts under way: found by source, ordered by age and by progress, bounded.
 //!
 //! A stranger can make it grow, one attempt a packet, so every operation takes constant time, and a full table makes room
-//! by dropping the least advanced attempt, of those the one that has stood at its stage longest.
+//! by dropping the least advanced attempt, of those the one that has stood at its stage longest. Whoever has a network of
+//! IPv6 has 2^64 addresses or more, so of the attempts at their first stage from one /64 no more than [`PER_NETWORK`] are kept;
+//! the oldest of them makes room.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -12,6 +14,9 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry::{Occupied, Vacant};
 
 use crate::time::Timestamp;
+
+/// How many attempts at their first stage one IPv6 network of 64 bits may have.
+const PER_NETWORK: u32 = 1024;
 
 /// Attempts of one source are found together when their doors watch the same destination.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -55,6 +60,8 @@ pub(crate) struct Attempts {
     len: usize,
     /// The newest attempt of each (source, class).
     chains: HashTable<Slot>,
+    /// The IPv6 networks that have attempts at their first stage.
+    networks: HashTable<Network>,
     hasher: RandomState,
     queues: Vec<Queue>,
     stages: Vec<List>,
@@ -68,7 +75,7 @@ struct Queue {
     list: List,
 }
 
-/// 64 bytes, so that the largest table of the default limit takes 16 MiB.
+/// 72 bytes, so that the largest table of the default limit takes 18 MiB, and with its indexes 28 at most.
 #[derive(Debug)]
 struct Entry {
     attempt: Attempt,
@@ -76,6 +83,16 @@ struct Entry {
     in_chain: Links,
     in_queue: Links,
     in_stage: Links,
+    /// Among the attempts at their first stage of the same IPv6 network, the oldest first.
+    in_network: Links,
+}
+
+/// An IPv6 network of 64 bits; which one, its attempts tell.
+#[derive(Debug)]
+struct Network {
+    first: Slot,
+    last: Slot,
+    count: u32,
 }
 
 #[derive(Clone, Copy, Default, Debug)]
@@ -97,6 +114,7 @@ enum Order {
     Chain,
     Queue(QueueId),
     Stage(u8),
+    Network,
 }
 
 impl Attempts {
@@ -109,6 +127,7 @@ impl Attempts {
             free: None,
             len: 0,
             chains: HashTable::new(),
+            networks: HashTable::new(),
             hasher: RandomState::new(),
             queues: queues.collect(),
             stages: vec![List::default(); crate::Sequence::MAX_STEPS + 1],
@@ -183,14 +202,19 @@ impl Attempts {
 
     /// Adds an attempt behind all others of its queue and its stage; returns the one that had to make room for it.
     pub(crate) fn insert(&mut self, attempt: Attempt) -> Option<Attempt> {
-        let evicted = if self.len < self.limit { None } else { self.evict() };
-        let unlinked = Links::default();
-        let entry = Entry { attempt, in_chain: unlinked, in_queue: unlinked, in_stage: unlinked };
+        let evicted = match self.crowded(&attempt) {
+            Some(oldest) => self.remove(oldest),
+            None if self.len < self.limit => None,
+            None => self.evict(),
+        };
+        let none = Links::default();
+        let entry = Entry { attempt, in_chain: none, in_queue: none, in_stage: none, in_network: none };
         let slot = self.place(entry);
         self.len += 1;
         self.chain(slot);
         self.push(slot, Order::Queue(attempt.queue));
         self.push(slot, Order::Stage(attempt.stage));
+        self.join_network(slot);
         let lasts = self.queues.get(attempt.queue.0 as usize).map(|queue| queue.lasts).unwrap_or_default();
         let end = attempt.begun.after(lasts);
         self.next_end = Some(self.next_end.map_or(end, |next| next.min(end)));
@@ -201,6 +225,7 @@ impl Attempts {
         let attempt = *self.get(slot)?;
         self.unlink(slot, Order::Queue(attempt.queue));
         self.unlink(slot, Order::Stage(attempt.stage));
+        self.leave_network(slot);
         self.unchain(slot);
         let next = self.free.replace(slot);
         if let Some(links) = self.links(slot, Order::Chain) {
@@ -214,6 +239,7 @@ impl Attempts {
     pub(crate) fn advance(&mut self, slot: Slot) {
         let Some(attempt) = self.get(slot).copied() else { return };
         self.unlink(slot, Order::Stage(attempt.stage));
+        self.leave_network(slot);
         let stage = attempt.stage + 1;
         if let Some(entry) = self.entries.get_mut(slot.index()) {
             entry.attempt.stage = stage;
@@ -228,6 +254,8 @@ impl Attempts {
             self.unlink(slot, order);
             self.push(slot, order);
         }
+        self.leave_network(slot);
+        self.join_network(slot);
         if let Some(entry) = self.entries.get_mut(slot.index()) {
             entry.attempt.begun = now;
         }
@@ -305,10 +333,76 @@ impl Attempts {
         }
     }
 
+    /// The oldest attempt that has to make room because there are too many of its network.
+    fn crowded(&self, attempt: &Attempt) -> Option<Slot> {
+        let prefix = network_of(attempt)?;
+        let network =
+            self.networks.find(self.hasher.hash_one(prefix), |network| self.is_in(network.first, prefix))?;
+        (network.count >= PER_NETWORK).then_some(network.first)
+    }
+
+    fn is_in(&self, slot: Slot, prefix: u64) -> bool {
+        self.get(slot).and_then(network_of) == Some(prefix)
+    }
+
+    fn join_network(&mut self, slot: Slot) {
+        let Some(prefix) = self.get(slot).and_then(network_of) else { return };
+        let Self { networks, entries, hasher, .. } = &mut *self;
+        let prefix_of = |network: &Network| {
+            entries.get(network.first.index()).and_then(|entry| network_of(&entry.attempt))
+        };
+        let place = networks.entry(
+            hasher.hash_one(prefix),
+            |network| prefix_of(network) == Some(prefix),
+            |network| prefix_of(network).map_or(0, |prefix| hasher.hash_one(prefix)),
+        );
+        let previous = match place {
+            Vacant(vacant) => {
+                vacant.insert(Network { first: slot, last: slot, count: 1 });
+                None
+            }
+            Occupied(mut network) => {
+                let network = network.get_mut();
+                network.count += 1;
+                Some(std::mem::replace(&mut network.last, slot))
+            }
+        };
+        if let Some(links) = previous.and_then(|previous| self.links(previous, Order::Network)) {
+            links.next = Some(slot);
+        }
+        if let Some(links) = self.links(slot, Order::Network) {
+            *links = Links { previous, next: None };
+        }
+    }
+
+    fn leave_network(&mut self, slot: Slot) {
+        let Some(prefix) = self.get(slot).and_then(network_of) else { return };
+        let Some(&mut Links { previous, next }) = self.links(slot, Order::Network) else { return };
+        if let Some(links) = previous.and_then(|previous| self.links(previous, Order::Network)) {
+            links.next = next;
+        }
+        if let Some(links) = next.and_then(|next| self.links(next, Order::Network)) {
+            links.previous = previous;
+        }
+        let entries = &self.entries;
+        let is_it = |network: &Network| {
+            entries.get(network.first.index()).and_then(|entry| network_of(&entry.attempt)) == Some(prefix)
+        };
+        let Ok(mut place) = self.networks.find_entry(self.hasher.hash_one(prefix), is_it) else { return };
+        let network = place.get_mut();
+        network.count -= 1;
+        match (previous, next) {
+            (None, None) => drop(place.remove()),
+            (None, Some(next)) => network.first = next,
+            (Some(previous), None) => network.last = previous,
+            (Some(_), Some(_)) => {}
+        }
+    }
+
     fn list(&mut self, order: Order) -> Option<&mut List> {
         match order {
-            // The heads of the chains stand in the hash table.
-            Order::Chain => None,
+            // Their ends stand in the hash tables.
+            Order::Chain | Order::Network => None,
             Order::Queue(queue) => self.queues.get_mut(queue.0 as usize).map(|queue| &mut queue.list),
             Order::Stage(stage) => self.stages.get_mut(usize::from(stage)),
         }
@@ -320,6 +414,7 @@ impl Attempts {
             Order::Chain => &mut entry.in_chain,
             Order::Queue(_) => &mut entry.in_queue,
             Order::Stage(_) => &mut entry.in_stage,
+            Order::Network => &mut entry.in_network,
         })
     }
 
@@ -350,6 +445,14 @@ impl Attempts {
     }
 }
 
+/// The IPv6 network that an attempt counts for; none at later stages.
+fn network_of(attempt: &Attempt) -> Option<u64> {
+    match attempt.source {
+        IpAddr::V6(source) if attempt.stage <= 1 => u64::try_from(source.to_bits() >> 64).ok(),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -373,8 +476,8 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_takes_64_bytes() {
-        assert_eq!(size_of::<Entry>(), 64);
+    fn an_entry_takes_72_bytes_and_a_network_12() {
+        assert_eq!((size_of::<Entry>(), size_of::<Network>()), (72, 12));
     }
 
     #[test]
@@ -423,5 +526,47 @@ mod tests {
             }
         }
         assert_eq!((table.len(), table.entries.len()), (4, 5));
+    }
+
+    fn in_network(network: u16, host: u128, stage: u8) -> Attempt {
+        let source = std::net::Ipv6Addr::from_bits(u128::from(network) << 64 | host).into();
+        Attempt { source, ..attempt(0, 0, stage) }
+    }
+
+    #[test]
+    fn a_crowded_ipv6_network_makes_room_for_itself_and_nobody_else_does() {
+        let mut table = table(10_000);
+        let limit = u128::from(PER_NETWORK);
+        table.insert(in_network(2, 0, 1));
+        table.insert(attempt(1, 0, 1));
+        for host in 0..limit {
+            assert_eq!(table.insert(in_network(1, host, 1)), None);
+        }
+        let slot_of = |table: &Attempts, host| {
+            table.first_of_source(in_network(1, host, 1).source, ClassId(0)).unwrap()
+        };
+        // One moves on and no longer counts, one begins anew and is the youngest.
+        table.advance(slot_of(&table, 0));
+        table.restart_clock(slot_of(&table, 1), Timestamp::ZERO);
+        assert_eq!(table.insert(in_network(1, limit, 1)), None);
+        for host in 2..limit {
+            assert_eq!(table.insert(in_network(1, limit + host, 1)), Some(in_network(1, host, 1)));
+        }
+        assert_eq!(table.insert(in_network(1, 9 * limit, 1)), Some(in_network(1, 1, 1)));
+        assert_eq!(table.len(), 2 + 1 + PER_NETWORK as usize);
+        assert_eq!(table.iter().count(), table.len());
+    }
+
+    #[test]
+    fn a_network_without_attempts_is_forgotten() {
+        let mut table = table(100);
+        for round in 0..3 {
+            for host in 0..5 {
+                table.insert(in_network(host, u128::from(host), 1));
+            }
+            assert_eq!(table.networks.len(), 5, "round {round}");
+            table.remove_where(|_| true);
+            assert_eq!((table.networks.len(), table.len()), (0, 0));
+        }
     }
 }
