@@ -196,3 +196,19 @@ fn debug_messages_are_on_stdout_and_the_status_lines_only_with_v() {
     );
     assert!(!lines.iter().any(|line| line.text.contains("OPEN SESAME")));
 }
+
+#[test]
+fn a_terminal_that_has_gone_away_does_no_harm() {
+    let config =
+        "[options]\nlogfile = /run/log\nUseSyslog\n[door]\nsequence = 1\ncommand = echo open >/run/opened\n";
+    for outputs in ["2>&1 | true", ">&- 2>&-"] {
+        let net = Net::new().unwrap();
+        net.server.write_file(CONFIG, config).unwrap();
+        let line = format!("{KNOCKD} -c {CONFIG} -v -D {outputs}");
+        let _shell = net.server.spawn(&["sh", "-c", &line]).unwrap();
+        wait_for_file(&net.server, "/run/log", "starting up, listening on eth0");
+        hit(&net, 2, &[1]);
+        wait_for_file(&net.server, "/run/log", "10.9.0.2: door: OPEN SESAME");
+        wait_for_file(&net.server, "/run/opened", "open");
+    }
+}

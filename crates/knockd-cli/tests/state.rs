@@ -110,3 +110,29 @@ fn what_is_stored_is_for_its_owner_only() {
     });
     assert_eq!(sh(&net.server, "stat -c %a /run/state"), "700\n");
 }
+
+#[test]
+fn on_a_full_disk_doors_open_and_close_all_the_same_and_it_is_told() {
+    let net = Net::new().unwrap();
+    sh(
+        &net.server,
+        "mkdir -m 700 /var/lib/knockd
+         mount -t tmpfs -o size=4k,mode=700 tmpfs /var/lib/knockd
+         mkdir /run/disk
+         mount -t tmpfs -o size=4k tmpfs /run/disk
+         for disk in /var/lib/knockd /run/disk; do head -c 4096 /dev/zero >$disk/full; done",
+    );
+    let options = "logfile = /run/disk/log";
+    let mut knockd = Knockd::start(&net, &config(options, 1, "echo closed for %IP%"));
+    hit(&net, 2, &[1]);
+    knockd.wait_for("open doors cannot be remembered in /var/lib/knockd: No space left on device");
+    knockd.wait_for("open for 10.9.0.2");
+    knockd.wait_for("closed for 10.9.0.2");
+    // Once there is room again, doors are remembered again.
+    sh(&net.server, "rm /var/lib/knockd/full");
+    hit(&net, 3, &[1]);
+    knockd.wait_for("open for 10.9.0.3");
+    assert_eq!(sh(&net.server, "ls /var/lib/knockd | grep -c lease").trim(), "1");
+    knockd.wait_for("closed for 10.9.0.3");
+    knockd.stop();
+}
