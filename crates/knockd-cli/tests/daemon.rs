@@ -1,9 +1,12 @@
-//! `-d`: in the background, with a pid file.
-#![allow(clippy::unwrap_used, reason = "tests")]
+//! As a service: in the background with a pid file, or under a service manager that is told what goes on.
+#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "tests")]
 
 mod common;
 
-use common::{CONFIG, KNOCKD, hit, sh, wait_for_file, wait_until};
+use std::os::unix::net::UnixDatagram;
+
+use common::{CONFIG, KNOCKD, Knockd, SOON, hit, sh, wait_for_file, wait_until};
+use nix::sys::signal::Signal;
 use testbed::Net;
 
 /// Starts `knockd -d` on the server with this configuration, in this directory; returns once it listens.
@@ -106,6 +109,38 @@ fn relative_paths_mean_the_directory_it_was_started_in() {
 #[test]
 fn without_d_there_is_no_pid_file() {
     let net = Net::new().unwrap();
-    let _knockd = common::Knockd::start_with(&net, "[door]\nsequence = 1\n", &["-v", "-p", "/run/pid"]);
+    let _knockd = Knockd::start_with(&net, "[door]\nsequence = 1\n", &["-v", "-p", "/run/pid"]);
     assert!(!exists(&net, "/run/pid") && !exists(&net, "/run/knockd.pid"));
+}
+
+#[test]
+fn a_service_manager_is_told_what_goes_on_and_that_the_loop_is_alive() {
+    let net = Net::new().unwrap();
+    net.server.write_file(CONFIG, "[door]\nsequence = 1\n").unwrap();
+    // The hosts see the machine's files outside of their private directories.
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(SOON)).unwrap();
+    let wait_for = |expected: &str| {
+        let mut buffer = [0; 512];
+        loop {
+            let length = manager.recv(&mut buffer).unwrap_or_else(|error| panic!("{expected}: {error}"));
+            let message = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if message.contains(expected) {
+                return message;
+            }
+        }
+    };
+    let mut command = net.server.command(KNOCKD);
+    command.args(["-c", CONFIG, "-v"]).env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "1000000");
+    let mut knockd = Knockd::run(&mut command);
+    assert!(wait_for("READY=1").contains("STATUS=Listening on eth0; doors: 1"));
+    wait_for("WATCHDOG=1");
+    wait_for("WATCHDOG=1");
+    knockd.signal(Signal::SIGHUP);
+    assert!(wait_for("RELOADING=1").contains("MONOTONIC_USEC="));
+    wait_for("READY=1");
+    knockd.stop();
+    wait_for("STOPPING=1");
 }

@@ -448,6 +448,7 @@ fn visible_flags(step: Step, rule: FlagRule) -> u64 {
 mod tests {
     use super::EventKind::{Evicted, Opened, Spoiled, Stage, TimedOut};
     use super::*;
+    use crate::config::Options;
 
     const SYN: TcpFlags = TcpFlags::SYN;
     const ACK: TcpFlags = TcpFlags::ACK;
@@ -1063,5 +1064,20 @@ mod tests {
         assert_eq!(knock(&mut matcher, &[1]), []);
         matcher.set_doors(&[door("wake", "1")], limit(1000));
         assert_eq!(knock(&mut matcher, &[1]), [(0, Stage(1)), (0, Opened)]);
+    }
+
+    #[test]
+    fn a_million_spoofed_first_steps_do_not_push_out_who_is_past_the_first() {
+        let mut matcher = Matcher::new(&[door("a", "1,2,3")], Options::DEFAULT_MAX_ATTEMPTS);
+        matcher.set_addresses([address("192.0.2.1")]);
+        knock(&mut matcher, &[1, 2]);
+        for number in 0..1_000_000_u32 {
+            let source = std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).into();
+            matcher.handle_packet(&Packet { source, ..syn(1) }, Timestamp::ZERO);
+        }
+        assert!(matcher.attempts() <= 262_144);
+        let now = Timestamp::ZERO;
+        let events = matcher.handle_packet(&syn(3), now).to_vec();
+        assert!(events.contains(&event("203.0.113.1", 0, Opened)), "{events:?}");
     }
 }
