@@ -1,0 +1,147 @@
+//! How the attempts of a source and of a network are found.
+
+use std::hash::BuildHasher;
+use std::net::IpAddr;
+
+use hashbrown::hash_table::Entry::{Occupied, Vacant};
+
+use super::{Attempt, Attempts, ClassId, Links, Order, Slot};
+
+/// How many attempts at their first stage one IPv6 network of 64 bits may have.
+pub(super) const PER_NETWORK: u32 = 1024;
+
+/// An IPv6 network of 64 bits; which one, its attempts tell.
+#[derive(Debug)]
+pub(super) struct Network {
+    first: Slot,
+    last: Slot,
+    count: u32,
+}
+
+impl Attempts {
+    pub(super) fn hash(&self, source: IpAddr, class: ClassId) -> u64 {
+        self.hasher.hash_one((source, class))
+    }
+
+    pub(super) fn is_of(&self, slot: Slot, source: IpAddr, class: ClassId) -> bool {
+        self.get(slot).is_some_and(|attempt| attempt.source == source && attempt.class == class)
+    }
+
+    /// Puts an entry at the head of the chain of its source.
+    pub(super) fn chain(&mut self, slot: Slot) {
+        let Some(&Attempt { source, class, .. }) = self.get(slot) else { return };
+        let Self { chains, entries, hasher, .. } = &mut *self;
+        let key =
+            |slot: &Slot| entries.get(slot.index()).map(|entry| (entry.attempt.source, entry.attempt.class));
+        let head = chains.entry(
+            hasher.hash_one((source, class)),
+            |head| key(head) == Some((source, class)),
+            |head| key(head).map_or(0, |key| hasher.hash_one(key)),
+        );
+        let next = match head {
+            Vacant(vacant) => {
+                vacant.insert(slot);
+                None
+            }
+            Occupied(mut head) => Some(std::mem::replace(head.get_mut(), slot)),
+        };
+        if let Some(links) = next.and_then(|next| self.links(next, Order::Chain)) {
+            links.previous = Some(slot);
+        }
+        if let Some(links) = self.links(slot, Order::Chain) {
+            links.next = next;
+        }
+    }
+
+    pub(super) fn unchain(&mut self, slot: Slot) {
+        let Some(&Attempt { source, class, .. }) = self.get(slot) else { return };
+        let Some(&mut Links { previous, next }) = self.links(slot, Order::Chain) else { return };
+        if let Some(links) = next.and_then(|next| self.links(next, Order::Chain)) {
+            links.previous = previous;
+        }
+        if let Some(links) = previous.and_then(|previous| self.links(previous, Order::Chain)) {
+            links.next = next;
+        } else if let Ok(mut head) =
+            self.chains.find_entry(self.hasher.hash_one((source, class)), |&head| head == slot)
+        {
+            match next {
+                Some(next) => *head.get_mut() = next,
+                None => drop(head.remove()),
+            }
+        }
+    }
+
+    /// The oldest attempt that has to make room because there are too many of its network.
+    pub(super) fn crowded(&self, attempt: &Attempt) -> Option<Slot> {
+        let prefix = network_of(attempt)?;
+        let network =
+            self.networks.find(self.hasher.hash_one(prefix), |network| self.is_in(network.first, prefix))?;
+        (network.count >= PER_NETWORK).then_some(network.first)
+    }
+
+    fn is_in(&self, slot: Slot, prefix: u64) -> bool {
+        self.get(slot).and_then(network_of) == Some(prefix)
+    }
+
+    pub(super) fn join_network(&mut self, slot: Slot) {
+        let Some(prefix) = self.get(slot).and_then(network_of) else { return };
+        let Self { networks, entries, hasher, .. } = &mut *self;
+        let prefix_of = |network: &Network| {
+            entries.get(network.first.index()).and_then(|entry| network_of(&entry.attempt))
+        };
+        let place = networks.entry(
+            hasher.hash_one(prefix),
+            |network| prefix_of(network) == Some(prefix),
+            |network| prefix_of(network).map_or(0, |prefix| hasher.hash_one(prefix)),
+        );
+        let previous = match place {
+            Vacant(vacant) => {
+                vacant.insert(Network { first: slot, last: slot, count: 1 });
+                None
+            }
+            Occupied(mut network) => {
+                let network = network.get_mut();
+                network.count += 1;
+                Some(std::mem::replace(&mut network.last, slot))
+            }
+        };
+        if let Some(links) = previous.and_then(|previous| self.links(previous, Order::Network)) {
+            links.next = Some(slot);
+        }
+        if let Some(links) = self.links(slot, Order::Network) {
+            *links = Links { previous, next: None };
+        }
+    }
+
+    pub(super) fn leave_network(&mut self, slot: Slot) {
+        let Some(prefix) = self.get(slot).and_then(network_of) else { return };
+        let Some(&mut Links { previous, next }) = self.links(slot, Order::Network) else { return };
+        if let Some(links) = previous.and_then(|previous| self.links(previous, Order::Network)) {
+            links.next = next;
+        }
+        if let Some(links) = next.and_then(|next| self.links(next, Order::Network)) {
+            links.previous = previous;
+        }
+        let entries = &self.entries;
+        let is_it = |network: &Network| {
+            entries.get(network.first.index()).and_then(|entry| network_of(&entry.attempt)) == Some(prefix)
+        };
+        let Ok(mut place) = self.networks.find_entry(self.hasher.hash_one(prefix), is_it) else { return };
+        let network = place.get_mut();
+        network.count -= 1;
+        match (previous, next) {
+            (None, None) => drop(place.remove()),
+            (None, Some(next)) => network.first = next,
+            (Some(previous), None) => network.last = previous,
+            (Some(_), Some(_)) => {}
+        }
+    }
+}
+
+/// The IPv6 network that an attempt counts for; none at later stages.
+fn network_of(attempt: &Attempt) -> Option<u64> {
+    match attempt.source {
+        IpAddr::V6(source) if attempt.stage <= 1 => u64::try_from(source.to_bits() >> 64).ok(),
+        _ => None,
+    }
+}
