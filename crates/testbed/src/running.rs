@@ -153,11 +153,18 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         // Errors would mean that it has ended already.
-        if let Ok(None) = self.child.try_wait() {
-            let _ = self.signal(Signal::SIGKILL);
-            // nsenter, which stops with a program that is stopped, would not notice.
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+        let _ = self.signal(Signal::SIGKILL);
+        let nsenter = self.child.id().try_into().map(Pid::from_raw);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while let Ok(None) = self.child.try_wait() {
+            if Instant::now() >= deadline {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                return;
+            }
+            // nsenter, which ends with its program, stops itself with a program that is stopped.
+            let _ = nsenter.map(|nsenter| kill(nsenter, Signal::SIGCONT));
+            thread::sleep(Duration::from_millis(2));
         }
     }
 }
