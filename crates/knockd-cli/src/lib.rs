@@ -18,6 +18,7 @@ mod local_ports;
 mod logging;
 mod names;
 mod one_time_file;
+mod outlets;
 mod pid_file;
 #[doc(hidden)]
 pub mod record;

@@ -1,7 +1,7 @@
 //! The lines of knockd 0.8, in the log file, in the system log and on the terminal.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Stderr, Stdout, Write};
 use std::net::IpAddr;
 use std::path::Path;
 use std::thread::JoinHandle;
@@ -11,10 +11,10 @@ use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender};
 use jiff::Zoned;
 use knockd_core::{EventKind, Full, LeaseKey};
-use nix::syslog::{Facility, LogFlags, Priority, Severity, openlog, syslog};
 
 use crate::args::Args;
 use crate::names::Names;
+use crate::outlets::{Output, SystemLog};
 use crate::runner::Outcome;
 use crate::setup::Setup;
 
@@ -149,8 +149,10 @@ impl Line {
 /// Where lines go.
 #[derive(Debug)]
 pub(crate) struct Destinations {
+    stdout: Output<Stdout>,
+    stderr: Output<Stderr>,
     file: Option<File>,
-    syslog: bool,
+    system_log: Option<SystemLog>,
     verbose: bool,
 }
 
@@ -237,12 +239,13 @@ impl Destinations {
     /// Opens what the command line and the configuration ask for. A log file that cannot be opened is reported to the
     /// others and left out.
     pub(crate) fn open(args: &Args, setup: &Setup) -> Self {
-        let syslog = setup.options.use_syslog;
-        if syslog {
-            // It fails only for an ident with a NUL byte in it.
-            let _ = openlog(Some(c"knockd"), LogFlags::empty(), Facility::LOG_DAEMON);
-        }
-        let mut destinations = Self { file: None, syslog, verbose: args.verbose };
+        let mut destinations = Self {
+            stdout: Output::new(io::stdout()),
+            stderr: Output::new(io::stderr()),
+            file: None,
+            system_log: setup.options.use_syslog.then(SystemLog::default),
+            verbose: args.verbose,
+        };
         if let Some(path) = &setup.log_file {
             match OpenOptions::new().create(true).append(true).open(path) {
                 Ok(file) => destinations.file = Some(file),
@@ -267,9 +270,11 @@ impl Destinations {
             Terminal::VerboseAs(shown) => Some(shown),
             _ => text.as_ref(),
         };
-        match &line.terminal {
-            Terminal::Verbose | Terminal::VerboseAs(_) if self.verbose => print(&mut io::stdout(), shown),
-            Terminal::Stderr => print(&mut io::stderr(), shown),
+        match (&line.terminal, shown) {
+            (Terminal::Verbose | Terminal::VerboseAs(_), Some(shown)) if self.verbose => {
+                self.stdout.write_line(shown);
+            }
+            (Terminal::Stderr, Some(shown)) => self.stderr.write_line(shown),
             _ => {}
         }
         let Some(text) = text else { return };
@@ -277,17 +282,8 @@ impl Destinations {
             let entry = format!("[{}] {text}\n", time.strftime("%Y-%m-%d %H:%M"));
             let _ = (&mut &*file).write_all(entry.as_bytes());
         }
-        if self.syslog {
-            let priority = Priority::new(Severity::LOG_NOTICE, Facility::LOG_DAEMON);
-            let _ = syslog(priority, text.as_str());
+        if let Some(system_log) = &self.system_log {
+            system_log.write_line(time, &text);
         }
-    }
-}
-
-fn print(to: &mut impl Write, text: Option<&String>) {
-    if let Some(text) = text {
-        // One write, so that lines of several processes do not mix.
-        let _ = to.write_all(format!("{text}\n").as_bytes());
-        let _ = to.flush();
     }
 }
