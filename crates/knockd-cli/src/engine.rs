@@ -312,10 +312,13 @@ impl Engine {
     }
 
     fn log_filter(&self) {
-        if !self.ears.filters_are_exact() {
-            let text = "the doors use more ports than fit into the packet filter of the kernel, which lets some others \
-                        through; they are ignored here";
-            self.log(&Line::notice(text.to_owned()));
+        let surplus = self.ears.surplus();
+        if surplus > 0 {
+            let text = format!(
+                "the doors use more ports than fit into the packet filter of the kernel, which lets packets to {surplus} others \
+                 through; they are ignored here"
+            );
+            self.log(&Line::notice(text));
         }
     }
 
