@@ -1,17 +1,21 @@
 //! The `knockd` program.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
 use knockd_cli::args::{Args, Command, Format};
-use knockd_cli::{Exit, check, decoder};
+use knockd_cli::{Exit, check, decoder, replay};
 
 fn main() -> ExitCode {
     if std::env::args_os().next().is_some_and(|name| name == decoder::NAME) {
         return decoder::run();
     }
     let exit = run(Args::parse()).unwrap_or_else(|error| {
+        // Whoever reads the answer has read enough of it.
+        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+            return Exit::Succeeded;
+        }
         // Standard error may be closed; the exit status still tells.
         let _ = writeln!(anstream::stderr(), "knockd: {error:#}");
         Exit::Failed
@@ -24,5 +28,6 @@ fn run(mut args: Args) -> anyhow::Result<Exit> {
         None if args.test => check::run(&args.config, false, Format::Text),
         None => knockd_cli::run(args).map(|()| Exit::Succeeded),
         Some(Command::Check(check)) => check::run(&check.file, check.strict, check.format),
+        Some(Command::Replay(replay)) => replay::run(&replay),
     }
 }

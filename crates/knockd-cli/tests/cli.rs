@@ -44,8 +44,10 @@ Usage: knockd [OPTIONS]
        knockd <COMMAND>
 
 Commands:
-  check  Say what is wrong with a configuration, and what is unwise
-  help   Print this message or the help of the given subcommand(s)
+  check   Say what is wrong with a configuration, and what is unwise
+  replay  Say what would have happened to the packets of a capture file, and why; nothing is
+          executed
+  help    Print this message or the help of the given subcommand(s)
 
 Options:
   -i, --interface <INT>  Listen on this interface, on several (`eth0,wg0`), on those of a pattern
