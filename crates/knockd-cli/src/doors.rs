@@ -81,14 +81,8 @@ impl Doors {
         }
     }
 
-    /// Says whether any door is open for a source.
-    pub(crate) fn holds_any(&self, source: IpAddr) -> bool {
-        self.leases.holds_any(source)
-    }
-
-    /// Says whether this door is open for a source, so that a knock would extend that.
-    pub(crate) fn holds(&self, door: &Door, source: IpAddr) -> bool {
-        self.leases.holds(door, source)
+    pub(crate) const fn leases(&self) -> &Leases {
+        &self.leases
     }
 
     pub(crate) fn handle_report(&mut self, report: &Report, options: &Options, log: &Log) {

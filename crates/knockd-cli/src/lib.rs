@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+mod capture_file;
+pub mod check;
 mod clock;
 pub mod decoder;
 mod doors;
@@ -12,7 +14,9 @@ mod ears;
 mod engine;
 mod flood;
 mod guard;
+mod judge;
 mod keeper;
+mod link_layer;
 mod listener;
 mod local_ports;
 mod logging;
@@ -22,6 +26,7 @@ mod outlets;
 mod pid_file;
 #[doc(hidden)]
 pub mod record;
+pub mod replay;
 mod report;
 mod runner;
 mod sandbox;
@@ -29,6 +34,7 @@ mod selection;
 mod service;
 mod setup;
 pub mod state;
+mod story;
 
 use std::io::Write;
 
@@ -42,6 +48,15 @@ use crate::engine::{Engine, Prepared};
 use crate::logging::{Destinations, Line, Log};
 use crate::pid_file::PidFile;
 use crate::setup::Setup;
+
+/// How `knockd` ends. clap itself ends with 2 after a usage error, and with `Succeeded` after `--help` and `--version`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exit {
+    /// A signal has asked for it, or what was asked for is done.
+    Succeeded = 0,
+    /// It could not start, or what was asked for could not be done.
+    Failed = 1,
+}
 
 /// Runs the daemon until a signal ends it.
 ///

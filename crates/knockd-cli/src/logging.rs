@@ -66,7 +66,11 @@ impl Line {
             EventKind::Stage(stage) => format!("{door}: Stage {stage}"),
             EventKind::Opened => format!("{door}: OPEN SESAME"),
             EventKind::TimedOut(stage) => format!("{door}: sequence timeout (stage {stage})"),
-            EventKind::Spoiled(_) | EventKind::Evicted(_) => return None,
+            EventKind::Spoiled(_)
+            | EventKind::Evicted(_)
+            | EventKind::Repeated(_)
+            | EventKind::WrongFlags(_)
+            | EventKind::Cooling => return None,
         };
         Some(Self::of(source, text))
     }
