@@ -127,7 +127,13 @@ impl Engine {
         loop {
             select! {
                 recv(self.ears.heard) -> heard => match heard {
-                    Ok(Heard::Packets(packets)) => packets.iter().for_each(|packet| self.handle_packet(packet)),
+                    Ok(Heard::Packets(packets)) => {
+                        // A batch has come within milliseconds.
+                        let now = self.clock.now();
+                        for packet in &packets {
+                            self.handle_packet(packet, now);
+                        }
+                    }
                     Ok(Heard::Dropped(count)) => self.losses.add(count, self.clock.now()),
                     Ok(Heard::Line(line)) => self.log(&line),
                     // The ears hold a sender themselves.
@@ -157,11 +163,10 @@ impl Engine {
         self.shut_down(signals);
     }
 
-    fn handle_packet(&mut self, packet: &Packet) {
+    fn handle_packet(&mut self, packet: &Packet, now: Timestamp) {
         if self.args.only_ip_v4 && packet.source.is_ipv6() {
             return;
         }
-        let now = self.clock.now();
         let (scanners, leases) = (&mut self.guard.scanners, self.doors.leases());
         let judgement = judge(packet, now, scanners, &mut self.matcher, leases, &self.setup.doors);
         let mut opened = Vec::new();
