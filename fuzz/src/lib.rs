@@ -21,7 +21,7 @@ pub use matcher::matcher;
 /// Any text is either refused for a reason or used; every finding points into it; what is used prints as its equal.
 pub fn config(text: &[u8]) {
     let findings = match Config::parse(text) {
-        Ok(Parsed { config, warnings }) => {
+        Ok(Parsed { config, warnings, .. }) => {
             assert!(warnings.iter().all(|finding| finding.severity == Severity::Warning));
             let printed = config.to_string();
             let again = Config::parse(printed.as_bytes()).map(|parsed| parsed.config);

@@ -18,11 +18,13 @@ mod judge;
 mod keeper;
 mod link_layer;
 mod listener;
+mod listening;
 mod local_ports;
 mod logging;
 mod names;
 mod one_time_file;
 mod pid_file;
+mod programs;
 #[doc(hidden)]
 pub mod record;
 pub mod replay;
