@@ -4,7 +4,6 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use knockd_capture::interfaces;
 use knockd_core::config::{Commands, Diagnostic, Door, Options, Parsed, Places, Secret, Severity};
 use knockd_core::{CommandTemplate, Config, FlagRule, OneTime, Protocol, Sequence};
@@ -16,7 +15,7 @@ use crate::listening::Listening;
 use crate::programs;
 use crate::report;
 use crate::selection::Selection;
-use crate::setup::{Access, access_of_others};
+use crate::setup::{self, Access, access_of_others};
 
 /// Checks a configuration file and prints all that is wrong with it, all that is unwise, and how hard the doors are to guess.
 ///
@@ -25,7 +24,7 @@ use crate::setup::{Access, access_of_others};
 /// # Errors
 /// When the file cannot be read, or the answer cannot be printed.
 pub fn run(path: &Path, strict: bool, format: Format) -> anyhow::Result<Exit> {
-    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = setup::read(path)?;
     let check = Check::new(path, &text);
     let count = |severity: Severity| {
         check.findings.iter().filter(|finding| finding.severity == severity.name()).count()

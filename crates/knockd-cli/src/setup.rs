@@ -39,8 +39,13 @@ pub(crate) struct Setup {
 pub(crate) enum SetupError {
     #[error("cannot read {}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
-    #[error("cannot read and write {}", path.display())]
-    OneTime { path: PathBuf, source: io::Error },
+    #[error(
+        "there is no configuration file {}: write it (the manual page knockd(1) has examples), or name another one",
+        path.display()
+    )]
+    Missing { path: PathBuf },
+    #[error("door {door}: cannot read and write the file of one-time sequences {}", path.display())]
+    OneTime { door: String, path: PathBuf, source: io::Error },
     /// The findings are drawn with colours.
     #[error("the configuration cannot be used:\n{}", findings.join("\n"))]
     Invalid { findings: Vec<String> },
@@ -74,8 +79,11 @@ impl Setup {
             if let Secret::OneTime(path) = &door.secret {
                 let path = directory.join(path);
                 warnings.extend(check_access(&path)?);
-                let file = OneTimeFile::open(path.clone())
-                    .map_err(|source| SetupError::OneTime { path: path.clone(), source })?;
+                let file = OneTimeFile::open(path.clone()).map_err(|source| SetupError::OneTime {
+                    door: door.name.clone(),
+                    path: path.clone(),
+                    source,
+                })?;
                 if file.sequence().is_none() {
                     return Err(SetupError::UsedUp { door: door.name.clone(), path });
                 }
@@ -159,6 +167,16 @@ fn check_access(path: &Path) -> Result<Option<String>, SetupError> {
     )))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, SetupError> {
-    fs::read(path).map_err(|source| SetupError::Unreadable { path: path.to_owned(), source })
+/// Reads a configuration file.
+///
+/// # Errors
+/// When it is missing, or cannot be read.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, SetupError> {
+    fs::read(path).map_err(|source| {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::NotFound => SetupError::Missing { path },
+            _ => SetupError::Unreadable { path, source },
+        }
+    })
 }
