@@ -3,6 +3,7 @@
 //! The targets proper are in `fuzz_targets/` and need nightly: `cargo +nightly fuzz run TARGET`. The tests below run the same
 //! functions on stable.
 
+mod capture;
 mod frame;
 mod matcher;
 #[path = "../../crates/knockd-core/tests/model/mod.rs"]
@@ -15,6 +16,7 @@ use knockd_cli::state::StoredLease;
 use knockd_core::config::{Parsed, Severity};
 use knockd_core::{Config, OneTime, STRIKE};
 
+pub use capture::capture;
 pub use frame::frame;
 pub use matcher::matcher;
 
@@ -124,6 +126,11 @@ mod tests {
     #[test]
     fn matcher() {
         run("matcher", super::matcher);
+    }
+
+    #[test]
+    fn capture() {
+        run("capture", super::capture);
     }
 
     #[test]
