@@ -57,7 +57,9 @@ pub enum Damage {
     #[error("it is empty")]
     Empty,
     /// It begins as no capture file does.
-    #[error("it is no file of the format pcap or pcapng, as tcpdump -w and Wireshark write them")]
+    #[error(
+        "it is no file of the format pcap or pcapng, as tcpdump -w and Wireshark write them; if it is compressed, unpack it first"
+    )]
     Unknown,
     /// It ends before its first packet could begin.
     #[error("it ends within its header")]

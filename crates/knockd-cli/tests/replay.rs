@@ -386,7 +386,7 @@ knockd: c.pcap: it is empty
 "#]]);
     let desk = Desk::new(SSH, b"\x1f\x8b\x08 something else, long enough to be looked at");
     desk.replay("").code(1).stderr_eq(str![[r#"
-knockd: c.pcap: it is no file of the format pcap or pcapng, as tcpdump -w and Wireshark write them
+knockd: c.pcap: it is no file of the format pcap or pcapng, as tcpdump -w and Wireshark write them; if it is compressed, unpack it first
 
 "#]]);
     let desk = Desk::new("[ssh]\nsequence = 80000\n", b"");
