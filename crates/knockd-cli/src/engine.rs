@@ -1,11 +1,12 @@
 //! The loop: packets, ends of commands, signals, changes of the links and one timer, all in one place and without locks.
 
+use std::error::Error;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use crossbeam_channel::{Receiver, never, select};
 use knockd_capture::{LinkWatch, interfaces};
 use knockd_core::config::Commands;
@@ -327,7 +328,8 @@ impl Engine {
 
     /// Logs why a new configuration was refused, a line for each finding.
     fn log_refusal(&self, error: &SetupError) {
-        let error = plain(&format!("{:#}", anyhow!("{error}")));
+        let reason = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+        let error = plain(&format!("{error}{reason}"));
         for line in error.lines() {
             self.log(&Line::warning(line.to_owned()));
         }

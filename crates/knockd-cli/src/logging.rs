@@ -113,6 +113,13 @@ impl Line {
         Self { terminal: Terminal::Stderr, ..Self::of(*source, text) }
     }
 
+    /// The line about a command that failed because its program is missing.
+    pub(crate) fn missing_program(door: &str, program: &str) -> Self {
+        Self::warning(format!(
+            "{door}: {program} is not there, or cannot be executed; perhaps a package has to be installed"
+        ))
+    }
+
     /// What a failed command said; it stands on stderr already.
     pub(crate) fn last_words(door: &str, words: &str) -> Self {
         Self::new(format!("{door}: command said: {words}"), Terminal::Nothing)

@@ -24,6 +24,13 @@ cmd_timeout = 1\nstop_command = : close %IP%\n\
 [target]\nsequence = 1606,1101\ntarget = 10.9.0.250\ncommand = : target %IP%\n\
 [last]\nsequence = 65000:udp\n";
 
+/// Captures by tcpdump: the files, and how they are made. They differ in their link types and in the precision of time.
+const CAPTURES: [(&str, &str); 3] = [
+    ("ethernet.pcap", "-i eth0"),
+    ("cooked.pcap", "-i any -y LINUX_SLL --time-stamp-precision=nano"),
+    ("cooked-2.pcap", "-i any -y LINUX_SLL2"),
+];
+
 const SEQUENCES: &str = " 1701,1702\n 1801,1802\n";
 
 /// A capture of all that the server sees, as tcpdump writes it.
@@ -32,9 +39,9 @@ struct Tcpdump {
 }
 
 impl Tcpdump {
-    fn start(net: &Net, arguments: &str) -> Self {
+    fn start(net: &Net, file: &str, arguments: &str) -> Self {
         let line =
-            format!("tcpdump -Z root -n -U --immediate-mode -s 256 -B 8192 -w /run/c.pcap {arguments}");
+            format!("tcpdump -Z root -n -U --immediate-mode -s 256 -B 8192 -w /run/{file} {arguments}");
         let words: Vec<_> = line.split_whitespace().collect();
         let mut running = net.server.spawn(&words).unwrap();
         running.wait_for_line("listening on", SOON).unwrap();
@@ -134,21 +141,26 @@ fn a_replay_says_what_the_daemon_has_logged() {
     net.server.write_file("/run/sequences-before", SEQUENCES).unwrap();
     net.server.write_file("/run/replay.conf", &DOORS.replace("FILE", "/run/sequences-before")).unwrap();
     sh(&net.server, "chmod 600 /run/sequences* /run/*.conf");
-    let tcpdump = Tcpdump::start(&net, "-i eth0");
+    let captures = CAPTURES.map(|(file, arguments)| Tcpdump::start(&net, file, arguments));
     let mut knockd = Knockd::start(&net, &DOORS.replace("FILE", "/run/sequences"));
     make_traffic(&net, &mut knockd);
     knockd.wait_for("10.9.0.30: last: OPEN SESAME");
-    tcpdump.stop();
-    let said = sh(&net.server, &format!("{KNOCKD} replay /run/c.pcap -c /run/replay.conf --format json"));
-    let mut said = as_log(&said);
-    // What comes after the last packet is not awaited.
-    let last = said.iter().position(|line| line.contains("last: OPEN SESAME")).unwrap();
-    said.truncate(last + 1);
-    let (by_packets, by_time) = in_two(said);
+    captures.into_iter().for_each(Tcpdump::stop);
     let (logged_by_packets, logged_by_time) = in_two(knockd.take_lines());
-    assert!(by_packets.len() > 60 && by_time.len() >= 4, "{by_packets:#?} {by_time:#?}");
-    assert_eq!(by_packets, logged_by_packets);
-    assert_eq!(by_time, logged_by_time);
+    assert!(
+        logged_by_packets.len() > 60 && logged_by_time.len() >= 4,
+        "{logged_by_packets:#?} {logged_by_time:#?}"
+    );
+    for (file, _) in CAPTURES {
+        let command = format!("{KNOCKD} replay /run/{file} -c /run/replay.conf --format json");
+        let mut said = as_log(&sh(&net.server, &command));
+        // What comes after the last packet is not awaited.
+        let last = said.iter().position(|line| line.contains("last: OPEN SESAME")).unwrap();
+        said.truncate(last + 1);
+        let (by_packets, by_time) = in_two(said);
+        assert_eq!(by_packets, logged_by_packets, "{file}");
+        assert_eq!(by_time, logged_by_time, "{file}");
+    }
 }
 
 /// Runs `knockd replay` in a directory with these files.
@@ -374,7 +386,7 @@ knockd: c.pcap: it is empty
 "#]]);
     let desk = Desk::new(SSH, b"\x1f\x8b\x08 something else, long enough to be looked at");
     desk.replay("").code(1).stderr_eq(str![[r#"
-knockd: c.pcap: it is no file of the format pcap or pcapng, as tcpdump -w and Wireshark write them
+knockd: c.pcap: it is no file of the format pcap or pcapng, as tcpdump -w and Wireshark write them; if it is compressed, unpack it first
 
 "#]]);
     let desk = Desk::new("[ssh]\nsequence = 80000\n", b"");
