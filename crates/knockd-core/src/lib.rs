@@ -90,8 +90,8 @@ mod time;
 
 pub use command::CommandTemplate;
 pub use config::{Config, Door};
-pub use lease::{Effect, Full, LeaseId, LeaseKey, LeaseRecord, Leases, Run, RunKind};
-pub use matcher::{DoorId, Event, EventKind, Interest, Matcher};
+pub use lease::{Effect, Full, LeaseId, LeaseKey, LeaseRecord, LeaseState, LeaseView, Leases, Run, RunKind};
+pub use matcher::{DoorId, Event, EventKind, Interest, Matcher, Underway};
 pub use one_time::{OneTime, STRIKE, Unused};
 pub use packet::{Hit, Packet};
 pub use scanners::{LocalPorts, Scanners, Sighting};
