@@ -2,11 +2,15 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, ValueHint};
+use clap::{Parser, Subcommand, ValueEnum, ValueHint};
+
+/// Where the configuration is unless the command line names another file.
+const CONFIG: &str = "/etc/knockd.conf";
 
 /// Listens for secret sequences of port hits and runs a command for whoever knocks one
 #[derive(Parser, Clone, Debug)]
 #[command(name = "knockd", version, infer_long_args = true, args_override_self = true, after_help = AFTER_HELP)]
+#[command(args_conflicts_with_subcommands = true)]
 #[allow(clippy::struct_excessive_bools, reason = "one for each option without a value")]
 pub struct Args {
     /// Listen on this interface, on several (`eth0,wg0`), on those of a pattern (`eth*`) or on `any`; wins over the
@@ -23,7 +27,7 @@ pub struct Args {
     pub daemon: bool,
 
     /// Read this configuration file
-    #[arg(short, long, value_name = "FILE", default_value = "/etc/knockd.conf", value_hint = ValueHint::FilePath)]
+    #[arg(short, long, value_name = "FILE", default_value = CONFIG, value_hint = ValueHint::FilePath)]
     pub config: PathBuf,
 
     /// Print debug messages
@@ -50,9 +54,50 @@ pub struct Args {
     #[arg(short = '4', long)]
     pub only_ip_v4: bool,
 
+    /// Only check the configuration, as `knockd check FILE` does
+    #[arg(short = 't')]
+    pub test: bool,
+
     /// Accepted for the sake of command lines written for knockd 0.8.2; has no effect
     #[arg(short, long, hide = true)]
     pub save_mem: bool,
+
+    /// What to do instead of running the daemon.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What `knockd` does when it is not to run the daemon.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Command {
+    /// Say what is wrong with a configuration, and what is unwise
+    Check(Check),
+}
+
+/// The command line of `knockd check`.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = CHECK_AFTER_HELP)]
+pub struct Check {
+    /// Check this configuration file
+    #[arg(value_name = "FILE", default_value = CONFIG, value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+
+    /// Fail when there is a warning, too
+    #[arg(long)]
+    pub strict: bool,
+
+    /// Print a text for people or JSON for programs
+    #[arg(long, value_name = "text|json", default_value = "text", hide_possible_values = true)]
+    pub format: Format,
+}
+
+/// How the answer to a question is printed.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Format {
+    /// For people; its wording may change.
+    Text,
+    /// For programs; docs/json.md describes it.
+    Json,
 }
 
 const AFTER_HELP: &str = "\
@@ -61,8 +106,14 @@ Signals:
   INT, TERM  run the stop commands of all open doors and end
 
 Exit status:
-  0  knockd was stopped by a signal
-  1  it could not start; the reason is on standard error
+  0  knockd was stopped by a signal, or the command succeeded
+  1  it could not start, or the command failed; the reason is on standard error
+  2  the command line is wrong";
+
+const CHECK_AFTER_HELP: &str = "\
+Exit status:
+  0  the configuration can be used
+  1  it cannot be used, or there is a warning and --strict is given
   2  the command line is wrong";
 
 #[cfg(test)]
@@ -90,8 +141,16 @@ mod tests {
 
     #[test]
     fn extra_arguments_and_unknown_options_are_errors() {
-        for line in ["knockd extra", "knockd --what", "knockd -i"] {
+        for line in ["knockd extra", "knockd --what", "knockd -i", "knockd -d eth0", "knockd check a b"] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
+    }
+
+    #[test]
+    fn what_belongs_to_the_daemon_is_no_option_of_a_command() {
+        for line in ["knockd -d check", "knockd -c k.conf check", "knockd check -d"] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+        assert!(parse("knockd -i eth1").unwrap().command.is_none());
     }
 }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+pub mod check;
 mod clock;
 pub mod decoder;
 mod doors;
@@ -41,6 +42,15 @@ use crate::engine::{Engine, Prepared};
 use crate::logging::{Destinations, Line, Log};
 use crate::pid_file::PidFile;
 use crate::setup::Setup;
+
+/// How `knockd` ends. clap itself ends with 2 after a usage error, and with `Succeeded` after `--help` and `--version`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exit {
+    /// A signal has asked for it, or what was asked for is done.
+    Succeeded = 0,
+    /// It could not start, or what was asked for could not be done.
+    Failed = 1,
+}
 
 /// Runs the daemon until a signal ends it.
 ///

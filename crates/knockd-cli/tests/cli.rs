@@ -41,6 +41,11 @@ fn help_is_printed_with_status_0() {
 Listens for secret sequences of port hits and runs a command for whoever knocks one
 
 Usage: knockd [OPTIONS]
+       knockd <COMMAND>
+
+Commands:
+  check  Say what is wrong with a configuration, and what is unwise
+  help   Print this message or the help of the given subcommand(s)
 
 Options:
   -i, --interface <INT>  Listen on this interface, on several (`eth0,wg0`), on those of a pattern
@@ -57,6 +62,7 @@ Options:
   -g, --logfile <FILE>   Log to this file, unless the configuration names another
   -v, --verbose          Print what is logged
   -4, --only-ip-v4       Ignore IPv6
+  -t                     Only check the configuration, as `knockd check FILE` does
   -h, --help             Print help
   -V, --version          Print version
 
@@ -65,8 +71,8 @@ Signals:
   INT, TERM  run the stop commands of all open doors and end
 
 Exit status:
-  0  knockd was stopped by a signal
-  1  it could not start; the reason is on standard error
+  0  knockd was stopped by a signal, or the command succeeded
+  1  it could not start, or the command failed; the reason is on standard error
   2  the command line is wrong
 
 "#]]);
@@ -96,10 +102,24 @@ For more information, try '--help'.
 
 #[test]
 fn an_extra_argument_is_a_usage_error() {
-    knockd("-d eth0").code(2).stdout_eq("").stderr_eq(str![[r#"
-error: unexpected argument 'eth0' found
+    knockd("eth0").code(2).stdout_eq("").stderr_eq(str![[r#"
+error: unrecognized subcommand 'eth0'
 
 Usage: knockd [OPTIONS]
+       knockd <COMMAND>
+
+For more information, try '--help'.
+
+"#]]);
+}
+
+#[test]
+fn options_of_the_daemon_do_not_go_with_a_command() {
+    knockd("-d check").code(2).stdout_eq("").stderr_eq(str![[r#"
+error: the subcommand 'check' cannot be used with '--daemon'
+
+Usage: knockd [OPTIONS]
+       knockd <COMMAND>
 
 For more information, try '--help'.
 

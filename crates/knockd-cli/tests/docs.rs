@@ -1,7 +1,7 @@
 //! Keeps what is written about `knockd` and what it does together: options, directives and example configurations.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -77,6 +77,15 @@ fn files(directory: &str) -> Vec<String> {
     found
 }
 
+/// The options of a command as they are typed.
+fn options(command: &clap::Command) -> BTreeSet<String> {
+    let spellings = command.get_arguments().flat_map(|arg| {
+        let short = arg.get_short().map(|short| format!("-{short}"));
+        short.into_iter().chain(arg.get_long().map(|long| format!("--{long}")))
+    });
+    spellings.collect()
+}
+
 fn parsed(place: &str, text: &str) -> Parsed {
     Config::parse(text.as_bytes()).unwrap_or_else(|findings| {
         let findings: Vec<_> = findings.iter().map(Diagnostic::to_string).collect();
@@ -88,16 +97,37 @@ fn parsed(place: &str, text: &str) -> Parsed {
 fn the_manual_page_has_the_options_of_the_program_and_no_others() {
     let mut command = Args::command();
     command.build();
-    let options: BTreeSet<String> = command
-        .get_arguments()
-        .flat_map(|arg| {
-            let short = arg.get_short().map(|short| format!("-{short}"));
-            short.into_iter().chain(arg.get_long().map(|long| format!("--{long}")))
-        })
-        .collect();
+    let options = options(&command);
     assert!(options.contains("--only-ip-v4") && options.contains("-V"), "{options:?}");
     let page = read("docs/man/knockd.1");
     assert_eq!(tags(section(&page, "OPTIONS")), options);
+}
+
+#[test]
+fn the_manual_page_has_the_commands_of_the_program_with_their_options_and_no_others() {
+    let mut command = Args::command();
+    command.build();
+    let page = read("docs/man/knockd.1");
+    let documented: BTreeMap<_, _> = section(&page, "COMMANDS")
+        .split("\n.SS ")
+        .skip(1)
+        .map(|part| {
+            // Values that can be chosen, such as `json`, are bold, too.
+            let options = tags(part).into_iter().filter(|tag| tag.starts_with('-'));
+            (part.split_whitespace().next().unwrap().to_owned(), options.collect())
+        })
+        .collect();
+    let commands = command.get_subcommands().filter(|command| command.get_name() != "help");
+    let expected: BTreeMap<_, _> = commands
+        .map(|command| {
+            let mut options = options(command);
+            // They are those of the program.
+            options.retain(|option| !["-h", "--help", "-V", "--version"].contains(&option.as_str()));
+            (command.get_name().to_owned(), options)
+        })
+        .collect();
+    assert!(expected.contains_key("check"), "{expected:?}");
+    assert_eq!(documented, expected);
 }
 
 #[test]
