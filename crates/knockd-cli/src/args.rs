@@ -1,8 +1,10 @@
 //! The command line of `knockd`; the doc comments here are its help text.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum, ValueHint};
+use knockd_core::config::Options;
 
 /// Where the configuration is unless the command line names another file.
 const CONFIG: &str = "/etc/knockd.conf";
@@ -72,6 +74,100 @@ pub struct Args {
 pub enum Command {
     /// Say what is wrong with a configuration, and what is unwise
     Check(Check),
+    /// Show what the running daemon is doing
+    Status(Status),
+    /// Close a door before its time
+    Close(Close),
+    /// Keep an open door open longer
+    Extend(Extend),
+    /// Open a door as if it had been knocked at
+    Open(Open),
+    /// Let the running daemon read its configuration again
+    Reload(Reload),
+}
+
+/// How to reach the running daemon.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Control {
+    /// Ask the daemon that has this control socket
+    #[arg(long, value_name = "PATH", default_value = Options::DEFAULT_CONTROL_SOCKET, value_hint = ValueHint::FilePath)]
+    pub socket: PathBuf,
+
+    /// Print a text for people or JSON for programs
+    #[arg(long, value_name = "text|json", default_value = "text", hide_possible_values = true)]
+    pub format: Format,
+}
+
+/// The command line of `knockd status`.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = CONTROL_AFTER_HELP)]
+pub struct Status {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub control: Control,
+}
+
+/// The command line of `knockd close`.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = CONTROL_AFTER_HELP)]
+pub struct Close {
+    /// The door's name; with `--all` alone, every door
+    #[arg(required_unless_present = "all")]
+    pub door: Option<String>,
+
+    /// Close it for this address
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub address: Option<IpAddr>,
+
+    /// Close it for everybody
+    #[arg(long)]
+    pub all: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub control: Control,
+}
+
+/// The command line of `knockd extend`.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = CONTROL_AFTER_HELP)]
+pub struct Extend {
+    /// The door's name
+    pub door: String,
+
+    /// The address it is open for
+    pub address: IpAddr,
+
+    /// How long it stays open from now at least [default: the door's `Cmd_Timeout`]
+    pub seconds: Option<u32>,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub control: Control,
+}
+
+/// The command line of `knockd open`.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = CONTROL_AFTER_HELP)]
+pub struct Open {
+    /// The door's name
+    pub door: String,
+
+    /// The address to open it for
+    pub address: IpAddr,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub control: Control,
+}
+
+/// The command line of `knockd reload`.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = CONTROL_AFTER_HELP)]
+pub struct Reload {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub control: Control,
 }
 
 /// The command line of `knockd check`.
@@ -114,6 +210,12 @@ const CHECK_AFTER_HELP: &str = "\
 Exit status:
   0  the configuration can be used
   1  it cannot be used, or there is a warning and --strict is given
+  2  the command line is wrong";
+
+const CONTROL_AFTER_HELP: &str = "\
+Exit status:
+  0  it is done
+  1  it is not done; the reason is on standard error
   2  the command line is wrong";
 
 #[cfg(test)]

@@ -66,6 +66,8 @@ pub(crate) struct Ears {
     selection: Selection,
     wanted: Wanted,
     listeners: Vec<Listener>,
+    /// Whether every filter shows only what is wanted.
+    exact: bool,
     /// What all listeners say.
     pub(crate) heard: Receiver<Heard>,
     speak: Sender<Heard>,
@@ -81,7 +83,19 @@ impl Ears {
         let (speak, heard) = crossbeam_channel::bounded(QUEUE);
         let start = |(interface, socket)| Listener::start(socket, interface, speak.clone());
         let listeners = open.into_iter().map(start).collect::<anyhow::Result<_>>()?;
-        Ok(Self { selection, wanted, listeners, heard, speak })
+        let mut ears = Self { selection, wanted, listeners, exact: true, heard, speak };
+        ears.judge_filters();
+        Ok(ears)
+    }
+
+    /// For others that have something to say.
+    pub(crate) fn speaker(&self) -> Sender<Heard> {
+        self.speak.clone()
+    }
+
+    /// The interfaces that are listened to.
+    pub(crate) fn interfaces(&self) -> impl Iterator<Item = &Interface> {
+        self.listeners.iter().map(|listener| &listener.interface)
     }
 
     /// All addresses that are listened to.
@@ -109,12 +123,18 @@ impl Ears {
                     log.write(&Line::warning(format!("{}: {error:#}", listener.interface.name)));
                 }
             }
+            self.judge_filters();
         }
     }
 
     /// Says whether every filter shows only what is wanted; with very many ports it shows some in between, too.
-    pub(crate) fn filters_are_exact(&self) -> bool {
-        self.listeners.iter().all(|listener| self.wanted.program(&listener.interface).is_exact())
+    pub(crate) const fn filters_are_exact(&self) -> bool {
+        self.exact
+    }
+
+    fn judge_filters(&mut self) {
+        let exact = self.interfaces().all(|interface| self.wanted.program(interface).is_exact());
+        self.exact = exact;
     }
 
     /// Looks again which interfaces there are, and listens to those that are meant.
@@ -137,12 +157,16 @@ impl Ears {
                     listener.interface = found;
                     listener.set_filter(&self.wanted.program(&listener.interface))
                 }
-                Some(_) => Ok(()),
+                Some(listener) => {
+                    listener.interface.up = found.up;
+                    Ok(())
+                }
             };
             if let Err(error) = result {
                 log.write(&Line::warning(format!("{error:#}")));
             }
         }
+        self.judge_filters();
     }
 
     fn listen_to(&mut self, interface: Interface, log: &Log) -> anyhow::Result<()> {

@@ -1,27 +1,34 @@
-//! The loop: packets, ends of commands, signals, changes of the links and one timer, all in one place and without locks.
+//! The loop: packets, ends of commands, signals, changes of the links, requests and one timer, all in one place and without
+//! locks.
+
+mod answers;
+mod reload;
 
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use crossbeam_channel::{Receiver, never, select};
-use knockd_capture::{LinkWatch, interfaces};
-use knockd_core::config::Commands;
+use knockd_capture::LinkWatch;
+use knockd_core::config::{Commands, LogFormat};
 use knockd_core::{DoorId, Event, EventKind, Matcher, Packet, Sighting, Timestamp};
 use signal_hook::consts::SIGHUP;
 
 use crate::args::Args;
 use crate::clock::Clock;
+use crate::control::Counters;
+use crate::control::socket::{Bound, Control};
 use crate::doors::Doors;
 use crate::ears::{Ears, Sockets, Wanted};
 use crate::flood::{Flood, Losses};
 use crate::guard::Guard;
 use crate::listener::Heard;
-use crate::logging::{Destinations, Line, Log};
+use crate::logging::{Line, Log};
+use crate::metrics::Metrics;
 use crate::service::{self, Watchdog};
-use crate::setup::{Setup, SetupError};
+use crate::setup::Setup;
 use crate::state::StateDir;
 
 /// How long the loop waits when nothing has a deadline.
@@ -40,6 +47,8 @@ pub(crate) struct Prepared {
     clock: Clock,
     /// The state directory, or why there is none; `None` when no door needs one.
     state: Option<anyhow::Result<StateDir>>,
+    /// The control socket with what is to be said about it, or why there is none; `None` when there is to be none.
+    control: Option<anyhow::Result<(Bound, Option<String>)>>,
 }
 
 impl Prepared {
@@ -63,7 +72,8 @@ impl Prepared {
         let needs_state = setup.doors.iter().any(|door| door.stop != Commands::default());
         let state =
             (needs_state || setup.state_dir.exists()).then(|| StateDir::open(setup.state_dir.clone(), clock));
-        Ok(Self { args, directory, setup, matcher, guard, sockets, links, clock, state })
+        let control = setup.control_socket.as_deref().map(Bound::make);
+        Ok(Self { args, directory, setup, matcher, guard, sockets, links, clock, state, control })
     }
 }
 
@@ -80,6 +90,11 @@ pub(crate) struct Engine {
     losses: Losses,
     watchdog: Watchdog,
     ears: Ears,
+    control: Control,
+    counters: Counters,
+    /// What the decoders could not give up.
+    kept: Option<String>,
+    metrics: Option<Metrics>,
     /// A message whenever an interface has changed.
     links: Receiver<io::Result<()>>,
     clock: Clock,
@@ -91,10 +106,20 @@ impl Engine {
     /// # Errors
     /// When the system has no thread left.
     pub(crate) fn start(prepared: Prepared, log: Log) -> anyhow::Result<Self> {
-        let Prepared { args, directory, setup, matcher, guard, sockets, links, clock, state } = prepared;
+        let Prepared { args, directory, setup, matcher, guard, sockets, links, clock, state, control } =
+            prepared;
+        let control = control.transpose().unwrap_or_else(|error| {
+            log.write(&Line::no_control(setup.control_socket.as_deref(), &error));
+            None
+        });
+        let (bound, notice) = control.unzip();
+        notice.flatten().into_iter().for_each(|notice| log.write(&Line::notice(notice)));
+        let control = Control::start(bound)?;
         let doors = Doors::start(state, clock, &log)?;
         let ears = Ears::start(sockets)?;
         let links = watch(links)?;
+        let asking = || (control.asking(), ears.speaker());
+        let metrics = setup.metrics.clone().map(|path| Metrics::start(path, asking())).transpose()?;
         let (flood, losses, watchdog) = (Flood::default(), Losses::default(), Watchdog::new(clock.now()));
         Ok(Self {
             args,
@@ -108,6 +133,10 @@ impl Engine {
             losses,
             watchdog,
             ears,
+            control,
+            counters: Counters::default(),
+            kept: None,
+            metrics,
             links,
             clock,
         })
@@ -122,31 +151,38 @@ impl Engine {
         self.log(&Line::starting_up(&self.setup.selection.to_string()));
         self.log_passed_over();
         self.log_filter();
-        service::ready(&self.status());
+        service::ready(&self.summary());
         loop {
             select! {
                 recv(self.ears.heard) -> heard => match heard {
                     Ok(Heard::Packets(packets)) => packets.iter().for_each(|packet| self.handle_packet(packet)),
-                    Ok(Heard::Dropped(count)) => self.losses.add(count, self.clock.now()),
+                    Ok(Heard::Dropped(count)) => {
+                        self.counters.dropped += u64::from(count);
+                        self.losses.add(count, self.clock.now());
+                    }
                     Ok(Heard::Line(line)) => self.log(&line),
+                    Ok(Heard::Kept(text)) => {
+                        self.log(&Line::notice(text.clone()));
+                        self.kept = Some(text);
+                    }
                     // The ears hold a sender themselves.
                     Err(_) => {}
                 },
                 recv(self.doors.reports) -> report => if let Ok(report) = report {
                     self.doors.handle_report(&report, &self.setup.options, &self.log);
                 },
-                recv(self.doors.problems) -> problem => if let Ok(problem) = problem { self.log(&Line::warning(problem)); },
+                recv(self.doors.problems) -> problem => if let Ok(problem) = problem {
+                    self.doors.handle_problem(problem, &self.log);
+                },
+                recv(self.control.asks) -> ask => if let Ok(ask) = ask { self.answer(ask); },
                 recv(self.links) -> change => match change {
                     Ok(Ok(())) => self.follow_interfaces(),
                     Ok(Err(error)) => self.log(&Line::warning(format!("cannot watch the network interfaces: {error}"))),
                     Err(_) => self.links = never(),
                 },
                 recv(signals) -> signal => match signal {
-                    Ok(SIGHUP) => {
-                        service::reloading();
-                        self.reload();
-                        service::ready(&self.status());
-                    }
+                    // What is wrong with the new configuration is in the log.
+                    Ok(SIGHUP) => drop(self.reload()),
                     _ => break,
                 },
                 default(self.until_next_timeout()) => {}
@@ -161,6 +197,7 @@ impl Engine {
             return;
         }
         let now = self.clock.now();
+        self.counters.packets += 1;
         let sighting = self.guard.scanners.handle_packet(packet, now);
         match sighting {
             Sighting::Elsewhere => return,
@@ -177,6 +214,7 @@ impl Engine {
             if stays_closed && event.kind == EventKind::Opened {
                 continue;
             }
+            self.counters.count(event.kind);
             log::debug!("{packet:?}: {}: {:?}", self.setup.door_name(event.door), event.kind);
             log_event(event, &self.setup, &mut self.flood, now, &self.log);
             if event.kind == EventKind::Opened {
@@ -189,6 +227,7 @@ impl Engine {
     }
 
     fn ignore_scanner(&mut self, source: IpAddr, now: Timestamp) {
+        self.counters.scanners += 1;
         self.matcher.forget(source);
         // Whoever forges addresses can make scanners of them all.
         if self.flood.admits(source, now) {
@@ -202,6 +241,7 @@ impl Engine {
             self.refresh_filter();
         }
         for event in self.matcher.handle_timeout(now) {
+            self.counters.count(event.kind);
             log_event(event, &self.setup, &mut self.flood, now, &self.log);
         }
         self.doors.handle_timeout(now, &self.setup.options, &self.log);
@@ -225,7 +265,8 @@ impl Engine {
             return;
         }
         if let Some(door) = self.setup.doors.get(id.index()) {
-            self.doors.open(door, source, &self.setup.options, &self.log);
+            // That too much is open is in the log.
+            let _ = self.doors.open(door, source, &self.setup.options, &self.log);
         }
     }
 
@@ -259,44 +300,13 @@ impl Engine {
         self.ears.follow(&self.log);
         self.matcher.set_addresses(self.ears.addresses());
         self.guard.watch(&self.matcher.interests(), self.ears.addresses(), self.clock.now());
-        service::status(&self.status());
-    }
-
-    /// Reads the configuration again. One that cannot be used changes nothing.
-    fn reload(&mut self) {
-        self.log(&Line::rereading(&self.setup.config_path));
-        let setup = match Setup::load(&self.args, &self.directory) {
-            Ok(setup) => setup,
-            Err(error) => return self.log_refusal(&error),
-        };
-        if setup.selection != self.setup.selection
-            && let Err(error) = setup.selection.at_start(&interfaces(), setup.waits)
-        {
-            return self.log(&Line::warning(format!("{error:#}; the old configuration stays in force")));
-        }
-        for warning in &setup.warnings {
-            self.log(&Line::warning(plain(warning)));
-        }
-        self.matcher.set_doors(&setup.doors, setup.options.max_attempts);
-        arm(&mut self.matcher, &setup);
-        let old_log = std::mem::replace(&mut self.setup, setup).log_file;
-        if let Some(path) = &old_log {
-            self.log(&Line::closing_log(path));
-        }
-        self.log.redirect(Destinations::open(&self.args, &self.setup));
-        if let Some(path) = &self.setup.log_file {
-            self.log(&Line::reopening_log(path));
-        }
-        self.log_passed_over();
-        self.guard.scanners.set_limit(self.setup.options.scan_limit);
-        self.ears.select(self.setup.selection.clone());
-        self.refresh_filter();
-        self.follow_interfaces();
-        self.log_filter();
+        service::status(&self.summary());
     }
 
     fn shut_down(self, signals: &Receiver<i32>) {
-        let Self { doors, log, setup, .. } = self;
+        let Self { doors, log, setup, control, .. } = self;
+        // Whoever asks now is told that this is the end.
+        drop(control);
         service::stopping();
         log.write(&Line::waiting_for_children());
         doors.finish(signals, &setup.options, &log);
@@ -332,15 +342,6 @@ impl Engine {
         }
     }
 
-    /// Logs why a new configuration was refused, a line for each finding.
-    fn log_refusal(&self, error: &SetupError) {
-        let error = plain(&format!("{:#}", anyhow!("{error}")));
-        for line in error.lines() {
-            self.log(&Line::warning(line.to_owned()));
-        }
-        self.log(&Line::warning("the old configuration stays in force".to_owned()));
-    }
-
     fn until_next_timeout(&self) -> Duration {
         let timeouts = [
             self.matcher.poll_timeout(),
@@ -355,14 +356,19 @@ impl Engine {
     }
 
     /// What a service manager shows of the daemon.
-    fn status(&self) -> String {
+    fn summary(&self) -> String {
         format!("Listening on {}; doors: {}", self.ears.names(), self.setup.doors.len())
     }
 }
 
 /// Logs what happened to an attempt, unless strangers cause too many such lines.
 fn log_event(event: &Event, setup: &Setup, flood: &mut Flood, now: Timestamp, log: &Log) {
-    let is_limited = matches!(event.kind, EventKind::Stage(_) | EventKind::TimedOut(_));
+    let kind = event.kind;
+    // 0.8 does not tell.
+    if matches!(kind, EventKind::Spoiled(_)) && setup.options.log_format == LogFormat::Classic {
+        return;
+    }
+    let is_limited = matches!(kind, EventKind::Stage(_) | EventKind::TimedOut(_) | EventKind::Spoiled(_));
     if is_limited && !flood.admits(event.source, now) {
         return;
     }
@@ -391,9 +397,4 @@ fn arm(matcher: &mut Matcher, setup: &Setup) {
     for (door, file) in &setup.one_time {
         matcher.set_sequence(*door, file.sequence().cloned());
     }
-}
-
-/// Drops the colours of a drawing.
-fn plain(drawn: &str) -> String {
-    anstream::adapter::strip_str(drawn).to_string()
 }

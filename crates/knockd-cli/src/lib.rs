@@ -7,6 +7,7 @@
 pub mod args;
 pub mod check;
 mod clock;
+pub mod control;
 pub mod decoder;
 mod doors;
 mod ears;
@@ -17,6 +18,7 @@ mod keeper;
 mod listener;
 mod local_ports;
 mod logging;
+mod metrics;
 mod names;
 mod one_time_file;
 mod pid_file;
@@ -39,7 +41,7 @@ use signal_hook::iterator::Signals;
 
 use crate::args::Args;
 use crate::engine::{Engine, Prepared};
-use crate::logging::{Destinations, Line, Log};
+use crate::logging::{Destinations, Journal, Level, Line, Log, prefixed};
 use crate::pid_file::PidFile;
 use crate::setup::Setup;
 
@@ -68,7 +70,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let directory = std::env::current_dir().context("cannot find the current directory")?;
     let setup = Setup::load(&args, &directory)?;
     for warning in &setup.warnings {
-        let _ = writeln!(anstream::stderr(), "{warning}");
+        complain(warning, Level::Warning);
     }
     let prepared = Prepared::new(args, directory, setup)?;
     let Prepared { args, setup, .. } = &prepared;
@@ -87,6 +89,16 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     Engine::start(prepared, log)?.run(&signals);
     drop(pid_file);
     Ok(())
+}
+
+/// Says on standard error why the program ends; it may be closed, then the exit status still tells.
+pub fn complain_of(error: &anyhow::Error) {
+    complain(&format!("knockd: {error:#}"), Level::Error);
+}
+
+fn complain(text: &str, level: Level) {
+    let text = prefixed(text, level, Journal::find().stderr);
+    let _ = writeln!(anstream::stderr(), "{text}");
 }
 
 /// Catches the signals that the daemon answers to.

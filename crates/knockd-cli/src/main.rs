@@ -1,10 +1,10 @@
 //! The `knockd` program.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use knockd_cli::args::{Args, Command, Format};
+use knockd_cli::args::{Args, Close, Command, Control, Extend, Format, Open};
+use knockd_cli::control::{Request, client};
 use knockd_cli::{Exit, check, decoder};
 
 fn main() -> ExitCode {
@@ -12,8 +12,7 @@ fn main() -> ExitCode {
         return decoder::run();
     }
     let exit = run(Args::parse()).unwrap_or_else(|error| {
-        // Standard error may be closed; the exit status still tells.
-        let _ = writeln!(anstream::stderr(), "knockd: {error:#}");
+        knockd_cli::complain_of(&error);
         Exit::Failed
     });
     ExitCode::from(exit as u8)
@@ -24,5 +23,20 @@ fn run(mut args: Args) -> anyhow::Result<Exit> {
         None if args.test => check::run(&args.config, false, Format::Text),
         None => knockd_cli::run(args).map(|()| Exit::Succeeded),
         Some(Command::Check(check)) => check::run(&check.file, check.strict, check.format),
+        Some(Command::Status(status)) => ask(&status.control, &Request::Status {}),
+        Some(Command::Close(Close { door, address, control, .. })) => {
+            ask(&control, &Request::Close { door, address })
+        }
+        Some(Command::Extend(Extend { door, address, seconds, control })) => {
+            ask(&control, &Request::Extend { door, address, seconds })
+        }
+        Some(Command::Open(Open { door, address, control })) => {
+            ask(&control, &Request::Open { door, address })
+        }
+        Some(Command::Reload(reload)) => ask(&reload.control, &Request::Reload {}),
     }
+}
+
+fn ask(control: &Control, request: &Request) -> anyhow::Result<Exit> {
+    client::run(&control.socket, request, control.format)
 }

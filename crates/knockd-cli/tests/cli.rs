@@ -44,8 +44,13 @@ Usage: knockd [OPTIONS]
        knockd <COMMAND>
 
 Commands:
-  check  Say what is wrong with a configuration, and what is unwise
-  help   Print this message or the help of the given subcommand(s)
+  check   Say what is wrong with a configuration, and what is unwise
+  status  Show what the running daemon is doing
+  close   Close a door before its time
+  extend  Keep an open door open longer
+  open    Open a door as if it had been knocked at
+  reload  Let the running daemon read its configuration again
+  help    Print this message or the help of the given subcommand(s)
 
 Options:
   -i, --interface <INT>  Listen on this interface, on several (`eth0,wg0`), on those of a pattern

@@ -85,6 +85,7 @@ mod one_time;
 mod packet;
 mod scanners;
 mod sequence;
+mod similar;
 mod tcp_flags;
 mod time;
 
@@ -96,5 +97,6 @@ pub use one_time::{OneTime, STRIKE, Unused};
 pub use packet::{Hit, Packet};
 pub use scanners::{LocalPorts, Scanners, Sighting};
 pub use sequence::{Protocol, Sequence, SequenceError, Step};
+pub use similar::similar;
 pub use tcp_flags::{FlagRule, TcpFlags};
 pub use time::Timestamp;
