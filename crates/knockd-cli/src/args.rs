@@ -76,6 +76,8 @@ pub enum Command {
     Check(Check),
     /// Show what the running daemon is doing
     Status(Status),
+    /// Show what the running daemon is doing, again and again
+    Watch(Watch),
     /// Close a door before its time
     Close(Close),
     /// Keep an open door open longer
@@ -86,12 +88,25 @@ pub enum Command {
     Reload(Reload),
 }
 
-/// How to reach the running daemon.
+/// Where the running daemon can be asked.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Socket {
+    /// Ask the daemon that has this control socket
+    #[arg(
+        long = "socket",
+        value_name = "PATH",
+        default_value = Options::DEFAULT_CONTROL_SOCKET,
+        value_hint = ValueHint::FilePath
+    )]
+    pub path: PathBuf,
+}
+
+/// How to ask the running daemon, and how to print the answer.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Control {
-    /// Ask the daemon that has this control socket
-    #[arg(long, value_name = "PATH", default_value = Options::DEFAULT_CONTROL_SOCKET, value_hint = ValueHint::FilePath)]
-    pub socket: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub socket: Socket,
 
     /// Print a text for people or JSON for programs
     #[arg(long, value_name = "text|json", default_value = "text", hide_possible_values = true)]
@@ -105,6 +120,15 @@ pub struct Status {
     #[command(flatten)]
     #[allow(missing_docs, reason = "its type says it")]
     pub control: Control,
+}
+
+/// The command line of `knockd watch`.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = WATCH_AFTER_HELP)]
+pub struct Watch {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub socket: Socket,
 }
 
 /// The command line of `knockd close`.
@@ -216,6 +240,15 @@ const CONTROL_AFTER_HELP: &str = "\
 Exit status:
   0  it is done
   1  it is not done; the reason is on standard error
+  2  the command line is wrong";
+
+const WATCH_AFTER_HELP: &str = "\
+Keys:
+  q, Esc, Ctrl-C  end
+
+Exit status:
+  0  it was ended
+  1  there is no daemon that can be asked, or no terminal
   2  the command line is wrong";
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ mod selection;
 mod service;
 mod setup;
 pub mod state;
+pub mod watch;
 
 use std::io::Write;
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use knockd_cli::args::{Args, Close, Command, Control, Extend, Format, Open};
 use knockd_cli::control::{Request, client};
-use knockd_cli::{Exit, check, decoder};
+use knockd_cli::{Exit, check, decoder, watch};
 
 fn main() -> ExitCode {
     if std::env::args_os().next().is_some_and(|name| name == decoder::NAME) {
@@ -24,6 +24,7 @@ fn run(mut args: Args) -> anyhow::Result<Exit> {
         None => knockd_cli::run(args).map(|()| Exit::Succeeded),
         Some(Command::Check(check)) => check::run(&check.file, check.strict, check.format),
         Some(Command::Status(status)) => ask(&status.control, &Request::Status {}),
+        Some(Command::Watch(watch)) => watch::run(&watch.socket.path),
         Some(Command::Close(Close { door, address, control, .. })) => {
             ask(&control, &Request::Close { door, address })
         }
@@ -38,5 +39,5 @@ fn run(mut args: Args) -> anyhow::Result<Exit> {
 }
 
 fn ask(control: &Control, request: &Request) -> anyhow::Result<Exit> {
-    client::run(&control.socket, request, control.format)
+    client::run(&control.socket.path, request, control.format)
 }

@@ -46,6 +46,7 @@ Usage: knockd [OPTIONS]
 Commands:
   check   Say what is wrong with a configuration, and what is unwise
   status  Show what the running daemon is doing
+  watch   Show what the running daemon is doing, again and again
   close   Close a door before its time
   extend  Keep an open door open longer
   open    Open a door as if it had been knocked at

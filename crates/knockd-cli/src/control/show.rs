@@ -117,13 +117,13 @@ fn lease_rows(status: &Status) -> Vec<Vec<Cell>> {
 pub(crate) fn lease_state(lease: &super::LeaseStatus) -> (&'static str, String) {
     let left = span(lease.left.unwrap_or_default());
     let failed = |what: &str| {
-        if lease.failed { format!("{what}, the start command has failed") } else { what.to_owned() }
+        if lease.failed { format!("{what}, start command failed") } else { what.to_owned() }
     };
     match lease.state {
         LeaseState::Starting => ("starting", "the start command is running".to_owned()),
         LeaseState::Open => ("open", failed(&format!("closes in {left}"))),
         LeaseState::Closing => ("closing", "the stop command is running".to_owned()),
-        LeaseState::Retrying => ("retrying", format!("the stop command has failed, tried again in {left}")),
+        LeaseState::Retrying => ("retrying", format!("stop command failed, tried again in {left}")),
     }
 }
 
@@ -282,7 +282,7 @@ Attempts: 120, 119 more are not shown
 
 Open doors: 2
   203.0.113.5   ssh  open      closes in 25 s
-  203.0.113.50  ssh  retrying  the stop command has failed, tried again in 1 min 1 s
+  203.0.113.50  ssh  retrying  stop command failed, tried again in 1 min 1 s
 "
         );
         assert!(after.starts_with("  packets that passed the kernel's filter  1204\n"), "{after}");
