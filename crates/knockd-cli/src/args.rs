@@ -74,6 +74,8 @@ pub struct Args {
 pub enum Command {
     /// Say what is wrong with a configuration, and what is unwise
     Check(Check),
+    /// Say what would have happened to the packets of a capture file, and why; nothing is executed
+    Replay(Replay),
     /// Show what the running daemon is doing
     Status(Status),
     /// Show what the running daemon is doing, again and again
@@ -211,6 +213,32 @@ pub struct Check {
     pub format: Format,
 }
 
+/// The command line of `knockd replay`.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = REPLAY_AFTER_HELP)]
+pub struct Replay {
+    /// Read the packets of this file, of the format pcap or pcapng; `-` is standard input
+    #[arg(value_name = "CAPTURE", value_hint = ValueHint::FilePath)]
+    pub capture: PathBuf,
+
+    /// Take the doors from this configuration file
+    #[arg(short, long, value_name = "FILE", default_value = CONFIG, value_hint = ValueHint::FilePath)]
+    pub config: PathBuf,
+
+    /// Take these addresses for those of the machine that knockd runs on [default: the addresses of this machine or, if no
+    /// packet goes to one of them, every destination in the file]
+    #[arg(short, long, value_name = "ADDRESS,...", value_delimiter = ',')]
+    pub address: Vec<IpAddr>,
+
+    /// Tell what became of every packet of this source, in place of what happened to all sources
+    #[arg(short, long, value_name = "ADDRESS")]
+    pub explain: Option<IpAddr>,
+
+    /// Print a text for people or JSON for programs
+    #[arg(long, value_name = "text|json", default_value = "text", hide_possible_values = true)]
+    pub format: Format,
+}
+
 /// How the answer to a question is printed.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Format {
@@ -251,6 +279,12 @@ Exit status:
   1  there is no daemon that can be asked, or no terminal
   2  the command line is wrong";
 
+const REPLAY_AFTER_HELP: &str = "\
+Exit status:
+  0  the whole file was read
+  1  the configuration or the file cannot be used, or the file is damaged
+  2  the command line is wrong";
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -276,7 +310,14 @@ mod tests {
 
     #[test]
     fn extra_arguments_and_unknown_options_are_errors() {
-        for line in ["knockd extra", "knockd --what", "knockd -i", "knockd -d eth0", "knockd check a b"] {
+        for line in [
+            "knockd extra",
+            "knockd --what",
+            "knockd -i",
+            "knockd -d eth0",
+            "knockd check a b",
+            "knockd replay",
+        ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }
@@ -287,5 +328,12 @@ mod tests {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
         assert!(parse("knockd -i eth1").unwrap().command.is_none());
+    }
+
+    #[test]
+    fn several_own_addresses_can_be_given_in_either_way() {
+        let line = "knockd replay a.pcap --address 192.0.2.1,2001:db8::1 -a 192.0.2.2";
+        let Some(Command::Replay(replay)) = parse(line).unwrap().command else { panic!("{line}") };
+        assert_eq!(replay.address.len(), 3, "{replay:?}");
     }
 }

@@ -25,7 +25,7 @@ const MAX_WAITING: usize = 4096;
 /// Opens and closes doors.
 #[derive(Debug)]
 pub(crate) struct Doors {
-    pub(crate) leases: Leases,
+    leases: Leases,
     clock: Clock,
     runner: Runner,
     /// What became of commands; each has to be passed to [`Self::handle_report`].
@@ -151,14 +151,8 @@ impl Doors {
         self.state_problem.iter().for_each(|problem| log.write(&Line::warning(problem.clone())));
     }
 
-    /// Says whether any door is open for a source.
-    pub(crate) fn holds_any(&self, source: IpAddr) -> bool {
-        self.leases.holds_any(source)
-    }
-
-    /// Says whether this door is open for a source, so that a knock would extend that.
-    pub(crate) fn holds(&self, door: &Door, source: IpAddr) -> bool {
-        self.leases.holds(door, source)
+    pub(crate) const fn leases(&self) -> &Leases {
+        &self.leases
     }
 
     pub(crate) fn handle_report(&mut self, report: &Report, options: &Options, log: &Log) {

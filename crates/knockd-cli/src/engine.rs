@@ -24,6 +24,7 @@ use crate::doors::Doors;
 use crate::ears::{Ears, Sockets, Wanted};
 use crate::flood::{Flood, Losses};
 use crate::guard::Guard;
+use crate::judge::judge;
 use crate::listener::Heard;
 use crate::logging::{Line, Log};
 use crate::metrics::Metrics;
@@ -198,22 +199,10 @@ impl Engine {
         }
         let now = self.clock.now();
         self.counters.packets += 1;
-        let sighting = self.guard.scanners.handle_packet(packet, now);
-        match sighting {
-            Sighting::Elsewhere => return,
-            Sighting::NewScanner => return self.ignore_scanner(packet.source, now),
-            Sighting::Ignored if !self.doors.holds_any(packet.source) => return,
-            Sighting::Ignored | Sighting::AtDoor => {}
-        }
+        let (scanners, leases) = (&mut self.guard.scanners, self.doors.leases());
+        let judgement = judge(packet, now, scanners, &mut self.matcher, leases, &self.setup.doors);
         let mut opened = Vec::new();
-        for event in self.matcher.handle_packet(packet, now) {
-            // A scanner can keep open what it has opened, and nothing else.
-            let door = self.setup.doors.get(event.door.index());
-            let stays_closed = sighting == Sighting::Ignored
-                && !door.is_some_and(|door| self.doors.holds(door, event.source));
-            if stays_closed && event.kind == EventKind::Opened {
-                continue;
-            }
+        for event in judgement.events() {
             self.counters.count(event.kind);
             log::debug!("{packet:?}: {}: {:?}", self.setup.door_name(event.door), event.kind);
             log_event(event, &self.setup, &mut self.flood, now, &self.log);
@@ -221,17 +210,13 @@ impl Engine {
                 opened.push((event.door, event.source));
             }
         }
+        self.counters.scanners += u64::from(judgement.sighting == Sighting::NewScanner);
+        // Whoever forges addresses can make scanners of them all.
+        if judgement.sighting == Sighting::NewScanner && self.flood.admits(packet.source, now) {
+            self.log(&Line::scanner(packet.source));
+        }
         for (door, source) in opened {
             self.open(door, source);
-        }
-    }
-
-    fn ignore_scanner(&mut self, source: IpAddr, now: Timestamp) {
-        self.counters.scanners += 1;
-        self.matcher.forget(source);
-        // Whoever forges addresses can make scanners of them all.
-        if self.flood.admits(source, now) {
-            self.log(&Line::scanner(source));
         }
     }
 

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+mod capture_file;
 pub mod check;
 mod clock;
 pub mod control;
@@ -14,7 +15,9 @@ mod ears;
 mod engine;
 mod flood;
 mod guard;
+mod judge;
 mod keeper;
+mod link_layer;
 mod listener;
 mod local_ports;
 mod logging;
@@ -24,6 +27,7 @@ mod one_time_file;
 mod pid_file;
 #[doc(hidden)]
 pub mod record;
+pub mod replay;
 mod report;
 mod runner;
 mod sandbox;
@@ -31,6 +35,7 @@ mod selection;
 mod service;
 mod setup;
 pub mod state;
+mod story;
 pub mod watch;
 
 use std::io::Write;

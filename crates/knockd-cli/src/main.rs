@@ -1,17 +1,22 @@
 //! The `knockd` program.
 
+use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
 use knockd_cli::args::{Args, Close, Command, Control, Extend, Format, Open};
 use knockd_cli::control::{Request, client};
-use knockd_cli::{Exit, check, decoder, watch};
+use knockd_cli::{Exit, check, decoder, replay, watch};
 
 fn main() -> ExitCode {
     if std::env::args_os().next().is_some_and(|name| name == decoder::NAME) {
         return decoder::run();
     }
     let exit = run(Args::parse()).unwrap_or_else(|error| {
+        // Whoever reads the answer has read enough of it.
+        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+            return Exit::Succeeded;
+        }
         knockd_cli::complain_of(&error);
         Exit::Failed
     });
@@ -23,6 +28,7 @@ fn run(mut args: Args) -> anyhow::Result<Exit> {
         None if args.test => check::run(&args.config, false, Format::Text),
         None => knockd_cli::run(args).map(|()| Exit::Succeeded),
         Some(Command::Check(check)) => check::run(&check.file, check.strict, check.format),
+        Some(Command::Replay(replay)) => replay::run(&replay),
         Some(Command::Status(status)) => ask(&status.control, &Request::Status {}),
         Some(Command::Watch(watch)) => watch::run(&watch.socket.path),
         Some(Command::Close(Close { door, address, control, .. })) => {

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use knockd_capture::interfaces;
-use knockd_core::config::{Diagnostic, Door, Options, Secret};
+use knockd_core::config::{Door, Options, Parsed, Secret};
 use knockd_core::{Config, DoorId};
 use nix::unistd::geteuid;
 
@@ -67,11 +67,9 @@ impl Setup {
     pub(crate) fn load(args: &Args, directory: &Path) -> Result<Self, SetupError> {
         let config_path = directory.join(&args.config);
         let text = read(&config_path)?;
-        let draw = |finding: &Diagnostic| report::draw(&config_path, &text, finding);
         let mut warnings: Vec<String> = check_access(&config_path)?.into_iter().collect();
-        let parsed = Config::parse(&text)
-            .map_err(|findings| SetupError::Invalid { findings: findings.iter().map(draw).collect() })?;
-        warnings.extend(parsed.warnings.iter().map(draw));
+        let parsed = parse(&config_path, &text)?;
+        warnings.extend(parsed.warnings.iter().map(|warning| report::draw(&config_path, &text, warning)));
         let Config { options, doors } = parsed.config;
         let mut one_time = HashMap::new();
         for (index, door) in doors.iter().enumerate() {
@@ -115,6 +113,17 @@ impl Setup {
     pub(crate) fn door_name(&self, door: DoorId) -> &str {
         self.doors.get(door.index()).map_or("?", |door| &door.name)
     }
+}
+
+/// Reads the text of a configuration.
+///
+/// # Errors
+/// When it is wrong.
+pub(crate) fn parse(path: &Path, text: &[u8]) -> Result<Parsed, SetupError> {
+    Config::parse(text).map_err(|findings| {
+        let findings = findings.iter().map(|finding| report::draw(path, text, finding)).collect();
+        SetupError::Invalid { findings }
+    })
 }
 
 /// Looks who else may use a file with secrets or commands in it; returns a warning, if one is due.

@@ -45,6 +45,8 @@ Usage: knockd [OPTIONS]
 
 Commands:
   check   Say what is wrong with a configuration, and what is unwise
+  replay  Say what would have happened to the packets of a capture file, and why; nothing is
+          executed
   status  Show what the running daemon is doing
   watch   Show what the running daemon is doing, again and again
   close   Close a door before its time

@@ -78,6 +78,7 @@
 mod attempts;
 mod command;
 pub mod config;
+mod event;
 mod grammar;
 mod lease;
 mod matcher;
@@ -91,8 +92,9 @@ mod time;
 
 pub use command::CommandTemplate;
 pub use config::{Config, Door};
+pub use event::{DoorId, Event, EventKind, Visibility};
 pub use lease::{Effect, Full, LeaseId, LeaseKey, LeaseRecord, LeaseState, LeaseView, Leases, Run, RunKind};
-pub use matcher::{DoorId, Event, EventKind, Interest, Matcher, Underway};
+pub use matcher::{Interest, Matcher, Underway};
 pub use one_time::{OneTime, STRIKE, Unused};
 pub use packet::{Hit, Packet};
 pub use scanners::{LocalPorts, Scanners, Sighting};

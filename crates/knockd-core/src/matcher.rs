@@ -14,6 +14,7 @@ use std::time::Duration;
 pub use self::view::Underway;
 use crate::attempts::{Attempt, Attempts, ClassId, QueueId};
 use crate::config::{Door, Secret};
+use crate::event::{DoorId, Event, EventKind, Visibility};
 use crate::packet::{Hit, Packet};
 use crate::sequence::{Protocol, Sequence, Step};
 use crate::tcp_flags::{FlagRule, TcpFlags};
@@ -22,48 +23,6 @@ use crate::time::Timestamp;
 /// The stage of a source that has opened a door with a `Cooldown` and is not looked at by it until that is over. Of all that
 /// the table holds it is the first to go.
 const COOLING: u8 = 0;
-
-/// A door of the matcher: its index in the list that the matcher was given.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct DoorId(u32);
-
-impl DoorId {
-    /// The door with this index in the list of doors.
-    pub fn new(index: usize) -> Self {
-        Self(u32::try_from(index).unwrap_or(u32::MAX))
-    }
-
-    /// The index of the door in the list of doors.
-    pub const fn index(self) -> usize {
-        self.0 as usize
-    }
-}
-
-/// Something that happened to an attempt.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Event {
-    /// Whose attempt.
-    pub source: IpAddr,
-    /// At which door.
-    pub door: DoorId,
-    /// What happened.
-    pub kind: EventKind,
-}
-
-/// What happened to an attempt. Stages are the number of steps done, from 1.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum EventKind {
-    /// It reached this stage. Stage 1 is its beginning, the last stage comes together with [`Self::Opened`].
-    Stage(u8),
-    /// The whole sequence was hit in time; the attempt is over.
-    Opened,
-    /// The rest of the sequence did not come within the door's `Seq_Timeout`; the attempt is over.
-    TimedOut(u8),
-    /// A packet hit a watched port that was not the next step; the attempt is over.
-    Spoiled(u8),
-    /// The table of attempts was full and this one was the least advanced, of those the longest at its stage.
-    Evicted(u8),
-}
 
 /// One thing that makes a packet worth looking at; input for a filter in the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -238,13 +197,13 @@ impl Matcher {
     /// Judges a packet and returns what it did, in this order: attempts of any source that ended before `now`, and then, in
     /// the order of the doors, what the packet did to its own source's attempts and which others it pushed out.
     ///
-    /// A packet that no door wants to see changes nothing.
+    /// A packet that no door wants to see ([`Self::visibility`]) changes nothing.
     pub fn handle_packet(&mut self, packet: &Packet, now: Timestamp) -> &[Event] {
         self.events.clear();
         self.expire(now);
         let classes = self.classes_of(packet.destination);
         let step = packet.hit.step();
-        if classes.into_iter().flatten().any(|class| self.is_visible(class, packet.hit)) {
+        if self.visibility_to(classes, packet.hit) == Visibility::Visible {
             self.packet += 1;
             let own = self.events.len();
             let mut completed = false;
@@ -257,6 +216,11 @@ impl Matcher {
             self.events.get_mut(own..).unwrap_or_default().sort_by_key(|event| event.door);
         }
         &self.events
+    }
+
+    /// Says whether any door looks at a packet at the moment.
+    pub fn visibility(&self, packet: &Packet) -> Visibility {
+        self.visibility_to(self.classes_of(packet.destination), packet.hit)
     }
 
     /// Ends the attempts whose time is up and returns them as [`EventKind::TimedOut`], for each `Seq_Timeout` the oldest
@@ -287,8 +251,12 @@ impl Matcher {
             let Some(sequence) = &door.sequence else { break };
             let mut report = |kind| self.events.push(Event { source, door: id, kind });
             let done = usize::from(stage);
-            if stage == COOLING || !door.accepts(packet.hit) {
+            if stage == COOLING {
                 door.judged = self.packet;
+                report(EventKind::Cooling);
+            } else if !door.accepts(packet.hit) {
+                door.judged = self.packet;
+                report(EventKind::WrongFlags(stage));
             } else if sequence.step(done) == Some(step) {
                 door.judged = self.packet;
                 report(EventKind::Stage(stage + 1));
@@ -307,6 +275,7 @@ impl Matcher {
             } else if sequence.step(done - 1) == Some(step) {
                 // A retransmission, or a browser's second SYN.
                 door.judged = self.packet;
+                report(EventKind::Repeated(stage));
                 if stage == 1 {
                     self.attempts.restart_clock(slot, self.latest);
                 }
@@ -325,7 +294,11 @@ impl Matcher {
         for &id in &meaning.first_of {
             let Some(door) = self.doors.get(id.index()) else { continue };
             let single = door.sequence.as_ref().is_some_and(|sequence| sequence.len() == 1);
-            if door.judged == self.packet || !door.accepts(packet.hit) || (completed && !single) {
+            if door.judged == self.packet || (completed && !single) {
+                continue;
+            }
+            if !door.accepts(packet.hit) {
+                self.events.push(Event { source, door: id, kind: EventKind::WrongFlags(0) });
                 continue;
             }
             self.events.push(Event { source, door: id, kind: EventKind::Stage(1) });
@@ -358,12 +331,22 @@ impl Matcher {
         [own, self.classes.get(&Some(destination)).copied()]
     }
 
-    fn is_visible(&self, class: ClassId, hit: Hit) -> bool {
+    fn visibility_to(&self, classes: [Option<ClassId>; 2], hit: Hit) -> Visibility {
         let flags = match hit {
             Hit::Tcp { flags, .. } => flags,
             Hit::Udp { .. } => TcpFlags::NONE,
         };
-        self.steps.get(&(class, hit.step())).is_some_and(|meaning| meaning.visible >> flags.bits() & 1 == 1)
+        let step = hit.step();
+        let mut nearest = Visibility::NotWatched;
+        for class in classes.into_iter().flatten() {
+            let visibility = match self.steps.get(&(class, step)) {
+                None => Visibility::NoDoorsPort,
+                Some(meaning) if meaning.visible >> flags.bits() & 1 == 1 => return Visibility::Visible,
+                Some(_) => Visibility::WrongFlags,
+            };
+            nearest = nearest.max(visibility);
+        }
+        nearest
     }
 
     /// `lasts` has the duration of each queue so far and gets those that the door needs.
@@ -449,7 +432,7 @@ fn visible_flags(step: Step, rule: FlagRule) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::EventKind::{Evicted, Opened, Spoiled, Stage, TimedOut};
+    use super::EventKind::{Cooling, Evicted, Opened, Repeated, Spoiled, Stage, TimedOut, WrongFlags};
     use super::*;
     use crate::config::Options;
 
@@ -668,8 +651,8 @@ mod tests {
     #[test]
     fn a_repeat_of_the_last_step_is_ignored() {
         let mut matcher = matcher(&[door("a", "1,2,3")]);
-        assert_eq!(knock(&mut matcher, &[1, 1, 1]), [(0, Stage(1))]);
-        assert_eq!(knock(&mut matcher, &[2, 2, 2]), [(0, Stage(2))]);
+        assert_eq!(knock(&mut matcher, &[1, 1, 1]), [(0, Stage(1)), (0, Repeated(1)), (0, Repeated(1))]);
+        assert_eq!(knock(&mut matcher, &[2, 2]), [(0, Stage(2)), (0, Repeated(2))]);
         assert_eq!(knock(&mut matcher, &[3]), [(0, Stage(3)), (0, Opened)]);
     }
 
@@ -684,17 +667,20 @@ mod tests {
     fn a_repeat_that_is_also_the_next_step_advances() {
         let mut matcher = matcher(&[door("a", "1,1,2")]);
         assert_eq!(knock(&mut matcher, &[1, 1]), [(0, Stage(1)), (0, Stage(2))]);
-        assert_eq!(knock(&mut matcher, &[1, 2]), [(0, Stage(3)), (0, Opened)], "the third 1 is a repeat");
+        assert_eq!(knock(&mut matcher, &[1, 2]), [(0, Repeated(2)), (0, Stage(3)), (0, Opened)]);
     }
 
     #[test]
     fn a_repeat_at_stage_1_restarts_the_clock_and_one_at_a_later_stage_does_not() {
         let mut matcher = matcher(&[with_timeout(5, door("a", "1,2,3"))]);
         matcher.handle_packet(&syn(1), milliseconds(0));
-        assert_eq!(matcher.handle_packet(&syn(1), milliseconds(4000)), []);
+        assert_eq!(
+            matcher.handle_packet(&syn(1), milliseconds(4000)),
+            [event("203.0.113.1", 0, Repeated(1))]
+        );
         assert_eq!(matcher.handle_timeout(milliseconds(8999)), []);
         assert_eq!(knock(&mut matcher, &[2]), [(0, Stage(2))]);
-        assert_eq!(knock(&mut matcher, &[2]), []);
+        assert_eq!(knock(&mut matcher, &[2]), [(0, Repeated(2))]);
         assert_eq!(matcher.poll_timeout(), Some(milliseconds(9000)));
         assert_eq!(matcher.handle_timeout(milliseconds(9000)), [event("203.0.113.1", 0, TimedOut(2))]);
     }
@@ -713,7 +699,7 @@ mod tests {
         let mut matcher = matcher(&[door("a", "1,2"), door("b", "2,1,1,5")]);
         assert_eq!(
             knock(&mut matcher, &[2, 1, 1]),
-            [(1, Stage(1)), (0, Stage(1)), (1, Stage(2)), (1, Stage(3)),]
+            [(1, Stage(1)), (0, Stage(1)), (1, Stage(2)), (0, Repeated(1)), (1, Stage(3)),]
         );
         assert_eq!(knock(&mut matcher, &[2]), [(0, Stage(2)), (0, Opened), (1, Spoiled(3))]);
         assert_eq!(matcher.attempts(), 0);
@@ -739,10 +725,10 @@ mod tests {
     fn a_packet_with_the_wrong_flags_is_ignored_by_the_attempt_and_begins_none() {
         let rule = FlagRule::ANY.and_set(SYN).and_clear(ACK);
         let mut matcher = matcher(&[with_flags(rule, door("a", "1,2")), door("b", "8,1,2")]);
-        assert_eq!(send(&mut matcher, &[tcp(1, SYN.union(ACK)), tcp(1, TcpFlags::NONE)]), []);
+        assert_eq!(send(&mut matcher, &[tcp(1, SYN.union(ACK))]), [(0, WrongFlags(0))]);
         assert_eq!(send(&mut matcher, &[tcp(1, SYN)]), [(0, Stage(1))]);
-        assert_eq!(send(&mut matcher, &[tcp(8, ACK)]), [(1, Stage(1))], "visible, not for the first door");
-        assert_eq!(send(&mut matcher, &[tcp(2, SYN.union(ACK))]), [(1, Spoiled(1))]);
+        assert_eq!(send(&mut matcher, &[tcp(8, ACK)]), [(0, WrongFlags(1)), (1, Stage(1))]);
+        assert_eq!(send(&mut matcher, &[tcp(2, SYN.union(ACK))]), [(0, WrongFlags(1)), (1, Spoiled(1))]);
         assert_eq!(send(&mut matcher, &[tcp(2, SYN.union(TcpFlags::PSH))]), [(0, Stage(2)), (0, Opened)]);
     }
 
@@ -757,6 +743,30 @@ mod tests {
         knock(&mut matcher, &[1]);
         assert_eq!(send(&mut matcher, &[tcp(9, SYN)]), [], "port 9 is looked at with ACK only");
         assert_eq!(send(&mut matcher, &[tcp(9, SYN.union(ACK))]), [(0, Spoiled(1))]);
+    }
+
+    #[test]
+    fn what_no_door_looks_at_has_a_reason() {
+        use Visibility::{NoDoorsPort, NotWatched, Visible, WrongFlags};
+        let syn_only = FlagRule::ANY.and_set(SYN);
+        let doors = [
+            with_flags(syn_only, door("a", "1,2")),
+            with_target("198.51.100.1", door("b", "1")),
+            with_target("192.0.2.1", door("c", "3:udp")),
+        ];
+        let matcher = matcher(&doors);
+        for (packet, expected) in [
+            (syn(1), Visible),
+            (to("198.51.100.9", syn(1)), NotWatched),
+            (syn(4), NoDoorsPort),
+            (udp(1), NoDoorsPort),
+            (tcp(1, ACK), WrongFlags),
+            (to("198.51.100.1", tcp(1, ACK)), Visible),
+            (udp(3), Visible),
+            (to("192.0.2.2", udp(3)), NoDoorsPort),
+        ] {
+            assert_eq!(matcher.visibility(&packet), expected, "{packet:?}");
+        }
     }
 
     #[test]
@@ -1041,8 +1051,11 @@ mod tests {
             let packets: Vec<_> = ports.iter().map(|&port| syn(port)).collect();
             assert!(send(&mut matcher, &packets).contains(&(0, Opened)));
             matcher.handle_timeout(milliseconds(9_999));
-            assert!(!send(&mut matcher, &packets).iter().any(|&(door, _)| door == 0), "{steps}");
-            assert!(send(&mut matcher, &[syn(1)]).iter().all(|&(door, _)| door == 1));
+            for packets in [&packets[..], &[syn(1)]] {
+                let events = send(&mut matcher, packets);
+                let at_wake = events.iter().filter(|&&(door, _)| door == 0);
+                assert_eq!(at_wake.collect::<Vec<_>>(), vec![&(0, Cooling); packets.len()], "{steps}");
+            }
             assert_eq!(matcher.handle_timeout(milliseconds(10_000)), []);
             assert!(send(&mut matcher, &packets).contains(&(0, Opened)), "{steps}");
         }
@@ -1064,7 +1077,7 @@ mod tests {
         let mut matcher = matcher(&doors);
         knock(&mut matcher, &[1]);
         matcher.set_doors(&doors, limit(1000));
-        assert_eq!(knock(&mut matcher, &[1]), []);
+        assert_eq!(knock(&mut matcher, &[1]), [(0, Cooling)]);
         matcher.set_doors(&[door("wake", "1")], limit(1000));
         assert_eq!(knock(&mut matcher, &[1]), [(0, Stage(1)), (0, Opened)]);
     }

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use testbed::workspace_root;
 
 use crate::tools::{
-    CXX, IP, IPTABLES, NFT, NMAP, NSENTER, SETPRIV, UNSHARE, ensure_original, ensure_present,
+    CXX, IP, IPTABLES, NFT, NMAP, NSENTER, SETPRIV, TCPDUMP, UNSHARE, ensure_original, ensure_present,
 };
 
 const HEADING: Style = Style::new().bold();
@@ -34,7 +34,7 @@ pub(crate) fn run() -> ExitCode {
 
 fn run_steps(counts: &mut Counts) -> Result<()> {
     step("Needed tools", || {
-        ensure_present(&[IPTABLES, NFT, IP, UNSHARE, NSENTER, SETPRIV, NMAP])?;
+        ensure_present(&[IPTABLES, NFT, IP, UNSHARE, NSENTER, SETPRIV, NMAP, TCPDUMP])?;
         ensure_original()?;
         for (component, command) in [("rustfmt", "cargo fmt --version"), ("clippy", "cargo clippy --version")]
         {

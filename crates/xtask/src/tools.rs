@@ -23,6 +23,7 @@ pub(crate) const SETPRIV: Tool = Tool { program: "setpriv", package: "util-linux
 pub(crate) const NMAP: Tool = Tool { program: "nmap", package: "nmap", fedora: "nmap" };
 pub(crate) const IPTABLES: Tool = Tool { program: "iptables", package: "iptables", fedora: "iptables-nft" };
 pub(crate) const NFT: Tool = Tool { program: "nft", package: "nftables", fedora: "nftables" };
+pub(crate) const TCPDUMP: Tool = Tool { program: "tcpdump", package: "tcpdump", fedora: "tcpdump" };
 const KNOCKD: Tool = Tool { program: "knockd", package: "knockd", fedora: "knock-server" };
 pub(crate) const CXX: Tool = Tool { program: "c++", package: "g++", fedora: "gcc-c++" };
 

@@ -148,7 +148,9 @@ impl Counters {
     pub(crate) fn count(&mut self, kind: EventKind) {
         let counter = match kind {
             EventKind::Stage(1) => &mut self.attempts,
-            EventKind::Stage(_) => return,
+            EventKind::Stage(_) | EventKind::Repeated(_) | EventKind::WrongFlags(_) | EventKind::Cooling => {
+                return;
+            }
             EventKind::Opened => &mut self.opens,
             EventKind::TimedOut(_) => &mut self.timeouts,
             EventKind::Spoiled(_) => &mut self.spoiled,

@@ -61,7 +61,7 @@ impl Engine {
                 let is_meant = |key: &LeaseKey| key.door == *door && key.source == *address;
                 let time = seconds.map(|seconds| Duration::from_secs(seconds.into()));
                 match self.doors.extend(is_meant, time, &self.setup.options, &self.log) {
-                    0 if self.doors.leases.iter().any(|lease| is_meant(lease.key)) => Err(format!(
+                    0 if self.doors.leases().iter().any(|lease| is_meant(lease.key)) => Err(format!(
                         "{door} is just being closed for {address}; `knockd open` opens it again"
                     )),
                     0 => Err(self.not_open(Some(door), Some(*address))),
@@ -74,7 +74,7 @@ impl Engine {
     /// Fails when there is no such door, neither in the configuration nor open from an earlier one.
     fn find(&self, name: &str) -> Result<(), String> {
         let configured = || self.setup.doors.iter().map(|door| door.name.as_str());
-        let known = || configured().chain(self.doors.leases.iter().map(|lease| lease.key.door.as_str()));
+        let known = || configured().chain(self.doors.leases().iter().map(|lease| lease.key.door.as_str()));
         if known().any(|known| known == name) {
             return Ok(());
         }
@@ -110,7 +110,8 @@ impl Engine {
         let what = door.unwrap_or("no door");
         let is = if door.is_some() { "is not open" } else { "is open" };
         let whom = address.map(|address| format!(" for {address}")).unwrap_or_default();
-        let others = self.doors.leases.iter().filter(|lease| door.is_none_or(|door| door == lease.key.door));
+        let others =
+            self.doors.leases().iter().filter(|lease| door.is_none_or(|door| door == lease.key.door));
         let mut others: Vec<_> = others.take(MAX_ATTEMPTS).map(|lease| lease.key.source).collect();
         others.sort_unstable();
         let others: Vec<_> = others.iter().map(IpAddr::to_string).collect();
@@ -162,14 +163,15 @@ impl Engine {
 
     fn leases(&self, now: Timestamp) -> Leases {
         let mut leases = Leases {
-            total: self.doors.leases.len(),
+            total: self.doors.leases().len(),
             starting: 0,
             open: 0,
             closing: 0,
             retrying: 0,
             listed: Vec::new(),
         };
-        let mut found: Vec<_> = self.doors.leases.iter().map(|lease| (end_of(lease.state), lease)).collect();
+        let mut found: Vec<_> =
+            self.doors.leases().iter().map(|lease| (end_of(lease.state), lease)).collect();
         for (_, lease) in &found {
             *match state_of(lease.state) {
                 LeaseState::Starting => &mut leases.starting,

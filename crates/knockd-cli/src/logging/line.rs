@@ -118,7 +118,10 @@ impl Line {
             EventKind::Spoiled(stage) => {
                 ("spoiled", Some(stage), format!("{door}: sequence spoiled (stage {stage})"))
             }
-            EventKind::Evicted(_) => return None,
+            EventKind::Evicted(_)
+            | EventKind::Repeated(_)
+            | EventKind::WrongFlags(_)
+            | EventKind::Cooling => return None,
         };
         let mut line = Self::of(event, source, text).at(door);
         line.facts.stage = stage;

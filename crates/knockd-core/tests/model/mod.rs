@@ -11,6 +11,7 @@ use std::time::Duration;
 use knockd_core::config::Secret;
 use knockd_core::{
     Door, DoorId, Event, EventKind, Hit, Interest, Matcher, Packet, Protocol, Sequence, Step, Timestamp,
+    Visibility,
 };
 
 /// One thing that is done to a matcher.
@@ -122,17 +123,22 @@ impl Model {
         let mut used = BTreeSet::new();
         let mut completed = false;
         for &door in &hit {
-            if !self.accepts(door, packet.hit) {
-                used.insert(door);
-                continue;
+            let mut report = |kind| events.push(event(packet.source, door, kind));
+            let accepts = self.accepts(door, packet.hit);
+            if accepts {
+                self.note(packet.source, door, Mark::Seen(step));
             }
-            self.note(packet.source, door, Mark::Seen(step));
             if self.is_cooling(packet.source, door) {
+                report(EventKind::Cooling);
                 used.insert(door);
                 continue;
             }
             let Some((stage, _)) = self.attempt(packet.source, door) else { continue };
-            let mut report = |kind| events.push(event(packet.source, door, kind));
+            if !accepts {
+                report(EventKind::WrongFlags(stage));
+                used.insert(door);
+                continue;
+            }
             let steps = self.steps(door);
             let done = usize::from(stage);
             if steps[done] == step && done + 1 == steps.len() {
@@ -146,6 +152,7 @@ impl Model {
                 self.note(packet.source, door, Mark::Advanced);
                 used.insert(door);
             } else if steps[done - 1] == step {
+                report(EventKind::Repeated(stage));
                 if stage == 1 {
                     self.note(packet.source, door, Mark::Restarted);
                 }
@@ -160,6 +167,10 @@ impl Model {
             if steps.first() != Some(&step) || (completed && steps.len() > 1) {
                 continue;
             }
+            if !self.accepts(door, packet.hit) {
+                events.push(event(packet.source, door, EventKind::WrongFlags(0)));
+                continue;
+            }
             events.push(event(packet.source, door, EventKind::Stage(1)));
             if steps.len() == 1 {
                 events.push(event(packet.source, door, EventKind::Opened));
@@ -170,6 +181,20 @@ impl Model {
         }
         events.sort_by_key(|event| event.door);
         (timed_out, events)
+    }
+
+    /// How near a packet comes to what some door looks at.
+    pub fn visibility(&self, packet: &Packet) -> Visibility {
+        let watching: Vec<usize> =
+            (0..self.doors.len()).filter(|&door| self.is_watched_by(door, packet.destination)).collect();
+        let step = packet.hit.step();
+        let with_step = || watching.iter().filter(|&&door| self.steps(door).contains(&step));
+        match with_step().next() {
+            None if watching.is_empty() => Visibility::NotWatched,
+            None => Visibility::NoDoorsPort,
+            Some(_) if with_step().any(|&door| self.accepts(door, packet.hit)) => Visibility::Visible,
+            Some(_) => Visibility::WrongFlags,
+        }
     }
 
     /// The attempts that time out, in no order.
@@ -358,6 +383,9 @@ impl Pair {
     fn do_packet(&mut self, packet: &Packet) {
         let interests = self.matcher.interests();
         let is_of_interest = interests.iter().any(|interest| self.is_meant(interest, packet));
+        let visibility = self.matcher.visibility(packet);
+        assert_eq!(visibility == Visibility::Visible, is_of_interest, "{packet:?}");
+        assert_eq!(visibility, self.model.visibility(packet), "{packet:?}");
         let events = self.matcher.handle_packet(packet, self.now).to_vec();
         if is_of_interest {
             self.lazy_events.extend(self.lazy.handle_packet(packet, self.now));

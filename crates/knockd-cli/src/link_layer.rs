@@ -1,0 +1,157 @@
+//! From a frame in a capture file to the IP packet in it. A packet socket needs none of this: the kernel does it.
+
+use knockd_capture::Ignored;
+use pcap_parser::Linktype;
+use serde::Serialize;
+
+/// `EtherType` numbers (IEEE 802 Numbers, IANA); the cooked headers of Linux use them, too.
+const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
+/// Tags of a VLAN: that of IEEE 802.1Q, and that of a provider's bridge.
+const TAGS: [u16; 2] = [0x8100, 0x88a8];
+
+/// The bits of a tag that are the number of its VLAN; the others are its priority (IEEE 802.1Q).
+const VLAN_ID: u16 = 0x0fff;
+
+/// Link types that the library has no name for.
+const LINUX_SLL2: Linktype = Linktype(276);
+/// `DLT_RAW` as BSD systems number it, written into files by mistake.
+const RAW_BSD: [Linktype; 2] = [Linktype(12), Linktype(14)];
+
+/// Why a frame is none that knocking looks at.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+pub(crate) enum Unread {
+    #[error("it belongs to the interface of a VLAN")]
+    Vlan,
+    #[error("its link type is not known here")]
+    LinkType,
+    #[error(transparent)]
+    Packet(#[from] Ignored),
+}
+
+impl Unread {
+    /// A name for programs.
+    pub(crate) const fn code(self) -> &'static str {
+        match self {
+            Self::Vlan => "vlan",
+            Self::LinkType => "link_type",
+            Self::Packet(Ignored::NotIp) => "not_ip",
+            Self::Packet(Ignored::Truncated) => "truncated",
+            Self::Packet(Ignored::Malformed) => "malformed",
+            Self::Packet(Ignored::Fragment) => "fragment",
+            Self::Packet(Ignored::NotTcpOrUdp) => "not_tcp_or_udp",
+            Self::Packet(Ignored::OnItsWay) => "on_its_way",
+            Self::Packet(Ignored::TooManyHeaders) => "too_many_headers",
+        }
+    }
+}
+
+impl Serialize for Unread {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.code())
+    }
+}
+
+/// What a frame carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Carried<'a> {
+    /// The bytes from the IP header on.
+    pub(crate) ip_packet: &'a [u8],
+    /// Whether the frame belongs to the interface of a VLAN.
+    pub(crate) in_vlan: bool,
+}
+
+/// Finds the IP packet in a frame.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn carried(link_type: Linktype, frame: &[u8]) -> Result<Carried<'_>, Unread> {
+    let bare = |ip_packet| Carried { ip_packet, in_vlan: false };
+    match link_type {
+        // The LINKTYPE_ registry of tcpdump.org has these headers.
+        Linktype::ETHERNET => typed(frame, 12, 14),
+        Linktype::LINUX_SLL => typed(frame, 14, 16),
+        LINUX_SLL2 => typed(frame, 0, 20),
+        Linktype::RAW | Linktype::IPV4 | Linktype::IPV6 => Ok(bare(frame)),
+        _ if RAW_BSD.contains(&link_type) => Ok(bare(frame)),
+        // The address family before the packet has another number on every system; the packet itself has its version.
+        Linktype::NULL | Linktype::LOOP => Ok(bare(frame.get(4..).ok_or(Ignored::Truncated)?)),
+        _ => Err(Unread::LinkType),
+    }
+}
+
+/// Reads the `EtherType` at `at`, and looks through the tags that begin at `payload`.
+///
+/// As in the kernel, a tag with number 0 is a priority and nothing more, and any other one leads to another interface.
+fn typed(frame: &[u8], at: usize, payload: usize) -> Result<Carried<'_>, Unread> {
+    let number = |at: usize| {
+        let &bytes = frame.get(at..).and_then(|rest| rest.first_chunk()).ok_or(Ignored::Truncated)?;
+        Ok::<_, Ignored>(u16::from_be_bytes(bytes))
+    };
+    let (mut kind, mut start, mut in_vlan) = (number(at)?, payload, false);
+    while TAGS.contains(&kind) {
+        in_vlan |= number(start)? & VLAN_ID != 0;
+        kind = number(start + 2)?;
+        start += 4;
+    }
+    if kind != IPV4 && kind != IPV6 {
+        return Err(Ignored::NotIp.into());
+    }
+    Ok(Carried { ip_packet: frame.get(start..).ok_or(Ignored::Truncated)?, in_vlan })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PACKET: [u8; 3] = [0x45, 1, 2];
+
+    /// A frame of these parts.
+    fn frame(parts: &[&[u8]]) -> Vec<u8> {
+        parts.concat()
+    }
+
+    #[test]
+    fn the_packet_is_found_behind_the_header_of_every_link_type() {
+        let frames = [
+            (Linktype::ETHERNET, frame(&[&[7; 12], &[0x08, 0x00], &PACKET])),
+            (Linktype::LINUX_SLL, frame(&[&[7; 14], &[0x86, 0xdd], &PACKET])),
+            (LINUX_SLL2, frame(&[&[0x08, 0x00], &[7; 18], &PACKET])),
+            (Linktype::RAW, PACKET.to_vec()),
+            (Linktype(12), PACKET.to_vec()),
+            (Linktype::IPV4, PACKET.to_vec()),
+            (Linktype::NULL, frame(&[&[2, 0, 0, 0], &PACKET])),
+            (Linktype::LOOP, frame(&[&[0, 0, 0, 30], &PACKET])),
+        ];
+        let expected = Ok(Carried { ip_packet: &PACKET, in_vlan: false });
+        for (link_type, frame) in &frames {
+            assert_eq!(carried(*link_type, frame), expected, "{link_type}");
+            for length in 0..frame.len() {
+                let cut = carried(*link_type, &frame[..length]);
+                assert!(cut != expected && cut != Err(Unread::LinkType), "{link_type} {length}");
+            }
+        }
+        assert_eq!(carried(Linktype(127), &PACKET), Err(Unread::LinkType));
+    }
+
+    #[test]
+    fn a_priority_tag_is_looked_through_and_a_vlan_is_another_interface() {
+        for (tags, in_vlan) in [
+            (&[0x81, 0x00, 0xe0, 0x00, 0x08, 0x00][..], false),
+            (&[0x81, 0x00, 0x00, 0x05, 0x08, 0x00], true),
+            (&[0x88, 0xa8, 0x00, 0x00, 0x81, 0x00, 0x00, 0x05, 0x08, 0x00], true),
+        ] {
+            let frame = frame(&[&[7; 12], tags, &PACKET]);
+            let expected = Ok(Carried { ip_packet: &PACKET, in_vlan });
+            assert_eq!(carried(Linktype::ETHERNET, &frame), expected, "{tags:?}");
+        }
+        let endless = [&[7; 12][..], &[0x81, 0x00, 0x00, 0x00].repeat(1000)].concat();
+        assert_eq!(carried(Linktype::ETHERNET, &endless), Err(Ignored::Truncated.into()));
+    }
+
+    #[test]
+    fn what_is_not_ip_is_said_to_be_so() {
+        let arp = frame(&[&[7; 12], &[0x08, 0x06], &[0; 28]]);
+        assert_eq!(carried(Linktype::ETHERNET, &arp), Err(Ignored::NotIp.into()));
+    }
+}

@@ -1,0 +1,406 @@
+//! `knockd replay`: what it says of real captures is what the daemon has said of the packets themselves.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+#![allow(clippy::needless_raw_string_hashes, reason = "snapbox writes its snapshots with them")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{KNOCKD, Knockd, SOON, hit, knock, send, sh, syn};
+use nix::sys::signal::Signal;
+use snapbox::cmd::{Command, OutputAssert, cargo_bin};
+use snapbox::str;
+use testbed::{Flags, Frame, Net, Running};
+
+/// Doors with the same beginnings and ports, over TCP and UDP, with and without flags, a stop command, a cooldown, and a file
+/// of one-time sequences whose name takes the place of FILE.
+const DOORS: &str = "\
+[options]\nScanLimit = 5\n\
+[ssh]\nsequence = 1101,1202:udp,1303\nseq_timeout = 1\ntcpflags = syn\nstart_command = : open %IP%\n\
+cmd_timeout = 1\nstop_command = : close %IP%\n\
+[web]\nsequence = 1101,1202:udp,1404\ntcpflags = syn\ncommand = : web %IP%\n\
+[wake]\nsequence = 1505\ntcpflags = syn\ncooldown = 1\ncommand = : wake %IP%\n\
+[once]\none_time_sequences = FILE\ncommand = : once %IP%\n\
+[target]\nsequence = 1606,1101\ntarget = 10.9.0.250\ncommand = : target %IP%\n\
+[last]\nsequence = 65000:udp\n";
+
+const SEQUENCES: &str = " 1701,1702\n 1801,1802\n";
+
+/// A capture of all that the server sees, as tcpdump writes it.
+struct Tcpdump {
+    running: Running,
+}
+
+impl Tcpdump {
+    fn start(net: &Net, arguments: &str) -> Self {
+        let line =
+            format!("tcpdump -Z root -n -U --immediate-mode -s 256 -B 8192 -w /run/c.pcap {arguments}");
+        let words: Vec<_> = line.split_whitespace().collect();
+        let mut running = net.server.spawn(&words).unwrap();
+        running.wait_for_line("listening on", SOON).unwrap();
+        Self { running }
+    }
+
+    fn stop(mut self) {
+        self.running.signal(Signal::SIGINT).unwrap();
+        self.running.wait(SOON).unwrap();
+    }
+}
+
+/// What the daemon would have logged according to the JSON of a replay.
+fn as_log(json: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    for line in json.lines() {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        if value["type"] != "note" {
+            continue;
+        }
+        let text = |key: &str| value[key].as_str().unwrap().to_owned();
+        let source = text("source");
+        let door = value["door"].as_str().unwrap_or_default();
+        match value["what"].as_str().unwrap() {
+            "stage" => lines.push(format!("{source}: {door}: Stage {}", value["stage"])),
+            "opened" => lines.push(format!("{source}: {door}: OPEN SESAME")),
+            "timed_out" => {
+                lines.push(format!("{source}: {door}: sequence timeout (stage {})", value["stage"]));
+            }
+            "scanner" => {
+                lines.push(format!("{source}: scanner: ignored until it has been quiet for a minute"));
+            }
+            "start" => lines.push(format!("{door}: running command: {}", text("command"))),
+            "stop" => lines.extend([
+                format!("{source}: {door}: command timeout"),
+                format!("{door}: running command: {}", text("command")),
+            ]),
+            "spoiled" | "extended" | "nothing_to_run" => {}
+            other => panic!("{other}"),
+        }
+    }
+    lines
+}
+
+/// The lines that packets cause, and in alphabetical order those that come when a time is over: the daemon's clock is not
+/// exactly that of the capture.
+fn in_two(lines: Vec<String>) -> (Vec<String>, Vec<String>) {
+    let comes_with_time = |line: &String| line.contains(" timeout") || line.contains(": close ");
+    let (mut by_time, by_packets): (Vec<_>, Vec<_>) = lines.into_iter().partition(comes_with_time);
+    by_time.sort();
+    (by_packets, by_time)
+}
+
+/// Lets all kinds of packets come in.
+///
+/// Where a time ends, no packet comes that would mean something else a moment earlier or later.
+fn make_traffic(net: &Net, knockd: &mut Knockd) {
+    let server = net.server.ipv4;
+    let udp = |neighbour: u8, port| Frame::udp([10, 9, 0, neighbour], server, port, &[0]);
+    knock(&net.client, &format!("-d 20 {server} 1101 1202:udp 1303"));
+    knock(&net.client, &format!("-d 20 {server} 1101 1202:udp 1303"));
+    knockd.wait_for("ssh: command timeout");
+    // Two attempts at once, one of which is spoiled by a port of a third door; repeats; wrong flags; strays.
+    send(net, &[syn(net, 10, 1101), syn(net, 10, 1101), udp(10, 1202), udp(10, 1202), syn(net, 10, 4444)]);
+    send(net, &[Frame::tcp([10, 9, 0, 10], server, 1404, Flags::ACK), syn(net, 10, 1404)]);
+    hit(net, 11, &[1505, 1505, 1701, 1702, 1801]);
+    hit(net, 11, &[1802, 1701, 1702]);
+    send(
+        net,
+        &[syn(net, 12, 1101).vlan(5), syn(net, 12, 1101).fragment(0, true), syn(net, 12, 1101).vlan(0)],
+    );
+    hit(net, 13, &[1101, 21, 22, 23, 25, 53, 80, 110]);
+    send(net, &[udp(13, 1202)]);
+    let to_target = |port| Frame::tcp([10, 9, 0, 14], [10, 9, 0, 250], port, Flags::SYN);
+    send(net, &[to_target(1606).macs([2, 0, 0, 0, 0, 9], net.server.mac), to_target(1101)]);
+    // A little of everything in no order, but all at once; not more than 20 lines about a source, which are all logged.
+    let ports = [1101, 1303, 1404, 1505, 1606, 1701];
+    let mut random = 12345_u64;
+    let frames = (0..50).map(|_| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let choice = usize::try_from(random >> 40).unwrap();
+        let neighbour = 20 + u8::try_from(choice % 5).unwrap();
+        match choice / 5 % 3 {
+            0 => udp(neighbour, 1202),
+            _ => syn(net, neighbour, ports[choice / 15 % ports.len()]),
+        }
+    });
+    send(net, &frames.collect::<Vec<_>>());
+    std::thread::sleep(Duration::from_millis(1300));
+    send(net, &[udp(30, 65000)]);
+}
+
+#[test]
+fn a_replay_says_what_the_daemon_has_logged() {
+    let net = Net::new().unwrap();
+    net.server.write_file("/run/sequences", SEQUENCES).unwrap();
+    net.server.write_file("/run/sequences-before", SEQUENCES).unwrap();
+    net.server.write_file("/run/replay.conf", &DOORS.replace("FILE", "/run/sequences-before")).unwrap();
+    sh(&net.server, "chmod 600 /run/sequences* /run/*.conf");
+    let tcpdump = Tcpdump::start(&net, "-i eth0");
+    let mut knockd = Knockd::start(&net, &DOORS.replace("FILE", "/run/sequences"));
+    make_traffic(&net, &mut knockd);
+    knockd.wait_for("10.9.0.30: last: OPEN SESAME");
+    tcpdump.stop();
+    let said = sh(&net.server, &format!("{KNOCKD} replay /run/c.pcap -c /run/replay.conf --format json"));
+    let mut said = as_log(&said);
+    // What comes after the last packet is not awaited.
+    let last = said.iter().position(|line| line.contains("last: OPEN SESAME")).unwrap();
+    said.truncate(last + 1);
+    let (by_packets, by_time) = in_two(said);
+    let (logged_by_packets, logged_by_time) = in_two(knockd.take_lines());
+    assert!(by_packets.len() > 60 && by_time.len() >= 4, "{by_packets:#?} {by_time:#?}");
+    assert_eq!(by_packets, logged_by_packets);
+    assert_eq!(by_time, logged_by_time);
+}
+
+/// Runs `knockd replay` in a directory with these files.
+struct Desk {
+    directory: tempfile::TempDir,
+}
+
+impl Desk {
+    fn new(config: &str, capture: &[u8]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("k.conf"), config).unwrap();
+        std::fs::write(directory.path().join("c.pcap"), capture).unwrap();
+        Self { directory }
+    }
+
+    fn replay(&self, arguments: &str) -> OutputAssert {
+        let command = Command::new(cargo_bin!("knockd")).current_dir(self.directory.path()).env("TZ", "UTC");
+        let words = ["replay", "c.pcap", "-c", "k.conf"].into_iter().chain(arguments.split_whitespace());
+        command.args(words).assert()
+    }
+}
+
+/// A pcap file with these frames, one every half second.
+fn pcap(frames: &[Frame]) -> Vec<u8> {
+    let mut file = Vec::new();
+    for number in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 262_144, 1] {
+        file.extend(number.to_le_bytes());
+    }
+    for (frame, index) in frames.iter().zip(0..) {
+        let bytes = frame.bytes().unwrap();
+        let length = u32::try_from(bytes.len()).unwrap();
+        for number in [1_790_000_000 + index / 2, index % 2 * 500_000, length, length] {
+            file.extend(u32::to_le_bytes(number));
+        }
+        file.extend(bytes);
+    }
+    file
+}
+
+const SSH: &str = "[ssh]\nsequence = 1101,1202:udp,1303\nseq_timeout = 2\ntcpflags = syn\n\
+                   start_command = open %IP%\nstop_command = close %IP%\n[web]\nsequence = 1404,1505\n";
+
+/// A knock that works after some mistakes, by 192.0.2.7 at 198.51.100.1.
+fn story() -> Vec<Frame> {
+    let [source, server] = [[192, 0, 2, 7], [198, 51, 100, 1]];
+    let tcp = |port, flags| Frame::tcp(source, server, port, flags);
+    let syn = |port| tcp(port, Flags::SYN);
+    let udp = |port| Frame::udp(source, server, port, &[0]);
+    vec![
+        Frame::tcp(source, [198, 51, 100, 9], 1101, Flags::SYN),
+        tcp(1101, Flags::ACK),
+        udp(1202),
+        syn(1101),
+        syn(1101),
+        syn(1404),
+        syn(1101).fragment(0, true),
+        syn(1101).vlan(9),
+        syn(2222),
+        syn(1101),
+        udp(1202),
+        syn(1303),
+        Frame::tcp([192, 0, 2, 8], server, 1101, Flags::SYN),
+        syn(1101),
+        udp(1202),
+        syn(1303),
+    ]
+}
+
+#[test]
+fn the_story_of_a_source_is_told_packet_by_packet() {
+    let desk = Desk::new(SSH, &pcap(&story()));
+    desk.replay("--explain 192.0.2.7 --address 198.51.100.1").code(0).stderr_eq("").stdout_eq(str![[r#"
+Doors of k.conf: ssh, web
+Own addresses, as given: 198.51.100.1
+
+2026-09-21 14:13:20.000000    +0.000000       #1 192.0.2.7 to 198.51.100.9, 1101:tcp (syn)
+    not seen: its destination is neither an own address nor the `Target` of a door
+2026-09-21 14:13:20.500000    +0.500000       #2 192.0.2.7 to 198.51.100.1, 1101:tcp (ack)
+    not seen: the doors that use this port want other TCP flags
+2026-09-21 14:13:21.000000    +1.000000       #3 192.0.2.7 to 198.51.100.1, 1202:udp
+    no effect: it begins no sequence, and there is no attempt that it could advance or spoil
+2026-09-21 14:13:21.500000    +1.500000       #4 192.0.2.7 to 198.51.100.1, 1101:tcp (syn)
+    ssh: Stage 1
+2026-09-21 14:13:22.000000    +2.000000       #5 192.0.2.7 to 198.51.100.1, 1101:tcp (syn)
+    ssh: ignored: a repetition; the time of the sequence starts anew
+2026-09-21 14:13:22.500000    +2.500000       #6 192.0.2.7 to 198.51.100.1, 1404:tcp (syn)
+    ssh: spoiled at stage 1 by 1404:tcp, which was not the next step
+    web: Stage 1
+2026-09-21 14:13:23.000000    +3.000000       #7 192.0.2.7
+    not seen: it is a fragment
+2026-09-21 14:13:23.500000    +3.500000       #8 192.0.2.7
+    not seen: it belongs to the interface of a VLAN
+2026-09-21 14:13:24.000000    +4.000000       #9 192.0.2.7 to 198.51.100.1, 2222:tcp (syn)
+    not seen: no door uses this port
+2026-09-21 14:13:24.500000    +4.500000      #10 192.0.2.7 to 198.51.100.1, 1101:tcp (syn)
+    ssh: Stage 1
+    web: spoiled at stage 1 by 1101:tcp, which was not the next step
+2026-09-21 14:13:25.000000    +5.000000      #11 192.0.2.7 to 198.51.100.1, 1202:udp
+    ssh: Stage 2
+2026-09-21 14:13:25.500000    +5.500000      #12 192.0.2.7 to 198.51.100.1, 1303:tcp (syn)
+    ssh: Stage 3
+    ssh: OPEN SESAME
+    ssh: start command: open 192.0.2.7
+2026-09-21 14:13:26.500000    +6.500000      #14 192.0.2.7 to 198.51.100.1, 1101:tcp (syn)
+    ssh: Stage 1
+2026-09-21 14:13:27.000000    +7.000000      #15 192.0.2.7 to 198.51.100.1, 1202:udp
+    ssh: Stage 2
+2026-09-21 14:13:27.500000    +7.500000      #16 192.0.2.7 to 198.51.100.1, 1303:tcp (syn)
+    ssh: Stage 3
+    ssh: OPEN SESAME
+    ssh: open already: it stays open for a full `Cmd_Timeout` from now
+End of the file. If nobody sends anything more:
+2026-09-21 14:13:37.500000   +17.500000          192.0.2.7: ssh: stop command: close 192.0.2.7
+
+Packets: 16, of them seen by a door: 11
+Attempts: 5, opened: 2, spoiled: 2, timed out: 1, pushed out: 0
+Scanners: 0
+Not looked at: 1 (it is a fragment)
+Not looked at: 1 (it belongs to the interface of a VLAN)
+
+"#]]);
+}
+
+#[test]
+fn without_a_source_it_is_told_what_the_log_would_have_and_why_attempts_ended() {
+    let desk = Desk::new(SSH, &pcap(&story()));
+    desk.replay("").code(0).stderr_eq("").stdout_eq(str![[r#"
+Doors of k.conf: ssh, web
+Own addresses: every destination, since no packet is known to go to this machine; --address names the right ones
+
+2026-09-21 14:13:20.000000    +0.000000       #1 192.0.2.7: ssh: Stage 1
+2026-09-21 14:13:21.000000    +1.000000       #3 192.0.2.7: ssh: Stage 2
+2026-09-21 14:13:21.500000    +1.500000       #4 192.0.2.7: ssh: spoiled at stage 2 by 1101:tcp, which was not the next step
+2026-09-21 14:13:21.500000    +1.500000       #4 192.0.2.7: ssh: Stage 1
+2026-09-21 14:13:22.500000    +2.500000       #6 192.0.2.7: ssh: spoiled at stage 1 by 1404:tcp, which was not the next step
+2026-09-21 14:13:22.500000    +2.500000       #6 192.0.2.7: web: Stage 1
+2026-09-21 14:13:24.500000    +4.500000      #10 192.0.2.7: ssh: Stage 1
+2026-09-21 14:13:24.500000    +4.500000      #10 192.0.2.7: web: spoiled at stage 1 by 1101:tcp, which was not the next step
+2026-09-21 14:13:25.000000    +5.000000      #11 192.0.2.7: ssh: Stage 2
+2026-09-21 14:13:25.500000    +5.500000      #12 192.0.2.7: ssh: Stage 3
+2026-09-21 14:13:25.500000    +5.500000      #12 192.0.2.7: ssh: OPEN SESAME
+2026-09-21 14:13:25.500000    +5.500000      #12 192.0.2.7: ssh: start command: open 192.0.2.7
+2026-09-21 14:13:26.000000    +6.000000      #13 192.0.2.8: ssh: Stage 1
+2026-09-21 14:13:26.500000    +6.500000      #14 192.0.2.7: ssh: Stage 1
+2026-09-21 14:13:27.000000    +7.000000      #15 192.0.2.7: ssh: Stage 2
+2026-09-21 14:13:27.500000    +7.500000      #16 192.0.2.7: ssh: Stage 3
+2026-09-21 14:13:27.500000    +7.500000      #16 192.0.2.7: ssh: OPEN SESAME
+2026-09-21 14:13:27.500000    +7.500000      #16 192.0.2.7: ssh: open already: it stays open for a full `Cmd_Timeout` from now
+End of the file. If nobody sends anything more:
+2026-09-21 14:13:28.000000    +8.000000          192.0.2.8: ssh: sequence timeout (stage 1)
+2026-09-21 14:13:37.500000   +17.500000          192.0.2.7: ssh: stop command: close 192.0.2.7
+
+Packets: 16, of them seen by a door: 12
+Attempts: 6, opened: 2, spoiled: 3, timed out: 1, pushed out: 0
+Scanners: 0
+Not looked at: 1 (it is a fragment)
+Not looked at: 1 (it belongs to the interface of a VLAN)
+
+"#]]);
+}
+
+#[test]
+fn the_json_has_one_object_a_line() {
+    let desk = Desk::new(SSH, &pcap(&story()));
+    desk.replay("--explain 192.0.2.7 -a 198.51.100.1 --format json")
+        .code(0)
+        .stderr_eq("")
+        .stdout_eq(str![[r#"
+{"type":"begin","config":"k.conf","doors":["ssh","web"],"own":"given","addresses":["198.51.100.1"]}
+{"type":"packet","number":1,"time":"2026-09-21T14:13:20Z","offset":0.0,"source":"192.0.2.7","destination":"198.51.100.9","protocol":"tcp","port":1101,"flags":["syn"],"notes":[{"source":"192.0.2.7","what":"not_watched"}]}
+{"type":"packet","number":2,"time":"2026-09-21T14:13:20.5Z","offset":0.5,"source":"192.0.2.7","destination":"198.51.100.1","protocol":"tcp","port":1101,"flags":["ack"],"notes":[{"source":"192.0.2.7","what":"other_flags"}]}
+{"type":"packet","number":3,"time":"2026-09-21T14:13:21Z","offset":1.0,"source":"192.0.2.7","destination":"198.51.100.1","protocol":"udp","port":1202,"notes":[{"source":"192.0.2.7","what":"no_effect"}]}
+{"type":"packet","number":4,"time":"2026-09-21T14:13:21.5Z","offset":1.5,"source":"192.0.2.7","destination":"198.51.100.1","protocol":"tcp","port":1101,"flags":["syn"],"notes":[{"source":"192.0.2.7","door":"ssh","what":"stage","stage":1}]}
+{"type":"packet","number":5,"time":"2026-09-21T14:13:22Z","offset":2.0,"source":"192.0.2.7","destination":"198.51.100.1","protocol":"tcp","port":1101,"flags":["syn"],"notes":[{"source":"192.0.2.7","door":"ssh","what":"repeated","stage":1}]}
+{"type":"packet","number":6,"time":"2026-09-21T14:13:22.5Z","offset":2.5,"source":"192.0.2.7","destination":"198.51.100.1","protocol":"tcp","port":1404,"flags":["syn"],"notes":[{"source":"192.0.2.7","door":"ssh","what":"spoiled","stage":1,"by":"1404:tcp"},{"source":"192.0.2.7","door":"web","what":"stage","stage":1}]}
+{"type":"unread","number":7,"time":"2026-09-21T14:13:23Z","offset":3.0,"source":"192.0.2.7","reason":"fragment"}
+{"type":"unread","number":8,"time":"2026-09-21T14:13:23.5Z","offset":3.5,"source":"192.0.2.7","reason":"vlan"}
+{"type":"packet","number":9,"time":"2026-09-21T14:13:24Z","offset":4.0,"source":"192.0.2.7","destination":"198.51.100.1","protocol":"tcp","port":2222,"flags":["syn"],"notes":[{"source":"192.0.2.7","what":"no_doors_port"}]}
+{"type":"packet","number":10,"time":"2026-09-21T14:13:24.5Z","offset":4.5,"source":"192.0.2.7","destination":"198.51.100.1","protocol":"tcp","port":1101,"flags":["syn"],"notes":[{"source":"192.0.2.7","door":"ssh","what":"stage","stage":1},{"source":"192.0.2.7","door":"web","what":"spoiled","stage":1,"by":"1101:tcp"}]}
+{"type":"packet","number":11,"time":"2026-09-21T14:13:25Z","offset":5.0,"source":"192.0.2.7","destination":"198.51.100.1","protocol":"udp","port":1202,"notes":[{"source":"192.0.2.7","door":"ssh","what":"stage","stage":2}]}
+{"type":"packet","number":12,"time":"2026-09-21T14:13:25.5Z","offset":5.5,"source":"192.0.2.7","destination":"198.51.100.1","protocol":"tcp","port":1303,"flags":["syn"],"notes":[{"source":"192.0.2.7","door":"ssh","what":"stage","stage":3},{"source":"192.0.2.7","door":"ssh","what":"opened"}]}
+{"type":"note","number":12,"time":"2026-09-21T14:13:25.5Z","offset":5.5,"source":"192.0.2.7","door":"ssh","what":"start","command":"open 192.0.2.7"}
+{"type":"packet","number":14,"time":"2026-09-21T14:13:26.5Z","offset":6.5,"source":"192.0.2.7","destination":"198.51.100.1","protocol":"tcp","port":1101,"flags":["syn"],"notes":[{"source":"192.0.2.7","door":"ssh","what":"stage","stage":1}]}
+{"type":"packet","number":15,"time":"2026-09-21T14:13:27Z","offset":7.0,"source":"192.0.2.7","destination":"198.51.100.1","protocol":"udp","port":1202,"notes":[{"source":"192.0.2.7","door":"ssh","what":"stage","stage":2}]}
+{"type":"packet","number":16,"time":"2026-09-21T14:13:27.5Z","offset":7.5,"source":"192.0.2.7","destination":"198.51.100.1","protocol":"tcp","port":1303,"flags":["syn"],"notes":[{"source":"192.0.2.7","door":"ssh","what":"stage","stage":3},{"source":"192.0.2.7","door":"ssh","what":"opened"}]}
+{"type":"note","number":16,"time":"2026-09-21T14:13:27.5Z","offset":7.5,"source":"192.0.2.7","door":"ssh","what":"extended"}
+{"type":"end_of_file"}
+{"type":"note","time":"2026-09-21T14:13:37.5Z","offset":17.5,"source":"192.0.2.7","door":"ssh","what":"stop","command":"close 192.0.2.7"}
+{"type":"summary","complete":true,"packets":16,"visible":11,"attempts":5,"opened":2,"spoiled":2,"timed_out":1,"evicted":0,"scanners":0,"unread":{"fragment":1,"vlan":1}}
+
+"#]]);
+}
+
+#[test]
+fn of_a_damaged_file_what_could_be_read_is_told_and_then_where_it_is_damaged() {
+    let whole = pcap(&story());
+    let desk = Desk::new(SSH, &whole[..whole.len() - 10]);
+    let output = desk.replay("--explain 192.0.2.7 -a 198.51.100.1").code(1).stderr_eq(str![[r#"
+knockd: c.pcap: it ends within packet 16
+
+"#]]);
+    let stdout = String::from_utf8(output.get_output().stdout.clone()).unwrap();
+    assert!(stdout.contains("Packets: 15,") && stdout.contains("ssh: OPEN SESAME"), "{stdout}");
+}
+
+#[test]
+fn no_truncation_of_a_capture_does_any_harm() {
+    let whole = pcap(&story());
+    for length in (0..whole.len()).step_by(13) {
+        let desk = Desk::new(SSH, &whole[..length]);
+        let output = desk.replay("").code(1);
+        let stderr = String::from_utf8(output.get_output().stderr.clone()).unwrap();
+        assert!(stderr.starts_with("knockd: c.pcap: it "), "{length}: {stderr}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_at_all_is_named() {
+    let desk = Desk::new(SSH, b"");
+    desk.replay("").code(1).stderr_eq(str![[r#"
+knockd: c.pcap: it is empty
+
+"#]]);
+    let desk = Desk::new(SSH, b"\x1f\x8b\x08 something else, long enough to be looked at");
+    desk.replay("").code(1).stderr_eq(str![[r#"
+knockd: c.pcap: it is no file of the format pcap or pcapng, as tcpdump -w and Wireshark write them
+
+"#]]);
+    let desk = Desk::new("[ssh]\nsequence = 80000\n", b"");
+    desk.replay("").code(1).stdout_eq("").stderr_eq(str![[r#"
+knockd: the configuration cannot be used:
+k.conf:2:12: error: "80000" does not belong here
+  |
+2 | sequence = 80000
+  |            ^^^^^ expected a port number from 0 to 65535
+
+"#]]);
+    Command::new(cargo_bin!("knockd"))
+        .current_dir(desk.directory.path())
+        .args(["replay", "no-such.pcap", "-c", "/dev/null"])
+        .assert()
+        .code(1)
+        .stderr_eq(str![[r#"
+knockd: cannot read no-such.pcap: No such file or directory (os error 2)
+
+"#]]);
+}
+
+#[test]
+fn a_source_that_is_not_in_the_file_is_said_to_be_missing() {
+    let desk = Desk::new(SSH, &pcap(&story()));
+    let output = desk.replay("--explain 203.0.113.1").code(0);
+    let stdout = String::from_utf8(output.get_output().stdout.clone()).unwrap();
+    assert!(stdout.contains("No packet in the file comes from 203.0.113.1."), "{stdout}");
+}
