@@ -80,6 +80,8 @@ pub enum Command {
     Status(Status),
     /// Show what the running daemon is doing, again and again
     Watch(Watch),
+    /// Tell live what becomes of the packets of an address, or of all
+    Trace(Trace),
     /// Close a door before its time
     Close(Close),
     /// Keep an open door open longer
@@ -131,6 +133,18 @@ pub struct Watch {
     #[command(flatten)]
     #[allow(missing_docs, reason = "its type says it")]
     pub socket: Socket,
+}
+
+/// The command line of `knockd trace`.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = CONTROL_AFTER_HELP)]
+pub struct Trace {
+    /// Tell only about this address
+    pub address: Option<IpAddr>,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub control: Control,
 }
 
 /// The command line of `knockd close`.

@@ -54,6 +54,12 @@ pub enum Request {
     },
     /// Read the configuration again.
     Reload {},
+    /// Tell what becomes of packets until the client goes away.
+    Trace {
+        /// The only source that is of interest.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<IpAddr>,
+    },
 }
 
 impl Request {
@@ -88,6 +94,10 @@ impl fmt::Display for Request {
             }
             Self::Open { door, address } => write!(f, "open {door} {address}"),
             Self::Reload {} => write!(f, "reload"),
+            Self::Trace { address } => {
+                write!(f, "trace")?;
+                address.iter().try_for_each(|address| write!(f, " {address}"))
+            }
         }
     }
 }
@@ -101,6 +111,13 @@ pub enum Reply {
     /// It was done.
     Done {
         /// What was done, for people.
+        text: String,
+    },
+    /// One of the answers to [`Request::Trace`].
+    Traced {
+        /// What happened, for programs: what docs/json.md says of `knockd trace`.
+        event: serde_json::Value,
+        /// The same for people; may have several lines.
         text: String,
     },
     /// It was not done.
@@ -136,6 +153,7 @@ mod tests {
             Just(Request::Reload {}),
             close.prop_map(|(door, address)| Request::Close { door, address }),
             extend.prop_map(|(door, address, seconds)| Request::Extend { door, address, seconds }),
+            proptest::option::of(address()).prop_map(|address| Request::Trace { address }),
             (door(), address()).prop_map(|(door, address)| Request::Open { door, address }),
         ]
     }

@@ -92,7 +92,7 @@ impl Doors {
         })
     }
 
-    /// Opens a door for a source that has knocked at it.
+    /// Opens a door for a source that has knocked at it. `told` gets what comes of it.
     ///
     /// # Errors
     /// When too much is open already; that is logged.
@@ -102,8 +102,10 @@ impl Doors {
         source: IpAddr,
         options: &Options,
         log: &Log,
+        told: impl FnOnce(&Result<Vec<Effect>, Full>),
     ) -> Result<(), Full> {
         let opened = self.leases.open(door, source, options.max_open, self.clock.now());
+        told(&opened);
         opened.map(|effects| self.carry_out(effects, options, log)).inspect_err(|&full| {
             log.write(&Line::full(source, &door.name, full));
         })
@@ -163,9 +165,16 @@ impl Doors {
         }
     }
 
-    /// Runs the stop commands whose time has come. Calling it early or twice is harmless.
-    pub(crate) fn handle_timeout(&mut self, now: Timestamp, options: &Options, log: &Log) {
+    /// Runs the stop commands whose time has come; `told` gets them. Calling it early or twice is harmless.
+    pub(crate) fn handle_timeout(
+        &mut self,
+        now: Timestamp,
+        options: &Options,
+        log: &Log,
+        told: impl FnOnce(&[Effect]),
+    ) {
         let effects = self.leases.handle_timeout(now);
+        told(&effects);
         self.carry_out(effects, options, log);
     }
 

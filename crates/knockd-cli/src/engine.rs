@@ -31,6 +31,8 @@ use crate::metrics::Metrics;
 use crate::service::{self, Watchdog};
 use crate::setup::Setup;
 use crate::state::StateDir;
+use crate::story;
+use crate::trace::Tracers;
 
 /// How long the loop waits when nothing has a deadline.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -96,6 +98,7 @@ pub(crate) struct Engine {
     /// What the decoders could not give up.
     kept: Option<String>,
     metrics: Option<Metrics>,
+    tracers: Tracers,
     /// A message whenever an interface has changed.
     links: Receiver<io::Result<()>>,
     clock: Clock,
@@ -138,6 +141,7 @@ impl Engine {
             counters: Counters::default(),
             kept: None,
             metrics,
+            tracers: Tracers::default(),
             links,
             clock,
         })
@@ -199,6 +203,7 @@ impl Engine {
         }
         let now = self.clock.now();
         self.counters.packets += 1;
+        let visibility = (!self.tracers.is_empty()).then(|| self.matcher.visibility(packet));
         let (scanners, leases) = (&mut self.guard.scanners, self.doors.leases());
         let judgement = judge(packet, now, scanners, &mut self.matcher, leases, &self.setup.doors);
         let mut opened = Vec::new();
@@ -211,6 +216,11 @@ impl Engine {
             }
         }
         self.counters.scanners += u64::from(judgement.sighting == Sighting::NewScanner);
+        if let Some(visibility) = visibility {
+            let (sighting, doors) = (judgement.sighting, &self.setup.doors);
+            let notes = story::of_packet(packet, sighting, visibility, judgement.events(), doors);
+            self.tracers.tell_packet(packet, &notes);
+        }
         // Whoever forges addresses can make scanners of them all.
         if judgement.sighting == Sighting::NewScanner && self.flood.admits(packet.source, now) {
             self.log(&Line::scanner(packet.source));
@@ -228,8 +238,16 @@ impl Engine {
         for event in self.matcher.handle_timeout(now) {
             self.counters.count(event.kind);
             log_event(event, &self.setup, &mut self.flood, now, &self.log);
+            if !self.tracers.is_empty() {
+                self.tracers.tell_note(&story::of_event(event, &self.setup.doors, None));
+            }
         }
-        self.doors.handle_timeout(now, &self.setup.options, &self.log);
+        let tracers = &mut self.tracers;
+        self.doors.handle_timeout(now, &self.setup.options, &self.log, |effects| {
+            if !tracers.is_empty() {
+                effects.iter().filter_map(story::of_effect).for_each(|note| tracers.tell_note(&note));
+            }
+        });
         if let Some(count) = self.flood.handle_timeout(now) {
             let text = format!(
                 "{count} lines about stages, sequence timeouts and scanners were left out, there are too many of them"
@@ -251,7 +269,12 @@ impl Engine {
         }
         if let Some(door) = self.setup.doors.get(id.index()) {
             // That too much is open is in the log.
-            let _ = self.doors.open(door, source, &self.setup.options, &self.log);
+            let tracers = &mut self.tracers;
+            let _ = self.doors.open(door, source, &self.setup.options, &self.log, |effects| {
+                if !tracers.is_empty() {
+                    tracers.tell_note(&story::of_opening(door, source, effects));
+                }
+            });
         }
     }
 

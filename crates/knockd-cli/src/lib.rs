@@ -36,6 +36,7 @@ mod service;
 mod setup;
 pub mod state;
 mod story;
+pub mod trace;
 pub mod watch;
 
 use std::io::Write;

@@ -4,9 +4,9 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use knockd_cli::args::{Args, Close, Command, Control, Extend, Format, Open};
+use knockd_cli::args::{Args, Close, Command, Control, Extend, Format, Open, Trace};
 use knockd_cli::control::{Request, client};
-use knockd_cli::{Exit, check, decoder, replay, watch};
+use knockd_cli::{Exit, check, decoder, replay, trace, watch};
 
 fn main() -> ExitCode {
     if std::env::args_os().next().is_some_and(|name| name == decoder::NAME) {
@@ -31,6 +31,9 @@ fn run(mut args: Args) -> anyhow::Result<Exit> {
         Some(Command::Replay(replay)) => replay::run(&replay),
         Some(Command::Status(status)) => ask(&status.control, &Request::Status {}),
         Some(Command::Watch(watch)) => watch::run(&watch.socket.path),
+        Some(Command::Trace(Trace { address, control })) => {
+            trace::run(&control.socket.path, address, control.format)
+        }
         Some(Command::Close(Close { door, address, control, .. })) => {
             ask(&control, &Request::Close { door, address })
         }

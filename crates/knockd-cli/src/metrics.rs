@@ -7,6 +7,7 @@ use std::fs::{self, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Weak;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -68,11 +69,11 @@ fn keep_up_to_date(path: &Path, asking: &Sender<Ask>, speak: &Sender<Heard>, unw
 /// The status, unless the daemon is ending.
 fn ask(asking: &Sender<Ask>) -> Option<Status> {
     let (reply, replies) = bounded(1);
-    let ask = Ask { request: Request::Status {}, who: "metrics".to_owned(), reply };
+    let ask = Ask { request: Request::Status {}, who: "metrics".to_owned(), reply, listening: Weak::new() };
     asking.send(ask).ok()?;
     match replies.recv() {
         Ok(Reply::Status(status)) => Some(*status),
-        Ok(Reply::Done { .. } | Reply::Refused { .. }) | Err(_) => None,
+        Ok(Reply::Done { .. } | Reply::Refused { .. } | Reply::Traced { .. }) | Err(_) => None,
     }
 }
 

@@ -156,6 +156,6 @@ fn ask(connection: &mut Connection) -> anyhow::Result<Box<Status>> {
     match connection.ask(&Request::Status {})?.1 {
         Reply::Status(status) => Ok(status),
         Reply::Refused { reason } => Err(anyhow!(reason)),
-        Reply::Done { .. } => Err(anyhow!("knockd has answered something else")),
+        Reply::Done { .. } | Reply::Traced { .. } => Err(anyhow!("knockd has answered something else")),
     }
 }

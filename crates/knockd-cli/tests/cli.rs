@@ -49,6 +49,7 @@ Commands:
           executed
   status  Show what the running daemon is doing
   watch   Show what the running daemon is doing, again and again
+  trace   Tell live what becomes of the packets of an address, or of all
   close   Close a door before its time
   extend  Keep an open door open longer
   open    Open a door as if it had been knocked at

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Output;
 
 use common::{KNOCKD, Knockd, hit, send, sh, syn, wait_until};
-use testbed::{Flags, Frame, Host, Net};
+use testbed::{Flags, Frame, Host, Net, Running};
 
 /// Two commands that can be told apart, and a door that needs no command.
 const DOORS: &str = "\
@@ -268,4 +268,51 @@ fn the_status_of_a_full_table_is_told_at_once() {
         listed.len() == 100 && listed[0]["source"] == "10.9.0.3" && listed[0]["stage"] == 2
     });
     drop(knockd);
+}
+
+#[test]
+fn trace_tells_live_what_becomes_of_packets_and_never_the_next_step() {
+    let net = Net::new().unwrap();
+    let server = &net.server;
+    let mut knockd = Knockd::start(&net, &DOORS.replace("cmd_timeout = 60", "cmd_timeout = 1"));
+    let trace = |words: &[&str]| {
+        let trace = Running::start(server.command(KNOCKD).arg("trace").args(words)).unwrap();
+        wait_until("it listens", || !trace.lines().is_empty());
+        trace
+    };
+    let all = trace(&[]);
+    let one = trace(&["10.9.0.3", "--format", "json"]);
+    let text = |trace: &Running| trace.lines().into_iter().map(|line| line.text + "\n").collect::<String>();
+    let begin = text(&all);
+    assert!(
+        begin.starts_with("Packets to 10.9.0.1, ") && begin.contains("the filter in the kernel"),
+        "{begin}"
+    );
+    hit(&net, 2, &[7101, 7101, 8202, 9303]);
+    knockd.wait_for("open 10.9.0.2");
+    hit(&net, 3, &[7101, 8202, 17101]);
+    wait_until("the stop command", || {
+        text(&all).contains("10.9.0.2: the ssh door: stop command: echo close 10.9.0.2")
+    });
+    let told = text(&all);
+    for line in [
+        " 10.9.0.2 to 10.9.0.1, 7101:tcp (syn)\n    the ssh door: Stage 1\n",
+        " 10.9.0.2 to 10.9.0.1, 7101:tcp (syn)\n    the ssh door: ignored: a repetition",
+        "    the ssh door: OPEN SESAME\n",
+        " 10.9.0.2: the ssh door: start command: echo open 10.9.0.2\n",
+        "    the ssh door: spoiled at stage 2 by 17101:tcp, which was not the next step\n",
+    ] {
+        assert!(told.contains(line), "{line} in {told}");
+    }
+    wait_until("the other one is told", || text(&one).contains("17101"));
+    let objects: Vec<serde_json::Value> =
+        text(&one).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds: Vec<_> = objects.iter().map(|object| object["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["begin", "packet", "packet", "packet"]);
+    assert_eq!(objects[0]["addresses"][0], "10.9.0.1");
+    assert_eq!((&objects[2]["port"], &objects[2]["notes"][0]["stage"]), (&8202.into(), &2.into()));
+    assert!(!text(&one).contains("9303") && !text(&one).contains("10.9.0.2"));
+    knockd.stop();
+    let ended = |mut trace: Running| trace.wait(common::SOON).unwrap().code();
+    assert_eq!([ended(all), ended(one)], [Some(1), Some(1)]);
 }

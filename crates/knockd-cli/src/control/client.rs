@@ -40,6 +40,22 @@ impl Connection {
         line.push(b'\n');
         // A daemon that lets us go has said why.
         let _ = self.stream.get_mut().write_all(&line);
+        self.next()
+    }
+
+    /// Waits for the next reply however long that takes, from now on.
+    ///
+    /// # Errors
+    /// When the system does not allow that.
+    pub(crate) fn wait_for_ever(&mut self) -> anyhow::Result<()> {
+        self.stream.get_mut().set_read_timeout(None).context("cannot talk to knockd")
+    }
+
+    /// Waits for the next reply: its line, and what that means.
+    ///
+    /// # Errors
+    /// When the daemon goes away, or says what this program does not know.
+    pub(crate) fn next(&mut self) -> anyhow::Result<(String, Reply)> {
         let mut answer = String::new();
         self.stream.read_line(&mut answer).context("knockd does not answer")?;
         if answer.is_empty() {
@@ -77,7 +93,9 @@ pub fn run(socket: &Path, request: &Request, format: Format) -> anyhow::Result<E
         }
         (Format::Json, _) => write!(out, "{line}"),
         (Format::Text, Reply::Status(status)) => write!(out, "{}", show::Text(status)),
-        (Format::Text, Reply::Done { text }) => writeln!(out, "{}", show::harmless(text)),
+        (Format::Text, Reply::Done { text } | Reply::Traced { text, .. }) => {
+            writeln!(out, "{}", show::harmless(text))
+        }
         (Format::Text, Reply::Refused { reason }) => return Err(anyhow!("{}", show::harmless(reason))),
     };
     Ok(if matches!(reply, Reply::Refused { .. }) { Exit::Failed } else { Exit::Succeeded })

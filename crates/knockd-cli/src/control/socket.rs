@@ -5,14 +5,14 @@ use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use nix::unistd::{Group, Uid, User};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{MAX_REQUEST, Reply, Request};
 
@@ -29,6 +29,12 @@ const WRITE_LIMIT: Duration = Duration::from_secs(5);
 /// How long the engine may take to answer; reading a configuration from a slow disk is the longest.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
+/// How many answers to [`Request::Trace`] wait for a client; what comes then is left out.
+const TRACED: usize = 1024;
+
+/// How often a client that is told nothing is looked after.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// How many requests wait for the engine.
 const QUEUE: usize = MAX_CLIENTS;
 
@@ -38,8 +44,10 @@ pub(crate) struct Ask {
     pub(crate) request: Request,
     /// Who asks, for the log.
     pub(crate) who: String,
-    /// Takes one reply without making anybody wait.
+    /// Takes one reply without making anybody wait, or [`TRACED`] of them.
     pub(crate) reply: Sender<Reply>,
+    /// Gone when the client is gone.
+    pub(crate) listening: Weak<()>,
 }
 
 /// Everything that asks the engine: the socket, if there is one, and whoever else holds a sender.
@@ -190,6 +198,7 @@ fn accept(listener: &UnixListener, unwanted: &PipeReader, asking: &Sender<Ask>) 
 /// Answers one request after the other, until the client goes away or does what it should not.
 fn serve(client: &UnixStream, asking: &Sender<Ask>) {
     let who = who_is(client);
+    let listening = Arc::new(());
     let mut lines = BufReader::new(client);
     loop {
         let mut line = Vec::new();
@@ -199,7 +208,16 @@ fn serve(client: &UnixStream, asking: &Sender<Ask>) {
             Ok(0) | Err(_) => return,
         }
         let (reply, is_well) = match Request::parse(&line) {
-            Ok(request) => (ask(request, &who, asking), true),
+            Ok(request) => {
+                let room = if matches!(request, Request::Trace { .. }) { TRACED } else { 1 };
+                let (reply, replies) = bounded(room);
+                let ask = Ask { request, who: who.clone(), reply, listening: Arc::downgrade(&listening) };
+                let first = answer(ask, asking, &replies);
+                if matches!(first, Reply::Traced { .. }) {
+                    return pass_on(client, &first, &replies);
+                }
+                (first, true)
+            }
             Err(reason) => (Reply::refused(reason), false),
         };
         if write(client, &reply).is_err() || !is_well {
@@ -209,13 +227,30 @@ fn serve(client: &UnixStream, asking: &Sender<Ask>) {
 }
 
 /// Asks the engine and waits for its reply.
-fn ask(request: Request, who: &str, asking: &Sender<Ask>) -> Reply {
-    let (reply, replies) = bounded(1);
-    let ask = Ask { request, who: who.to_owned(), reply };
+fn answer(ask: Ask, asking: &Sender<Ask>, replies: &Receiver<Reply>) -> Reply {
     // Its receiver is gone when the daemon is ending.
     let asked = asking.send_timeout(ask, ANSWER_LIMIT).is_ok();
     let reply = asked.then(|| replies.recv_timeout(ANSWER_LIMIT).ok()).flatten();
     reply.unwrap_or_else(|| Reply::refused("knockd is ending, or too busy to answer"))
+}
+
+/// Passes on what the engine tells, until the client goes away.
+fn pass_on(client: &UnixStream, first: &Reply, replies: &Receiver<Reply>) {
+    let mut written = write(client, first);
+    while written.is_ok() {
+        written = match replies.recv_timeout(LOOK) {
+            Ok(reply) => write(client, &reply),
+            // He has nothing more to say: whatever he does is the end.
+            Err(RecvTimeoutError::Timeout) if is_silent(client) => Ok(()),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
+        };
+    }
+}
+
+fn is_silent(client: &UnixStream) -> bool {
+    let now = Timespec::default();
+    poll(&mut [PollFd::new(client, PollFlags::IN | PollFlags::RDHUP)], Some(&now))
+        .is_ok_and(|ready| ready == 0)
 }
 
 fn write(mut client: &UnixStream, reply: &Reply) -> io::Result<()> {

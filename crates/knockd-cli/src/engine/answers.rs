@@ -22,9 +22,14 @@ const MAX_LEASES: usize = 1000;
 
 impl Engine {
     pub(super) fn answer(&mut self, ask: Ask) {
-        let Ask { request, who, reply } = ask;
+        let Ask { request, who, reply, listening } = ask;
         let answer = match &request {
             Request::Status {} => Reply::Status(Box::new(self.status())),
+            Request::Trace { address } => {
+                self.log(&Line::request(&who, &request.to_string()));
+                let addresses: Vec<_> = self.ears.addresses().collect();
+                return self.tracers.add(*address, reply, listening, &addresses);
+            }
             _ => self.obey(&request, &who).map_or_else(Reply::refused, Reply::done),
         };
         // The client may have gone.
@@ -42,7 +47,7 @@ impl Engine {
         // Names of doors have no line ends, so neither has this.
         self.log(&Line::request(who, &request.to_string()));
         match request {
-            Request::Status {} => Err("this is no order".to_owned()),
+            Request::Status {} | Request::Trace { .. } => Err("this is no order".to_owned()),
             Request::Reload {} => {
                 self.reload().map(|()| format!("{} is in force", self.setup.config_path.display()))
             }
@@ -96,7 +101,7 @@ impl Engine {
                 self.log.write(&line);
             }
             self.doors
-                .open(door, source, &self.setup.options, &self.log)
+                .open(door, source, &self.setup.options, &self.log, |_| {})
                 .map_err(|full| format!("{name} stays closed: {full}"))?;
             opened += 1;
         }
