@@ -180,7 +180,8 @@ fn the_configurations_in_the_readme_are_right() {
 
 #[test]
 fn every_configuration_in_docs_and_packaging_can_be_used() {
-    for path in files("docs").into_iter().chain(files("packaging")) {
+    let ours = |path: &String| !path.starts_with("packaging/fail2ban/");
+    for path in files("docs").into_iter().chain(files("packaging")).filter(ours) {
         match Path::new(&path).extension().and_then(|extension| extension.to_str()) {
             Some("conf") => drop(parsed(&path, &read(&path))),
             Some("md") => fenced(&read(&path)).iter().for_each(|block| drop(parsed(&path, block))),

@@ -100,3 +100,25 @@ fn metrics_stand_in_a_file_while_the_daemon_runs() {
     hit(&net, 2, &[7101, 8202, 9303]);
     knockd.wait_for("open 10.9.0.2");
 }
+
+#[test]
+fn the_filter_for_fail2ban_finds_those_who_fail_and_scan_and_nobody_else() {
+    let filter = concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/fail2ban/filter.d/knockd.conf");
+    for (format, expected) in
+        [("classic", "10.9.0.4\n10.9.0.5\n"), ("json", "10.9.0.3\n10.9.0.4\n10.9.0.5\n")]
+    {
+        let net = Net::new().unwrap();
+        let config = format!("[options]\nlogfile = /run/log\nlogformat = {format}\n{DOORS}seq_timeout = 1\n");
+        let mut knockd = Knockd::start(&net, &config);
+        hit(&net, 2, &[7101, 8202, 9303]);
+        knockd.wait_for("10.9.0.2: the ssh door: OPEN SESAME");
+        hit(&net, 3, &[7101, 9303]);
+        hit(&net, 4, &[17101]);
+        knockd.wait_for("10.9.0.4: plain: sequence timeout (stage 1)");
+        hit(&net, 5, &(1..=20).collect::<Vec<_>>());
+        knockd.wait_for("10.9.0.5: scanner: ignored");
+        knockd.stop();
+        let found = net.server.run(&["fail2ban-regex", "-o", "ip", "/run/log", filter]).unwrap();
+        assert_eq!(found, expected, "{}", sh(&net.server, "cat /run/log"));
+    }
+}
