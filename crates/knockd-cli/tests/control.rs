@@ -316,3 +316,26 @@ fn trace_tells_live_what_becomes_of_packets_and_never_the_next_step() {
     let ended = |mut trace: Running| trace.wait(common::SOON).unwrap().code();
     assert_eq!([ended(all), ended(one)], [Some(1), Some(1)]);
 }
+
+#[test]
+fn the_members_of_the_group_may_use_it_and_others_may_not() {
+    let net = Net::new().unwrap();
+    let server = &net.server;
+    // Only root can have another group, and only on a host of its own.
+    let group =
+        "cp /etc/group /run/group && echo knockd:x:4242: >>/run/group && mount --bind /run/group /etc/group";
+    sh(server, group);
+    if sh(server, "touch /run/probe; chgrp 4242 /run/probe 2>&1 || true") != "" {
+        eprintln!("not root: there are no other groups here");
+        return;
+    }
+    let _knockd = Knockd::start(&net, DOORS);
+    assert_eq!(sh(server, "stat -c '%a %G' /run/knockd/control"), "660 knockd\n");
+    // The program stands where others may not go, so it is copied.
+    sh(server, &format!("cp '{KNOCKD}' /run/k && chmod 755 /run/k"));
+    let as_user = |groups: &str| {
+        sh(server, &format!("setpriv --reuid 65534 --regid 65534 {groups} /run/k status 2>&1 || true"))
+    };
+    assert!(as_user("--groups 4242").contains("the ssh door"));
+    assert!(as_user("--clear-groups").contains("only root and members of the group knockd"));
+}

@@ -217,7 +217,7 @@ fn the_threat_model_names_tests_that_exist() {
     assert!(named.len() > 15, "{named:?}");
     let mut sources = String::new();
     for krate in ["knockd-core", "knockd-capture", "knockd-cli"] {
-        for folder in ["src", "src/config", "tests"] {
+        for folder in ["src", "src/config", "src/control", "src/watch", "tests"] {
             let path = root().join("crates").join(krate).join(folder);
             for file in fs::read_dir(path).into_iter().flatten().flatten() {
                 sources += &fs::read_to_string(file.path()).unwrap_or_default();
