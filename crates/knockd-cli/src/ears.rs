@@ -93,6 +93,11 @@ impl Ears {
         self.speak.clone()
     }
 
+    /// The interfaces that are meant by name and not listened to.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = &str> {
+        self.selection.names().filter(|name| self.interfaces().all(|interface| interface.name != *name))
+    }
+
     /// The interfaces that are listened to.
     pub(crate) fn interfaces(&self) -> impl Iterator<Item = &Interface> {
         self.listeners.iter().map(|listener| &listener.interface)

@@ -325,7 +325,7 @@ fn the_members_of_the_group_may_use_it_and_others_may_not() {
     let group =
         "cp /etc/group /run/group && echo knockd:x:4242: >>/run/group && mount --bind /run/group /etc/group";
     sh(server, group);
-    if sh(server, "touch /run/probe; chgrp 4242 /run/probe 2>&1 || true") != "" {
+    if !sh(server, "touch /run/probe; chgrp 4242 /run/probe 2>&1 || true").is_empty() {
         eprintln!("not root: there are no other groups here");
         return;
     }
@@ -338,4 +338,17 @@ fn the_members_of_the_group_may_use_it_and_others_may_not() {
     };
     assert!(as_user("--groups 4242").contains("the ssh door"));
     assert!(as_user("--clear-groups").contains("only root and members of the group knockd"));
+}
+
+#[test]
+fn status_shows_an_interface_that_is_down_and_one_that_is_waited_for() {
+    let net = Net::new().unwrap();
+    let _knockd = Knockd::start_with(&net, DOORS, &["-v", "--wait", "-i", "eth0,ppp0"]);
+    sh(&net.server, "ip link set eth0 down");
+    wait_until("both are seen", || {
+        let status = told(&net.server, &["status"]);
+        let words = |line: &str| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+        let lines: Vec<_> = status.lines().map(words).collect();
+        ["eth0 down", "ppp0 missing"].iter().all(|line| lines.iter().any(|found| found == line))
+    });
 }

@@ -66,7 +66,11 @@ fn section(f: &mut fmt::Formatter<'_>, heading: &str, rows: Vec<Vec<Cell>>) -> f
 
 fn interfaces(status: &Status) -> Vec<Vec<Cell>> {
     let rows = status.interfaces.iter().map(|interface| {
-        let state = if interface.up { ("up".to_owned(), GOOD) } else { ("down".to_owned(), BAD) };
+        let state = match (interface.listening, interface.up) {
+            (false, _) => ("missing".to_owned(), BAD),
+            (true, false) => ("down".to_owned(), BAD),
+            (true, true) => ("up".to_owned(), GOOD),
+        };
         let addresses: Vec<_> = interface.addresses.iter().map(ToString::to_string).collect();
         let addresses = if addresses.is_empty() { "no address".to_owned() } else { addresses.join(", ") };
         vec![plain(harmless(&interface.name)), state, plain(addresses)]
@@ -208,10 +212,12 @@ pub(crate) mod tests {
             interfaces: vec![
                 InterfaceStatus {
                     name: "eth0".to_owned(),
+                    listening: true,
                     up: true,
                     addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
                 },
-                InterfaceStatus { name: "wg0".to_owned(), up: false, addresses: vec![] },
+                InterfaceStatus { name: "wg0".to_owned(), listening: true, up: false, addresses: vec![] },
+                InterfaceStatus { name: "ppp0".to_owned(), listening: false, up: false, addresses: vec![] },
             ],
             doors: vec![
                 DoorStatus { name: "ssh".to_owned(), steps: Some(3), one_time: false },
@@ -270,8 +276,9 @@ pub(crate) mod tests {
 knockd 0.9.0, up 1 d 2 h, pid 42
 
 Interfaces
-  eth0  up    192.0.2.1, 2001:db8::1
-  wg0   down  no address
+  eth0  up       192.0.2.1, 2001:db8::1
+  wg0   down     no address
+  ppp0  missing  no address
 
 Doors
   ssh          3 steps

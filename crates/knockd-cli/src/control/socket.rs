@@ -35,6 +35,9 @@ const TRACED: usize = 1024;
 /// How often a client that is told nothing is looked after.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// The pause before it is looked again whether a daemon lives; the second one is twice as long.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 /// How many requests wait for the engine.
 const QUEUE: usize = MAX_CLIENTS;
 
@@ -109,7 +112,7 @@ impl Bound {
             if !metadata.file_type().is_socket() {
                 bail!("there is something else with this name");
             }
-            if UnixStream::connect(path).is_ok() {
+            if is_served(path) {
                 bail!("another knockd that is running uses it; give each a `ControlSocket` of its own");
             }
         }
@@ -139,6 +142,15 @@ impl Bound {
         let identity = (metadata.dev(), metadata.ino());
         Ok((Self { listener, path: path.to_owned(), identity }, notice))
     }
+}
+
+/// Whether a daemon lives that has this socket. A process that one was just starting when it was killed holds its files for a
+/// moment, so this looks again.
+fn is_served(path: &Path) -> bool {
+    (0..3).all(|round| {
+        thread::sleep(LOOK_AGAIN * round);
+        UnixStream::connect(path).is_ok()
+    })
 }
 
 impl Drop for Bound {

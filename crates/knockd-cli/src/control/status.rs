@@ -30,11 +30,13 @@ pub struct Status {
     pub health: Health,
 }
 
-/// A network interface that is listened to.
+/// A network interface that is listened to or waited for.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct InterfaceStatus {
     /// Its name.
     pub name: String,
+    /// Whether it is listened to; one that does not exist is waited for.
+    pub listening: bool,
     /// Whether it is set up.
     pub up: bool,
     /// Its own addresses.

@@ -129,8 +129,15 @@ impl Engine {
         let now = self.clock.now();
         let interfaces = self.ears.interfaces().map(|interface| InterfaceStatus {
             name: interface.name.clone(),
+            listening: true,
             up: interface.up,
             addresses: interface.addresses.clone(),
+        });
+        let missing = self.ears.missing().map(|name| InterfaceStatus {
+            name: name.to_owned(),
+            listening: false,
+            up: false,
+            addresses: Vec::new(),
         });
         let doors = self.setup.doors.iter().enumerate().map(|(index, door)| {
             let id = DoorId::new(index);
@@ -151,7 +158,7 @@ impl Engine {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime: now.since(Timestamp::ZERO).as_secs(),
-            interfaces: interfaces.collect(),
+            interfaces: interfaces.chain(missing).collect(),
             doors: doors.collect(),
             attempts: Attempts { total: self.matcher.underway_count(), listed: attempts.collect() },
             leases: self.leases(now),

@@ -190,7 +190,11 @@ fn summary(status: &Status, palette: Palette) -> Vec<Line<'static>> {
     let (counters, commands, health) = (&status.counters, &status.commands, &status.health);
     let mut interfaces = Vec::new();
     for interface in &status.interfaces {
-        let (state, style) = if interface.up { ("up", palette.good()) } else { ("down", palette.bad()) };
+        let (state, style) = match (interface.listening, interface.up) {
+            (false, _) => ("missing", palette.bad()),
+            (true, false) => ("down", palette.bad()),
+            (true, true) => ("up", palette.good()),
+        };
         interfaces.push(Span::raw(format!("{} ", harmless(&interface.name))));
         interfaces.push(Span::styled(format!("{state}  "), style));
     }
@@ -276,7 +280,7 @@ Attempts: 120 (119 more)
 Doors: 2
 ssh: 3 steps
 a \u{fffd}[31mdoor: disabled, no sequence is left
-eth0 up  wg0 down
+eth0 up  wg0 down  ppp0 missing
 knocks: 7 opened, 0 too slow, 0 spoiled, scanners: 0
 packets: 1204, lost: 0  commands: 14, failed: 0, waiting: 0
 q ends
