@@ -3,6 +3,7 @@
 //! The targets proper are in `fuzz_targets/` and need nightly: `cargo +nightly fuzz run TARGET`. The tests below run the same
 //! functions on stable.
 
+mod capture;
 mod frame;
 mod matcher;
 #[path = "../../crates/knockd-core/tests/model/mod.rs"]
@@ -16,13 +17,14 @@ use knockd_cli::state::StoredLease;
 use knockd_core::config::{Parsed, Severity};
 use knockd_core::{Config, OneTime, STRIKE};
 
+pub use capture::capture;
 pub use frame::frame;
 pub use matcher::matcher;
 
 /// Any text is either refused for a reason or used; every finding points into it; what is used prints as its equal.
 pub fn config(text: &[u8]) {
     let findings = match Config::parse(text) {
-        Ok(Parsed { config, warnings }) => {
+        Ok(Parsed { config, warnings, .. }) => {
             assert!(warnings.iter().all(|finding| finding.severity == Severity::Warning));
             let printed = config.to_string();
             let again = Config::parse(printed.as_bytes()).map(|parsed| parsed.config);
@@ -134,6 +136,11 @@ mod tests {
     #[test]
     fn matcher() {
         run("matcher", super::matcher);
+    }
+
+    #[test]
+    fn capture() {
+        run("capture", super::capture);
     }
 
     #[test]

@@ -204,7 +204,9 @@ impl<S: AsFd + Send> DataLinkReceiver for Receiver<S> {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The process may not open packet sockets.
-    #[error("capturing packets needs root or the capability CAP_NET_RAW")]
+    #[error(
+        "capturing packets needs root or the capability CAP_NET_RAW: start it with sudo, or as a service"
+    )]
     NotPermitted,
     /// The interface went away.
     #[error("there is no interface {interface} any more")]

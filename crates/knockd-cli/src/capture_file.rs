@@ -28,17 +28,21 @@ const NANOSECONDS: u64 = 1_000_000_000;
 
 /// One packet of a capture file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Captured<'a> {
+pub struct Captured<'a> {
     /// Its number in the file, from 1, as tcpdump and Wireshark count.
-    pub(crate) number: u64,
+    pub number: u64,
     /// When it was captured, since 1970.
-    pub(crate) time: Duration,
-    pub(crate) carried: Result<Carried<'a>, Unread>,
+    pub time: Duration,
+    /// What the frame carries.
+    pub carried: Result<Carried<'a>, Unread>,
 }
 
 impl Captured<'_> {
     /// Reads it as the daemon does.
-    pub(crate) fn packet(&self) -> Result<Packet, Unread> {
+    ///
+    /// # Errors
+    /// When it is none that knocking looks at.
+    pub fn packet(&self) -> Result<Packet, Unread> {
         match self.carried? {
             Carried { in_vlan: true, .. } => Err(Unread::Vlan),
             Carried { ip_packet, .. } => Ok(decode(ip_packet)?),
@@ -48,26 +52,41 @@ impl Captured<'_> {
 
 /// Why a capture file cannot be read to its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub(crate) enum Damage {
+pub enum Damage {
+    /// There is no byte.
     #[error("it is empty")]
     Empty,
+    /// It begins as no capture file does.
     #[error("it is no file of the format pcap or pcapng, as tcpdump -w and Wireshark write them")]
     Unknown,
+    /// It ends before its first packet could begin.
     #[error("it ends within its header")]
     NoHeader,
+    /// The system does not read on.
     #[error("it cannot be read any further after packet {after}")]
-    Unreadable { after: u64 },
+    Unreadable {
+        /// The packet before.
+        after: u64,
+    },
+    /// The last packet is not complete.
     #[error("it ends within packet {number}")]
-    Truncated { number: u64 },
+    Truncated {
+        /// That packet.
+        number: u64,
+    },
+    /// A packet, or something before it, contradicts the format.
     #[error("packet {number} is damaged")]
-    Damaged { number: u64 },
+    Damaged {
+        /// That packet.
+        number: u64,
+    },
 }
 
 /// Hands every packet of a capture file to `receive`, until that breaks off.
 ///
 /// # Errors
 /// When the file cannot be read, or is damaged. What comes before that has been handed over.
-pub(crate) fn read(
+pub fn read(
     input: impl Read + Send,
     mut receive: impl FnMut(Captured<'_>) -> ControlFlow<()>,
 ) -> Result<(), Damage> {

@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::control;
 use crate::keeper::Keeper;
 use crate::logging::{Line, Log};
+use crate::programs;
 use crate::runner::{Exit, Outcome, Report, Runner};
 use crate::state::{Restored, StateDir};
 
@@ -21,6 +22,10 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
 
 /// How many start commands wait while `MaxCommands` are running; a knock that comes then runs nothing.
 const MAX_WAITING: usize = 4096;
+
+/// The exit statuses of a shell that cannot execute the program of a command, or cannot find it (POSIX.1-2024, section 2.8.2).
+const CANNOT_EXECUTE: i32 = 126;
+const NOT_FOUND: i32 = 127;
 
 /// Opens and closes doors.
 #[derive(Debug)]
@@ -274,6 +279,11 @@ impl Doors {
             log.write(&line);
             if !last_words.is_empty() {
                 log.write(&Line::last_words(run, last_words));
+            }
+            if let Outcome::Status(CANNOT_EXECUTE | NOT_FOUND) = outcome
+                && let Some(program) = programs::missing(&run.command)
+            {
+                log.write(&Line::missing_program(run, program));
             }
         }
         if run.kind == RunKind::Start {

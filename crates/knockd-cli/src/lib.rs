@@ -5,7 +5,8 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
-mod capture_file;
+#[doc(hidden)]
+pub mod capture_file;
 pub mod check;
 mod clock;
 pub mod control;
@@ -17,14 +18,17 @@ mod flood;
 mod guard;
 mod judge;
 mod keeper;
-mod link_layer;
+#[doc(hidden)]
+pub mod link_layer;
 mod listener;
+mod listening;
 mod local_ports;
 mod logging;
 mod metrics;
 mod names;
 mod one_time_file;
 mod pid_file;
+mod programs;
 #[doc(hidden)]
 pub mod record;
 pub mod replay;

@@ -20,11 +20,14 @@ const RAW_BSD: [Linktype; 2] = [Linktype(12), Linktype(14)];
 
 /// Why a frame is none that knocking looks at.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
-pub(crate) enum Unread {
+pub enum Unread {
+    /// Its frame has a tag.
     #[error("it belongs to the interface of a VLAN")]
     Vlan,
+    /// There is no telling where the packet begins.
     #[error("its link type is not known here")]
     LinkType,
+    /// The decoder says so.
     #[error(transparent)]
     Packet(#[from] Ignored),
 }
@@ -54,11 +57,11 @@ impl Serialize for Unread {
 
 /// What a frame carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Carried<'a> {
+pub struct Carried<'a> {
     /// The bytes from the IP header on.
-    pub(crate) ip_packet: &'a [u8],
+    pub ip_packet: &'a [u8],
     /// Whether the frame belongs to the interface of a VLAN.
-    pub(crate) in_vlan: bool,
+    pub in_vlan: bool,
 }
 
 /// Finds the IP packet in a frame.

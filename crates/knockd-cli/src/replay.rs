@@ -40,7 +40,7 @@ const EPHEMERAL_FROM: u16 = 32768;
 /// When the configuration, a one-time file or the capture file cannot be used; a file that is damaged is read as far as
 /// that goes. When the answer cannot be printed.
 pub fn run(args: &args::Replay) -> anyhow::Result<Exit> {
-    let text = fs::read(&args.config).with_context(|| format!("cannot read {}", args.config.display()))?;
+    let text = setup::read(&args.config)?;
     let Config { options, doors } = setup::parse(&args.config, &text)?.config;
     let own = Own::choose(args, &options)?;
     let mut replay = Replay::new(doors, &options, own)?;

@@ -5,14 +5,21 @@ use std::path::Path;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use knockd_core::config::{Diagnostic, Severity};
 
-/// Draws a finding: `path:line:column: error: message`, then the line it is about with what was expected under it.
+/// Draws a finding: `path:line:column: error: message`, then the line it is about with what was expected under it;
+/// a note is the first line alone.
 ///
 /// The text has terminal colours; print it through `anstream`, which drops them where they are not wanted.
 pub(crate) fn draw(path: &Path, text: &[u8], finding: &Diagnostic) -> String {
     let level = match finding.severity {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
+        Severity::Note => Level::NOTE,
     };
+    let Diagnostic { severity, line, column, message, .. } = finding;
+    let heading = format!("{}:{line}:{column}: {severity}: {message}", path.display());
+    if finding.severity == Severity::Note {
+        return heading;
+    }
     // The snippet shows one line; whatever is not UTF-8 in it becomes a replacement character behind the span.
     let before = text.get(..finding.span.start).unwrap_or_default();
     let start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
@@ -28,9 +35,8 @@ pub(crate) fn draw(path: &Path, text: &[u8], finding: &Diagnostic) -> String {
     if let Some(help) = &finding.help {
         group = group.element(Level::HELP.message(help));
     }
-    let Diagnostic { severity, line, column, message, .. } = finding;
     let drawn = Renderer::styled().render(&[group]);
-    format!("{}:{line}:{column}: {severity}: {message}\n{drawn}", path.display())
+    format!("{heading}\n{drawn}")
 }
 
 #[cfg(test)]

@@ -81,9 +81,11 @@ impl Selection {
             }
             match part {
                 Part::Name(name) => {
+                    let meant = similar(name, all).map(|meant| format!(" (did you mean {meant}?)"));
                     return Err(anyhow!(
-                        "there is no network interface {name}; there are: {names} (choose one with -i or `Interface`, \
-                         or wait for it with --wait or `WaitInterface`)"
+                        "there is no network interface {name}{}; there are: {names} (choose one with -i or `Interface`, \
+                         or wait for it with --wait or `WaitInterface`)",
+                        meant.unwrap_or_default()
                     ));
                 }
                 Part::Pattern(pattern) => {
@@ -94,6 +96,13 @@ impl Selection {
         }
         Ok(self.of(all))
     }
+}
+
+/// The interface that a name was probably meant to be: one with two of its characters exchanged, or one of them wrong,
+/// missing or too many.
+fn similar<'a>(name: &str, all: &'a [Interface]) -> Option<&'a str> {
+    let mut names = all.iter().map(|interface| interface.name.as_str());
+    names.find(|other| strsim::damerau_levenshtein(name, other) == 1)
 }
 
 impl Part {
@@ -187,6 +196,18 @@ mod tests {
     #[test]
     fn any_leaves_out_the_ports_of_a_bridge() {
         assert_eq!(picked("any"), ["lo", "enp2", "br0"]);
+    }
+
+    #[test]
+    fn a_name_that_is_almost_that_of_an_interface_is_answered_with_it() {
+        for (text, expected) in [
+            ("enp3", "enp3 (did you mean enp1?);"),
+            ("epn1", "epn1 (did you mean enp1?);"),
+            ("wlan0", "wlan0; there"),
+        ] {
+            let error = Selection::parse(text).unwrap().at_start(&all(), false).unwrap_err().to_string();
+            assert!(error.contains(&format!("no network interface {expected}")), "{error}");
+        }
     }
 
     #[test]

@@ -41,8 +41,13 @@ pub(crate) struct Setup {
 pub(crate) enum SetupError {
     #[error("cannot read {}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
-    #[error("cannot read and write {}", path.display())]
-    OneTime { path: PathBuf, source: io::Error },
+    #[error(
+        "there is no configuration file {}: write it (the manual page knockd(1) has examples), or name another one",
+        path.display()
+    )]
+    Missing { path: PathBuf },
+    #[error("door {door}: cannot read and write the file of one-time sequences {}", path.display())]
+    OneTime { door: String, path: PathBuf, source: io::Error },
     /// The findings are drawn with colours.
     #[error("the configuration cannot be used:\n{}", findings.join("\n"))]
     Invalid { findings: Vec<String> },
@@ -76,8 +81,11 @@ impl Setup {
             if let Secret::OneTime(path) = &door.secret {
                 let path = directory.join(path);
                 warnings.extend(check_access(&path)?);
-                let file = OneTimeFile::open(path.clone())
-                    .map_err(|source| SetupError::OneTime { path: path.clone(), source })?;
+                let file = OneTimeFile::open(path.clone()).map_err(|source| SetupError::OneTime {
+                    door: door.name.clone(),
+                    path: path.clone(),
+                    source,
+                })?;
                 if file.sequence().is_none() {
                     return Err(SetupError::UsedUp { door: door.name.clone(), path });
                 }
@@ -126,26 +134,53 @@ pub(crate) fn parse(path: &Path, text: &[u8]) -> Result<Parsed, SetupError> {
     })
 }
 
-/// Looks who else may use a file with secrets or commands in it; returns a warning, if one is due.
+/// What everybody may do with a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
+/// Looks what everybody may do with a file that has secrets or commands in it.
+pub(crate) fn access_of_others(path: &Path) -> Option<Access> {
+    // A file that is not there is the business of whoever reads it.
+    let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+    match metadata.mode() & 0o006 {
+        0 => None,
+        0o004 => Some(Access::Read),
+        _ => Some(Access::Write),
+    }
+}
+
+/// Looks who else may use a file; returns a warning, if one is due.
 ///
 /// # Errors
 /// When everybody may write a file that commands of root come from.
 fn check_access(path: &Path) -> Result<Option<String>, SetupError> {
-    // A file that is not there is the business of whoever reads it.
-    let Ok(metadata) = fs::metadata(path) else { return Ok(None) };
-    let (name, mode) = (path.display(), metadata.mode());
-    if !metadata.is_file() || mode & 0o006 == 0 {
-        return Ok(None);
-    }
-    if mode & 0o002 != 0 && geteuid().is_root() {
-        return Err(SetupError::Writable { path: path.to_owned() });
-    }
-    let can = if mode & 0o002 != 0 { "written" } else { "read" };
+    let can = match access_of_others(path) {
+        None => return Ok(None),
+        Some(Access::Write) if geteuid().is_root() => {
+            return Err(SetupError::Writable { path: path.to_owned() });
+        }
+        Some(Access::Write) => "written",
+        Some(Access::Read) => "read",
+    };
+    let name = path.display();
     Ok(Some(format!(
         "{name}: warning: it can be {can} by everybody, with the secrets in it: chmod o= {name}"
     )))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, SetupError> {
-    fs::read(path).map_err(|source| SetupError::Unreadable { path: path.to_owned(), source })
+/// Reads a configuration file.
+///
+/// # Errors
+/// When it is missing, or cannot be read.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, SetupError> {
+    fs::read(path).map_err(|source| {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::NotFound => SetupError::Missing { path },
+            _ => SetupError::Unreadable { path, source },
+        }
+    })
 }

@@ -149,7 +149,7 @@ For more information, try '--help'.
 fn a_missing_configuration_is_named_with_the_reason() {
     for line in ["-c /no/such/knockd.conf", "-d -c /no/such/knockd.conf"] {
         knockd(line).code(1).stdout_eq("").stderr_eq(str![[r#"
-knockd: cannot read /no/such/knockd.conf: No such file or directory (os error 2)
+knockd: there is no configuration file /no/such/knockd.conf: write it (the manual page knockd(1) has examples), or name another one
 
 "#]]);
     }
@@ -268,7 +268,7 @@ fn a_configuration_that_everybody_can_read_is_a_warning_and_one_that_everybody_c
         stderr,
         str![[r#"
 /run/k.conf: warning: it can be read by everybody, with the secrets in it: chmod o= /run/k.conf
-knockd: there is no network interface eth7; there are: lo,[..] eth0 (choose one with -i or `Interface`, or wait for it with --wait or `WaitInterface`)
+knockd: there is no network interface eth7 (did you mean eth0?); there are: lo,[..] eth0 (choose one with -i or `Interface`, or wait for it with --wait or `WaitInterface`)
 
 "#]]
     );
@@ -294,7 +294,7 @@ knockd: no more sequences left in the one time sequences file for door once: add
 #[test]
 fn a_missing_one_time_file_is_named() {
     knockd_with("[once]\none_time_sequences = missing\n").code(1).stdout_eq("").stderr_eq(str![[r#"
-knockd: cannot read [..]/missing: No such file or directory (os error 2)
+knockd: door once: cannot read and write the file of one-time sequences [..]/missing: No such file or directory (os error 2)
 
 "#]]);
 }
@@ -309,7 +309,7 @@ fn an_unknown_interface_is_answered_with_those_that_exist() {
         assert_data_eq!(
             stderr,
             str![[r#"
-knockd: there is no network interface eth7; there are: lo,[..] eth0 (choose one with -i or `Interface`, or wait for it with --wait or `WaitInterface`)
+knockd: there is no network interface eth7 (did you mean eth0?); there are: lo,[..] eth0 (choose one with -i or `Interface`, or wait for it with --wait or `WaitInterface`)
 
 "#]]
         );

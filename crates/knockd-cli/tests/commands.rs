@@ -113,6 +113,10 @@ fn a_command_that_a_signal_ended_is_told_from_one_that_failed() {
     common::wait_until("both", || {
         line(&knockd, "door: command killed by signal 9")
             && line(&knockd, "none: command returned non-zero status code (127)")
+            && line(
+                &knockd,
+                "none: /no/such is not there, or cannot be executed; perhaps a package has to be installed",
+            )
     });
     knockd.stop();
 }

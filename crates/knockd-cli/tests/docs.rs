@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::CommandFactory;
 use knockd_cli::args::Args;
 use knockd_core::Config;
-use knockd_core::config::{Diagnostic, Parsed};
+use knockd_core::config::{Diagnostic, Parsed, Severity};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -161,7 +161,7 @@ fn the_examples_of_the_manual_page_are_right() {
     let examples = examples(&page);
     assert!(examples.len() >= 3);
     for example in examples {
-        let Parsed { config, warnings } = parsed("knockd.1", &example);
+        let Parsed { config, warnings, .. } = parsed("knockd.1", &example);
         assert_eq!(warnings, [], "{example}");
         assert!(!config.doors.is_empty(), "{example}");
     }
@@ -172,10 +172,50 @@ fn the_configurations_in_the_readme_are_right() {
     let blocks = fenced(&read("README.md"));
     assert!(blocks.len() >= 2);
     for block in blocks {
-        let Parsed { config, warnings } = parsed("README.md", &block);
+        let Parsed { config, warnings, .. } = parsed("README.md", &block);
         assert_eq!(warnings, [], "{block}");
         assert!(!config.doors.is_empty(), "{block}");
     }
+}
+
+/// The codes of what `knockd check` finds unwise, machine or not.
+fn advised(text: &str) -> BTreeSet<&'static str> {
+    let advice = parsed("", text).advice(text.as_bytes());
+    advice
+        .into_iter()
+        .filter(|finding| finding.severity == Severity::Warning)
+        .map(|finding| finding.code)
+        .collect()
+}
+
+#[test]
+fn nothing_is_unwise_in_our_examples_but_what_the_reader_is_to_change() {
+    for block in fenced(&read("README.md")) {
+        assert_eq!(advised(&block), BTreeSet::from(["known-sequence"]), "{block}");
+    }
+}
+
+#[test]
+fn every_code_that_check_prints_is_documented() {
+    let mut sources = read("crates/knockd-cli/src/check.rs");
+    for file in ["advice.rs", "value.rs"] {
+        sources += &read(&format!("crates/knockd-core/src/config/{file}"));
+    }
+    // A code has a hyphen or is one of three words.
+    let quoted = sources.split('"').skip(1).step_by(2);
+    let codes: BTreeSet<_> = quoted
+        .filter(|word| word.contains('-') && word.chars().all(|c| c.is_ascii_lowercase() || c == '-'))
+        .filter(|word| {
+            word.starts_with(|c: char| c.is_ascii_lowercase())
+                && *word != "iptables-nft"
+                && *word != "firewall-cmd"
+        })
+        .chain(["invalid", "doubtful", "odds"])
+        .collect();
+    assert!(codes.len() > 15, "{codes:?}");
+    let page = read("docs/json.md");
+    let missing: Vec<_> = codes.iter().filter(|code| !page.contains(&format!("| `{code}` |"))).collect();
+    assert_eq!(missing, [&""; 0]);
 }
 
 #[test]
@@ -204,8 +244,9 @@ fn the_default_configuration_has_no_door_until_somebody_writes_a_sequence() {
     let [Diagnostic { line, .. }] = &findings[..] else { panic!("{findings:?}") };
     assert!(lines[line - 1].contains("Sequence"), "{findings:?}");
 
-    let chosen = uncommented.replace("FIRST,SECOND:udp,THIRD,FOURTH", "7101,8202:udp,9303,1404");
-    let Parsed { config, warnings } = parsed("packaging/knockd.conf", &chosen);
+    let chosen = uncommented.replace("FIRST,SECOND:udp,THIRD,FOURTH", "20011,4207:udp,11393,1404");
+    assert_eq!(advised(&chosen), BTreeSet::new());
+    let Parsed { config, warnings, .. } = parsed("packaging/knockd.conf", &chosen);
     assert_eq!((config.doors.len(), warnings), (1, Vec::new()));
 }
 

@@ -62,5 +62,10 @@ fn a_plain_user_without_it_is_told_what_is_missing() {
     let mut knockd = Running::start(&mut unprivileged(&net, "")).unwrap();
     assert_eq!(knockd.wait(SOON).unwrap().code(), Some(1));
     let lines: Vec<_> = knockd.lines().into_iter().map(|line| line.text).collect();
-    assert_eq!(lines, ["knockd: capturing packets needs root or the capability CAP_NET_RAW"]);
+    assert_eq!(
+        lines,
+        [
+            "knockd: capturing packets needs root or the capability CAP_NET_RAW: start it with sudo, or as a service"
+        ]
+    );
 }

@@ -1,12 +1,15 @@
 //! The configuration of the daemon, as types that cannot be wrong.
 
+mod advice;
 mod diagnostic;
+mod odds;
 mod parser;
 mod value;
 
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::ops::Range;
 use std::time::Duration;
 
 pub use diagnostic::{Diagnostic, Severity};
@@ -33,6 +36,34 @@ pub struct Parsed {
     pub config: Config,
     /// What is probably not meant, in file order; all of severity [`Severity::Warning`].
     pub warnings: Vec<Diagnostic>,
+    /// Where each door stands in the text.
+    pub places: Vec<Places>,
+}
+
+/// Where a door stands in the text of its configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Places {
+    /// The bytes of the section's header.
+    pub header: Range<usize>,
+    /// Each directive by its main spelling, with the bytes of its value.
+    values: Vec<(&'static str, Range<usize>)>,
+}
+
+impl Places {
+    /// The bytes of a directive's value, or of the header if the directive is not given.
+    pub fn of(&self, directive: &str) -> Range<usize> {
+        let given = self.values.iter().rev().find(|(name, _)| *name == directive);
+        given.map_or(&self.header, |(_, span)| span).clone()
+    }
+}
+
+impl Parsed {
+    /// Says what is unwise about a configuration that can be used, and how hard its doors are to guess.
+    ///
+    /// `text` is the one that was parsed. The findings are of severity [`Severity::Warning`] and [`Severity::Note`].
+    pub fn advice(&self, text: &[u8]) -> Vec<Diagnostic> {
+        advice::advise(text, self)
+    }
 }
 
 impl Config {

@@ -183,6 +183,15 @@ impl Line {
         line
     }
 
+    /// The line about a command that failed because its program is missing.
+    pub(crate) fn missing_program(run: &Run, program: &str) -> Self {
+        let text = format!(
+            "{}: {program} is not there, or cannot be executed; perhaps a package has to be installed",
+            run.door
+        );
+        Self::about("missing", run, text).on_stderr(Level::Warning)
+    }
+
     /// What a failed command said; it stands on stderr already.
     pub(crate) fn last_words(run: &Run, words: &str) -> Self {
         let line = Self::about("said", run, format!("{}: command said: {words}", run.door));

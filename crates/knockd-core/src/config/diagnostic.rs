@@ -3,21 +3,33 @@
 use std::fmt;
 use std::ops::Range;
 
+use super::value::BOM;
+
 /// How much a [`Diagnostic`] matters.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Severity {
+    /// Something to know; nothing is the matter.
+    Note,
     /// The configuration is used, but something in it is probably not meant.
     Warning,
     /// The configuration cannot be used.
     Error,
 }
 
-impl fmt::Display for Severity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Severity {
+    /// The word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Note => "note",
             Self::Warning => "warning",
             Self::Error => "error",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -26,6 +38,8 @@ impl fmt::Display for Severity {
 pub struct Diagnostic {
     /// Whether the configuration can be used all the same.
     pub severity: Severity,
+    /// A name for this kind of finding, for programs; docs/json.md has all of them.
+    pub code: &'static str,
     /// Line of the finding, counted from 1.
     pub line: usize,
     /// Column of its first character, counted from 1 in characters.
@@ -38,6 +52,39 @@ pub struct Diagnostic {
     pub expected: String,
     /// How to mend it, if more than `expected` can be said.
     pub help: Option<String>,
+}
+
+impl Diagnostic {
+    /// Makes a finding about these bytes of a text, without help.
+    pub fn new(
+        text: &[u8],
+        span: Range<usize>,
+        severity: Severity,
+        code: &'static str,
+        message: impl Into<String>,
+        expected: impl Into<String>,
+    ) -> Self {
+        let before = text.get(..span.start).unwrap_or_default();
+        let line_start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+        let in_line = before.get(line_start..).unwrap_or_default();
+        let in_line = in_line.strip_prefix(BOM).filter(|_| line_start == 0).unwrap_or(in_line);
+        Self {
+            severity,
+            code,
+            line: before.split(|&byte| byte == b'\n').count(),
+            column: String::from_utf8_lossy(in_line).chars().count() + 1,
+            span,
+            message: message.into(),
+            expected: expected.into(),
+            help: None,
+        }
+    }
+
+    /// Returns the finding with this help.
+    #[must_use]
+    pub fn with_help(self, help: impl Into<String>) -> Self {
+        Self { help: Some(help.into()), ..self }
+    }
 }
 
 /// Prints one line: `3:12: error: the message: expected this; help`.

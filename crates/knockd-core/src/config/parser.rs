@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::value::{BOM, Report, Value};
-use super::{Commands, Config, Diagnostic, Door, LogFormat, OnExit, Options, Parsed, Reopen, Secret};
+use super::{Commands, Config, Diagnostic, Door, LogFormat, OnExit, Options, Parsed, Places, Reopen, Secret};
 use crate::command::CommandTemplate;
 use crate::grammar::{self, Line};
 use crate::similar::similar;
@@ -129,8 +129,7 @@ fn set<T>(field: &mut Option<T>, value: Option<T>) {
 struct Draft {
     name: String,
     header: Range<usize>,
-    /// The name of each directive that was given, by its main spelling.
-    given: Vec<&'static str>,
+    given: Vec<Given>,
     secret: Option<Secret>,
     seq_timeout: Option<Duration>,
     tcp_flags: Option<FlagRule>,
@@ -146,12 +145,15 @@ struct Draft {
     cooldown: Option<Duration>,
 }
 
+/// A directive that was given: its main spelling, and the place of its value.
+type Given = (&'static str, Range<usize>);
+
 /// The section that the current line stands in.
 enum Section {
     /// None yet.
     Outside,
     /// With the directives given so far.
-    Options(Vec<&'static str>),
+    Options(Vec<Given>),
     Door(Box<Draft>),
     /// A header that is wrong: its directives are not looked at, since it is not known whose they are.
     Unknown,
@@ -159,7 +161,7 @@ enum Section {
 
 pub(super) fn parse(text: &[u8]) -> Result<Parsed, Vec<Diagnostic>> {
     let mut config = Config::default();
-    let mut report = Report { text, findings: Vec::new() };
+    let mut report = Report { text, findings: Vec::new(), places: Vec::new() };
     let mut section = Section::Outside;
     let mut offset = 0;
     for line in text.split_inclusive(|&byte| byte == b'\n') {
@@ -193,7 +195,7 @@ pub(super) fn parse(text: &[u8]) -> Result<Parsed, Vec<Diagnostic>> {
     if report.has_errors() {
         return Err(report.findings);
     }
-    Ok(Parsed { config, warnings: report.findings })
+    Ok(Parsed { config, warnings: report.findings, places: report.places })
 }
 
 fn read_line<'t>(
@@ -268,21 +270,21 @@ fn value_span(line: &str, start: usize, value: Option<&str>) -> Range<usize> {
 fn apply<S>(
     directives: &[Directive<S>],
     section: &mut S,
-    given: &mut Vec<&'static str>,
+    given: &mut Vec<Given>,
     key: &Key<'_>,
     value: Value<'_, '_>,
     place: &str,
 ) {
     if let Some(directive) = directives.iter().find(|directive| directive.is_called(key.text)) {
         let name = directive.name;
-        if let Some(earlier) =
-            given.iter().find(|&&earlier| earlier == name || is_secret(earlier) && is_secret(name))
+        if let Some((earlier, _)) =
+            given.iter().find(|&&(earlier, _)| earlier == name || is_secret(earlier) && is_secret(name))
         {
             let message = format!("`{earlier}` is already given in this section");
             let which = if name == "Interface" { "first" } else { "last" };
             value.report.warning(key.span.clone(), &message, &format!("once; the {which} one counts"), None);
         }
-        given.push(name);
+        given.push((name, value.span.clone()));
         if value.text.is_none() && !["UseSyslog", "WaitInterface"].contains(&name) {
             let message = format!("`{}` has no value", key.text);
             value.report.error(value.span, &message, "`= value`", None);
@@ -313,7 +315,7 @@ fn is_secret(name: &str) -> bool {
 fn finish(section: Section, config: &mut Config, report: &mut Report<'_>) {
     let Section::Door(draft) = section else { return };
     let Some(secret) = draft.secret else {
-        if !draft.given.iter().any(|name| is_secret(name)) {
+        if !draft.given.iter().any(|(name, _)| is_secret(name)) {
             let message = format!("door `{}` has no sequence", draft.name);
             report.error(
                 draft.header,
@@ -342,6 +344,7 @@ fn finish(section: Section, config: &mut Config, report: &mut Report<'_>) {
         let v6 = six.map_or_else(|| v4.clone(), |text| CommandTemplate::parse(&text));
         Commands { v4, v6 }
     };
+    report.places.push(Places { header: draft.header, values: draft.given });
     config.doors.push(Door {
         name: draft.name,
         secret,
@@ -374,7 +377,7 @@ mod tests {
 
     /// The configuration of a text without anything doubtful.
     fn config(text: &str) -> Config {
-        let Parsed { config, warnings } = parsed(text);
+        let Parsed { config, warnings, .. } = parsed(text);
         assert_eq!(warnings, [], "{text:?}");
         config
     }
@@ -645,7 +648,7 @@ command = y
     #[test]
     fn a_file_without_doors_is_doubtful() {
         for text in ["", "# nothing\n", "[options]\nUseSyslog\n", "\u{feff}"] {
-            let Parsed { config, warnings } = parsed(text);
+            let Parsed { config, warnings, .. } = parsed(text);
             assert_eq!((config.doors, warnings.len()), (vec![], 1), "{text:?}");
         }
         let (messages, spans) = findings("[options]\n");

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::ops::Range;
 use std::time::Duration;
 
-use super::{Diagnostic, Severity};
+use super::{Diagnostic, Places, Severity};
 use crate::grammar::{self, Expected, Parse, Remarked};
 
 /// The byte order mark with which some editors begin a UTF-8 file.
@@ -118,10 +118,11 @@ impl<'t> Value<'t, '_> {
     }
 }
 
-/// The findings so far.
+/// The findings so far, and where the doors stand.
 pub(super) struct Report<'t> {
     pub(super) text: &'t [u8],
     pub(super) findings: Vec<Diagnostic>,
+    pub(super) places: Vec<Places>,
 }
 
 impl Report<'_> {
@@ -153,19 +154,9 @@ impl Report<'_> {
         expected: &str,
         help: Option<String>,
     ) {
-        let before = self.text.get(..span.start).unwrap_or_default();
-        let line_start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
-        let in_line = before.get(line_start..).unwrap_or_default();
-        let in_line = in_line.strip_prefix(BOM).filter(|_| line_start == 0).unwrap_or(in_line);
-        self.findings.push(Diagnostic {
-            severity,
-            line: before.split(|&byte| byte == b'\n').count(),
-            column: String::from_utf8_lossy(in_line).chars().count() + 1,
-            span,
-            message: message.to_owned(),
-            expected: expected.to_owned(),
-            help,
-        });
+        let code = if severity == Severity::Error { "invalid" } else { "doubtful" };
+        let finding = Diagnostic::new(self.text, span, severity, code, message, expected);
+        self.findings.push(Diagnostic { help, ..finding });
     }
 
     pub(super) fn has_errors(&self) -> bool {

@@ -1,0 +1,177 @@
+//! `knockd check`: what it finds, and how it ends.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![allow(clippy::needless_raw_string_hashes, reason = "snapbox writes its snapshots with them")]
+
+use std::fs::{self, Permissions};
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use snapbox::cmd::{Command, OutputAssert, cargo_bin};
+use snapbox::str;
+
+/// A door that nothing is to be said about.
+const GOOD: &str = "[ssh]\n\tSequence = 20011,4207:udp,11393\n\tSeq_Timeout = 5\n\tTCPFlags = syn\n\
+                    \tStart_Command = echo open %IP%\n\tStop_Command = echo close %IP%\n";
+
+fn write(directory: &Path, name: &str, text: &str) {
+    fs::write(directory.join(name), text).unwrap();
+    fs::set_permissions(directory.join(name), Permissions::from_mode(0o600)).unwrap();
+}
+
+/// Runs `knockd` in a directory in which `k.conf` has this text.
+fn knockd_with(config: &str, arguments: &str) -> OutputAssert {
+    let directory = tempfile::tempdir().unwrap();
+    write(directory.path(), "k.conf", config);
+    write(directory.path(), "used-up", "# yesterday\n#700,800\n");
+    let program = Command::new(cargo_bin!("knockd")).current_dir(directory.path());
+    program.args(arguments.split_whitespace()).assert()
+}
+
+/// The codes of the findings that are no notes, from the JSON.
+fn codes(config: &str) -> Vec<String> {
+    let output = knockd_with(config, "check k.conf --format json");
+    let findings: serde_json::Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
+    let findings = findings.as_array().unwrap().iter().filter(|finding| finding["severity"] != "note");
+    findings.map(|finding| finding["code"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_good_file_passes_and_the_odds_of_its_doors_are_told() {
+    for arguments in ["check k.conf", "check --strict k.conf", "-t -c k.conf"] {
+        knockd_with(GOOD, arguments).code(0).stderr_eq("").stdout_eq(str![[r#"
+k.conf:1:1: note: door `ssh`: a guess opens it once in 10^15 times, a scan of all ports in random order once in 10^13 times, before it is noticed
+k.conf: errors: 0, warnings: 0
+
+"#]]);
+    }
+}
+
+#[test]
+fn every_error_is_drawn_and_the_status_is_1() {
+    let config = "[ssh]\nsequence = 700,80000\nseq_timeot = 5\n";
+    knockd_with(config, "check k.conf").code(1).stderr_eq("").stdout_eq(str![[r#"
+k.conf:2:16: error: "80000" does not belong here
+  |
+2 | sequence = 700,80000
+  |                ^^^^^ expected a port number from 0 to 65535
+k.conf:3:1: error: `seq_timeot` is not a directive of a door
+  |
+3 | seq_timeot = 5
+  | ^^^^^^^^^^ expected a known directive
+  |
+  = help: did you mean `Seq_Timeout`?
+k.conf: errors: 2, warnings: 0
+
+"#]]);
+}
+
+#[test]
+fn what_is_unwise_is_a_warning_that_fails_only_if_that_is_asked_for() {
+    let config = "[ssh]\nsequence = 7000,8000,9000\ntcpflags = syn,ack\nseq_timeout = 90\n\
+                  start_command = /usr/sbin/no-such-program -I INPUT -s %IP%\n";
+    let expected = str![[r#"
+k.conf:2:12: warning: everybody knows this sequence from examples
+  |
+2 | sequence = 7000,8000,9000
+  |            ^^^^^^^^^^^^^^ expected ports of your own; `shuf -i 1024-32767 -n 4` gives four
+k.conf:3:12: warning: no attempt to connect has the flags `syn,ack`, so plain clients cannot knock
+  |
+3 | tcpflags = syn,ack
+  |            ^^^^^^^ expected `syn`, unless you mean it
+  |
+  = help: this knocks, as root: knock --tcpflags syn,ack HOST PORT...
+k.conf:4:15: warning: 90 s are much time for a knock, also for one that is guessed slowly
+  |
+4 | seq_timeout = 90
+  |               ^^ expected some seconds, and 60 at most
+k.conf:5:17: warning: /usr/sbin/no-such-program is not there, or cannot be executed
+  |
+5 | start_command = /usr/sbin/no-such-program -I INPUT -s %IP%
+  |                 ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ expected a program of this machine; perhaps a package has to be installed
+k.conf:1:1: note: door `ssh`: a guess opens it once in 10^14 times, a scan of all ports in random order once in 10^12 times, before it is noticed
+k.conf: errors: 0, warnings: 4
+
+"#]];
+    knockd_with(config, "check k.conf").code(0).stderr_eq("").stdout_eq(expected);
+    knockd_with(config, "check k.conf --strict").code(1).stderr_eq("");
+}
+
+#[test]
+fn the_json_is_one_list() {
+    let config = GOOD.replace("20011,4207:udp,11393", "4207,11393");
+    knockd_with(&config, "check k.conf --format json").code(0).stderr_eq("").stdout_eq(str![[r#"
+[{"severity":"warning","code":"ascending-ports","path":"k.conf","line":2,"column":13,"message":"the ports of this sequence ascend","expected":"ports that do not ascend, so that no ascending scan hits them in this order"},{"severity":"note","code":"odds","path":"k.conf","line":1,"column":1,"message":"door `ssh`: a guess opens it once in 10^10 times, a scan of all ports in random order once in 10^8 times, before it is noticed"}]
+
+"#]]);
+    let errors = knockd_with("[ssh]\nsequence =\n", "check k.conf --format json").code(1);
+    errors.stderr_eq("").stdout_eq(str![[r#"
+[{"severity":"error","code":"invalid","path":"k.conf","line":2,"column":11,"message":"this value is empty","expected":"a port number from 0 to 65535"}]
+
+"#]]);
+}
+
+#[test]
+fn a_port_on_which_a_program_listens_is_a_warning() {
+    let tcp = TcpListener::bind(("0.0.0.0", 0)).unwrap();
+    let udp = UdpSocket::bind(("0.0.0.0", 0)).unwrap();
+    let local = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = |address: std::io::Result<std::net::SocketAddr>| address.unwrap().port();
+    let [tcp, udp, local] = [port(tcp.local_addr()), port(udp.local_addr()), port(local.local_addr())];
+    for (sequence, expected) in [
+        (format!("{tcp},1404"), &["live-port"][..]),
+        (format!("1404,{udp}:udp"), &["live-port"]),
+        (format!("1404:udp,{local}"), &[]),
+    ] {
+        assert_eq!(codes(&GOOD.replace("20011,4207:udp,11393", &sequence)), expected, "{sequence}");
+    }
+}
+
+#[test]
+fn a_program_that_is_missing_is_a_warning_where_the_command_stands() {
+    let config = GOOD.replace("echo close", "/no/such/program");
+    knockd_with(&config, "check k.conf").code(0).stdout_eq(str![[r#"
+k.conf:6:17: warning: /no/such/program is not there, or cannot be executed
+  |
+6 |     Stop_Command = /no/such/program %IP%
+  |                    ^^^^^^^^^^^^^^^^^^^^^ expected a program of this machine; perhaps a package has to be installed
+k.conf:1:1: note: door `ssh`: a guess opens it once in 10^15 times, a scan of all ports in random order once in 10^13 times, before it is noticed
+k.conf: errors: 0, warnings: 1
+
+"#]]);
+}
+
+#[test]
+fn a_one_time_file_that_cannot_be_used_is_an_error() {
+    for file in ["missing", "used-up"] {
+        assert_eq!(codes(&format!("[once]\none_time_sequences = {file}\n")), ["one-time-file"], "{file}");
+    }
+}
+
+#[test]
+fn an_interface_that_does_not_exist_is_a_warning_unless_it_is_waited_for() {
+    let with = |lines: &str| format!("[options]\nInterface = no-such-interface\n{lines}\n{GOOD}");
+    assert_eq!(codes(&with("")), ["missing-interface"]);
+    assert_eq!(codes(&with("WaitInterface")), [""; 0]);
+}
+
+#[test]
+fn files_that_others_can_read_or_write_are_reported() {
+    let directory = tempfile::tempdir().unwrap();
+    write(directory.path(), "k.conf", &format!("[once]\none_time_sequences = list\n{GOOD}"));
+    write(directory.path(), "list", " 20011,4207\n");
+    let check = |arguments: &str| {
+        let program = Command::new(cargo_bin!("knockd")).current_dir(directory.path());
+        program.args(arguments.split_whitespace()).assert()
+    };
+    check("check --strict k.conf").code(0);
+    for (file, mode, code) in
+        [("k.conf", 0o644, 0), ("list", 0o644, 0), ("k.conf", 0o602, 1), ("list", 0o602, 1)]
+    {
+        fs::set_permissions(directory.path().join(file), Permissions::from_mode(mode)).unwrap();
+        let output = check("check k.conf").code(code);
+        let stdout = String::from_utf8(output.get_output().stdout.clone()).unwrap();
+        assert!(stdout.contains("by everybody") && stdout.contains(&format!("chmod o= {file}")), "{stdout}");
+        fs::set_permissions(directory.path().join(file), Permissions::from_mode(0o600)).unwrap();
+    }
+}

@@ -1,0 +1,99 @@
+//! How hard a sequence is to find: by guessing, and by a scan.
+
+use std::fmt;
+use std::num::NonZeroU32;
+
+use crate::sequence::{Protocol, Sequence};
+
+/// The ports of one protocol that can be hit.
+const PORTS: u32 = 65_535;
+
+/// Once in this many times.
+#[derive(Clone, Copy, PartialEq, PartialOrd, Debug)]
+pub(super) struct Odds {
+    /// The natural logarithm, since the number itself has up to 160 digits.
+    ln: f64,
+}
+
+impl Odds {
+    /// Of one guess: a sequence of as many ports, of the protocols that this one has.
+    pub(super) fn of_a_guess(sequence: &Sequence) -> Self {
+        Self { ln: f64::from(ports(sequence)).ln() * count(sequence.len()) }
+    }
+
+    /// Of one scan of all ports in random order, which `limit` ends (docs/threat-model.md).
+    pub(super) fn of_a_scan(sequence: &Sequence, limit: Option<NonZeroU32>) -> Self {
+        Self::of_a_scan_of(ports(sequence), sequence.len(), limit)
+    }
+
+    /// A scan of `ports` ports that has to hit `steps` of them in the right order, and before more than `limit` others.
+    ///
+    /// Of all C(n, k) sets of places that the k steps can have among the n, those among the first limit + k count: the
+    /// last step comes when at most limit others have been hit. In one of k! orders the door opens.
+    fn of_a_scan_of(ports: u32, steps: usize, limit: Option<NonZeroU32>) -> Self {
+        let places = limit
+            .map_or(ports, |limit| limit.get().saturating_add(u32::try_from(steps).unwrap_or(0)))
+            .min(ports);
+        let ln = (0..steps).map(|step| {
+            let step = count(step);
+            // n (n - 1) … / (L + k) (L + k - 1) …, and k!.
+            (f64::from(ports) - step).ln() - (f64::from(places) - step).ln() + (step + 1.0).ln()
+        });
+        Self { ln: ln.sum() }
+    }
+}
+
+fn ports(sequence: &Sequence) -> u32 {
+    let has = |protocol| sequence.steps().any(|step| step.protocol == protocol);
+    if has(Protocol::Tcp) && has(Protocol::Udp) { 2 * PORTS } else { PORTS }
+}
+
+/// A sequence has at most 32 steps.
+fn count(number: usize) -> f64 {
+    f64::from(u32::try_from(number).unwrap_or(u32::MAX))
+}
+
+/// Prints `6`, `281,000` or `10^14`, about right.
+impl fmt::Display for Odds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let exponent = self.ln / std::f64::consts::LN_10;
+        if exponent < 3.0 {
+            write!(f, "{:.0}", self.ln.exp())
+        } else if exponent < 6.0 {
+            write!(f, "{:.0},000", self.ln.exp() / 1000.0)
+        } else {
+            write!(f, "10^{exponent:.0}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scan(ports: u32, steps: usize, limit: u32) -> String {
+        Odds::of_a_scan_of(ports, steps, NonZeroU32::new(limit)).to_string()
+    }
+
+    #[test]
+    fn the_odds_are_those_of_the_threat_model() {
+        assert_eq!(scan(PORTS, 3, 10), "10^12");
+        assert_eq!(scan(1000, 3, 10), "10^7", "3,500,000");
+        assert_eq!(scan(28, 3, 10), "69");
+        assert_eq!(scan(25, 3, 10), "48");
+    }
+
+    #[test]
+    fn without_a_limit_only_the_order_counts() {
+        assert_eq!(scan(PORTS, 3, 0), "6");
+        assert_eq!(scan(PORTS, 4, 0), "24");
+    }
+
+    #[test]
+    fn a_guess_has_to_be_right_in_every_port() {
+        let odds = |text: &str| Odds::of_a_guess(&text.parse().unwrap()).to_string();
+        assert_eq!(odds("7"), "66,000");
+        assert_eq!(odds("7,8:udp"), "10^10");
+        assert_eq!(odds(&vec!["7"; 32].join(",")), "10^154");
+    }
+}
