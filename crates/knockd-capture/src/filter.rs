@@ -3,11 +3,12 @@
 //! The program may let more through than wanted, never less: the matcher decides again.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use knockd_core::{Interest, LocalPorts, Protocol, TcpFlags};
-use socket2::SockFilter;
+use socket2::{SockFilter, Socket};
 
 use crate::decode::{EXTENSION_HEADERS, IPV4_FRAGMENT_BITS, TCP, UDP};
 use crate::link::Interface;
@@ -66,19 +67,20 @@ const REJECT: u32 = 0;
 const ACCEPT: u32 = u32::MAX;
 
 /// A classic BPF program for a packet socket of type `SOCK_DGRAM`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Program {
-    instructions: Vec<Instruction>,
-    exact: bool,
+    wanted: Wanted,
 }
 
 impl Program {
-    /// The longest program that is made.
+    /// The longest program that the kernel takes (`BPF_MAXINSNS`, `linux/bpf_common.h`).
+    pub const MAX_INSTRUCTIONS: usize = 4096;
+
+    /// The longest one that every kernel takes.
     ///
-    /// The kernel would take 4096 (`BPF_MAXINSNS`), but charges them to the socket, after translation, against
-    /// `net.core.optmem_max`: 20480 bytes before Linux 6.8, and old and new program together while one replaces the
-    /// other. This length fits twice, and holds some hundreds of ports.
-    pub const MAX_INSTRUCTIONS: usize = 800;
+    /// A program is charged to its socket, after translation, against `net.core.optmem_max`: 20480 bytes before Linux 6.8,
+    /// and old and new program together while one replaces the other. This length fits twice.
+    pub const SHORT: usize = 800;
 
     /// Makes the program that accepts every packet that one of the interests wants on this interface.
     ///
@@ -101,31 +103,55 @@ impl Program {
         guard: Option<&LocalPorts>,
         ipv4_only: bool,
     ) -> Self {
-        let mut wanted = Wanted::new(interests, interface, guard, ipv4_only);
-        let mut instructions = wanted.assemble();
-        let mut exact = true;
-        // This ends: with one range for each protocol, everything else is about half as long as the maximum.
-        while instructions.len() > Self::MAX_INSTRUCTIONS {
-            exact = false;
-            wanted.tcp = merge_nearest(&wanted.tcp, wanted.tcp.len() * 7 / 8);
-            wanted.udp = merge_nearest(&wanted.udp, wanted.udp.len() * 7 / 8);
-            instructions = wanted.assemble();
+        Self { wanted: Wanted::new(interests, interface, guard, ipv4_only) }
+    }
+
+    /// Lets a packet socket receive only what the program accepts, and tells how many ports that are not wanted it accepts.
+    ///
+    /// Those are 0 but when there are too many ports: then some between them are accepted, too.
+    pub(crate) fn attach(&self, socket: &Socket) -> io::Result<u32> {
+        let attach = |limit| {
+            let Code { instructions, surplus } = self.code(limit);
+            let instruction = |i: &Instruction| SockFilter::new(i.code, i.if_true, i.if_false, i.operand);
+            socket.attach_filter(&instructions.iter().map(instruction).collect::<Vec<_>>())?;
+            Ok(surplus)
+        };
+        attach(Self::MAX_INSTRUCTIONS).or_else(|error: io::Error| match error.kind() {
+            io::ErrorKind::OutOfMemory => attach(Self::SHORT),
+            _ => Err(error),
+        })
+    }
+
+    /// Writes the program with at most so many instructions.
+    fn code(&self, limit: usize) -> Code {
+        let mut instructions = self.wanted.assemble();
+        let (mut tcp, mut udp) = (self.wanted.tcp.clone(), self.wanted.udp.clone());
+        // This ends: with one range for each protocol, everything else is about half as long as the shorter limit.
+        while instructions.len() > limit {
+            // No range takes less than one instruction.
+            tcp = merge_nearest(&tcp, limit.min(tcp.len() * 7 / 8));
+            udp = merge_nearest(&udp, limit.min(udp.len() * 7 / 8));
+            instructions = Wanted { tcp: tcp.clone(), udp: udp.clone(), ..self.wanted.clone() }.assemble();
         }
-        Self { instructions, exact }
-    }
-
-    /// Says whether only ports that are wanted are accepted; with too many of them those in between are, too.
-    pub const fn is_exact(&self) -> bool {
-        self.exact
-    }
-
-    /// The program as [`socket2::Socket::attach_filter`] takes it.
-    pub(crate) fn to_sock_filters(&self) -> Vec<SockFilter> {
-        self.instructions.iter().map(|i| SockFilter::new(i.code, i.if_true, i.if_false, i.operand)).collect()
+        let surplus = count(&tcp) + count(&udp) - count(&self.wanted.tcp) - count(&self.wanted.udp);
+        Code { instructions, surplus }
     }
 }
 
+/// How many ports lie in ranges that are apart from each other.
+fn count(ranges: &[RangeInclusive<u16>]) -> u32 {
+    ranges.iter().map(|range| u32::from(range.end() - range.start()) + 1).sum()
+}
+
+/// A program, written.
+struct Code {
+    instructions: Vec<Instruction>,
+    /// How many ports it accepts that are not wanted.
+    surplus: u32,
+}
+
 /// The interests taken apart, the way the program looks at a packet.
+#[derive(Clone, Debug)]
 struct Wanted {
     loopback: bool,
     /// Whether connection attempts over TCP are wanted whatever their port.
@@ -413,6 +439,20 @@ mod tests {
 
     const INCOMING: u32 = 0;
 
+    /// The program at its full length.
+    fn unguarded(interests: &[Interest], interface: &Interface, ipv4_only: bool) -> Code {
+        guarded(interests, interface, None, ipv4_only)
+    }
+
+    fn guarded(
+        interests: &[Interest],
+        interface: &Interface,
+        guard: Option<&LocalPorts>,
+        ipv4_only: bool,
+    ) -> Code {
+        Program::guarded(interests, interface, guard, ipv4_only).code(Program::MAX_INSTRUCTIONS)
+    }
+
     /// What the kernel shows to a filter.
     struct Frame {
         bytes: Vec<u8>,
@@ -441,7 +481,7 @@ mod tests {
     }
 
     /// Runs a program as the kernel does (Documentation/networking/filter.rst); a load beyond the packet rejects it.
-    fn accepts(program: &Program, frame: &Frame) -> bool {
+    fn accepts(program: &Code, frame: &Frame) -> bool {
         let (mut a, mut x, mut next, mut saved) = (0, 0, 0, [None; 16]);
         loop {
             let Instruction { code, if_true, if_false, operand: k } = program.instructions[next];
@@ -584,7 +624,7 @@ mod tests {
 
     #[test]
     fn a_wanted_packet_is_accepted_in_both_ip_versions_and_others_are_not() {
-        let program = Program::new(&[any_flags(Step::tcp(7000)), any_flags(Step::udp(53))], &eth(), false);
+        let program = unguarded(&[any_flags(Step::tcp(7000)), any_flags(Step::udp(53))], &eth(), false);
         for address in ["192.0.2.1", "2001:db8::1", "fe80::1"] {
             assert!(accepts(&program, &syn(address, 7000)));
             assert!(accepts(&program, &udp(address, 53)));
@@ -600,10 +640,10 @@ mod tests {
     fn own_addresses_are_only_wanted_by_interests_without_target() {
         let target = Some("198.51.100.7".parse().unwrap());
         let aimed = Interest { target, ..any_flags(Step::tcp(7000)) };
-        let program = Program::new(&[aimed], &eth(), false);
+        let program = unguarded(&[aimed], &eth(), false);
         assert!(accepts(&program, &syn("198.51.100.7", 7000)));
         assert!(!accepts(&program, &syn("192.0.2.1", 7000)));
-        let program = Program::new(&[aimed, any_flags(Step::tcp(1))], &eth(), false);
+        let program = unguarded(&[aimed, any_flags(Step::tcp(1))], &eth(), false);
         assert!(accepts(&program, &syn("198.51.100.7", 7000)));
         assert!(accepts(&program, &syn("192.0.2.1", 1)));
     }
@@ -611,8 +651,8 @@ mod tests {
     #[test]
     fn without_interests_or_addresses_nothing_is_accepted() {
         let frames = || [syn("192.0.2.1", 7000), syn("2001:db8::1", 7000), udp("192.0.2.1", 0)];
-        let deaf = Program::new(&[], &eth(), false);
-        let unnumbered = Program::new(&[any_flags(Step::tcp(7000))], &interface(&[], false), false);
+        let deaf = unguarded(&[], &eth(), false);
+        let unnumbered = unguarded(&[any_flags(Step::tcp(7000))], &interface(&[], false), false);
         for frame in frames() {
             assert!(!accepts(&deaf, &frame));
             assert!(!accepts(&unnumbered, &frame));
@@ -621,7 +661,7 @@ mod tests {
 
     #[test]
     fn ipv6_is_rejected_when_only_ipv4_is_wanted() {
-        let program = Program::new(&[any_flags(Step::tcp(7000))], &eth(), true);
+        let program = unguarded(&[any_flags(Step::tcp(7000))], &eth(), true);
         assert!(accepts(&program, &syn("192.0.2.1", 7000)));
         assert!(!accepts(&program, &syn("2001:db8::1", 7000)));
     }
@@ -631,12 +671,12 @@ mod tests {
         let syn_only = FlagRule::ANY.and_set(TcpFlags::SYN).and_clear(TcpFlags::ACK);
         let fin_too = syn_only.and_set(TcpFlags::FIN);
         let interests = [with_flags(1, syn_only), with_flags(2, fin_too), any_flags(Step::udp(3))];
-        let program = Program::new(&interests, &eth(), false);
+        let program = unguarded(&interests, &eth(), false);
         assert!(accepts(&program, &syn("192.0.2.1", 1)));
         assert!(!accepts(&program, &tcp("192.0.2.1", 1, TcpFlags::FIN)));
         assert!(!accepts(&program, &tcp("2001:db8::1", 1, TcpFlags::SYN.union(TcpFlags::ACK))));
         assert!(accepts(&program, &udp("192.0.2.1", 3)));
-        let program = Program::new(&[with_flags(1, syn_only), any_flags(Step::tcp(2))], &eth(), false);
+        let program = unguarded(&[with_flags(1, syn_only), any_flags(Step::tcp(2))], &eth(), false);
         assert!(accepts(&program, &tcp("192.0.2.1", 2, TcpFlags::NONE)));
     }
 
@@ -644,7 +684,7 @@ mod tests {
     fn with_the_guard_connection_attempts_are_accepted_at_every_port_whatever_flags_the_doors_want() {
         let syn_ack = TcpFlags::SYN.union(TcpFlags::ACK);
         for rule in [FlagRule::ANY, FlagRule::ANY.and_set(TcpFlags::SYN), FlagRule::ANY.and_set(syn_ack)] {
-            let program = Program::guarded(&[with_flags(7000, rule)], &eth(), Some(&guard()), false);
+            let program = guarded(&[with_flags(7000, rule)], &eth(), Some(&guard()), false);
             for (bits, expected) in [
                 (0x02, true),
                 (0xc2, true),
@@ -676,28 +716,28 @@ mod tests {
     #[test]
     fn with_the_guard_udp_is_accepted_at_ports_not_in_use_if_a_door_uses_udp() {
         let doors = [any_flags(Step::tcp(1)), any_flags(Step::udp(5353)), any_flags(Step::udp(40000))];
-        let program = Program::guarded(&doors, &eth(), Some(&guard()), false);
-        assert!(program.is_exact());
+        let program = guarded(&doors, &eth(), Some(&guard()), false);
+        assert_eq!(program.surplus, 0);
         for port in 0..=u16::MAX {
             let expected = [5353, 40000].contains(&port) || (port < 32768 && port != 53);
             assert_eq!(accepts(&program, &udp("192.0.2.1", port)), expected, "{port}");
         }
-        let without_udp = Program::guarded(&doors[..1], &eth(), Some(&guard()), false);
+        let without_udp = guarded(&doors[..1], &eth(), Some(&guard()), false);
         assert!((0..=u16::MAX).all(|port| !accepts(&without_udp, &udp("192.0.2.1", port))));
     }
 
     #[test]
     fn with_the_guard_and_very_many_bound_ports_no_stray_is_missed() {
         let local_ports = LocalPorts::new(32768, (0..16384).map(|port| port * 2).collect());
-        let program = Program::guarded(&[any_flags(Step::udp(1))], &eth(), Some(&local_ports), false);
-        assert!(!program.is_exact());
+        let program = guarded(&[any_flags(Step::udp(1))], &eth(), Some(&local_ports), false);
+        assert!(program.surplus > 0);
         assert!(program.instructions.len() <= Program::MAX_INSTRUCTIONS);
         assert!(local_ports.unused().flatten().all(|port| accepts(&program, &udp("192.0.2.1", port))));
     }
 
     #[test]
     fn a_frame_of_a_vlan_is_rejected_and_one_with_a_priority_tag_is_not() {
-        let program = Program::new(&[any_flags(Step::tcp(7000))], &eth(), false);
+        let program = unguarded(&[any_flags(Step::tcp(7000))], &eth(), false);
         for (tag, expected) in [(0, true), (0xe000, true), (5, false), (0xe005, false), (0x0fff, false)] {
             let frame = Frame { vlan_tag: Some(tag), ..syn("192.0.2.1", 7000) };
             assert_eq!(accepts(&program, &frame), expected, "{tag:#06x}");
@@ -708,15 +748,15 @@ mod tests {
     fn packets_that_go_out_count_except_on_loopback() {
         let outgoing = || Frame { packet_type: OUTGOING, ..syn("192.0.2.1", 7000) };
         let interests = [any_flags(Step::tcp(7000))];
-        assert!(accepts(&Program::new(&interests, &eth(), false), &outgoing()));
-        let loopback = Program::new(&interests, &interface(&["192.0.2.1"], true), false);
+        assert!(accepts(&unguarded(&interests, &eth(), false), &outgoing()));
+        let loopback = unguarded(&interests, &interface(&["192.0.2.1"], true), false);
         assert!(!accepts(&loopback, &outgoing()));
         assert!(accepts(&loopback, &syn("192.0.2.1", 7000)));
     }
 
     #[test]
     fn fragments_other_protocols_and_other_ethertypes_are_rejected() {
-        let program = Program::new(&[any_flags(Step::tcp(7000))], &eth(), false);
+        let program = unguarded(&[any_flags(Step::tcp(7000))], &eth(), false);
         for (offset, byte) in [(6, 0x20), (6, 0x01), (7, 0x01), (9, 1)] {
             let mut frame = syn("192.0.2.1", 7000);
             frame.bytes[offset] = byte;
@@ -732,7 +772,7 @@ mod tests {
 
     #[test]
     fn extension_headers_leave_the_decision_to_the_decoder_if_the_address_is_wanted() {
-        let program = Program::new(&[any_flags(Step::tcp(7000))], &eth(), false);
+        let program = unguarded(&[any_flags(Step::tcp(7000))], &eth(), false);
         for header in EXTENSION_HEADERS {
             let mut frame = syn("2001:db8::1", 1);
             frame.bytes[6] = header;
@@ -745,7 +785,7 @@ mod tests {
 
     #[test]
     fn ports_are_found_behind_ipv4_options() {
-        let program = Program::new(&[any_flags(Step::tcp(7000))], &eth(), false);
+        let program = unguarded(&[any_flags(Step::tcp(7000))], &eth(), false);
         for (port, expected) in [(7000, true), (7001, false)] {
             let mut frame = syn("192.0.2.1", port);
             add_ipv4_option(&mut frame.bytes);
@@ -760,19 +800,19 @@ mod tests {
             ..any_flags(Step::tcp(7000))
         };
         let few: Vec<_> = (1..=32).map(aimed).collect();
-        let program = Program::new(&few, &eth(), false);
+        let program = unguarded(&few, &eth(), false);
         assert!((1..=32).all(|last| accepts(&program, &syn(&format!("198.51.100.{last}"), 7000))));
         assert!(!accepts(&program, &syn("198.51.100.33", 7000)));
         let many: Vec<_> = (1..=33).map(aimed).collect();
-        assert!(accepts(&Program::new(&many, &eth(), false), &syn("198.51.100.200", 7000)));
+        assert!(accepts(&unguarded(&many, &eth(), false), &syn("198.51.100.200", 7000)));
     }
 
     #[test]
     fn every_port_of_a_large_program_is_judged_rightly() {
         let (odd, steps): (Vec<u16>, Vec<Interest>) =
             (0..400).map(|i| (i * 163 + i % 3, any_flags(Step::udp(i * 163 + i % 3)))).unzip();
-        let program = Program::new(&steps, &eth(), false);
-        assert!(program.is_exact());
+        let program = unguarded(&steps, &eth(), false);
+        assert_eq!(program.surplus, 0);
         for port in 0..=u16::MAX {
             assert_eq!(accepts(&program, &udp("192.0.2.1", port)), odd.contains(&port), "{port}");
         }
@@ -781,9 +821,9 @@ mod tests {
     #[test]
     fn a_whole_range_of_ports_costs_no_more_than_two() {
         let all: Vec<_> = (0..=u16::MAX).map(|port| any_flags(Step::tcp(port))).collect();
-        let program = Program::new(&all, &eth(), false);
-        assert!(program.is_exact());
-        let two = Program::new(&[any_flags(Step::tcp(1)), any_flags(Step::tcp(3))], &eth(), false);
+        let program = unguarded(&all, &eth(), false);
+        assert_eq!(program.surplus, 0);
+        let two = unguarded(&[any_flags(Step::tcp(1)), any_flags(Step::tcp(3))], &eth(), false);
         assert_eq!(program.instructions.len(), two.instructions.len());
         assert!([0, 1, 32768, 65535].iter().all(|port| accepts(&program, &syn("192.0.2.1", *port))));
     }
@@ -795,13 +835,23 @@ mod tests {
             std::iter::successors(Some(1_u16), |port| Some(port.wrapping_mul(25173).wrapping_add(13849)))
                 .take(count)
         };
-        for count in [1_000, 3_000, 10_000, 30_000] {
+        for (count, limit) in [
+            (1_000, Program::SHORT),
+            (30_000, Program::SHORT),
+            (2_000, Program::MAX_INSTRUCTIONS),
+            (10_000, Program::MAX_INSTRUCTIONS),
+            (30_000, Program::MAX_INSTRUCTIONS),
+        ] {
             let interests: Vec<_> =
                 ports(count).flat_map(|port| [Step::tcp(port), Step::udp(!port)]).map(any_flags).collect();
-            let program = Program::new(&interests, &eth(), false);
-            assert!(!program.is_exact());
-            assert!(program.instructions.len() <= Program::MAX_INSTRUCTIONS);
-            assert!(program.instructions.len() > Program::MAX_INSTRUCTIONS / 2, "merged more than needed");
+            let program = Program::new(&interests, &eth(), false).code(limit);
+            let accepted = |hit: fn(&str, u16) -> Frame| {
+                (0..=u16::MAX).filter(|&port| accepts(&program, &hit("192.0.2.1", port))).count()
+            };
+            assert_eq!(accepted(syn) + accepted(udp), 2 * count + program.surplus as usize);
+            assert!(program.surplus > 0);
+            assert!(program.instructions.len() <= limit);
+            assert!(program.instructions.len() > limit / 2, "merged more than needed");
             for port in ports(count) {
                 assert!(accepts(&program, &syn("2001:db8::1", port)));
                 assert!(accepts(&program, &udp("192.0.2.1", !port)));
@@ -831,7 +881,8 @@ mod tests {
             for guard in [None, Some(&guard())] {
                 let loopback = interface(&["127.0.0.1", "::1"], true);
                 let program = Program::guarded(interests, &loopback, guard, false);
-                socket.attach_filter(&program.to_sock_filters()).unwrap();
+                let surplus = program.attach(&socket).unwrap();
+                assert_eq!(surplus > 0, interests.len() > 1, "{surplus}");
             }
         }
     }
@@ -899,7 +950,7 @@ mod tests {
             vlan_tag in select(vec![None, Some(0), Some(0x6000)]),
             guard in guards(),
         ) {
-            let program = Program::guarded(&interests, &eth(), guard.as_ref(), false);
+            let program = guarded(&interests, &eth(), guard.as_ref(), false);
             if let Ok(read) = decode(&packet)
                 && (wants(&interests, &eth(), &read) || is_stray(&interests, &eth(), guard.as_ref(), &read))
             {
@@ -915,8 +966,8 @@ mod tests {
             hit in hits(),
             guard in guards(),
         ) {
-            let program = Program::guarded(&interests, &eth(), guard.as_ref(), false);
-            prop_assert!(program.is_exact());
+            let program = guarded(&interests, &eth(), guard.as_ref(), false);
+            prop_assert_eq!(program.surplus, 0);
             let packet = decode(&bytes(address, hit)).unwrap();
             let named = interests.iter().any(|interest| interest.step == hit.step())
                 && interests.iter().any(|interest| match interest.target {

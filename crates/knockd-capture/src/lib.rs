@@ -2,37 +2,48 @@
 //!
 //! A [`Program`] says which packets are wanted, a [`PacketSocket`] collects them, a [`Capture`] reads them as
 //! [`knockd_core::Packet`], [`interfaces`] and [`LinkWatch`] tell where that is possible. Linux only (packet(7)).
-#![forbid(unsafe_code)]
 
 mod decode;
 mod filter;
 mod link;
 mod masters;
+mod receiver;
+mod ring;
 
-use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use knockd_core::Packet;
 use nix::errno::Errno;
-use nix::sys::socket::sockopt::{RcvBufForce, RxqOvfl};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use pnet::datalink::{self, DataLinkReceiver};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::netdevice;
 use socket2::{Domain, Socket, Type};
+
+use crate::receiver::Receiver;
 
 pub use decode::{Ignored, decode};
 pub use filter::Program;
 pub use link::{Interface, LinkWatch, interfaces};
+pub use ring::{Statistics, statistics};
 
-/// How long [`Capture::next_packet`] waits before it looks whether the interface still exists.
-const READ_TIMEOUT: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+/// How often [`Capture::take_dropped`] asks.
+const DROPPED_EVERY: Duration = Duration::from_secs(1);
 
-/// The default buffer holds about 277 small packets: fewer than may come while the reader sleeps.
-const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
+/// The default queue holds about 277 small packets: fewer than may come while the reader sleeps.
+const QUEUE_BYTES: usize = 8 << 20;
 
-/// The most that is read of a packet; all headers that are looked at fit, and what follows them is not needed.
-const PACKET_BYTES: usize = 4096;
+/// Where packets wait until they are read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Buffer {
+    /// In 4 MiB of memory that the kernel sets aside; where it has none left, in a queue after all. Reading costs least.
+    Ring,
+    /// In up to 8 MiB that are taken as packets come, or what the system allows a user without `CAP_NET_ADMIN`.
+    Queue,
+}
 
 /// A packet socket on one interface, not in promiscuous mode, for a [`Capture`] to read from.
 ///
@@ -40,6 +51,8 @@ const PACKET_BYTES: usize = 4096;
 #[derive(Debug)]
 pub struct PacketSocket {
     socket: Socket,
+    buffer: Buffer,
+    surplus: AtomicU32,
 }
 
 impl PacketSocket {
@@ -50,7 +63,7 @@ impl PacketSocket {
     /// # Errors
     ///
     /// When the privilege is missing, when the interface no longer exists, and when the kernel refuses for another reason.
-    pub fn open(interface: &Interface, program: &Program) -> Result<Self, OpenError> {
+    pub fn open(interface: &Interface, program: &Program, buffer: Buffer) -> Result<Self, OpenError> {
         let failed = |error: io::Error| match error.kind() {
             io::ErrorKind::PermissionDenied => OpenError::NotPermitted,
             _ if error.raw_os_error() == Some(Errno::ENODEV as i32) => {
@@ -60,14 +73,18 @@ impl PacketSocket {
         };
         // Without a protocol the socket receives nothing before pnet binds it, so nothing gets past the filter.
         let socket = Socket::new(Domain::PACKET, Type::DGRAM, None).map_err(failed)?;
-        socket.attach_filter(&program.to_sock_filters()).map_err(failed)?;
-        // The first needs CAP_NET_ADMIN; the second grants as much as the system's limit allows.
-        setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER_BYTES)
-            .map_err(io::Error::from)
-            .or_else(|_| socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES))
-            .map_err(failed)?;
-        // The count of packets that did not fit comes with those that did (socket(7)).
-        setsockopt(&socket, RxqOvfl, &1).map_err(io::Error::from).map_err(failed)?;
+        let surplus = program.attach(&socket).map_err(failed)?;
+        let buffer = match buffer {
+            Buffer::Ring if ring::request(&socket).is_ok() => Buffer::Ring,
+            Buffer::Ring | Buffer::Queue => {
+                // The first needs CAP_NET_ADMIN; the second grants as much as the system's limit allows.
+                setsockopt(&socket, RcvBufForce, &QUEUE_BYTES)
+                    .map_err(io::Error::from)
+                    .or_else(|_| socket.set_recv_buffer_size(QUEUE_BYTES))
+                    .map_err(failed)?;
+                Buffer::Queue
+            }
+        };
         let config = datalink::Config {
             // pnet closes this descriptor, when it fails and when the channel is dropped.
             socket_fd: Some(socket.try_clone().map_err(failed)?.into_raw_fd()),
@@ -76,7 +93,7 @@ impl PacketSocket {
         };
         // Only to bind the socket: whoever reads may be another process.
         datalink::channel(&interface.to_pnet(), config).map_err(failed)?;
-        Ok(Self { socket })
+        Ok(Self { socket, buffer, surplus: AtomicU32::new(surplus) })
     }
 
     /// Replaces the filter in one step: every packet is judged by the old program or by the new one.
@@ -87,7 +104,18 @@ impl PacketSocket {
     ///
     /// When the kernel refuses the new program, for want of memory; the old one stays.
     pub fn set_filter(&self, program: &Program) -> io::Result<()> {
-        self.socket.attach_filter(&program.to_sock_filters())
+        self.surplus.store(program.attach(&self.socket)?, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// How many ports the filter accepts that are not wanted: 0 but when there are too many for the kernel.
+    pub fn surplus(&self) -> u32 {
+        self.surplus.load(Ordering::Relaxed)
+    }
+
+    /// Where packets wait.
+    pub const fn buffer(&self) -> Buffer {
+        self.buffer
     }
 }
 
@@ -99,33 +127,32 @@ impl AsFd for PacketSocket {
 
 /// Reads and decodes the packets of a [`PacketSocket`], in this process or in another one that got its descriptor.
 ///
-/// It needs no privilege, and no system calls but poll(2), recvfrom(2) and ioctl(2) with `SIOCGIFINDEX`, all on that
-/// descriptor.
+/// It needs no privilege, and of system calls mmap(2) when it is made, and later poll(2), and on that descriptor recvfrom(2),
+/// getsockopt(2) and ioctl(2) with `SIOCGIFINDEX`.
 #[derive(Debug)]
 pub struct Capture<S> {
     receiver: Receiver<S>,
     /// The interface that the socket is bound to.
     name: String,
     index: u32,
+    /// When the kernel was asked last how many packets it has dropped.
+    asked: Instant,
 }
 
 impl<S: AsFd + Send> Capture<S> {
     /// Takes a [`PacketSocket`] or a descriptor of one, and name and number of the interface that it was opened for.
     pub fn new(socket: S, name: &str, index: u32) -> Self {
-        let receiver = Receiver {
-            socket,
-            buffer: Box::new([0; PACKET_BYTES]),
-            is_drained: false,
-            control: nix::cmsg_space!(u32),
-            dropped: 0,
-        };
-        Self { receiver, name: name.to_owned(), index }
+        Self { receiver: Receiver::new(socket), name: name.to_owned(), index, asked: Instant::now() }
     }
 
-    /// How many packets the kernel has dropped since the socket was opened because nobody read them in time, as far as the
-    /// packets read so far tell; the count starts over after 4294967295.
-    pub const fn dropped(&self) -> u32 {
-        self.receiver.dropped
+    /// Asks the kernel how many more packets it has dropped because nobody read them in time; 0 within a second of the last
+    /// question, since each is a system call.
+    pub fn take_dropped(&mut self) -> u32 {
+        if self.asked.elapsed() < DROPPED_EVERY {
+            return 0;
+        }
+        self.asked = Instant::now();
+        ring::statistics(&self.receiver.socket).map_or(0, |counts| counts.drops)
     }
 
     /// Returns the next packet; when none is left, says so, and waits for one when it is called again.
@@ -160,43 +187,6 @@ impl<S: AsFd + Send> Capture<S> {
             Ok(index) => index == self.index,
             Err(error) => error != rustix::io::Errno::NODEV,
         }
-    }
-}
-
-/// A receiver that tells when no packet is left, before it waits: then is the time to deal with those that came.
-#[derive(Debug)]
-struct Receiver<S> {
-    socket: S,
-    buffer: Box<[u8; PACKET_BYTES]>,
-    /// Whether the last call found nothing, so that the next one is to wait.
-    is_drained: bool,
-    /// Room for the count of dropped packets.
-    control: Vec<u8>,
-    /// How many packets the socket had dropped when the last packet came.
-    dropped: u32,
-}
-
-impl<S: AsFd + Send> DataLinkReceiver for Receiver<S> {
-    /// Returns the next packet, from its IP header on.
-    ///
-    /// Fails with `WouldBlock` once when none is left, and after a second of waiting with `TimedOut`.
-    fn next(&mut self) -> io::Result<&[u8]> {
-        if self.is_drained && poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&READ_TIMEOUT))? == 0
-        {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        let mut buffer = [IoSliceMut::new(self.buffer.as_mut_slice())];
-        let socket = self.socket.as_fd().as_raw_fd();
-        let received = recvmsg::<()>(socket, &mut buffer, Some(&mut self.control), MsgFlags::MSG_DONTWAIT);
-        self.is_drained = received.is_err();
-        let received = received?;
-        for message in received.cmsgs()? {
-            if let ControlMessageOwned::RxqOvfl(count) = message {
-                self.dropped = count;
-            }
-        }
-        let length = received.bytes;
-        self.buffer.get(..length).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 }
 

@@ -7,6 +7,7 @@
 use std::env;
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
+use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use etherparse::{PacketBuilder, PacketBuilderStep, VlanId};
 use knockd_capture::{
-    Capture, CaptureError, Interface, LinkWatch, OpenError, PacketSocket, Program, interfaces,
+    Buffer, Capture, CaptureError, Interface, LinkWatch, OpenError, PacketSocket, Program, interfaces,
 };
 use knockd_core::{FlagRule, Hit, Interest, Packet, Step, TcpFlags};
 use pnet::datalink::{self, Channel, DataLinkSender};
@@ -54,6 +55,27 @@ macro_rules! in_own_network {
         #[test]
         fn $test() {
             run_under(&["-n", "-Urn"], stringify!($test), || $body);
+        }
+    )* };
+}
+
+/// Makes two tests out of each of these functions, one for either place where packets can wait.
+macro_rules! from_ring_and_queue {
+    ($(fn $test:ident($buffer:ident) $body:block)*) => { $(
+        mod $test {
+            use super::*;
+
+            fn body($buffer: Buffer) $body
+
+            #[test]
+            fn ring() {
+                run_under(&["-n", "-Urn"], concat!(stringify!($test), "::ring"), || body(Buffer::Ring));
+            }
+
+            #[test]
+            fn queue() {
+                run_under(&["-n", "-Urn"], concat!(stringify!($test), "::queue"), || body(Buffer::Queue));
+            }
         }
     )* };
 }
@@ -109,13 +131,13 @@ fn aimed(address: &str, step: Step) -> Interest {
     Interest { target: Some(address.parse().unwrap()), ..any_flags(step) }
 }
 
-fn open(interface: &Interface, interests: &[Interest]) -> Capture<PacketSocket> {
-    let socket = PacketSocket::open(interface, &Program::new(interests, interface, false)).unwrap();
+fn open(buffer: Buffer, interface: &Interface, interests: &[Interest]) -> Capture<PacketSocket> {
+    let socket = PacketSocket::open(interface, &Program::new(interests, interface, false), buffer).unwrap();
     Capture::new(socket, &interface.name, interface.index)
 }
 
 /// Reads until the packet to [`LAST`], which is not returned.
-fn packets(capture: &mut Capture<PacketSocket>) -> Vec<Packet> {
+fn packets<S: AsFd + Send>(capture: &mut Capture<S>) -> Vec<Packet> {
     let deadline = Instant::now() + Duration::from_secs(10);
     let mut packets = Vec::new();
     while Instant::now() < deadline {
@@ -185,11 +207,11 @@ fn send_last(sender: &mut dyn DataLinkSender) {
     send(sender, &udp_frame("192.0.2.1", LAST));
 }
 
-in_own_network! {
-    fn packets_that_arrive_for_own_addresses_are_read() {
+from_ring_and_queue! {
+    fn packets_that_arrive_for_own_addresses_are_read(buffer) {
         let interface = make_veth();
         let steps = [Step::tcp(7000), Step::udp(7000), Step::udp(LAST)];
-        let mut capture = open(&interface, &steps.map(any_flags));
+        let mut capture = open(buffer, &interface, &steps.map(any_flags));
         let mut peer = sender("peer0");
         let mut syn = Vec::new();
         let tcp = ethernet().ipv4([192, 0, 2, 9], [192, 0, 2, 1], 64).tcp(9, 7000, 1, 1024).syn();
@@ -215,11 +237,11 @@ in_own_network! {
         ]);
     }
 
-    fn outgoing_packets_to_a_target_are_seen() {
+    fn outgoing_packets_to_a_target_are_seen(buffer) {
         let interface = make_veth();
         ip("neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev knock0 nud permanent");
         let wanted = [7000, LAST].map(|port| aimed("192.0.2.9", Step::udp(port)));
-        let mut capture = open(&interface, &wanted);
+        let mut capture = open(buffer, &interface, &wanted);
         let socket = UdpSocket::bind("192.0.2.1:0").unwrap();
         for port in [7000, 7001, LAST] {
             socket.send_to(&[0], ("192.0.2.9", port)).unwrap();
@@ -227,11 +249,11 @@ in_own_network! {
         assert_eq!(ports(&mut capture), [7000]);
     }
 
-    fn loopback_packets_are_seen_once_even_those_to_a_target() {
+    fn loopback_packets_are_seen_once_even_those_to_a_target(buffer) {
         let interface = make_loopback();
         ip("route add local 198.51.100.0/24 dev lo");
         let own = [7000, LAST].map(|port| any_flags(Step::udp(port)));
-        let mut capture = open(&interface, &[own[0], own[1], aimed("198.51.100.7", Step::udp(7000))]);
+        let mut capture = open(buffer, &interface, &[own[0], own[1], aimed("198.51.100.7", Step::udp(7000))]);
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         for to in [("127.0.0.1", 7000), ("198.51.100.7", 7000), ("127.0.0.1", 7000), ("127.0.0.1", LAST)] {
             socket.send_to(&[0], to).unwrap();
@@ -240,10 +262,10 @@ in_own_network! {
         assert_eq!(destinations, ["127.0.0.1", "198.51.100.7", "127.0.0.1"]);
     }
 
-    fn a_frame_of_a_vlan_is_not_seen_and_one_with_a_priority_tag_is() {
+    fn a_frame_of_a_vlan_is_not_seen_and_one_with_a_priority_tag_is(buffer) {
         let interface = make_veth();
         let steps = [Step::udp(7000), Step::udp(7001), Step::udp(LAST)];
-        let mut capture = open(&interface, &steps.map(any_flags));
+        let mut capture = open(buffer, &interface, &steps.map(any_flags));
         let mut peer = sender("peer0");
         send(&mut *peer, &vlan_frame(5, 7000));
         send(&mut *peer, &vlan_frame(0, 7001));
@@ -251,7 +273,7 @@ in_own_network! {
         assert_eq!(ports(&mut capture), [7001]);
     }
 
-    fn an_interface_without_link_headers_is_captured_in_both_directions() {
+    fn an_interface_without_link_headers_is_captured_in_both_directions(buffer) {
         let tun = tappers::Tun::new_named(tappers::Interface::new("tun0").unwrap()).unwrap();
         ip("addr add 192.0.2.1/24 dev tun0");
         ip("addr add 2001:db8::1/64 dev tun0 nodad");
@@ -259,7 +281,7 @@ in_own_network! {
         let interface = interface("tun0");
         let out = ["192.0.2.9", "2001:db8::9"].map(|address| aimed(address, Step::udp(7002)));
         let own = [7000, 7001, LAST].map(|port| any_flags(Step::udp(port)));
-        let mut capture = open(&interface, &[&out[..], &own].concat());
+        let mut capture = open(buffer, &interface, &[&out[..], &own].concat());
 
         let without_link_header = |frame: &[u8]| frame.split_at(14).1.to_vec();
         tun.send(&without_link_header(&udp_frame("192.0.2.1", 7000))).unwrap();
@@ -270,10 +292,10 @@ in_own_network! {
         assert_eq!(ports(&mut capture), [7000, 7001, 7002, 7002]);
     }
 
-    fn the_filter_can_be_replaced_while_another_thread_reads() {
+    fn the_filter_can_be_replaced_while_another_thread_reads(buffer) {
         let interface = make_veth();
         let program = |port| Program::new(&[any_flags(Step::udp(port))], &interface, false);
-        let socket = Arc::new(PacketSocket::open(&interface, &program(7000)).unwrap());
+        let socket = Arc::new(PacketSocket::open(&interface, &program(7000), buffer).unwrap());
         let mut capture = Capture::new(Arc::clone(&socket), &interface.name, interface.index);
         let (seen, ports) = mpsc::channel();
         thread::spawn(move || {
@@ -297,27 +319,9 @@ in_own_network! {
         assert!(ports.try_recv().is_err());
     }
 
-    fn the_largest_program_fits_and_can_be_replaced_where_old_kernels_draw_the_line() {
-        // Older kernels know this limit only for the whole machine; there it has this value already.
-        let _ = fs::write("/proc/sys/net/core/optmem_max", "20480");
+    fn a_link_that_goes_down_is_told_once_and_the_same_capture_goes_on_when_it_is_up_again(buffer) {
         let interface = make_veth();
-        let programs = [3, 61, 97].map(|distance| {
-            let steps = (0..=u16::MAX).step_by(distance).flat_map(|port| [Step::tcp(port), Step::udp(port)]);
-            let targets = (1..=30).flat_map(|n| {
-                [aimed(&format!("198.51.100.{n}"), Step::tcp(1)), aimed(&format!("2001:db8::{n:x}"), Step::tcp(1))]
-            });
-            Program::new(&steps.map(any_flags).chain(targets).collect::<Vec<_>>(), &interface, false)
-        });
-        assert!(!programs[0].is_exact(), "it must be the largest");
-        let socket = PacketSocket::open(&interface, &programs[0]).unwrap();
-        for program in &programs {
-            socket.set_filter(program).unwrap();
-        }
-    }
-
-    fn a_link_that_goes_down_is_told_once_and_the_same_capture_goes_on_when_it_is_up_again() {
-        let interface = make_veth();
-        let mut capture = open(&interface, &[any_flags(Step::udp(LAST))]);
+        let mut capture = open(buffer, &interface, &[any_flags(Step::udp(LAST))]);
         ip("link set knock0 down");
         let error = first_error(&mut capture);
         assert!(matches!(error, CaptureError::LinkDown), "{error}");
@@ -329,23 +333,23 @@ in_own_network! {
         assert_eq!(packets(&mut capture), []);
     }
 
-    fn a_capture_can_be_opened_before_the_link_is_up() {
+    fn a_capture_can_be_opened_before_the_link_is_up(buffer) {
         make_veth();
         ip("link set knock0 down");
         let interface = interface("knock0");
         assert!(!interface.up);
-        let mut capture = open(&interface, &[any_flags(Step::udp(LAST))]);
+        let mut capture = open(buffer, &interface, &[any_flags(Step::udp(LAST))]);
         assert!(matches!(first_error(&mut capture), CaptureError::LinkDown));
         set_knock0_up();
         send_last(&mut *sender("peer0"));
         assert_eq!(packets(&mut capture), []);
     }
 
-    fn a_deleted_interface_is_told() {
+    fn a_deleted_interface_is_told(buffer) {
         let interface = make_veth();
-        let mut capture = open(&interface, &[any_flags(Step::udp(LAST))]);
+        let mut capture = open(buffer, &interface, &[any_flags(Step::udp(LAST))]);
         // This one learns of the link before the interface goes, and hears nothing more from the kernel.
-        let mut forewarned = open(&interface, &[]);
+        let mut forewarned = open(buffer, &interface, &[]);
         ip("link set knock0 down");
         assert!(matches!(first_error(&mut forewarned), CaptureError::LinkDown));
         ip("link del knock0");
@@ -354,12 +358,81 @@ in_own_network! {
             assert!(gone, "not within three seconds");
         }
         let program = Program::new(&[], &interface, false);
-        let error = PacketSocket::open(&interface, &program).err().unwrap();
+        let error = PacketSocket::open(&interface, &program, buffer).err().unwrap();
         assert!(matches!(error, OpenError::InterfaceGone { .. }), "{error}");
         assert_eq!(error.to_string(), "there is no interface knock0 any more");
         // A new interface of that name is another one.
         make_veth();
-        assert!(matches!(PacketSocket::open(&interface, &program), Err(OpenError::InterfaceGone { .. })));
+        assert!(matches!(PacketSocket::open(&interface, &program, buffer), Err(OpenError::InterfaceGone { .. })));
+    }
+
+    fn packets_that_nobody_has_read_wait_for_the_next_reader_and_those_that_did_not_fit_are_counted(buffer) {
+        let interface = make_veth();
+        let program = Program::new(&[any_flags(Step::udp(7000)), any_flags(Step::udp(LAST))], &interface, false);
+        let socket = PacketSocket::open(&interface, &program, buffer).unwrap();
+        assert_eq!(socket.buffer(), buffer);
+        let mut peer = sender("peer0");
+        let frame = udp_frame("192.0.2.1", 7000);
+        let sent = 100_000;
+        for _ in 0..sent {
+            send(&mut *peer, &frame);
+        }
+        let mut read = 0;
+        let mut dropped = 0;
+        // Three readers, of which each is dropped while it holds a packet.
+        for _ in 0..3 {
+            let mut capture = Capture::new(&socket, &interface.name, interface.index);
+            for _ in 0..100 {
+                assert_eq!(capture.next_packet().unwrap().unwrap().hit.step().port, 7000);
+                read += 1;
+            }
+        }
+        let repeated = if buffer == Buffer::Ring { 3 } else { 0 };
+        let mut capture = Capture::new(&socket, &interface.name, interface.index);
+        while capture.next_packet().unwrap().is_some() {
+            read += 1;
+        }
+        assert_eq!(capture.take_dropped(), 0, "it has just been asked");
+        while dropped == 0 {
+            assert_eq!(capture.next_packet().unwrap(), None);
+            dropped = capture.take_dropped();
+        }
+        assert_eq!(read - repeated + dropped, sent, "{read} read");
+        send_last(&mut *peer);
+        assert_eq!(packets(&mut capture), []);
+    }
+
+    fn a_packet_longer_than_its_room_is_read_as_far_as_its_headers(buffer) {
+        let interface = make_veth();
+        let steps = [Step::udp(7000), Step::udp(LAST)];
+        let mut capture = open(buffer, &interface, &steps.map(any_flags));
+        let mut bytes = Vec::new();
+        let long = ethernet().ipv4([192, 0, 2, 9], [192, 0, 2, 1], 64).udp(9, 7000);
+        long.write(&mut bytes, &[7; 1400]).unwrap();
+        let mut peer = sender("peer0");
+        send(&mut *peer, &bytes);
+        send_last(&mut *peer);
+        assert_eq!(ports(&mut capture), [7000]);
+    }
+}
+
+in_own_network! {
+    fn the_largest_program_fits_and_can_be_replaced_where_old_kernels_draw_the_line() {
+        // Older kernels know this limit only for the whole machine; there it has this value already.
+        let _ = fs::write("/proc/sys/net/core/optmem_max", "20480");
+        let interface = make_veth();
+        let programs = [3, 61, 97].map(|distance| {
+            let steps = (0..=u16::MAX).step_by(distance).flat_map(|port| [Step::tcp(port), Step::udp(port)]);
+            let targets = (1..=30).flat_map(|n| {
+                [aimed(&format!("198.51.100.{n}"), Step::tcp(1)), aimed(&format!("2001:db8::{n:x}"), Step::tcp(1))]
+            });
+            Program::new(&steps.map(any_flags).chain(targets).collect::<Vec<_>>(), &interface, false)
+        });
+        let socket = PacketSocket::open(&interface, &programs[0], Buffer::Ring).unwrap();
+        assert!(socket.surplus() > 0, "it must be the largest");
+        for program in &programs {
+            socket.set_filter(program).unwrap();
+        }
     }
 
     fn labelled_and_link_local_addresses_belong_to_their_interface() {
@@ -415,7 +488,7 @@ in_own_network! {
             String::from_utf8(output.stdout).unwrap().matches("socket:").count()
         };
         let before = sockets();
-        let capture = open(&interface, &[]);
+        let capture = open(Buffer::Ring, &interface, &[]);
         assert_eq!(sockets(), before);
         drop(capture);
     }
@@ -436,7 +509,9 @@ fn a_missing_privilege_is_named() {
     // A user namespace of its own gives no power over the network namespace of somebody else.
     run_under(&["-Ur"], "a_missing_privilege_is_named", || {
         let interface = interface("lo");
-        let error = PacketSocket::open(&interface, &Program::new(&[], &interface, false)).err().unwrap();
+        let error = PacketSocket::open(&interface, &Program::new(&[], &interface, false), Buffer::Ring)
+            .err()
+            .unwrap();
         assert_eq!(error.to_string(), "capturing packets needs root or the capability CAP_NET_RAW");
     });
 }

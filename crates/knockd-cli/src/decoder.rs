@@ -48,18 +48,22 @@ fn decode(name: &str, index: u32) -> io::Result<()> {
     // Should the daemon have ended before the sandbox asked to be killed then, this fails: nobody else has the pipe.
     report.add(&Record::Ready(kept))?;
     report.send()?;
-    let mut dropped = 0;
     loop {
-        let next = capture.next_packet();
-        // Once a batch at most.
-        if report.bytes.is_empty() && capture.dropped() != dropped {
-            dropped = capture.dropped();
-            report.add(&Record::Dropped(dropped))?;
-        }
-        match next {
-            Ok(Some(packet)) => report.add(&Record::Packet(packet))?,
-            // The next call waits.
-            Ok(None) => report.send()?,
+        match capture.next_packet() {
+            Ok(packet) => {
+                if let Some(packet) = packet {
+                    report.add(&Record::Packet(packet))?;
+                }
+                // After each batch, whether it was full or none was left.
+                if packet.is_none() || report.bytes.is_empty() {
+                    let dropped = capture.take_dropped();
+                    if dropped > 0 {
+                        report.add(&Record::Dropped(dropped))?;
+                    }
+                    // The next call may wait.
+                    report.send()?;
+                }
+            }
             Err(CaptureError::LinkDown) => {
                 report.add(&Record::LinkDown)?;
                 report.send()?;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender};
-use knockd_capture::{Interface, PacketSocket, Program, interfaces};
+use knockd_capture::{Buffer, Interface, PacketSocket, Program, interfaces};
 use knockd_core::{Interest, LocalPorts};
 
 use crate::listener::{Heard, Listener};
@@ -16,6 +16,9 @@ const QUEUE: usize = 64;
 
 /// How many interfaces are listened to at most. Each takes a socket with its buffer and a thread.
 const MAX_LISTENERS: usize = 64;
+
+/// How many of them have memory set aside for their packets, 4 MiB each.
+const MAX_RINGS: usize = 8;
 
 /// What every filter is made from.
 #[derive(Clone, PartialEq, Debug)]
@@ -46,8 +49,8 @@ impl Sockets {
     /// When an interface that is named does not exist (unless it is waited for), or may not be listened to.
     pub(crate) fn open(selection: Selection, waits: bool, wanted: Wanted) -> anyhow::Result<Self> {
         let chosen = selection.at_start(&interfaces(), waits)?;
-        let open = chosen.into_iter().take(MAX_LISTENERS).map(|interface| {
-            let socket = PacketSocket::open(&interface, &wanted.program(&interface))?;
+        let open = chosen.into_iter().take(MAX_LISTENERS).enumerate().map(|(others, interface)| {
+            let socket = PacketSocket::open(&interface, &wanted.program(&interface), buffer(others))?;
             Ok((interface, socket))
         });
         let open = open.collect::<anyhow::Result<_>>()?;
@@ -66,8 +69,6 @@ pub(crate) struct Ears {
     selection: Selection,
     wanted: Wanted,
     listeners: Vec<Listener>,
-    /// Whether every filter shows only what is wanted.
-    exact: bool,
     /// What all listeners say.
     pub(crate) heard: Receiver<Heard>,
     speak: Sender<Heard>,
@@ -83,9 +84,7 @@ impl Ears {
         let (speak, heard) = crossbeam_channel::bounded(QUEUE);
         let start = |(interface, socket)| Listener::start(socket, interface, speak.clone());
         let listeners = open.into_iter().map(start).collect::<anyhow::Result<_>>()?;
-        let mut ears = Self { selection, wanted, listeners, exact: true, heard, speak };
-        ears.judge_filters();
-        Ok(ears)
+        Ok(Self { selection, wanted, listeners, heard, speak })
     }
 
     /// For others that have something to say.
@@ -128,18 +127,12 @@ impl Ears {
                     log.write(&Line::warning(format!("{}: {error:#}", listener.interface.name)));
                 }
             }
-            self.judge_filters();
         }
     }
 
-    /// Says whether every filter shows only what is wanted; with very many ports it shows some in between, too.
-    pub(crate) const fn filters_are_exact(&self) -> bool {
-        self.exact
-    }
-
-    fn judge_filters(&mut self) {
-        let exact = self.interfaces().all(|interface| self.wanted.program(interface).is_exact());
-        self.exact = exact;
+    /// How many ports some filter shows that are not wanted: with very many ports some in between.
+    pub(crate) fn surplus(&self) -> u32 {
+        self.listeners.iter().map(Listener::surplus).max().unwrap_or(0)
     }
 
     /// Looks again which interfaces there are, and listens to those that are meant.
@@ -171,7 +164,6 @@ impl Ears {
                 log.write(&Line::warning(format!("{error:#}")));
             }
         }
-        self.judge_filters();
     }
 
     fn listen_to(&mut self, interface: Interface, log: &Log) -> anyhow::Result<()> {
@@ -182,12 +174,18 @@ impl Ears {
             )));
             return Ok(());
         }
-        let socket = PacketSocket::open(&interface, &self.wanted.program(&interface))
+        let rings = self.listeners.iter().filter(|listener| listener.buffer() == Buffer::Ring).count();
+        let socket = PacketSocket::open(&interface, &self.wanted.program(&interface), buffer(rings))
             .with_context(|| format!("cannot listen on {}", interface.name))?;
         log.write(&Line::notice(format!("listening on {} ({})", interface.name, addresses_of(&interface))));
         self.listeners.push(Listener::start(socket, interface, self.speak.clone())?);
         Ok(())
     }
+}
+
+/// Where packets are to wait, with that many rings already.
+const fn buffer(rings: usize) -> Buffer {
+    if rings < MAX_RINGS { Buffer::Ring } else { Buffer::Queue }
 }
 
 fn addresses_of(interface: &Interface) -> String {

@@ -160,7 +160,13 @@ impl Engine {
         loop {
             select! {
                 recv(self.ears.heard) -> heard => match heard {
-                    Ok(Heard::Packets(packets)) => packets.iter().for_each(|packet| self.handle_packet(packet)),
+                    Ok(Heard::Packets(packets)) => {
+                        // A batch has come within milliseconds.
+                        let now = self.clock.now();
+                        for packet in &packets {
+                            self.handle_packet(packet, now);
+                        }
+                    }
                     Ok(Heard::Dropped(count)) => {
                         self.counters.dropped += u64::from(count);
                         self.losses.add(count, self.clock.now());
@@ -197,11 +203,10 @@ impl Engine {
         self.shut_down(signals);
     }
 
-    fn handle_packet(&mut self, packet: &Packet) {
+    fn handle_packet(&mut self, packet: &Packet, now: Timestamp) {
         if self.args.only_ip_v4 && packet.source.is_ipv6() {
             return;
         }
-        let now = self.clock.now();
         self.counters.packets += 1;
         let visibility = (!self.tracers.is_empty()).then(|| self.matcher.visibility(packet));
         let (scanners, leases) = (&mut self.guard.scanners, self.doors.leases());
@@ -330,10 +335,13 @@ impl Engine {
     }
 
     fn log_filter(&self) {
-        if !self.ears.filters_are_exact() {
-            let text = "the doors use more ports than fit into the packet filter of the kernel, which lets some others \
-                        through; they are ignored here";
-            self.log(&Line::notice(text.to_owned()));
+        let surplus = self.ears.surplus();
+        if surplus > 0 {
+            let text = format!(
+                "the doors use more ports than fit into the packet filter of the kernel, which lets packets to {surplus} others \
+                 through; they are ignored here"
+            );
+            self.log(&Line::notice(text));
         }
     }
 

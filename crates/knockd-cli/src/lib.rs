@@ -27,6 +27,7 @@ mod logging;
 mod metrics;
 mod names;
 mod one_time_file;
+mod outlets;
 mod pid_file;
 mod programs;
 #[doc(hidden)]

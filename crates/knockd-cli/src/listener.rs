@@ -1,6 +1,5 @@
 //! The thread that waits for packets of one interface: it keeps a decoder process and checks what that says.
 
-use std::cell::Cell;
 use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use crossbeam_channel::Sender;
-use knockd_capture::{Interface, PacketSocket, Program};
+use knockd_capture::{Buffer, Interface, PacketSocket, Program};
 use knockd_core::Packet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -63,13 +62,23 @@ impl Listener {
     ) -> anyhow::Result<Self> {
         let socket = Arc::new(socket);
         let (unwanted, wanted) = io::pipe().context("cannot start the listener thread")?;
-        let reporter = Reporter { interface: interface.name.clone(), heard, dropped: Cell::new(0) };
+        let reporter = Reporter { interface: interface.name.clone(), heard };
         let job = Job { socket: Arc::clone(&socket), index: interface.index, unwanted, reporter };
         thread::Builder::new()
             .name("listener".to_owned())
             .spawn(move || job.listen())
             .context("cannot start the listener thread")?;
         Ok(Self { interface, socket, _wanted: wanted })
+    }
+
+    /// Where its packets wait.
+    pub(crate) fn buffer(&self) -> Buffer {
+        self.socket.buffer()
+    }
+
+    /// How many ports its filter lets through that are not wanted.
+    pub(crate) fn surplus(&self) -> u32 {
+        self.socket.surplus()
     }
 
     /// Changes what is listened for.
@@ -162,8 +171,6 @@ impl Job {
 struct Reporter {
     interface: String,
     heard: Sender<Heard>,
-    /// The last count of dropped packets.
-    dropped: Cell<u32>,
 }
 
 impl Reporter {
@@ -190,10 +197,7 @@ impl Reporter {
                     result = Err(End::Failed(format!("cannot read packets: {error}")));
                 }
                 Record::Ready(kept) => self.tell_what_is_kept(kept)?,
-                // The socket counts on when another decoder reads it.
-                Record::Dropped(count) => {
-                    self.say(Heard::Dropped(count.wrapping_sub(self.dropped.replace(count))))?;
-                }
+                Record::Dropped(count) => self.say(Heard::Dropped(count))?,
             }
         }
         if !packets.is_empty() {
@@ -299,7 +303,7 @@ mod tests {
 
     fn reporter() -> (Reporter, Receiver<Heard>) {
         let (sender, heard) = crossbeam_channel::unbounded();
-        (Reporter { interface: "eth0".to_owned(), heard: sender, dropped: Cell::new(0) }, heard)
+        (Reporter { interface: "eth0".to_owned(), heard: sender }, heard)
     }
 
     fn packet(port: u16) -> Packet {

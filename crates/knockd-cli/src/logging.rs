@@ -4,7 +4,7 @@ mod journal;
 mod line;
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Stderr, Stdout, Write};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,13 @@ use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender};
 use jiff::Zoned;
 use knockd_core::config::LogFormat;
-use nix::syslog::{Facility, LogFlags, Priority, Severity, openlog, syslog};
 
 pub(crate) use self::journal::{Journal, prefixed};
 use self::line::Terminal;
 pub(crate) use self::line::{Level, Line};
 use crate::args::Args;
 use crate::names::Names;
+use crate::outlets::{Output, SystemLog};
 use crate::setup::Setup;
 
 /// How long a line waits for a host name.
@@ -30,8 +30,10 @@ const QUEUE: usize = 1024;
 /// Where lines go.
 #[derive(Debug)]
 pub(crate) struct Destinations {
+    stdout: Output<Stdout>,
+    stderr: Output<Stderr>,
     file: Option<File>,
-    syslog: bool,
+    system_log: Option<SystemLog>,
     verbose: bool,
     format: LogFormat,
     journal: Journal,
@@ -121,14 +123,15 @@ impl Destinations {
     /// Opens what the command line and the configuration ask for. A log file that cannot be opened is reported to the
     /// others and left out.
     pub(crate) fn open(args: &Args, setup: &Setup) -> Self {
-        let syslog = setup.options.use_syslog;
-        if syslog {
-            // It fails only for an ident with a NUL byte in it.
-            let _ = openlog(Some(c"knockd"), LogFlags::empty(), Facility::LOG_DAEMON);
-        }
-        let format = setup.options.log_format;
-        let mut destinations =
-            Self { file: None, syslog, verbose: args.verbose, format, journal: Journal::find() };
+        let mut destinations = Self {
+            stdout: Output::new(io::stdout()),
+            stderr: Output::new(io::stderr()),
+            file: None,
+            system_log: setup.options.use_syslog.then(SystemLog::default),
+            verbose: args.verbose,
+            format: setup.options.log_format,
+            journal: Journal::find(),
+        };
         if let Some(path) = &setup.log_file {
             match OpenOptions::new().create(true).append(true).open(path) {
                 Ok(file) => destinations.file = Some(file),
@@ -162,9 +165,9 @@ impl Destinations {
         };
         match &line.terminal {
             Terminal::Verbose | Terminal::VerboseAs(_) if self.verbose => {
-                print(&mut io::stdout(), &shown(self.journal.stdout));
+                self.stdout.write_line(&shown(self.journal.stdout));
             }
-            Terminal::Stderr => print(&mut io::stderr(), &shown(self.journal.stderr)),
+            Terminal::Stderr => self.stderr.write_line(&shown(self.journal.stderr)),
             _ => {}
         }
         let Some(text) = &text else { return };
@@ -175,15 +178,8 @@ impl Destinations {
             };
             let _ = (&mut &*file).write_all(entry.as_bytes());
         }
-        if self.syslog {
-            let priority = Priority::new(Severity::LOG_NOTICE, Facility::LOG_DAEMON);
-            let _ = syslog(priority, text.as_str());
+        if let Some(system_log) = &self.system_log {
+            system_log.write_line(time, text);
         }
     }
-}
-
-fn print(to: &mut impl Write, text: &str) {
-    // One write, so that lines of several processes do not mix.
-    let _ = to.write_all(format!("{text}\n").as_bytes());
-    let _ = to.flush();
 }

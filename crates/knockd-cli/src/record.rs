@@ -47,7 +47,7 @@ pub enum Record {
     Failed(u16),
     /// It begins to read, and has kept this.
     Ready(Kept),
-    /// The kernel has dropped so many packets since the socket was opened.
+    /// The kernel has dropped so many more packets, because they were not read in time.
     Dropped(u32),
 }
 

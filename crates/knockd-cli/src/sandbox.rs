@@ -140,7 +140,8 @@ fn allowed_calls()
     // The memory allocator's; no memory becomes code.
     let no_code = vec![is(2, SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64), 0)?];
     Ok([
-        (libc::SYS_recvmsg, rule(vec![descriptor(0)?])?),
+        (libc::SYS_recvfrom, rule(vec![descriptor(0)?])?),
+        (libc::SYS_getsockopt, rule(vec![descriptor(0)?])?),
         (libc::SYS_ppoll, vec![]),
         #[cfg(target_arch = "x86_64")]
         (libc::SYS_poll, vec![]),

@@ -65,10 +65,9 @@ fn a_log_file_that_cannot_be_opened_is_a_warning() {
     knockd.wait_for("10.9.0.2: door: OPEN SESAME");
 }
 
-#[test]
-fn the_system_log_gets_the_same_lines() {
-    let net = Net::new().unwrap();
-    // A /dev of the server's own, in which a system log can listen.
+/// Gives the server a `/dev` of its own, in which a system log can listen, and says where that is from outside as long as the
+/// program runs.
+fn with_system_log(net: &Net) -> (Running, String) {
     let script = "set -e
         mkdir /run/dev
         for node in null zero urandom; do
@@ -78,7 +77,42 @@ fn the_system_log_gets_the_same_lines() {
         mount --rbind /run/dev /dev";
     sh(&net.server, script);
     let on_server = net.server.spawn(&["sleep", "100"]).unwrap();
-    let system_log = UnixDatagram::bind(format!("/proc/{}/root/dev/log", on_server.pid().unwrap())).unwrap();
+    let path = format!("/proc/{}/root/dev/log", on_server.pid().unwrap());
+    (on_server, path)
+}
+
+#[test]
+fn a_system_log_that_goes_away_and_comes_back_does_no_harm() {
+    let net = Net::new().unwrap();
+    let (_on_server, path) = with_system_log(&net);
+    let system_log = UnixDatagram::bind(&path).unwrap();
+    let config = "[options]\nUseSyslog\n[door]\nsequence = 1\nstart_command = echo open for %IP%\n";
+    let mut knockd = Knockd::start(&net, config);
+    // One that no longer reads: its queue is full after a few lines (net.unix.max_dgram_qlen). Then one that is gone.
+    for neighbour in 2..102 {
+        hit(&net, neighbour, &[1]);
+        knockd.wait_for(&format!("open for 10.9.0.{neighbour}"));
+    }
+    drop(system_log);
+    std::fs::remove_file(&path).unwrap();
+    hit(&net, 102, &[1]);
+    knockd.wait_for("open for 10.9.0.102");
+    let system_log = UnixDatagram::bind(&path).unwrap();
+    system_log.set_read_timeout(Some(SOON)).unwrap();
+    hit(&net, 103, &[1]);
+    knockd.wait_for("open for 10.9.0.103");
+    let mut buffer = [0; 512];
+    let length = system_log.recv(&mut buffer).unwrap();
+    assert!(String::from_utf8_lossy(&buffer[..length]).contains(" knockd: "));
+    drop(system_log);
+    knockd.stop();
+}
+
+#[test]
+fn the_system_log_gets_the_same_lines() {
+    let net = Net::new().unwrap();
+    let (_on_server, path) = with_system_log(&net);
+    let system_log = UnixDatagram::bind(path).unwrap();
     system_log.set_read_timeout(Some(SOON)).unwrap();
     let received = || loop {
         let mut buffer = [0; 512];

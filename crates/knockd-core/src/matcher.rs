@@ -47,6 +47,9 @@ pub struct Matcher {
     addresses: HashSet<IpAddr>,
     /// The class of the doors with each target, and of those without one.
     classes: HashMap<Option<IpAddr>, ClassId>,
+    /// The classes of doors that watch each destination: those without `Target` if it is our own, those whose target it is.
+    /// Like the next one, it is filled by nobody but the administrator, so it needs no hash that resists attackers.
+    watched: hashbrown::HashMap<IpAddr, [Option<ClassId>; 2]>,
     /// What each step means to the doors of each class.
     steps: hashbrown::HashMap<(ClassId, Step), Meaning>,
     attempts: Attempts,
@@ -109,6 +112,7 @@ impl Matcher {
             doors: Vec::new(),
             addresses: HashSet::new(),
             classes: HashMap::new(),
+            watched: hashbrown::HashMap::new(),
             steps: hashbrown::HashMap::new(),
             attempts: Attempts::new(max_attempts, &[]),
             latest: Timestamp::ZERO,
@@ -148,6 +152,7 @@ impl Matcher {
         for attempt in kept {
             self.attempts.insert(attempt);
         }
+        self.index_destinations();
         self.index_steps();
     }
 
@@ -177,6 +182,7 @@ impl Matcher {
     /// Says which addresses are the interface's own: the destinations that doors without `Target` watch.
     pub fn set_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
         self.addresses = addresses.into_iter().collect();
+        self.index_destinations();
     }
 
     /// Everything that the doors look for at the moment, once each, in no order.
@@ -325,10 +331,8 @@ impl Matcher {
         });
     }
 
-    /// The classes of doors that watch a destination: those without `Target` if it is our own, those whose target it is.
     fn classes_of(&self, destination: IpAddr) -> [Option<ClassId>; 2] {
-        let own = self.addresses.contains(&destination).then(|| self.classes.get(&None).copied()).flatten();
-        [own, self.classes.get(&Some(destination)).copied()]
+        self.watched.get(&destination).copied().unwrap_or_default()
     }
 
     fn visibility_to(&self, classes: [Option<ClassId>; 2], hit: Hit) -> Visibility {
@@ -396,6 +400,16 @@ impl Matcher {
             }
         }
         heirs.into_iter().map(|index| index.map(DoorId::new)).collect()
+    }
+
+    fn index_destinations(&mut self) {
+        let targets = self.classes.keys().flatten();
+        let of = |destination: IpAddr| {
+            let own =
+                self.addresses.contains(&destination).then(|| self.classes.get(&None).copied()).flatten();
+            (destination, [own, self.classes.get(&Some(destination)).copied()])
+        };
+        self.watched = self.addresses.iter().chain(targets).copied().map(of).collect();
     }
 
     fn index_steps(&mut self) {

@@ -24,11 +24,14 @@
 //!   from forged addresses lets a source with one stray be forgotten, at 500,000 a second after a tenth of a second, so
 //!   under its cover a scan slower than that is not seen.
 
+mod bucket;
+
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 
+use self::bucket::{Bucket, Network, Second, Try};
 use crate::matcher::Interest;
 use crate::packet::{Hit, Packet};
 use crate::sequence::{Protocol, Step};
@@ -37,12 +40,6 @@ use crate::time::Timestamp;
 
 /// Sources are spread over this many buckets by a keyed hash, so that nobody can choose his bucket.
 const BUCKETS: u16 = 4096;
-
-/// A bucket holds this many sources, and all buckets 65,536.
-///
-/// A full one makes room by dropping a source that has been quiet, else the one that has tried the fewest ports, of those
-/// the one seen longest ago; scanners go last. So what one packet each from any number of sources pushes out is their like.
-const SOURCES_PER_BUCKET: usize = 16;
 
 /// How long a stray counts and how long a scanner has to be quiet; up to a second more, since only whole seconds are kept.
 const MINUTE: u32 = 60;
@@ -76,7 +73,7 @@ pub struct Scanners {
     destinations: Vec<IpAddr>,
     local_ports: LocalPorts,
     /// None while the guard is off.
-    buckets: Vec<Vec<Source>>,
+    buckets: Vec<Option<Box<Bucket>>>,
     hasher: RandomState,
 }
 
@@ -150,7 +147,7 @@ impl Scanners {
     pub fn set_limit(&mut self, limit: Option<NonZeroU32>) {
         self.limit = limit;
         let buckets = if limit.is_some() { usize::from(BUCKETS) } else { 0 };
-        self.buckets.resize_with(buckets, Vec::new);
+        self.buckets.resize_with(buckets, || None);
     }
 
     /// Says what the doors look for ([`crate::Matcher::interests`]) and which addresses are our own.
@@ -193,15 +190,15 @@ impl Scanners {
         let now = Second::of(now);
         let network = Network::of(packet.source);
         let Some(bucket) = self.bucket(network) else { return harmless };
-        let Some(source) = bucket.iter_mut().find(|source| source.network == network) else {
+        let Some(mut source) = bucket.as_mut().and_then(|bucket| bucket.source(network)) else {
             if is_stray {
-                remember(bucket, network, Try { step, at: now });
+                bucket.get_or_insert_default().remember(network, Try { step, at: now });
             }
             return harmless;
         };
         if source.is_scanner_at(now) {
             if is_attempt {
-                source.seen = now;
+                source.see(now);
             }
             Sighting::Ignored
         } else if is_stray && source.exceeds(limit, Try { step, at: now }) {
@@ -220,8 +217,8 @@ impl Scanners {
         is_telling && self.destinations.binary_search(&packet.destination).is_ok()
     }
 
-    fn bucket(&mut self, network: Network) -> Option<&mut Vec<Source>> {
-        let index = self.hasher.hash_one(network) % u64::from(BUCKETS);
+    fn bucket(&mut self, network: Network) -> Option<&mut Option<Box<Bucket>>> {
+        let index = self.hasher.hash_one(network.0) % u64::from(BUCKETS);
         self.buckets.get_mut(usize::try_from(index).ok()?)
     }
 }
@@ -237,132 +234,9 @@ fn is_attempt(hit: Hit) -> bool {
     }
 }
 
-/// Puts a source into a bucket that does not have it.
-fn remember(bucket: &mut Vec<Source>, network: Network, first: Try) {
-    let has_room = bucket.len() < SOURCES_PER_BUCKET;
-    let least = bucket.iter_mut().min_by_key(|source| (source.progress_at(first.at), source.seen));
-    match least.filter(|source| !has_room || source.progress_at(first.at) == Progress::None) {
-        Some(source) => source.replace(network, first),
-        None => bucket.push(Source { network, seen: first.at, standing: Standing::Suspect(vec![first]) }),
-    }
-}
-
-/// Whose packets are counted together.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-enum Network {
-    /// An IPv4 address.
-    V4(Ipv4Addr),
-    /// The upper half of IPv6 addresses.
-    V6([u16; 4]),
-}
-
-impl Network {
-    fn of(source: IpAddr) -> Self {
-        match source {
-            IpAddr::V4(address) => Self::V4(address),
-            IpAddr::V6(address) => {
-                let [a, b, c, d, ..] = address.segments();
-                Self::V6([a, b, c, d])
-            }
-        }
-    }
-}
-
-/// A moment in whole seconds since the origin, which takes half the space.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Second(u32);
-
-impl Second {
-    fn of(moment: Timestamp) -> Self {
-        Self(u32::try_from(moment.since(Timestamp::ZERO).as_secs()).unwrap_or(u32::MAX))
-    }
-
-    /// Whether more than a minute has passed until `now`, as far as whole seconds can tell.
-    const fn is_over(self, now: Self) -> bool {
-        now.0.saturating_sub(self.0) > MINUTE
-    }
-}
-
-/// A port that was tried, and when last.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Try {
-    step: Step,
-    at: Second,
-}
-
-/// 40 bytes, and 8 for each try.
-#[derive(Debug)]
-struct Source {
-    network: Network,
-    /// When its last stray came; a scanner's last connection attempt.
-    seen: Second,
-    standing: Standing,
-}
-
-#[derive(Debug)]
-enum Standing {
-    /// It has tried these ports, each of them once in the list, at most as many as the limit.
-    Suspect(Vec<Try>),
-    Scanner,
-}
-
-/// How near a source is to being a scanner.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Progress {
-    /// It has been quiet for a minute.
-    None,
-    Tries(usize),
-    Scanner,
-}
-
-impl Source {
-    fn progress_at(&self, now: Second) -> Progress {
-        match &self.standing {
-            _ if self.seen.is_over(now) => Progress::None,
-            Standing::Suspect(tries) => Progress::Tries(tries.len()),
-            Standing::Scanner => Progress::Scanner,
-        }
-    }
-
-    fn is_scanner_at(&self, now: Second) -> bool {
-        self.progress_at(now) == Progress::Scanner
-    }
-
-    /// Adds a try of a source that is no scanner, and says whether it is one now.
-    fn exceeds(&mut self, limit: NonZeroU32, new: Try) -> bool {
-        self.seen = new.at;
-        let mut tries = self.take_tries();
-        tries.retain(|known| !known.at.is_over(new.at));
-        if let Some(known) = tries.iter_mut().find(|known| known.step == new.step) {
-            known.at = new.at;
-        } else if tries.len() < limit.get().min(Scanners::MAX_LIMIT) as usize {
-            tries.push(new);
-        } else {
-            return true;
-        }
-        self.standing = Standing::Suspect(tries);
-        false
-    }
-
-    /// Makes it another source.
-    fn replace(&mut self, network: Network, first: Try) {
-        let mut tries = self.take_tries();
-        tries.clear();
-        tries.push(first);
-        *self = Self { network, seen: first.at, standing: Standing::Suspect(tries) };
-    }
-
-    /// Leaves a scanner behind.
-    fn take_tries(&mut self) -> Vec<Try> {
-        match std::mem::replace(&mut self.standing, Standing::Scanner) {
-            Standing::Suspect(tries) => tries,
-            Standing::Scanner => Vec::new(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
     use std::time::Duration;
 
     use proptest::prelude::*;
@@ -621,54 +495,6 @@ mod tests {
         assert_eq!(LocalPorts::default().unused().count(), 0);
     }
 
-    fn network(last: usize) -> Network {
-        Network::V4(Ipv4Addr::from_bits(u32::try_from(last).unwrap()))
-    }
-
-    fn suspect(last: usize, tries: u16, seen: u32) -> Source {
-        let at = Second(seen);
-        let tries = (0..tries).map(|port| Try { step: Step::tcp(port), at }).collect();
-        Source { network: network(last), seen: at, standing: Standing::Suspect(tries) }
-    }
-
-    fn scanner(last: usize, seen: u32) -> Source {
-        Source { standing: Standing::Scanner, ..suspect(last, 0, seen) }
-    }
-
-    /// Who is pushed out, one after the other, by new sources that come at `now`.
-    fn pushed_out(mut bucket: Vec<Source>, count: usize, now: u32) -> Vec<Network> {
-        (0..count)
-            .filter_map(|index| {
-                let before: Vec<_> = bucket.iter().map(|source| source.network).collect();
-                let first = Try { step: Step::tcp(1), at: Second(now) };
-                remember(&mut bucket, network(1000 + index), first);
-                before.into_iter().find(|known| bucket.iter().all(|source| source.network != *known))
-            })
-            .collect()
-    }
-
-    #[test]
-    fn a_full_bucket_drops_who_was_quiet_then_the_fewest_tries_then_the_oldest_and_scanners_last() {
-        let mut bucket = vec![suspect(1, 3, 100), suspect(2, 2, 90), scanner(3, 39), scanner(4, 80)];
-        bucket.extend((5..16).map(|last| suspect(last, 4, 100)));
-        bucket.push(suspect(16, 2, 91));
-        assert_eq!(bucket.len(), SOURCES_PER_BUCKET);
-        assert_eq!(pushed_out(bucket, 3, 100), [network(3), network(1000), network(1001)]);
-
-        let mut advanced: Vec<_> =
-            (0..15).map(|last| suspect(last, 2, 100 - u32::try_from(last).unwrap())).collect();
-        advanced.push(scanner(15, 50));
-        assert_eq!(pushed_out(advanced, 1, 100), [network(14)]);
-
-        let scanners: Vec<_> = (0..16).map(|last| scanner(last, 60 + u32::try_from(last).unwrap())).collect();
-        assert_eq!(pushed_out(scanners, 3, 100), [network(0), network(1000), network(1001)]);
-    }
-
-    #[test]
-    fn a_bucket_grows_only_when_nobody_in_it_was_quiet() {
-        assert_eq!(pushed_out(vec![suspect(1, 9, 39), suspect(2, 1, 100)], 2, 100), [network(1)]);
-    }
-
     #[test]
     fn a_million_sources_take_bounded_memory_and_hide_neither_scanners_nor_those_on_their_way() {
         let mut guard = guard(3);
@@ -683,13 +509,10 @@ mod tests {
         assert_eq!(guard.handle_packet(&syn(700), seconds(1)), Ignored);
         assert_eq!(guard.handle_packet(&on_its_way(4), seconds(1)), NewScanner);
 
-        assert!(guard.buckets.iter().all(|bucket| bucket.capacity() <= SOURCES_PER_BUCKET));
-        let tries = guard.buckets.iter().flatten().map(|source| match &source.standing {
-            Standing::Suspect(tries) => tries.capacity(),
-            Standing::Scanner => 0,
-        });
-        assert!(tries.into_iter().all(|capacity| capacity <= 4));
-        assert_eq!((size_of::<Source>(), size_of::<Try>()), (40, 8));
+        assert_eq!(guard.buckets.len(), usize::from(BUCKETS));
+        assert!(
+            guard.buckets.iter().flatten().flat_map(|bucket| bucket.capacities()).all(|tries| tries <= 4)
+        );
     }
 
     /// The same rule without a bound: all that a source has ever tried.

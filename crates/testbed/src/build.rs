@@ -15,13 +15,26 @@ use anyhow::{Context, Result, ensure};
 ///
 /// When cargo cannot be started, or the binary does not exist or compile; cargo's own messages go to stderr.
 pub fn build(package: &str, bin: &str) -> Result<PathBuf> {
+    build_as(package, bin, !cfg!(debug_assertions))
+}
+
+/// Builds a binary as [`build`] does, in the release profile whatever the caller's is.
+///
+/// # Errors
+///
+/// As [`build`].
+pub fn build_release(package: &str, bin: &str) -> Result<PathBuf> {
+    build_as(package, bin, true)
+}
+
+fn build_as(package: &str, bin: &str, is_release: bool) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
         .args(["build", "--quiet", "--message-format=json-render-diagnostics"])
         .args(["--package", package, "--bin", bin])
         .current_dir(workspace_root());
-    if !cfg!(debug_assertions) {
+    if is_release {
         command.arg("--release");
     }
     let output = command.stderr(Stdio::inherit()).output().context("cannot run cargo")?;

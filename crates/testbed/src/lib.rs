@@ -22,7 +22,7 @@ mod host;
 mod net;
 mod running;
 
-pub use build::{build, workspace_root};
+pub use build::{build, build_release, workspace_root};
 pub use frame::{Flags, Frame};
 pub use host::Host;
 pub use net::Net;

@@ -1,5 +1,6 @@
 //! `cargo xtask`: what developers and CI type.
 
+mod bench;
 mod checks;
 mod conformance;
 mod demo;
@@ -24,6 +25,15 @@ enum Arguments {
     /// It stops at the first check that fails and shows the command that repeats it. Missing tools are installed through the
     /// system's package manager and rustup where that is possible, and named where it is not.
     Test,
+    /// Measures our knockd beside the C program, prints the table, and writes docs/benchmarks.md with its plots
+    ///
+    /// It needs root and two processors that have nothing else to do. A figure that misses its target by more than a fifth makes it
+    /// fail.
+    Bench {
+        /// Measure less, in less than two minutes, and write nothing
+        #[arg(long)]
+        quick: bool,
+    },
     /// Compares our knockd with the C program, rule by rule, and prints a table: same, differs on purpose, not yet
     Conformance {
         /// Write the tables of docs/conformance.md anew from the rules, and compare nothing
@@ -42,6 +52,7 @@ fn main() -> ExitCode {
             }
         },
         Arguments::Test => checks::run(),
+        Arguments::Bench { quick } => bench::run(quick),
         Arguments::Conformance { write_page } => conformance::run(write_page),
     }
 }

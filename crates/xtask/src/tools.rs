@@ -26,6 +26,8 @@ pub(crate) const FAIL2BAN: Tool =
 pub(crate) const IPTABLES: Tool = Tool { program: "iptables", package: "iptables", fedora: "iptables-nft" };
 pub(crate) const NFT: Tool = Tool { program: "nft", package: "nftables", fedora: "nftables" };
 pub(crate) const TCPDUMP: Tool = Tool { program: "tcpdump", package: "tcpdump", fedora: "tcpdump" };
+pub(crate) const TASKSET: Tool = Tool { program: "taskset", package: "util-linux", fedora: "util-linux" };
+pub(crate) const VALGRIND: Tool = Tool { program: "valgrind", package: "valgrind", fedora: "valgrind" };
 const KNOCKD: Tool = Tool { program: "knockd", package: "knockd", fedora: "knock-server" };
 pub(crate) const CXX: Tool = Tool { program: "c++", package: "g++", fedora: "gcc-c++" };
 

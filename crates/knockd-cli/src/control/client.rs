@@ -59,7 +59,7 @@ impl Connection {
         let mut answer = String::new();
         self.stream.read_line(&mut answer).context("knockd does not answer")?;
         if answer.is_empty() {
-            return Err(anyhow!("knockd has gone away without an answer"));
+            return Err(anyhow!("knockd has gone away"));
         }
         let reply = serde_json::from_str(&answer)
             .context("knockd says what this program does not know; are both of the same version?")?;

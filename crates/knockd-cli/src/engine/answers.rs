@@ -167,7 +167,7 @@ impl Engine {
             health: Health {
                 state_directory,
                 state_problem,
-                filter_exact: self.ears.filters_are_exact(),
+                filter_exact: self.ears.surplus() == 0,
                 decoder: self.kept.clone(),
             },
         }

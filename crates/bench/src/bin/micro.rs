@@ -1,0 +1,108 @@
+//! Decoder, matcher and scanner guard alone: `micro list`, `micro time NAME`, `micro count NAME OPERATIONS`.
+
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use knockd_capture::decode;
+use knockd_core::{Config, Hit, Matcher, Packet, Scanners, TcpFlags, Timestamp};
+use testbed::{Flags, Frame};
+
+const CONFIG: &str = "[door]\nsequence = 2000,2061,2122\ntcpflags = syn\nseq_timeout = 3600\n";
+
+const BOUND: u32 = 262_144;
+
+/// A name, and what makes the operation that is meant.
+type Case = (&'static str, fn() -> Result<Box<dyn FnMut()>>);
+
+const CASES: [Case; 9] = [
+    ("decode TCP over IPv4", || decoding([10, 9, 0, 2].into(), [10, 9, 0, 1].into())),
+    ("decode TCP over IPv6", || decoding("fd00:9::2".parse()?, "fd00:9::1".parse()?)),
+    ("match, 0 attempts", || matching(0, 2061)),
+    ("match, 1,000 attempts", || matching(1_000, 2061)),
+    ("match, 10,000 attempts", || matching(10_000, 2061)),
+    ("match, 50,000 attempts", || matching(50_000, 2061)),
+    ("match, 262,144 attempts", || matching(BOUND, 2061)),
+    ("begin, 262,144 attempts", || matching(BOUND, 2000)),
+    ("judge a stray, table full", straying),
+];
+
+fn main() -> Result<()> {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let make = |name: &str| {
+        let case = CASES.iter().find(|(known, _)| *known == name).context("an unknown name")?;
+        case.1()
+    };
+    match arguments.as_slice() {
+        ["list"] => CASES.iter().for_each(|(name, _)| println!("{name}")),
+        ["time", name] => println!("{}", time(&mut make(name)?)),
+        ["count", name, count] => {
+            let mut operation = make(name)?;
+            (0..count.parse::<u32>()?).for_each(|_| operation());
+        }
+        _ => bail!("usage: micro list | micro time NAME | micro count NAME OPERATIONS"),
+    }
+    Ok(())
+}
+
+/// Nanoseconds for one operation: the best of many rounds, since whatever else the machine does only adds to it.
+fn time(operation: &mut dyn FnMut()) -> f64 {
+    const ROUND: u32 = 20_000;
+    let end = Instant::now() + Duration::from_millis(300);
+    let mut best = f64::MAX;
+    while Instant::now() < end {
+        let start = Instant::now();
+        (0..ROUND).for_each(|_| operation());
+        best = best.min(start.elapsed().as_secs_f64() * 1e9 / f64::from(ROUND));
+    }
+    best
+}
+
+fn decoding(source: IpAddr, destination: IpAddr) -> Result<Box<dyn FnMut()>> {
+    let frame = Frame::tcp(source, destination, 2000, Flags::SYN).bytes()?;
+    let packet = frame.get(14..).context("a short frame")?.to_vec();
+    Ok(Box::new(move || {
+        let _ = black_box(decode(black_box(&packet)));
+    }))
+}
+
+fn packet(source: u32, port: u16) -> Packet {
+    Packet {
+        source: Ipv4Addr::from_bits(source).into(),
+        destination: Ipv4Addr::new(10, 9, 0, 1).into(),
+        hit: Hit::Tcp { port, flags: TcpFlags::SYN },
+    }
+}
+
+/// Packets to this port, each from a source that has no attempt, while others have that many.
+fn matching(attempts: u32, port: u16) -> Result<Box<dyn FnMut()>> {
+    let config = Config::parse(CONFIG.as_bytes()).ok().context("a wrong configuration")?.config;
+    let mut matcher = Matcher::new(&config.doors, NonZeroU32::new(BOUND).context("no bound")?);
+    matcher.set_addresses([Ipv4Addr::new(10, 9, 0, 1).into()]);
+    for source in 0..attempts {
+        matcher.handle_packet(&packet(source, 2000), Timestamp::ZERO);
+    }
+    let mut source = 1 << 24;
+    Ok(Box::new(move || {
+        source += 1;
+        black_box(matcher.handle_packet(black_box(&packet(source, port)), Timestamp::ZERO));
+    }))
+}
+
+/// Strays, each from another source, once the guard knows as many as it can keep.
+fn straying() -> Result<Box<dyn FnMut()>> {
+    let config = Config::parse(CONFIG.as_bytes()).ok().context("a wrong configuration")?.config;
+    let matcher = Matcher::new(&config.doors, NonZeroU32::MIN);
+    let mut scanners = Scanners::new(NonZeroU32::new(10));
+    scanners.watch(&matcher.interests(), [Ipv4Addr::new(10, 9, 0, 1).into()]);
+    let mut source = 0_u32;
+    let mut next = move || {
+        source += 1;
+        black_box(scanners.handle_packet(black_box(&packet(source, 80)), Timestamp::ZERO));
+    };
+    (0..200_000).for_each(|_| next());
+    Ok(Box::new(next))
+}

@@ -1,0 +1,194 @@
+//! A knock daemon on the server of a test net, and what it costs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use knockd_capture::{Statistics, statistics};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use testbed::{Net, Running};
+
+/// The processor of the daemons.
+const CPU: &str = "1";
+
+/// Whose program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Whose {
+    C,
+    Ours,
+}
+
+/// The files of both programs, and of what their doors run.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    c: PathBuf,
+    pub(crate) ours: PathBuf,
+    pub(crate) stamp: PathBuf,
+    pub(crate) flood: PathBuf,
+    pub(crate) micro: PathBuf,
+}
+
+impl Programs {
+    /// Builds ours, in the release profile, and finds the other one.
+    pub(crate) fn find() -> Result<Self> {
+        let c = ["/usr/sbin/knockd", "/usr/bin/knockd"].map(Path::new).into_iter().find(|path| path.exists());
+        let bench = |bin| testbed::build_release("bench", bin);
+        Ok(Self {
+            c: c.context("the C program is not installed; it is Debian's package knockd")?.to_owned(),
+            ours: testbed::build_release("knockd-cli", "knockd")?,
+            stamp: bench("stamp")?,
+            flood: bench("flood")?,
+            micro: bench("micro")?,
+        })
+    }
+}
+
+/// A daemon that listens; it ends when dropped.
+pub(crate) struct Daemon {
+    running: Running,
+    whose: Whose,
+    pid: u32,
+}
+
+impl Daemon {
+    /// Starts it with this configuration and waits until it listens.
+    pub(crate) fn start(net: &Net, programs: &Programs, whose: Whose, config: &str) -> Result<Self> {
+        net.server.write_file("/run/knockd.conf", config)?;
+        let program = match whose {
+            Whose::C => &programs.c,
+            Whose::Ours => &programs.ours,
+        };
+        let mut command = net.server.command("taskset");
+        command.args(["-c", CPU]).arg(program).args(["-i", "eth0", "-c", "/run/knockd.conf"]);
+        let running = Running::start(&mut command)?;
+        let pid = running.pid()?;
+        let mut daemon = Self { running, whose, pid };
+        let end = Instant::now() + Duration::from_secs(20);
+        while daemon.packets().is_err() || (whose == Whose::Ours && daemon.processes().len() < 2) {
+            if Instant::now() > end || daemon.running.wait(Duration::ZERO).is_ok() {
+                bail!("{whose:?} does not listen: {:?}", daemon.running.lines());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+            daemon.pid = daemon.running.pid().unwrap_or(daemon.pid);
+        }
+        // What it does first is no part of what is measured.
+        daemon.settle()?;
+        Ok(daemon)
+    }
+
+    /// Waits until it has nothing to do.
+    pub(crate) fn settle(&self) -> Result<()> {
+        let end = Instant::now() + Duration::from_secs(120);
+        let mut quiet = 0;
+        while quiet < 3 {
+            ensure!(Instant::now() < end, "{:?} does not come to rest", self.whose);
+            let before = self.cpu()?;
+            std::thread::sleep(Duration::from_millis(70));
+            quiet = if self.cpu()?.saturating_sub(before) < Duration::from_millis(1) { quiet + 1 } else { 0 };
+        }
+        Ok(())
+    }
+
+    /// What its packet socket has counted since it was asked before. Ours asks, too, so this is right for the C program only.
+    pub(crate) fn packets(&self) -> Result<Statistics> {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).context("no process")?;
+        let process = pidfd_open(pid, PidfdFlags::empty())?;
+        for entry in fs::read_dir(format!("/proc/{}/fd", self.pid))? {
+            let entry = entry?;
+            let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            let is_socket = fs::read_link(entry.path())
+                .is_ok_and(|target| target.to_string_lossy().starts_with("socket:"));
+            if is_socket
+                && let Ok(socket) = pidfd_getfd(&process, number, PidfdGetfdFlags::empty())
+                && let Ok(counts) = statistics(&socket)
+            {
+                return Ok(counts);
+            }
+        }
+        bail!("it has no packet socket")
+    }
+
+    /// The time that all its processes have run, by the scheduler's account.
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        let mut total = 0;
+        for thread in self.threads()? {
+            // A thread that has ended meanwhile has none.
+            let line = fs::read_to_string(thread.join("schedstat")).unwrap_or_default();
+            total += line.split(' ').next().and_then(|time| time.parse::<u64>().ok()).unwrap_or(0);
+        }
+        Ok(Duration::from_nanos(total))
+    }
+
+    /// How often any of its threads has gone to sleep.
+    pub(crate) fn sleeps(&self) -> Result<u64> {
+        let mut total = 0;
+        for thread in self.threads()? {
+            total += field(&thread.join("status"), "voluntary_ctxt_switches:").unwrap_or(0);
+        }
+        Ok(total)
+    }
+
+    /// The memory of all its processes, what they share divided among those who share it, in KiB; rings left out.
+    pub(crate) fn memory(&self) -> Result<u64> {
+        let mut total = 0;
+        for process in self.processes() {
+            let maps = fs::read_to_string(format!("/proc/{process}/smaps"))?;
+            let mut is_ring = false;
+            for line in maps.lines() {
+                // The heading of a mapping ends with its file; fields have a colon behind their name.
+                if line.split_whitespace().next().is_some_and(|first| first.contains('-')) {
+                    is_ring = line.contains("socket:");
+                } else if let Some(size) = line.strip_prefix("Pss:")
+                    && !is_ring
+                {
+                    total += size.trim().trim_end_matches(" kB").parse::<u64>()?;
+                }
+            }
+        }
+        Ok(total)
+    }
+
+    /// Lines that it has printed.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.running.lines().into_iter().map(|line| line.text).collect()
+    }
+
+    fn threads(&self) -> Result<Vec<PathBuf>> {
+        let mut threads = Vec::new();
+        for process in self.processes() {
+            for entry in fs::read_dir(format!("/proc/{process}/task"))? {
+                threads.push(entry?.path());
+            }
+        }
+        Ok(threads)
+    }
+
+    /// The daemon, and those of its children that are no commands.
+    fn processes(&self) -> Vec<u32> {
+        let children =
+            fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid)).unwrap_or_default();
+        let listener =
+            |thread: &fs::DirEntry| fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        let of_threads = fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
+        let all = of_threads.map(|thread| listener(&thread)).collect::<Vec<_>>().join(" ");
+        let children = children.split_whitespace().chain(all.split_whitespace());
+        let mut processes: Vec<u32> = children
+            .filter_map(|child| child.parse().ok())
+            .filter(|child| {
+                fs::read_to_string(format!("/proc/{child}/comm")).is_ok_and(|name| name.starts_with("knockd"))
+            })
+            .chain([self.pid])
+            .collect();
+        processes.sort_unstable();
+        processes.dedup();
+        processes
+    }
+}
+
+fn field(path: &Path, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(path).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+}

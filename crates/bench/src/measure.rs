@@ -1,0 +1,517 @@
+//! What is measured, and how.
+
+use std::collections::HashMap;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use testbed::Net;
+
+use crate::daemon::{Daemon, Programs, Whose};
+use crate::flood::{Flood, knocks};
+use crate::micro::{self, Micro};
+
+/// How much is measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scale {
+    /// Everything that has a target, in less than two minutes.
+    Quick,
+    /// Everything, in some twenty minutes.
+    Full,
+}
+
+impl Scale {
+    const fn rounds(self) -> usize {
+        match self {
+            Self::Quick => 3,
+            Self::Full => 5,
+        }
+    }
+}
+
+/// The middle of some figures, and their ends.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) low: f64,
+    pub(crate) high: f64,
+}
+
+impl Spread {
+    pub(crate) fn of(mut figures: Vec<f64>) -> Result<Self> {
+        figures.sort_by(f64::total_cmp);
+        let median = figures.get(figures.len() / 2).copied().context("nothing was measured")?;
+        let (low, high) = (figures.first().copied(), figures.last().copied());
+        Ok(Self { median, low: low.unwrap_or(median), high: high.unwrap_or(median) })
+    }
+}
+
+/// The same of both programs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pair {
+    pub(crate) c: Spread,
+    pub(crate) ours: Spread,
+}
+
+impl Pair {
+    /// How many times less ours takes.
+    pub(crate) fn ratio(&self) -> f64 {
+        self.c.median / self.ours.median
+    }
+}
+
+/// What both do with knocks during a flood of so many packets a second.
+#[derive(Debug)]
+pub(crate) struct KnockRow {
+    pub(crate) rate: u64,
+    /// How many of [`KNOCKS`] opened, for each of [`DELAYS`].
+    pub(crate) c: Vec<Spread>,
+    pub(crate) ours: Vec<Spread>,
+    /// From the last hit to the command, without delays between the hits; milliseconds.
+    pub(crate) c_latency: Option<Spread>,
+    pub(crate) ours_latency: Option<Spread>,
+}
+
+/// Everything that was measured.
+#[derive(Debug)]
+pub(crate) struct Results {
+    /// What the filter costs the kernel for a packet that no door wants, by number of doors; nanoseconds.
+    pub(crate) filter: Vec<(usize, Pair)>,
+    /// What a connection attempt that no door wants costs with the scanner guard on, in nanoseconds, and how many of
+    /// [`KNOCKS`] opened meanwhile.
+    pub(crate) guard: (Spread, Spread),
+    /// What a packet that passes the filter costs, by number of live attempts; nanoseconds. The last is ours alone.
+    pub(crate) live: Vec<(u32, Option<Spread>, Spread)>,
+    pub(crate) knocks: Vec<KnockRow>,
+    /// From the last hit to the command on an idle machine, in milliseconds: without a stop command, with one, and the
+    /// disk's own time for what has to be stored then.
+    pub(crate) idle_latency: (Pair, Spread, Spread),
+    /// How often a second an idle daemon wakes up, all threads together.
+    pub(crate) wakes: Pair,
+    /// KiB when idle, and ours with as many attempts as are allowed.
+    pub(crate) memory: Pair,
+    pub(crate) full_memory: f64,
+    /// Start and reload with 10,000 doors, in milliseconds, and what ours says about its filter then.
+    pub(crate) start: Spread,
+    pub(crate) reload: Spread,
+    pub(crate) many_doors: String,
+    pub(crate) micro: Vec<Micro>,
+}
+
+pub(crate) const KNOCKS: u32 = 20;
+
+/// Milliseconds between the hits of a knock.
+pub(crate) const DELAYS: [u64; 3] = [0, 100, 1000];
+
+/// The default bound on attempts.
+pub(crate) const BOUND: u32 = 262_144;
+
+const BOTH: [Whose; 2] = [Whose::C, Whose::Ours];
+
+pub(crate) fn all(scale: Scale) -> Result<Results> {
+    let programs = Programs::find()?;
+    let net = Net::new()?;
+    // What arrives is dropped where it costs least, after the daemons have seen it.
+    let drop = "add table netdev bench
+                add chain netdev bench arriving { type filter hook ingress device eth0 priority 0; policy drop; }";
+    net.server.run_with_input(&["nft", "-f", "-"], drop.as_bytes()).context("cannot drop packets by nft")?;
+    let bench = Bench { programs, net, scale };
+    let say = |what: &str| anstream::eprintln!("measuring {what} …");
+    say("the core alone");
+    let micro = micro::all(&bench.programs.micro, scale)?;
+    say("the filter in the kernel");
+    let filter = bench.filter()?;
+    say("packets that pass, by number of attempts");
+    let live = bench.live()?;
+    say("the scanner guard");
+    let guard = bench.guard()?;
+    say("knocks in a flood");
+    let knocks = bench.knocks()?;
+    say("knocks without a flood");
+    let idle_latency = bench.idle_latency()?;
+    say("rest and memory");
+    let (wakes, memory) = bench.idle()?;
+    let full_memory = bench.full_memory()?;
+    say("10,000 doors");
+    let (start, reload, many_doors) = bench.many_doors()?;
+    Ok(Results {
+        filter,
+        guard,
+        live,
+        knocks,
+        idle_latency,
+        wakes,
+        memory,
+        full_memory,
+        start,
+        reload,
+        many_doors,
+        micro,
+    })
+}
+
+struct Bench {
+    programs: Programs,
+    net: Net,
+    scale: Scale,
+}
+
+/// The ports of that many doors of three steps, all different and none next to another.
+fn ports(doors: usize) -> Vec<u16> {
+    (2000..=u16::MAX).step_by(61).take(doors * 3).collect()
+}
+
+fn doors(ports: &[u16], more: &str) -> String {
+    let door = |(number, steps): (usize, &[u16])| {
+        let steps: Vec<_> = steps.iter().map(ToString::to_string).collect();
+        format!(
+            "[door{number}]\nsequence = {}\ntcpflags = syn\nseq_timeout = 3600\n{more}\n",
+            steps.join(",")
+        )
+    };
+    ports.chunks(3).enumerate().map(door).collect()
+}
+
+fn list(ports: &[u16]) -> String {
+    ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+impl Bench {
+    fn start(&self, whose: Whose, config: &str) -> Result<Daemon> {
+        Daemon::start(&self.net, &self.programs, whose, config)
+    }
+
+    /// Sends packets until they came at the wanted rate, `before` each try; gives up after some tries.
+    fn flood<T>(
+        &self,
+        rate: u64,
+        arguments: &str,
+        mut around: impl FnMut(&dyn Fn() -> Result<Flood>) -> Result<(Flood, T)>,
+    ) -> Result<(Flood, T)> {
+        let arguments = format!("--rate {rate} {arguments}");
+        let send = || Flood::send(&self.net, &self.programs, &arguments);
+        let mut last = 0.0;
+        for _ in 0..8 {
+            let (flood, result) = around(&send)?;
+            if rate == 0 || flood.kept_pace(rate) {
+                return Ok((flood, result));
+            }
+            last = flood.rate();
+        }
+        anyhow::bail!("the generator cannot keep {rate} packets a second here, only {last:.0}")
+    }
+
+    /// The cost of the filter is what a packet takes with it more than without.
+    fn filter(&self) -> Result<Vec<(usize, Pair)>> {
+        let (count, rounds) = match self.scale {
+            Scale::Quick => (400_000, 5),
+            Scale::Full => (1_000_000, 9),
+        };
+        let mut rows = Vec::new();
+        for number in [1, 100, 330] {
+            let ports = ports(number);
+            // Ours would look at them all if it guarded against scanners.
+            let config = |whose| match whose {
+                Whose::C => doors(&ports, ""),
+                Whose::Ours => format!("[options]\nScanLimit = 0\n{}", doors(&ports, "")),
+            };
+            let arguments = format!("--count {count} --stray-from {}", list(&ports));
+            let pace =
+                || Ok::<_, anyhow::Error>(self.flood(0, &arguments, |send| Ok((send()?, ())))?.0.pace());
+            let mut costs = [Vec::new(), Vec::new()];
+            for _ in 0..rounds {
+                for (whose, costs) in BOTH.into_iter().zip(&mut costs) {
+                    let daemon = self.start(whose, &config(whose))?;
+                    let with = pace()?;
+                    drop(daemon);
+                    costs.push(with - pace()?);
+                }
+            }
+            let [c, ours] = costs;
+            rows.push((number, Pair { c: Spread::of(c)?, ours: Spread::of(ours)? }));
+        }
+        Ok(rows)
+    }
+
+    fn live(&self) -> Result<Vec<(u32, Option<Spread>, Spread)>> {
+        // How many attempts there are, and which rate the C program can follow then, in packets a second.
+        let rows: &[(u32, Option<u64>)] = match self.scale {
+            Scale::Quick => {
+                &[(0, Some(100_000)), (1_000, Some(50_000)), (10_000, Some(5_000)), (BOUND, None)]
+            }
+            Scale::Full => &[
+                (0, Some(100_000)),
+                (1_000, Some(50_000)),
+                (10_000, Some(5_000)),
+                (50_000, Some(500)),
+                (BOUND, None),
+            ],
+        };
+        let mut results = Vec::new();
+        for &(attempts, c_rate) in rows {
+            let (mut c, mut ours) = (Vec::new(), Vec::new());
+            for _ in 0..self.scale.rounds() {
+                if let Some(rate) = c_rate {
+                    c.push(self.cost(Whose::C, attempts, rate)?);
+                }
+                ours.push(self.cost(Whose::Ours, attempts, 100_000)?);
+            }
+            let c = c_rate.map(|_| Spread::of(c)).transpose()?;
+            results.push((attempts, c, Spread::of(ours)?));
+        }
+        Ok(results)
+    }
+
+    /// What a packet that hits the second step costs, from sources of which none has an attempt; nanoseconds.
+    fn cost(&self, whose: Whose, attempts: u32, rate: u64) -> Result<f64> {
+        let ports = ports(1);
+        let [first, second, ..] = ports.as_slice() else { anyhow::bail!("no ports") };
+        let daemon = self.start(whose, &doors(&ports, ""))?;
+        let mut made = 0;
+        while made < attempts {
+            let portion = match whose {
+                Whose::C => 1000.min(attempts - made),
+                Whose::Ours => 50_000.min(attempts - made),
+            };
+            let arguments = format!(
+                "--rate 50000 --count {portion} --ports {first} --in-turns --first-source {made} --sources {BOUND}"
+            );
+            Flood::send(&self.net, &self.programs, &arguments)?;
+            daemon.settle()?;
+            made += portion;
+        }
+        let count = rate;
+        let arguments = format!("--count {count} --ports {second} --first-source {}", 1 << 24);
+        let (flood, (cpu, packets)) = self.flood(rate, &arguments, |send| {
+            daemon.packets()?;
+            let before = daemon.cpu()?;
+            let flood = send()?;
+            daemon.settle()?;
+            let cpu = daemon.cpu()?.saturating_sub(before);
+            let packets = match whose {
+                Whose::C => daemon.packets()?,
+                Whose::Ours => knockd_capture::Statistics::default(),
+            };
+            Ok((flood, (cpu, packets)))
+        })?;
+        let lost = daemon.lines().iter().any(|line| line.contains("were lost"));
+        ensure!(!lost && packets.drops == 0, "{whose:?} has lost packets: {packets:?}");
+        Ok(cpu.as_secs_f64() * 1e9 / flood.sent as f64)
+    }
+
+    /// A door that notes when it opens.
+    fn stamping(&self, more: &str) -> Result<(String, Vec<u16>)> {
+        let ports = ports(1);
+        let stamp = self.programs.stamp.to_str().context("a path that is no text")?;
+        let command = format!("start_command = {stamp} /run/stamps %IP%\ncmd_timeout = 3600\n{more}");
+        Ok((doors(&ports, &command), ports))
+    }
+
+    /// When each knock was answered.
+    fn stamps(&self) -> HashMap<Ipv4Addr, i128> {
+        knocks(&self.net.server.run(&["cat", "/run/stamps"]).unwrap_or_default())
+    }
+
+    fn clear_stamps(&self) -> Result<()> {
+        self.net.server.run(&["rm", "-f", "/run/stamps"]).map(drop)
+    }
+
+    fn guard(&self) -> Result<(Spread, Spread)> {
+        let (config, ports) = self.stamping("")?;
+        let (rate, seconds) = (500_000, 4);
+        let arguments = format!(
+            "--count {} --stray-from {} --knocks {KNOCKS} --delays 0 --sequence {}",
+            rate * seconds,
+            list(&ports),
+            list(&ports)
+        );
+        let (mut costs, mut opened) = (Vec::new(), Vec::new());
+        for _ in 0..self.scale.rounds() {
+            let (_, (cost, opens)) = self.flood(rate, &arguments, |send| {
+                self.clear_stamps()?;
+                let daemon = self.start(Whose::Ours, &config)?;
+                let before = daemon.cpu()?;
+                let flood = send()?;
+                daemon.settle()?;
+                let cpu = daemon.cpu()?.saturating_sub(before);
+                let cost = cpu.as_secs_f64() * 1e9 / flood.sent as f64;
+                Ok((flood, (cost, self.stamps().len() as f64)))
+            })?;
+            costs.push(cost);
+            opened.push(opens);
+        }
+        Ok((Spread::of(costs)?, Spread::of(opened)?))
+    }
+
+    fn knocks(&self) -> Result<Vec<KnockRow>> {
+        let rates: &[u64] = match self.scale {
+            Scale::Quick => &[10_000, 500_000],
+            Scale::Full => &[1_000, 10_000, 50_000, 500_000],
+        };
+        let mut rows = Vec::new();
+        for &rate in rates {
+            let mut opened = [Vec::new(), Vec::new()];
+            let mut latencies = [Vec::new(), Vec::new()];
+            let rounds = if self.scale == Scale::Quick { 1 } else { self.scale.rounds() };
+            for _ in 0..rounds {
+                for ((whose, opened), latencies) in BOTH.into_iter().zip(&mut opened).zip(&mut latencies) {
+                    let (counts, taken) = self.knocks_in_flood(whose, rate)?;
+                    opened.push(counts);
+                    latencies.extend(taken);
+                }
+            }
+            let [c, ours] = opened.map(|rounds| {
+                let of_delay =
+                    |index| rounds.iter().filter_map(move |counts: &Vec<f64>| counts.get(index).copied());
+                (0..DELAYS.len()).map(|index| Spread::of(of_delay(index).collect())).collect::<Result<_>>()
+            });
+            let [c_latency, ours_latency] = latencies.map(|taken| Spread::of(taken).ok());
+            rows.push(KnockRow { rate, c: c?, ours: ours?, c_latency, ours_latency });
+        }
+        Ok(rows)
+    }
+
+    /// How many knocks with each delay opened while others' first steps came at this rate, and how long those without a delay
+    /// took, in milliseconds.
+    fn knocks_in_flood(&self, whose: Whose, rate: u64) -> Result<(Vec<f64>, Vec<f64>)> {
+        let (config, ports) = self.stamping("")?;
+        let delays = DELAYS.map(|delay| delay.to_string()).join(",");
+        let arguments = format!(
+            "--count {} --ports {} --knocks {KNOCKS} --delays {delays} --sequence {}",
+            rate * 5,
+            ports.first().context("no port")?,
+            list(&ports)
+        );
+        let (flood, stamps) = self.flood(rate, &arguments, |send| {
+            self.clear_stamps()?;
+            let daemon = self.start(whose, &config)?;
+            let flood = send()?;
+            daemon.settle()?;
+            Ok((flood, self.stamps()))
+        })?;
+        let (mut counts, mut latencies) = (vec![0.0; DELAYS.len()], Vec::new());
+        for (source, at) in stamps {
+            // The generator gives the knocks of each delay their addresses in turns.
+            let index = source.to_bits() as usize % DELAYS.len();
+            // 11.0.0.0 modulo 3 is where the turns begin.
+            let index = (index + DELAYS.len() - (11 << 24) % DELAYS.len()) % DELAYS.len();
+            if let Some(count) = counts.get_mut(index) {
+                *count += 1.0;
+            }
+            if let Some(hit) = flood.knocks.get(&source)
+                && index == 0
+            {
+                latencies.push((at - hit) as f64 / 1e6);
+            }
+        }
+        Ok((counts, latencies))
+    }
+
+    fn idle_latency(&self) -> Result<(Pair, Spread, Spread)> {
+        let directory = testbed::workspace_root().join("target/bench-state");
+        fs::create_dir_all(&directory)?;
+        let directory = directory.canonicalize()?;
+        let latencies = |whose, config: &str, ports: &[u16]| -> Result<Vec<f64>> {
+            self.clear_stamps()?;
+            let daemon = self.start(whose, config)?;
+            let arguments = format!(
+                "--rate 1 --count 0 --knocks {KNOCKS} --delays 0 --pause 150 --sequence {}",
+                list(ports)
+            );
+            let flood = Flood::send(&self.net, &self.programs, &arguments)?;
+            daemon.settle()?;
+            let stamps = self.stamps();
+            ensure!(stamps.len() == KNOCKS as usize, "{whose:?} opened for {} knocks only", stamps.len());
+            let taken =
+                |(source, at): (&Ipv4Addr, &i128)| Some((at - flood.knocks.get(source)?) as f64 / 1e6);
+            Ok(stamps.iter().filter_map(taken).collect())
+        };
+        let (plain, ports) = self.stamping("")?;
+        let (stopping, _) = self.stamping("stop_command = true")?;
+        let stopping = format!(
+            "[options]\nStateDir = {}\nOnExit = close\n{stopping}",
+            directory.join("knockd").display()
+        );
+        let (mut c, mut ours, mut with_stop) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..self.scale.rounds() {
+            c.extend(latencies(Whose::C, &plain, &ports)?);
+            ours.extend(latencies(Whose::Ours, &plain, &ports)?);
+            with_stop.extend(latencies(Whose::Ours, &stopping, &ports)?);
+            let _ = fs::remove_dir_all(directory.join("knockd"));
+        }
+        let disk = (0..20).map(|_| store_time(&directory)).collect::<Result<_>>()?;
+        let pair = Pair { c: Spread::of(c)?, ours: Spread::of(ours)? };
+        Ok((pair, Spread::of(with_stop)?, Spread::of(disk)?))
+    }
+
+    fn idle(&self) -> Result<(Pair, Pair)> {
+        let time = match self.scale {
+            Scale::Quick => Duration::from_secs(3),
+            Scale::Full => Duration::from_secs(20),
+        };
+        let (config, _) = self.stamping("")?;
+        let mut wakes = Vec::new();
+        let mut memory = Vec::new();
+        for whose in BOTH {
+            let daemon = self.start(whose, &config)?;
+            let before = daemon.sleeps()?;
+            std::thread::sleep(time);
+            wakes.push((daemon.sleeps()? - before) as f64 / time.as_secs_f64());
+            memory.push(daemon.memory()? as f64);
+        }
+        let pair = |figures: &[f64]| -> Result<Pair> {
+            let [c, ours] = figures else { anyhow::bail!("not of both") };
+            Ok(Pair { c: Spread::of(vec![*c])?, ours: Spread::of(vec![*ours])? })
+        };
+        Ok((pair(&wakes)?, pair(&memory)?))
+    }
+
+    fn full_memory(&self) -> Result<f64> {
+        let (config, ports) = self.stamping("")?;
+        let daemon = self.start(Whose::Ours, &config)?;
+        let arguments = format!(
+            "--rate 100000 --count {} --ports {} --in-turns",
+            BOUND + 10_000,
+            ports.first().context("no port")?
+        );
+        Flood::send(&self.net, &self.programs, &arguments)?;
+        daemon.settle()?;
+        Ok(daemon.memory()? as f64)
+    }
+
+    fn many_doors(&self) -> Result<(Spread, Spread, String)> {
+        // 30,000 steps: all ports from 2000 on but every other one, in no order that helps.
+        let ports: Vec<u16> =
+            (0..30_000_u32).filter_map(|n| u16::try_from(2000 + n * 7919 % 31_700 * 2).ok()).collect();
+        let config = doors(&ports, "");
+        let program = self.programs.ours.to_str().context("a path that is no text")?;
+        let (mut starts, mut reloads, mut said) = (Vec::new(), Vec::new(), String::new());
+        for _ in 0..self.scale.rounds() {
+            self.net.server.write_file("/run/knockd.conf", &config)?;
+            let start = Instant::now();
+            let mut running =
+                self.net.server.spawn(&[program, "-v", "-i", "eth0", "-c", "/run/knockd.conf"])?;
+            let line = running.wait_for_line("the doors use more ports", Duration::from_secs(20))?;
+            starts.push((line.at - start).as_secs_f64() * 1e3);
+            let start = Instant::now();
+            running.signal(Signal::SIGHUP)?;
+            let line = running.wait_for_line("the doors use more ports", Duration::from_secs(20))?;
+            reloads.push((line.at - start).as_secs_f64() * 1e3);
+            said = line.text;
+        }
+        Ok((Spread::of(starts)?, Spread::of(reloads)?, said))
+    }
+}
+
+/// How long the disk takes to store a file so that it survives, in milliseconds.
+fn store_time(directory: &std::path::Path) -> Result<f64> {
+    let start = Instant::now();
+    let temporary = directory.join("new");
+    fs::write(&temporary, [b'x'; 300])?;
+    fs::File::open(&temporary)?.sync_all()?;
+    fs::rename(&temporary, directory.join("file"))?;
+    fs::File::open(directory)?.sync_all()?;
+    Ok(start.elapsed().as_secs_f64() * 1e3)
+}

@@ -1,0 +1,311 @@
+//! What was measured, as `docs/benchmarks.md`, and whether it is what it should be.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use crate::measure::{BOUND, DELAYS, KNOCKS, Pair, Results, Spread};
+
+/// A figure that should not be on the wrong side of another one.
+struct Target {
+    what: String,
+    figure: f64,
+    bound: Bound,
+    unit: &'static str,
+}
+
+#[derive(Clone, Copy)]
+enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Target {
+    fn is_met(&self) -> bool {
+        self.is_met_within(1.0)
+    }
+
+    fn is_met_within(&self, factor: f64) -> bool {
+        match self.bound {
+            Bound::AtLeast(least) => self.figure * factor >= least,
+            Bound::AtMost(most) => self.figure <= most * factor,
+        }
+    }
+
+    fn text(&self) -> String {
+        match self.bound {
+            Bound::AtLeast(least) => format!("at least {least}{}", self.unit),
+            Bound::AtMost(most) => format!("at most {most}{}", self.unit),
+        }
+    }
+}
+
+/// What has missed its target by more than a fifth.
+pub(crate) fn missed(results: &Results) -> Vec<String> {
+    targets(results)
+        .into_iter()
+        .filter(|target| !target.is_met_within(1.2))
+        .map(|target| {
+            format!("{}: {:.2}{}, wanted {}", target.what, target.figure, target.unit, target.text())
+        })
+        .collect()
+}
+
+fn targets(results: &Results) -> Vec<Target> {
+    let mut targets = Vec::new();
+    let mut add = |what: String, figure: f64, bound: Bound, unit: &'static str| {
+        targets.push(Target { what, figure, bound, unit });
+    };
+    for (doors, pair) in &results.filter {
+        let times = match doors {
+            1 => 1.0,
+            100 => 5.0,
+            _ => 12.0,
+        };
+        let what = format!("a packet that no door wants, {doors} doors: kernel time, C to ours");
+        add(what, pair.ratio(), Bound::AtLeast(times), " times");
+    }
+    let (cost, opened) = results.guard;
+    let what = "a stray connection attempt with the scanner guard on: CPU of the daemon";
+    add(what.to_owned(), cost.median, Bound::AtMost(400.0), " ns");
+    let what = format!("knocks of {KNOCKS} that open amid 500,000 strays a second");
+    add(what, opened.median, Bound::AtLeast(KNOCKS.into()), "");
+    for (attempts, c, ours) in &results.live {
+        let times = match attempts {
+            0 => 2.0,
+            1_000 => 15.0,
+            10_000 => 100.0,
+            _ => 1000.0,
+        };
+        if let Some(c) = c {
+            let what = format!("a packet that passes, {} attempts: CPU, C to ours", grouped(*attempts));
+            add(what, c.median / ours.median, Bound::AtLeast(times), " times");
+        }
+    }
+    let ours = || results.live.iter().map(|(_, _, ours)| ours.median);
+    let flat = ours().fold(0.0, f64::max) / ours().fold(f64::MAX, f64::min);
+    add(
+        format!("the same, ours alone, dearest to cheapest up to {} attempts", grouped(BOUND)),
+        flat,
+        Bound::AtMost(2.0),
+        " times",
+    );
+    for row in &results.knocks {
+        for (delay, opened) in DELAYS.iter().zip(&row.ours) {
+            if row.rate >= 10_000 && (row.rate < 500_000 || *delay < 1000) {
+                let rate = grouped(row.rate);
+                let what = format!(
+                    "knocks of {KNOCKS} that open in a flood of {rate} a second, {delay} ms between hits"
+                );
+                add(what, opened.median, Bound::AtLeast(KNOCKS.into()), "");
+            }
+        }
+        if let Some(taken) = row.ours_latency {
+            let what = format!("from knock to command in a flood of {} a second", grouped(row.rate));
+            add(what, taken.median, Bound::AtMost(8.0), " ms");
+        }
+    }
+    let (latency, ..) = results.idle_latency;
+    add("from knock to command without a flood".to_owned(), latency.ours.median, Bound::AtMost(3.0), " ms");
+    add("the same, C to ours".to_owned(), latency.ratio(), Bound::AtLeast(8.0), " times");
+    add("wake-ups when idle".to_owned(), results.wakes.ours.median, Bound::AtMost(1.5), " a second");
+    add("memory when idle, ours to C".to_owned(), 1.0 / results.memory.ratio(), Bound::AtMost(1.5), " times");
+    let more = (results.full_memory - results.memory.ours.median) / 1024.0;
+    add(format!("more memory with {} attempts", grouped(BOUND)), more, Bound::AtMost(32.0), " MiB");
+    add("start with 10,000 doors".to_owned(), results.start.median, Bound::AtMost(200.0), " ms");
+    add("reload with 10,000 doors".to_owned(), results.reload.median, Bound::AtMost(200.0), " ms");
+    for micro in &results.micro {
+        let most = match micro.name.split(' ').next() {
+            Some("decode") => 10.0,
+            Some("match") => 50.0,
+            _ => continue,
+        };
+        add(format!("core: {}", micro.name), micro.nanoseconds, Bound::AtMost(most), " ns");
+    }
+    targets
+}
+
+/// The page.
+pub(crate) fn of(results: &Results, took: Duration) -> String {
+    let mut page = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_page(&mut page, results, took);
+    page
+}
+
+fn write_page(page: &mut String, results: &Results, took: Duration) -> std::fmt::Result {
+    writeln!(
+        page,
+        "# Benchmarks\n\n\
+         `cargo xtask bench` has written this page, on {} in {} minutes. Both programs, the C program 0.8 of Debian and ours, \
+         did the same things in turns; each figure is the median of its rounds, and behind it stand the lowest and the \
+         highest. Times differ from machine to machine, and from run to run; what counts is how the two compare.\n\n\
+         The traffic generator had one processor and the daemon, with all that it starts, the other. A run in which the \
+         generator did not keep its pace was thrown away. CPU time is the scheduler's account of all processes of the \
+         daemon. Behind the packet sockets, the server drops everything that arrives.\n",
+        machine(),
+        took.as_secs().div_ceil(60)
+    )?;
+    writeln!(page, "## In short\n\n| what | target | measured | |\n| --- | --- | ---: | --- |")?;
+    for target in targets(results) {
+        let met = if target.is_met() { "met" } else { "**missed**" };
+        let figure = number(target.figure);
+        writeln!(page, "| {} | {} | {figure}{} | {met} |", target.what, target.text(), target.unit)?;
+    }
+
+    writeln!(
+        page,
+        "\n## Packets that no door wants\n\nWhat the filter adds to the kernel's time for a SYN to a port that no door uses, \
+         in nanoseconds; flat out, with the scanner guard off. The daemons do not run meanwhile.\n\n\
+         | doors | C | ours | |\n| ---: | ---: | ---: | ---: |"
+    )?;
+    for (doors, pair) in &results.filter {
+        writeln!(page, "| {doors} {}", row(pair))?;
+    }
+    let (cost, opened) = results.guard;
+    writeln!(
+        page,
+        "\nWith the guard on, every connection attempt is looked at: {} ns of the daemon's CPU for each of 500,000 a second, \
+         from sources that change all the time; {} knocks of {KNOCKS} opened meanwhile. Other packets never leave the \
+         kernel.\n\nWith 10,000 doors of three steps, knockd says: {}.",
+        spread(cost),
+        spread(opened),
+        results.many_doors
+    )?;
+
+    writeln!(
+        page,
+        "\n## Packets that pass the filter\n\nCPU of the daemon for a SYN to the second port of a sequence, from sources that \
+         have no attempt, while others have that many; in nanoseconds. Ours at 100,000 packets a second; C at a rate that \
+         it can follow, which is 500 with 50,000 attempts.\n\n\
+         ![CPU of the daemon for a packet, over the number of live attempts](benchmarks-cpu.svg)\n\n\
+         | attempts | C | ours | |\n| ---: | ---: | ---: | ---: |"
+    )?;
+    for (attempts, c, ours) in &results.live {
+        let attempts = grouped(*attempts);
+        match c {
+            Some(c) => writeln!(page, "| {attempts} {}", row(&Pair { c: *c, ours: *ours }))?,
+            None => writeln!(page, "| {attempts} | | {} | |", spread(*ours))?,
+        }
+    }
+
+    write_knocks(page, results)?;
+
+    writeln!(
+        page,
+        "\n## At rest\n\n| | C | ours | |\n| --- | ---: | ---: | ---: |\n\
+         | wake-ups a second, all threads | {} |\n\
+         | memory in KiB (proportional set size of all processes, rings left out) | {} |\n\n\
+         With {} attempts it is {} KiB.\n\n\
+         Start with 10,000 doors: {} ms; reload: {} ms.",
+        row(&results.wakes).trim_start_matches("| ").trim_end_matches(" |"),
+        row(&results.memory).trim_start_matches("| ").trim_end_matches(" |"),
+        grouped(BOUND),
+        number(results.full_memory),
+        spread(results.start),
+        spread(results.reload)
+    )?;
+
+    writeln!(page, "\n## The core alone\n\n| | ns | instructions |\n| --- | ---: | ---: |")?;
+    for micro in &results.micro {
+        let instructions = micro.instructions.map(number).unwrap_or_default();
+        writeln!(page, "| {} | {} | {instructions} |", micro.name, number(micro.nanoseconds))?;
+    }
+    Ok(())
+}
+
+fn write_knocks(page: &mut String, results: &Results) -> std::fmt::Result {
+    writeln!(
+        page,
+        "\n## Knocks in a flood\n\nOf {KNOCKS} knocks of three hits, how many opened while strangers sent first steps, each \
+         from another address. With the default bound of {} attempts, half a second of 500,000 a second fits into the \
+         table.\n\n\
+         ![Honest knocks that opened, over the rate of the flood](benchmarks-knocks.svg)\n\n\
+         | flood, packets a second | between hits | C | ours |\n| ---: | ---: | ---: | ---: |",
+        grouped(BOUND)
+    )?;
+    for row in &results.knocks {
+        for ((delay, c), ours) in DELAYS.iter().zip(&row.c).zip(&row.ours) {
+            writeln!(page, "| {} | {delay} ms | {} | {} |", grouped(row.rate), spread(*c), spread(*ours))?;
+        }
+    }
+    writeln!(
+        page,
+        "\nFrom the last hit, without delays between hits, to the start of the command, in milliseconds:\n\n\
+         | flood, packets a second | C | ours |\n| ---: | ---: | ---: |"
+    )?;
+    let (idle, with_stop, disk) = results.idle_latency;
+    writeln!(page, "| none | {} | {} |", spread(idle.c), spread(idle.ours))?;
+    for row in &results.knocks {
+        let taken = |latency: Option<Spread>| latency.map_or("none opened".to_owned(), spread);
+        writeln!(page, "| {} | {} | {} |", grouped(row.rate), taken(row.c_latency), taken(row.ours_latency))?;
+    }
+    writeln!(
+        page,
+        "\nFor a door with a stop command, ours first stores on disk that it is open: {} ms, of which the disk alone takes {}.",
+        spread(with_stop),
+        spread(disk)
+    )
+}
+
+/// The last columns of a table that compares.
+fn row(pair: &Pair) -> String {
+    format!("| {} | {} | {} times |", spread(pair.c), spread(pair.ours), number(pair.ratio()))
+}
+
+fn spread(spread: Spread) -> String {
+    let Spread { median, low, high } = spread;
+    let wide = (low - high).abs() > f64::EPSILON;
+    if wide { format!("{} ({}–{})", number(median), number(low), number(high)) } else { number(median) }
+}
+
+/// Three digits that matter.
+fn number(figure: f64) -> String {
+    match figure.abs() {
+        size if size >= 1000.0 => grouped(figure.round() as i64),
+        size if size >= 100.0 || figure.fract() == 0.0 => format!("{figure:.0}"),
+        size if size >= 10.0 => format!("{figure:.1}"),
+        _ => format!("{figure:.2}"),
+    }
+}
+
+/// Digits in groups of three.
+pub(crate) fn grouped(number: impl Into<i128>) -> String {
+    let number: i128 = number.into();
+    let digits = number.to_string();
+    let (sign, digits) = digits.strip_prefix('-').map_or(("", digits.as_str()), |digits| ("-", digits));
+    let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
+    format!("{sign}{}", groups.join(","))
+}
+
+/// What this machine is.
+fn machine() -> String {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model =
+        cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, name)| name);
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let version = kernel.split('-').next().unwrap_or_default().trim().to_owned();
+    let cpus = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    format!("{cpus} processors ({}), Linux {version}", model.unwrap_or("of an unknown kind").trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_short() {
+        let figures = [0.0, 0.123, 9.87, 20.0, 45.67, 456.7, 45_678.9, -1_234_567.0];
+        assert_eq!(figures.map(number), ["0", "0.12", "9.87", "20", "45.7", "457", "45,679", "-1,234,567"]);
+    }
+
+    #[test]
+    fn a_target_is_met_on_its_side_and_missed_by_a_fifth_beyond_the_other() {
+        let of = |figure, bound| Target { what: String::new(), figure, bound, unit: "" };
+        assert!(of(2.0, Bound::AtLeast(2.0)).is_met() && of(2.0, Bound::AtMost(2.0)).is_met());
+        assert!(!of(1.9, Bound::AtLeast(2.0)).is_met() && of(1.9, Bound::AtLeast(2.0)).is_met_within(1.2));
+        assert!(!of(1.6, Bound::AtLeast(2.0)).is_met_within(1.2));
+        assert!(
+            of(2.3, Bound::AtMost(2.0)).is_met_within(1.2) && !of(2.5, Bound::AtMost(2.0)).is_met_within(1.2)
+        );
+    }
+}

@@ -1,0 +1,151 @@
+//! Places that lines are written to without ever waiting for whoever reads them: a daemon whose log is stuck still opens and
+//! closes doors.
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
+
+use jiff::Zoned;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// How long a line waits for a reader that has been keeping up so far.
+const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+
+/// How much a pipe takes at once, if it takes anything (`PIPE_BUF`, pipe(7)).
+const PIECE: usize = 4096;
+
+/// Where system logs listen (syslog(3)).
+const SYSTEM_LOG: &str = "/dev/log";
+
+/// Facility daemon (3) and severity notice (5): RFC 3164, section 4.1.1.
+const PRIORITY: u32 = 3 * 8 + 5;
+
+/// One of the standard outputs: a terminal, a pipe, a socket or a file.
+///
+/// Lines that do not fit while nobody reads are lost; a line counts them, once somebody reads again.
+#[derive(Debug)]
+pub(crate) struct Output<F> {
+    to: F,
+    lost: Cell<u64>,
+}
+
+impl<F: AsFd> Output<F> {
+    pub(crate) const fn new(to: F) -> Self {
+        Self { to, lost: Cell::new(0) }
+    }
+
+    /// Writes a line, or loses it.
+    pub(crate) fn write_line(&self, text: &str) {
+        let lost = self.lost.get();
+        let patience = if lost == 0 { PATIENCE } else { Timespec::default() };
+        if !self.is_writable(patience) {
+            self.lost.set(lost.saturating_add(1));
+            return;
+        }
+        if self.lost.take() > 0 {
+            self.write(&format!("({lost} lines were lost here, since nobody has read them)\n"));
+        }
+        // One write, so that lines of several processes do not mix.
+        self.write(&format!("{text}\n"));
+    }
+
+    /// Writes piece by piece, and gives up in the middle if nobody reads any more or nobody can.
+    fn write(&self, text: &str) {
+        for piece in text.as_bytes().chunks(PIECE) {
+            let mut rest = piece;
+            while !rest.is_empty() && self.is_writable(PATIENCE) {
+                match rustix::io::write(&self.to, rest) {
+                    Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(_) => return,
+                }
+            }
+        }
+    }
+
+    fn is_writable(&self, patience: Timespec) -> bool {
+        // An error, such as that of a closed pipe, is found by writing.
+        !matches!(poll(&mut [PollFd::new(&self.to, PollFlags::OUT)], Some(&patience)), Ok(0))
+    }
+}
+
+/// The system log.
+///
+/// syslog(3) would wait for a system log that has stopped reading; so each line is a datagram of its own here, and is lost when
+/// there is no room for it.
+#[derive(Debug, Default)]
+pub(crate) struct SystemLog {
+    socket: RefCell<Option<UnixDatagram>>,
+}
+
+impl SystemLog {
+    /// Sends a line, or loses it. A system log that was restarted is found again.
+    pub(crate) fn write_line(&self, time: &Zoned, text: &str) {
+        // The form is that of syslog(3): RFC 3164 without a host name.
+        let message = format!("<{PRIORITY}>{} knockd: {text}", time.strftime("%b %e %H:%M:%S"));
+        let mut socket = self.socket.borrow_mut();
+        let send = |socket: &UnixDatagram| socket.send(message.as_bytes());
+        match socket.as_ref().map(send) {
+            Some(Ok(_)) => return,
+            Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => return,
+            _ => {}
+        }
+        *socket = connect().ok();
+        let _ = socket.as_ref().map(send);
+    }
+}
+
+fn connect() -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.connect(SYSTEM_LOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn a_reader_that_stops_costs_lines_and_no_time_and_learns_how_many() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let output = Output::new(writer);
+        let start = Instant::now();
+        for _ in 0..100 {
+            output.write_line(&"x".repeat(4095));
+        }
+        assert!(start.elapsed() < Duration::from_secs(10));
+        let lost = output.lost.get();
+        assert!((1..100).contains(&lost), "{lost}");
+        let mut read = vec![0; (100 - usize::try_from(lost).unwrap()) * 4096];
+        reader.read_exact(&mut read).unwrap();
+        output.write_line("more");
+        drop(output);
+        let mut rest = String::new();
+        reader.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, format!("({lost} lines were lost here, since nobody has read them)\nmore\n"));
+    }
+
+    #[test]
+    fn a_long_line_is_written_whole_to_a_reader_that_keeps_up() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let line = "y".repeat(1_000_000);
+        let wanted = format!("{line}\n");
+        let thread = std::thread::spawn(move || Output::new(writer).write_line(&line));
+        let mut read = String::new();
+        reader.read_to_string(&mut read).unwrap();
+        thread.join().unwrap();
+        assert!(read == wanted, "{} bytes", read.len());
+    }
+
+    #[test]
+    fn a_closed_pipe_does_no_harm() {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        Output::new(writer).write_line("nobody");
+    }
+}
