@@ -42,7 +42,7 @@ pub(crate) enum SetupError {
     #[error("cannot read {}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
     #[error(
-        "there is no configuration file {}: write it (the manual page knockd(1) has examples), or name another one",
+        "cannot read {}: No such file or directory; write it (the manual page knockd(1) has examples), or name another one",
         path.display()
     )]
     Missing { path: PathBuf },

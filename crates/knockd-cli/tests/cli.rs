@@ -149,7 +149,7 @@ For more information, try '--help'.
 fn a_missing_configuration_is_named_with_the_reason() {
     for line in ["-c /no/such/knockd.conf", "-d -c /no/such/knockd.conf"] {
         knockd(line).code(1).stdout_eq("").stderr_eq(str![[r#"
-knockd: there is no configuration file /no/such/knockd.conf: write it (the manual page knockd(1) has examples), or name another one
+knockd: cannot read /no/such/knockd.conf: No such file or directory; write it (the manual page knockd(1) has examples), or name another one
 
 "#]]);
     }
