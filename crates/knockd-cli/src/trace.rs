@@ -1,6 +1,6 @@
 //! `knockd trace`: what becomes of packets, live from the running daemon.
 //!
-//! In the daemon, [`Tracers`] tell what happens to whoever listens, and never wait for him; the other side is [`run`].
+//! In the daemon, `Tracers` tell what happens to whoever listens, and never wait for him; the other side is [`run`].
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};

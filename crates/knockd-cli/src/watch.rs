@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use ratatui::DefaultTerminal;
+use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -52,12 +53,22 @@ pub fn run(socket: &Path) -> anyhow::Result<Exit> {
         return Ok(Exit::Succeeded);
     }
     let mut view = View { status: *first, lost: None };
-    // From here on a panic restores the terminal, too.
+    show_cursor_after_a_panic();
+    // From here on a panic restores the rest of the terminal, too.
     let mut terminal = ratatui::try_init().context("cannot use the terminal")?;
     let result = show(&mut terminal, &mut view, &news, &ended);
     ratatui::restore();
     result.context("cannot use the terminal")?;
     Ok(Exit::Succeeded)
+}
+
+/// What restores the terminal leaves that to a destructor, and after a panic none runs.
+fn show_cursor_after_a_panic() {
+    let earlier = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let _ = ratatui::crossterm::execute!(io::stdout(), Show);
+        earlier(panic);
+    }));
 }
 
 fn show(
