@@ -11,6 +11,7 @@ mod model;
 #[path = "../../crates/knockd-core/tests/placement/mod.rs"]
 mod placement;
 
+use knockd_cli::control::{MAX_REQUEST, Request};
 use knockd_cli::record::Record;
 use knockd_cli::state::StoredLease;
 use knockd_core::config::{Parsed, Severity};
@@ -73,6 +74,15 @@ pub fn record(bytes: &[u8]) {
     let Some(bytes) = bytes.first_chunk() else { return };
     if let Ok(record) = Record::from_bytes(bytes) {
         assert_eq!(record.to_bytes(), *bytes);
+    }
+}
+
+/// What a control client says is a request that is written and read as its equal, or is refused.
+pub fn control(line: &[u8]) {
+    if let Ok(request) = Request::parse(line) {
+        let written = serde_json::to_vec(&request).unwrap();
+        assert!(!written.contains(&b'\n'));
+        assert!(written.len() > MAX_REQUEST || Request::parse(&written) == Ok(request));
     }
 }
 
@@ -141,6 +151,11 @@ mod tests {
     #[test]
     fn state() {
         run("state", super::state);
+    }
+
+    #[test]
+    fn control() {
+        run("control", super::control);
     }
 
     #[test]

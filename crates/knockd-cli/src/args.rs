@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum, ValueHint};
+use knockd_core::config::Options;
 
 /// Where the configuration is unless the command line names another file.
 const CONFIG: &str = "/etc/knockd.conf";
@@ -75,6 +76,138 @@ pub enum Command {
     Check(Check),
     /// Say what would have happened to the packets of a capture file, and why; nothing is executed
     Replay(Replay),
+    /// Show what the running daemon is doing
+    Status(Status),
+    /// Show what the running daemon is doing, again and again
+    Watch(Watch),
+    /// Tell live what becomes of the packets of an address, or of all
+    Trace(Trace),
+    /// Close a door before its time
+    Close(Close),
+    /// Keep an open door open longer
+    Extend(Extend),
+    /// Open a door as if it had been knocked at
+    Open(Open),
+    /// Let the running daemon read its configuration again
+    Reload(Reload),
+}
+
+/// Where the running daemon can be asked.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Socket {
+    /// Ask the daemon that has this control socket
+    #[arg(
+        long = "socket",
+        value_name = "PATH",
+        default_value = Options::DEFAULT_CONTROL_SOCKET,
+        value_hint = ValueHint::FilePath
+    )]
+    pub path: PathBuf,
+}
+
+/// How to ask the running daemon, and how to print the answer.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Control {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub socket: Socket,
+
+    /// Print a text for people or JSON for programs
+    #[arg(long, value_name = "text|json", default_value = "text", hide_possible_values = true)]
+    pub format: Format,
+}
+
+/// The command line of `knockd status`.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = CONTROL_AFTER_HELP)]
+pub struct Status {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub control: Control,
+}
+
+/// The command line of `knockd watch`.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = WATCH_AFTER_HELP)]
+pub struct Watch {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub socket: Socket,
+}
+
+/// The command line of `knockd trace`.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = CONTROL_AFTER_HELP)]
+pub struct Trace {
+    /// Tell only about this address
+    pub address: Option<IpAddr>,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub control: Control,
+}
+
+/// The command line of `knockd close`.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = CONTROL_AFTER_HELP)]
+pub struct Close {
+    /// The door's name; with `--all` alone, every door
+    #[arg(required_unless_present = "all")]
+    pub door: Option<String>,
+
+    /// Close it for this address
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub address: Option<IpAddr>,
+
+    /// Close it for everybody
+    #[arg(long)]
+    pub all: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub control: Control,
+}
+
+/// The command line of `knockd extend`.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = CONTROL_AFTER_HELP)]
+pub struct Extend {
+    /// The door's name
+    pub door: String,
+
+    /// The address it is open for
+    pub address: IpAddr,
+
+    /// How long it stays open from now at least [default: the door's `Cmd_Timeout`]
+    pub seconds: Option<u32>,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub control: Control,
+}
+
+/// The command line of `knockd open`.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = CONTROL_AFTER_HELP)]
+pub struct Open {
+    /// The door's name
+    pub door: String,
+
+    /// The address to open it for
+    pub address: IpAddr,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub control: Control,
+}
+
+/// The command line of `knockd reload`.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = CONTROL_AFTER_HELP)]
+pub struct Reload {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub control: Control,
 }
 
 /// The command line of `knockd check`.
@@ -143,6 +276,21 @@ const CHECK_AFTER_HELP: &str = "\
 Exit status:
   0  the configuration can be used
   1  it cannot be used, or there is a warning and --strict is given
+  2  the command line is wrong";
+
+const CONTROL_AFTER_HELP: &str = "\
+Exit status:
+  0  it is done
+  1  it is not done; the reason is on standard error
+  2  the command line is wrong";
+
+const WATCH_AFTER_HELP: &str = "\
+Keys:
+  q, Esc, Ctrl-C  end
+
+Exit status:
+  0  it was ended
+  1  there is no daemon that can be asked, or no terminal
   2  the command line is wrong";
 
 const REPLAY_AFTER_HELP: &str = "\

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
 use knockd_core::config::{OnExit, Options};
-use knockd_core::{Door, Effect, LeaseId, Leases, Run, RunKind, Timestamp};
+use knockd_core::{Door, Effect, Full, LeaseId, LeaseKey, Leases, Run, RunKind, Timestamp};
 use signal_hook::consts::SIGHUP;
 
 use crate::clock::Clock;
+use crate::control;
 use crate::keeper::Keeper;
 use crate::logging::{Line, Log};
 use crate::programs;
@@ -35,10 +36,14 @@ pub(crate) struct Doors {
     /// What became of commands; each has to be passed to [`Self::handle_report`].
     pub(crate) reports: Receiver<Report>,
     keeper: Keeper,
-    /// What the disk cannot do, in words.
-    pub(crate) problems: Receiver<String>,
-    /// Whether leases survive this process.
-    remembers: bool,
+    /// What the disk cannot do, in words, or that it can again; each has to be passed to [`Self::handle_problem`].
+    pub(crate) problems: Receiver<Result<(), String>>,
+    /// Where leases survive this process, if anywhere.
+    state: Option<String>,
+    /// Why they do not, or may not.
+    state_problem: Option<String>,
+    /// What was done so far.
+    tally: control::Commands,
     /// How many start commands are running.
     starting: u32,
     /// Start commands that wait until fewer than `MaxCommands` are running.
@@ -56,8 +61,11 @@ impl Doors {
         clock: Clock,
         log: &Log,
     ) -> anyhow::Result<Self> {
+        let mut state_problem = None;
         let state = state.transpose().unwrap_or_else(|error| {
-            log.write(&Line::warning(format!("{error:#}; open doors are kept in memory only")));
+            let text = format!("{error:#}; open doors are kept in memory only");
+            log.write(&Line::warning(text.clone()));
+            state_problem = Some(text);
             None
         });
         let Restored { records, last_id, problems } =
@@ -71,19 +79,83 @@ impl Doors {
             log.write(&Line::notice(text));
         }
         leases.restore(records, last_id);
-        let remembers = state.is_some();
         let (runner, reports) = Runner::new();
+        let path = state.as_ref().map(|state| state.path().display().to_string());
         let (keeper, problems) = Keeper::start(state, runner.clone())?;
-        let waiting = VecDeque::new();
-        Ok(Self { leases, clock, runner, reports, keeper, problems, remembers, starting: 0, waiting })
+        Ok(Self {
+            leases,
+            clock,
+            runner,
+            reports,
+            keeper,
+            problems,
+            state: path,
+            state_problem,
+            tally: control::Commands::default(),
+            starting: 0,
+            waiting: VecDeque::new(),
+        })
     }
 
-    /// Opens a door for a source that has knocked at it.
-    pub(crate) fn open(&mut self, door: &Door, source: IpAddr, options: &Options, log: &Log) {
-        match self.leases.open(door, source, options.max_open, self.clock.now()) {
-            Ok(effects) => self.carry_out(effects, options, log),
-            Err(full) => log.write(&Line::full(source, &door.name, full)),
-        }
+    /// Opens a door for a source that has knocked at it. `told` gets what comes of it.
+    ///
+    /// # Errors
+    /// When too much is open already; that is logged.
+    pub(crate) fn open(
+        &mut self,
+        door: &Door,
+        source: IpAddr,
+        options: &Options,
+        log: &Log,
+        told: impl FnOnce(&Result<Vec<Effect>, Full>),
+    ) -> Result<(), Full> {
+        let opened = self.leases.open(door, source, options.max_open, self.clock.now());
+        told(&opened);
+        opened.map(|effects| self.carry_out(effects, options, log)).inspect_err(|&full| {
+            log.write(&Line::full(source, &door.name, full));
+        })
+    }
+
+    /// Closes what is meant before its time, and returns how many leases that are.
+    pub(crate) fn close(
+        &mut self,
+        is_meant: impl Fn(&LeaseKey) -> bool,
+        options: &Options,
+        log: &Log,
+    ) -> usize {
+        let (count, effects) = self.leases.close(is_meant);
+        self.carry_out(effects, options, log);
+        count
+    }
+
+    /// Keeps open what is meant, for that long or its own time, and returns how many leases that are.
+    pub(crate) fn extend(
+        &mut self,
+        is_meant: impl Fn(&LeaseKey) -> bool,
+        time: Option<Duration>,
+        options: &Options,
+        log: &Log,
+    ) -> usize {
+        let (count, effects) = self.leases.extend(is_meant, time, self.clock.now());
+        self.carry_out(effects, options, log);
+        count
+    }
+
+    /// What was done so far, and what is to be done.
+    pub(crate) fn commands(&self) -> control::Commands {
+        let starting = usize::try_from(self.starting).unwrap_or(usize::MAX);
+        control::Commands { starting, waiting: self.waiting.len(), ..self.tally }
+    }
+
+    /// Where leases are stored, and what is wrong with that.
+    pub(crate) fn state(&self) -> (Option<String>, Option<String>) {
+        (self.state.clone(), self.state_problem.clone())
+    }
+
+    /// Takes note of what the disk cannot do, or that it can again.
+    pub(crate) fn handle_problem(&mut self, problem: Result<(), String>, log: &Log) {
+        self.state_problem = problem.err();
+        self.state_problem.iter().for_each(|problem| log.write(&Line::warning(problem.clone())));
     }
 
     pub(crate) const fn leases(&self) -> &Leases {
@@ -92,24 +164,22 @@ impl Doors {
 
     pub(crate) fn handle_report(&mut self, report: &Report, options: &Options, log: &Log) {
         match report {
-            Report::Long(Run { door, command, .. }) => {
-                log.write(&Line::notice(format!(
-                    "{door}: the command has been running for a minute: {command}"
-                )));
-            }
-            Report::Limit(Run { door, command, .. }) => {
-                let text = format!(
-                    "{door}: the command takes longer than `CommandLimit` allows, it is ended: {command}"
-                );
-                log.write(&Line::warning(text));
-            }
+            Report::Long(run) => log.write(&Line::long(run)),
+            Report::Limit(run) => log.write(&Line::limit(run)),
             Report::Exit(exit) => self.handle_exit(exit, options, log),
         }
     }
 
-    /// Runs the stop commands whose time has come. Calling it early or twice is harmless.
-    pub(crate) fn handle_timeout(&mut self, now: Timestamp, options: &Options, log: &Log) {
+    /// Runs the stop commands whose time has come; `told` gets them. Calling it early or twice is harmless.
+    pub(crate) fn handle_timeout(
+        &mut self,
+        now: Timestamp,
+        options: &Options,
+        log: &Log,
+        told: impl FnOnce(&[Effect]),
+    ) {
         let effects = self.leases.handle_timeout(now);
+        told(&effects);
         self.carry_out(effects, options, log);
     }
 
@@ -122,7 +192,7 @@ impl Doors {
     ///
     /// Closing takes [`SHUTDOWN_LIMIT`] at most, and another SIGTERM cuts it short.
     pub(crate) fn finish(mut self, signals: &Receiver<i32>, options: &Options, log: &Log) {
-        if !self.remembers || options.on_exit == OnExit::Close {
+        if self.state.is_none() || options.on_exit == OnExit::Close {
             self.close_all(signals, options, log);
         } else if !self.leases.is_empty() {
             log.write(&Line::notice(format!(
@@ -158,7 +228,8 @@ impl Doors {
                 Effect::Run(run) if run.kind == RunKind::Stop => {
                     // A stop command waits for nothing.
                     log.write(&Line::command_timeout(run.source, &run.door));
-                    log.write(&Line::running(&run.door, &run.command));
+                    log.write(&Line::running(&run));
+                    self.tally.run += 1;
                     self.runner.start(run, options.command_limit);
                 }
                 Effect::Run(run) if self.starting < options.max_commands.get() => {
@@ -167,8 +238,10 @@ impl Doors {
                 Effect::Run(run) => self.wait(run, options, log),
                 effect => {
                     if let Effect::SetAside(_, key) = &effect {
+                        self.tally.given_up += 1;
                         log.write(&Line::given_up(key));
                     }
+                    self.tally.closed += u64::from(matches!(effect, Effect::Forget(_)));
                     self.keeper.carry_out(effect, None);
                 }
             }
@@ -178,7 +251,8 @@ impl Doors {
     /// Runs a start command, after everything on disk that it depends on.
     fn start_command(&mut self, run: Run, options: &Options, log: &Log) {
         self.starting += 1;
-        log.write(&Line::running(&run.door, &run.command));
+        self.tally.run += 1;
+        log.write(&Line::running(&run));
         self.keeper.carry_out(Effect::Run(run), options.command_limit);
     }
 
@@ -200,15 +274,16 @@ impl Doors {
 
     fn handle_exit(&mut self, exit: &Exit, options: &Options, log: &Log) {
         let Exit { run, outcome, last_words } = exit;
-        if let Some(line) = Line::failed(&run.door, outcome) {
+        if let Some(line) = Line::failed(run, outcome) {
+            self.tally.failed += 1;
             log.write(&line);
             if !last_words.is_empty() {
-                log.write(&Line::last_words(&run.door, last_words));
+                log.write(&Line::last_words(run, last_words));
             }
             if let Outcome::Status(CANNOT_EXECUTE | NOT_FOUND) = outcome
                 && let Some(program) = programs::missing(&run.command)
             {
-                log.write(&Line::missing_program(&run.door, program));
+                log.write(&Line::missing_program(run, program));
             }
         }
         if run.kind == RunKind::Start {

@@ -87,6 +87,21 @@ impl Ears {
         Ok(Self { selection, wanted, listeners, heard, speak })
     }
 
+    /// For others that have something to say.
+    pub(crate) fn speaker(&self) -> Sender<Heard> {
+        self.speak.clone()
+    }
+
+    /// The interfaces that are meant by name and not listened to.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = &str> {
+        self.selection.names().filter(|name| self.interfaces().all(|interface| interface.name != *name))
+    }
+
+    /// The interfaces that are listened to.
+    pub(crate) fn interfaces(&self) -> impl Iterator<Item = &Interface> {
+        self.listeners.iter().map(|listener| &listener.interface)
+    }
+
     /// All addresses that are listened to.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.listeners.iter().flat_map(|listener| listener.interface.addresses.iter().copied())
@@ -140,7 +155,10 @@ impl Ears {
                     listener.interface = found;
                     listener.set_filter(&self.wanted.program(&listener.interface))
                 }
-                Some(_) => Ok(()),
+                Some(listener) => {
+                    listener.interface.up = found.up;
+                    Ok(())
+                }
             };
             if let Err(error) = result {
                 log.write(&Line::warning(format!("{error:#}")));

@@ -1,6 +1,9 @@
-//! The loop: packets, ends of commands, signals, changes of the links and one timer, all in one place and without locks.
+//! The loop: packets, ends of commands, signals, changes of the links, requests and one timer, all in one place and without
+//! locks.
 
-use std::error::Error;
+mod answers;
+mod reload;
+
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -8,23 +11,28 @@ use std::time::Duration;
 
 use anyhow::Context;
 use crossbeam_channel::{Receiver, never, select};
-use knockd_capture::{LinkWatch, interfaces};
-use knockd_core::config::Commands;
+use knockd_capture::LinkWatch;
+use knockd_core::config::{Commands, LogFormat};
 use knockd_core::{DoorId, Event, EventKind, Matcher, Packet, Sighting, Timestamp};
 use signal_hook::consts::SIGHUP;
 
 use crate::args::Args;
 use crate::clock::Clock;
+use crate::control::Counters;
+use crate::control::socket::{Bound, Control};
 use crate::doors::Doors;
 use crate::ears::{Ears, Sockets, Wanted};
 use crate::flood::{Flood, Losses};
 use crate::guard::Guard;
 use crate::judge::judge;
 use crate::listener::Heard;
-use crate::logging::{Destinations, Line, Log};
+use crate::logging::{Line, Log};
+use crate::metrics::Metrics;
 use crate::service::{self, Watchdog};
-use crate::setup::{Setup, SetupError};
+use crate::setup::Setup;
 use crate::state::StateDir;
+use crate::story;
+use crate::trace::Tracers;
 
 /// How long the loop waits when nothing has a deadline.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -42,6 +50,8 @@ pub(crate) struct Prepared {
     clock: Clock,
     /// The state directory, or why there is none; `None` when no door needs one.
     state: Option<anyhow::Result<StateDir>>,
+    /// The control socket with what is to be said about it, or why there is none; `None` when there is to be none.
+    control: Option<anyhow::Result<(Bound, Option<String>)>>,
 }
 
 impl Prepared {
@@ -65,7 +75,8 @@ impl Prepared {
         let needs_state = setup.doors.iter().any(|door| door.stop != Commands::default());
         let state =
             (needs_state || setup.state_dir.exists()).then(|| StateDir::open(setup.state_dir.clone(), clock));
-        Ok(Self { args, directory, setup, matcher, guard, sockets, links, clock, state })
+        let control = setup.control_socket.as_deref().map(Bound::make);
+        Ok(Self { args, directory, setup, matcher, guard, sockets, links, clock, state, control })
     }
 }
 
@@ -82,6 +93,12 @@ pub(crate) struct Engine {
     losses: Losses,
     watchdog: Watchdog,
     ears: Ears,
+    control: Control,
+    counters: Counters,
+    /// What the decoders could not give up.
+    kept: Option<String>,
+    metrics: Option<Metrics>,
+    tracers: Tracers,
     /// A message whenever an interface has changed.
     links: Receiver<io::Result<()>>,
     clock: Clock,
@@ -93,10 +110,20 @@ impl Engine {
     /// # Errors
     /// When the system has no thread left.
     pub(crate) fn start(prepared: Prepared, log: Log) -> anyhow::Result<Self> {
-        let Prepared { args, directory, setup, matcher, guard, sockets, links, clock, state } = prepared;
+        let Prepared { args, directory, setup, matcher, guard, sockets, links, clock, state, control } =
+            prepared;
+        let control = control.transpose().unwrap_or_else(|error| {
+            log.write(&Line::no_control(setup.control_socket.as_deref(), &error));
+            None
+        });
+        let (bound, notice) = control.unzip();
+        notice.flatten().into_iter().for_each(|notice| log.write(&Line::notice(notice)));
+        let control = Control::start(bound)?;
         let doors = Doors::start(state, clock, &log)?;
         let ears = Ears::start(sockets)?;
         let links = watch(links)?;
+        let asking = || (control.asking(), ears.speaker());
+        let metrics = setup.metrics.clone().map(|path| Metrics::start(path, asking())).transpose()?;
         let (flood, losses, watchdog) = (Flood::default(), Losses::default(), Watchdog::new(clock.now()));
         Ok(Self {
             args,
@@ -110,6 +137,11 @@ impl Engine {
             losses,
             watchdog,
             ears,
+            control,
+            counters: Counters::default(),
+            kept: None,
+            metrics,
+            tracers: Tracers::default(),
             links,
             clock,
         })
@@ -124,7 +156,7 @@ impl Engine {
         self.log(&Line::starting_up(&self.setup.selection.to_string()));
         self.log_passed_over();
         self.log_filter();
-        service::ready(&self.status());
+        service::ready(&self.summary());
         loop {
             select! {
                 recv(self.ears.heard) -> heard => match heard {
@@ -135,26 +167,33 @@ impl Engine {
                             self.handle_packet(packet, now);
                         }
                     }
-                    Ok(Heard::Dropped(count)) => self.losses.add(count, self.clock.now()),
+                    Ok(Heard::Dropped(count)) => {
+                        self.counters.dropped += u64::from(count);
+                        self.losses.add(count, self.clock.now());
+                    }
                     Ok(Heard::Line(line)) => self.log(&line),
+                    Ok(Heard::Kept(text)) => {
+                        self.log(&Line::notice(text.clone()));
+                        self.kept = Some(text);
+                    }
                     // The ears hold a sender themselves.
                     Err(_) => {}
                 },
                 recv(self.doors.reports) -> report => if let Ok(report) = report {
                     self.doors.handle_report(&report, &self.setup.options, &self.log);
                 },
-                recv(self.doors.problems) -> problem => if let Ok(problem) = problem { self.log(&Line::warning(problem)); },
+                recv(self.doors.problems) -> problem => if let Ok(problem) = problem {
+                    self.doors.handle_problem(problem, &self.log);
+                },
+                recv(self.control.asks) -> ask => if let Ok(ask) = ask { self.answer(ask); },
                 recv(self.links) -> change => match change {
                     Ok(Ok(())) => self.follow_interfaces(),
                     Ok(Err(error)) => self.log(&Line::warning(format!("cannot watch the network interfaces: {error}"))),
                     Err(_) => self.links = never(),
                 },
                 recv(signals) -> signal => match signal {
-                    Ok(SIGHUP) => {
-                        service::reloading();
-                        self.reload();
-                        service::ready(&self.status());
-                    }
+                    // What is wrong with the new configuration is in the log.
+                    Ok(SIGHUP) => drop(self.reload()),
                     _ => break,
                 },
                 default(self.until_next_timeout()) => {}
@@ -168,15 +207,24 @@ impl Engine {
         if self.args.only_ip_v4 && packet.source.is_ipv6() {
             return;
         }
+        self.counters.packets += 1;
+        let visibility = (!self.tracers.is_empty()).then(|| self.matcher.visibility(packet));
         let (scanners, leases) = (&mut self.guard.scanners, self.doors.leases());
         let judgement = judge(packet, now, scanners, &mut self.matcher, leases, &self.setup.doors);
         let mut opened = Vec::new();
         for event in judgement.events() {
+            self.counters.count(event.kind);
             log::debug!("{packet:?}: {}: {:?}", self.setup.door_name(event.door), event.kind);
             log_event(event, &self.setup, &mut self.flood, now, &self.log);
             if event.kind == EventKind::Opened {
                 opened.push((event.door, event.source));
             }
+        }
+        self.counters.scanners += u64::from(judgement.sighting == Sighting::NewScanner);
+        if let Some(visibility) = visibility {
+            let (sighting, doors) = (judgement.sighting, &self.setup.doors);
+            let notes = story::of_packet(packet, sighting, visibility, judgement.events(), doors);
+            self.tracers.tell_packet(packet, &notes);
         }
         // Whoever forges addresses can make scanners of them all.
         if judgement.sighting == Sighting::NewScanner && self.flood.admits(packet.source, now) {
@@ -193,9 +241,18 @@ impl Engine {
             self.refresh_filter();
         }
         for event in self.matcher.handle_timeout(now) {
+            self.counters.count(event.kind);
             log_event(event, &self.setup, &mut self.flood, now, &self.log);
+            if !self.tracers.is_empty() {
+                self.tracers.tell_note(&story::of_event(event, &self.setup.doors, None));
+            }
         }
-        self.doors.handle_timeout(now, &self.setup.options, &self.log);
+        let tracers = &mut self.tracers;
+        self.doors.handle_timeout(now, &self.setup.options, &self.log, |effects| {
+            if !tracers.is_empty() {
+                effects.iter().filter_map(story::of_effect).for_each(|note| tracers.tell_note(&note));
+            }
+        });
         if let Some(count) = self.flood.handle_timeout(now) {
             let text = format!(
                 "{count} lines about stages, sequence timeouts and scanners were left out, there are too many of them"
@@ -216,7 +273,13 @@ impl Engine {
             return;
         }
         if let Some(door) = self.setup.doors.get(id.index()) {
-            self.doors.open(door, source, &self.setup.options, &self.log);
+            // That too much is open is in the log.
+            let tracers = &mut self.tracers;
+            let _ = self.doors.open(door, source, &self.setup.options, &self.log, |effects| {
+                if !tracers.is_empty() {
+                    tracers.tell_note(&story::of_opening(door, source, effects));
+                }
+            });
         }
     }
 
@@ -250,44 +313,13 @@ impl Engine {
         self.ears.follow(&self.log);
         self.matcher.set_addresses(self.ears.addresses());
         self.guard.watch(&self.matcher.interests(), self.ears.addresses(), self.clock.now());
-        service::status(&self.status());
-    }
-
-    /// Reads the configuration again. One that cannot be used changes nothing.
-    fn reload(&mut self) {
-        self.log(&Line::rereading(&self.setup.config_path));
-        let setup = match Setup::load(&self.args, &self.directory) {
-            Ok(setup) => setup,
-            Err(error) => return self.log_refusal(&error),
-        };
-        if setup.selection != self.setup.selection
-            && let Err(error) = setup.selection.at_start(&interfaces(), setup.waits)
-        {
-            return self.log(&Line::warning(format!("{error:#}; the old configuration stays in force")));
-        }
-        for warning in &setup.warnings {
-            self.log(&Line::warning(plain(warning)));
-        }
-        self.matcher.set_doors(&setup.doors, setup.options.max_attempts);
-        arm(&mut self.matcher, &setup);
-        let old_log = std::mem::replace(&mut self.setup, setup).log_file;
-        if let Some(path) = &old_log {
-            self.log(&Line::closing_log(path));
-        }
-        self.log.redirect(Destinations::open(&self.args, &self.setup));
-        if let Some(path) = &self.setup.log_file {
-            self.log(&Line::reopening_log(path));
-        }
-        self.log_passed_over();
-        self.guard.scanners.set_limit(self.setup.options.scan_limit);
-        self.ears.select(self.setup.selection.clone());
-        self.refresh_filter();
-        self.follow_interfaces();
-        self.log_filter();
+        service::status(&self.summary());
     }
 
     fn shut_down(self, signals: &Receiver<i32>) {
-        let Self { doors, log, setup, .. } = self;
+        let Self { doors, log, setup, control, .. } = self;
+        // Whoever asks now is told that this is the end.
+        drop(control);
         service::stopping();
         log.write(&Line::waiting_for_children());
         doors.finish(signals, &setup.options, &log);
@@ -326,16 +358,6 @@ impl Engine {
         }
     }
 
-    /// Logs why a new configuration was refused, a line for each finding.
-    fn log_refusal(&self, error: &SetupError) {
-        let reason = error.source().map(|source| format!(": {source}")).unwrap_or_default();
-        let error = plain(&format!("{error}{reason}"));
-        for line in error.lines() {
-            self.log(&Line::warning(line.to_owned()));
-        }
-        self.log(&Line::warning("the old configuration stays in force".to_owned()));
-    }
-
     fn until_next_timeout(&self) -> Duration {
         let timeouts = [
             self.matcher.poll_timeout(),
@@ -350,14 +372,19 @@ impl Engine {
     }
 
     /// What a service manager shows of the daemon.
-    fn status(&self) -> String {
+    fn summary(&self) -> String {
         format!("Listening on {}; doors: {}", self.ears.names(), self.setup.doors.len())
     }
 }
 
 /// Logs what happened to an attempt, unless strangers cause too many such lines.
 fn log_event(event: &Event, setup: &Setup, flood: &mut Flood, now: Timestamp, log: &Log) {
-    let is_limited = matches!(event.kind, EventKind::Stage(_) | EventKind::TimedOut(_));
+    let kind = event.kind;
+    // 0.8 does not tell.
+    if matches!(kind, EventKind::Spoiled(_)) && setup.options.log_format == LogFormat::Classic {
+        return;
+    }
+    let is_limited = matches!(kind, EventKind::Stage(_) | EventKind::TimedOut(_) | EventKind::Spoiled(_));
     if is_limited && !flood.admits(event.source, now) {
         return;
     }
@@ -386,9 +413,4 @@ fn arm(matcher: &mut Matcher, setup: &Setup) {
     for (door, file) in &setup.one_time {
         matcher.set_sequence(*door, file.sequence().cloned());
     }
-}
-
-/// Drops the colours of a drawing.
-fn plain(drawn: &str) -> String {
-    anstream::adapter::strip_str(drawn).to_string()
 }

@@ -27,11 +27,14 @@ struct Job {
 
 impl Keeper {
     /// Starts the thread. Without a state directory, leases are kept in memory only. What the disk cannot do is told, in
-    /// words, once until it can again.
+    /// words, once until it can again, and then that it can.
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub(crate) fn start(state: Option<StateDir>, runner: Runner) -> anyhow::Result<(Self, Receiver<String>)> {
+    pub(crate) fn start(
+        state: Option<StateDir>,
+        runner: Runner,
+    ) -> anyhow::Result<(Self, Receiver<Result<(), String>>)> {
         let (jobs, work) = crossbeam_channel::unbounded();
         let (complaints, problems) = crossbeam_channel::unbounded();
         let mut hands = Hands { state, runner, complaints, failing: false };
@@ -59,7 +62,7 @@ impl Keeper {
 struct Hands {
     state: Option<StateDir>,
     runner: Runner,
-    complaints: Sender<String>,
+    complaints: Sender<Result<(), String>>,
     failing: bool,
 }
 
@@ -110,11 +113,9 @@ impl Hands {
 
     fn complain(&mut self, result: Result<(), String>) {
         let failed = result.is_err();
-        if let Err(problem) = result
-            && !self.failing
-        {
+        if failed != self.failing {
             // The engine is gone only when the process is about to end.
-            let _ = self.complaints.send(problem);
+            let _ = self.complaints.send(result);
         }
         self.failing = failed;
     }

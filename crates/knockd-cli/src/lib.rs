@@ -9,6 +9,7 @@ pub mod args;
 pub mod capture_file;
 pub mod check;
 mod clock;
+pub mod control;
 pub mod decoder;
 mod doors;
 mod ears;
@@ -23,6 +24,7 @@ mod listener;
 mod listening;
 mod local_ports;
 mod logging;
+mod metrics;
 mod names;
 mod one_time_file;
 mod outlets;
@@ -39,6 +41,8 @@ mod service;
 mod setup;
 pub mod state;
 mod story;
+pub mod trace;
+pub mod watch;
 
 use std::io::Write;
 
@@ -49,7 +53,7 @@ use signal_hook::iterator::Signals;
 
 use crate::args::Args;
 use crate::engine::{Engine, Prepared};
-use crate::logging::{Destinations, Line, Log};
+use crate::logging::{Destinations, Journal, Level, Line, Log, prefixed};
 use crate::pid_file::PidFile;
 use crate::setup::Setup;
 
@@ -78,7 +82,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let directory = std::env::current_dir().context("cannot find the current directory")?;
     let setup = Setup::load(&args, &directory)?;
     for warning in &setup.warnings {
-        let _ = writeln!(anstream::stderr(), "{warning}");
+        complain(warning, Level::Warning);
     }
     let prepared = Prepared::new(args, directory, setup)?;
     let Prepared { args, setup, .. } = &prepared;
@@ -97,6 +101,16 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     Engine::start(prepared, log)?.run(&signals);
     drop(pid_file);
     Ok(())
+}
+
+/// Says on standard error why the program ends; it may be closed, then the exit status still tells.
+pub fn complain_of(error: &anyhow::Error) {
+    complain(&format!("knockd: {error:#}"), Level::Error);
+}
+
+fn complain(text: &str, level: Level) {
+    let text = prefixed(text, level, Journal::find().stderr);
+    let _ = writeln!(anstream::stderr(), "{text}");
 }
 
 /// Catches the signals that the daemon answers to.

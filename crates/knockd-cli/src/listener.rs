@@ -37,6 +37,8 @@ pub(crate) enum Heard {
     Dropped(u32),
     /// Something that should be logged.
     Line(Line),
+    /// The decoders have more rights than they need, in words; said once.
+    Kept(String),
 }
 
 /// An interface that is being listened to by a thread and a process; dropping it ends both at once.
@@ -209,7 +211,7 @@ impl Reporter {
         static TOLD: Once = Once::new();
         let mut result = Ok(());
         if let Some(text) = explain(kept) {
-            TOLD.call_once(|| result = self.note(text));
+            TOLD.call_once(|| result = self.say(Heard::Kept(text)));
         }
         result
     }

@@ -1,11 +1,12 @@
 //! The `knockd` program.
 
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use knockd_cli::args::{Args, Command, Format};
-use knockd_cli::{Exit, check, decoder, replay};
+use knockd_cli::args::{Args, Close, Command, Control, Extend, Format, Open, Trace};
+use knockd_cli::control::{Request, client};
+use knockd_cli::{Exit, check, decoder, replay, trace, watch};
 
 fn main() -> ExitCode {
     if std::env::args_os().next().is_some_and(|name| name == decoder::NAME) {
@@ -16,8 +17,7 @@ fn main() -> ExitCode {
         if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
             return Exit::Succeeded;
         }
-        // Standard error may be closed; the exit status still tells.
-        let _ = writeln!(anstream::stderr(), "knockd: {error:#}");
+        knockd_cli::complain_of(&error);
         Exit::Failed
     });
     ExitCode::from(exit as u8)
@@ -29,5 +29,24 @@ fn run(mut args: Args) -> anyhow::Result<Exit> {
         None => knockd_cli::run(args).map(|()| Exit::Succeeded),
         Some(Command::Check(check)) => check::run(&check.file, check.strict, check.format),
         Some(Command::Replay(replay)) => replay::run(&replay),
+        Some(Command::Status(status)) => ask(&status.control, &Request::Status {}),
+        Some(Command::Watch(watch)) => watch::run(&watch.socket.path),
+        Some(Command::Trace(Trace { address, control })) => {
+            trace::run(&control.socket.path, address, control.format)
+        }
+        Some(Command::Close(Close { door, address, control, .. })) => {
+            ask(&control, &Request::Close { door, address })
+        }
+        Some(Command::Extend(Extend { door, address, seconds, control })) => {
+            ask(&control, &Request::Extend { door, address, seconds })
+        }
+        Some(Command::Open(Open { door, address, control })) => {
+            ask(&control, &Request::Open { door, address })
+        }
+        Some(Command::Reload(reload)) => ask(&reload.control, &Request::Reload {}),
     }
+}
+
+fn ask(control: &Control, request: &Request) -> anyhow::Result<Exit> {
+    client::run(&control.socket.path, request, control.format)
 }

@@ -59,6 +59,14 @@ impl Selection {
         all.iter().filter(|interface| self.parts.iter().any(|part| part.means(interface))).cloned().collect()
     }
 
+    /// The interfaces that are meant by name, whether they exist or not.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Name(name) => Some(name.as_str()),
+            Part::Any | Part::Pattern(_) => None,
+        })
+    }
+
     /// Picks the interfaces that are meant, to begin with.
     ///
     /// # Errors

@@ -32,6 +32,8 @@ pub(crate) struct Setup {
     pub(crate) log_file: Option<PathBuf>,
     pub(crate) pid_file: PathBuf,
     pub(crate) state_dir: PathBuf,
+    pub(crate) control_socket: Option<PathBuf>,
+    pub(crate) metrics: Option<PathBuf>,
 }
 
 /// Why there is no usable configuration.
@@ -105,6 +107,8 @@ impl Setup {
             log_file: log_file.map(in_directory),
             pid_file: in_directory(pid_file.unwrap_or(Path::new("/var/run/knockd.pid"))),
             state_dir: in_directory(Path::new(&options.state_dir)),
+            control_socket: options.control_socket.as_deref().map(Path::new).map(in_directory),
+            metrics: options.metrics.as_deref().map(Path::new).map(in_directory),
             doors,
             options,
             warnings,

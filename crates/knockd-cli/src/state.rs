@@ -20,6 +20,9 @@ const FOOTER: &str = "# end";
 /// What the name of a lease's file ends in.
 const SUFFIX: &str = ".lease";
 
+/// The pause before another try to lock the directory; the second one is twice as long.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 /// A lease as it is stored. The identity of the lease is the name of its file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StoredLease {
@@ -127,7 +130,12 @@ impl StateDir {
                     .context("others may look into it, and that cannot be changed")?;
             }
             let lock = File::create(path.join("lock"))?;
-            if lock.try_lock().is_err() {
+            // A process that a daemon was just starting when it was killed holds its files for a moment.
+            let is_ours = (0..3).any(|round| {
+                std::thread::sleep(LOOK_AGAIN * round);
+                lock.try_lock().is_ok()
+            });
+            if !is_ours {
                 bail!("another knockd uses it; give each a `StateDir` of its own");
             }
             Ok(lock)

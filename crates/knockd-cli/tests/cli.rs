@@ -47,6 +47,13 @@ Commands:
   check   Say what is wrong with a configuration, and what is unwise
   replay  Say what would have happened to the packets of a capture file, and why; nothing is
           executed
+  status  Show what the running daemon is doing
+  watch   Show what the running daemon is doing, again and again
+  trace   Tell live what becomes of the packets of an address, or of all
+  close   Close a door before its time
+  extend  Keep an open door open longer
+  open    Open a door as if it had been knocked at
+  reload  Let the running daemon read its configuration again
   help    Print this message or the help of the given subcommand(s)
 
 Options:

@@ -97,6 +97,7 @@ struct Links {
 struct List {
     first: Option<Slot>,
     last: Option<Slot>,
+    len: u32,
 }
 
 /// Which of its lists an entry is linked into.
@@ -173,13 +174,18 @@ impl Attempts {
         }
     }
 
-    /// All attempts, in no order.
+    /// How many attempts are at this stage.
+    pub(crate) fn len_at(&self, stage: u8) -> usize {
+        self.stages.get(usize::from(stage)).map_or(0, |list| list.len as usize)
+    }
+
+    /// All attempts, the most advanced first, of those the longest at its stage.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Attempt> + '_ {
         self.slots().filter_map(|slot| self.get(slot).copied())
     }
 
     fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
-        self.stages.iter().flat_map(|list| {
+        self.stages.iter().rev().flat_map(|list| {
             std::iter::successors(list.first, |slot| self.entries.get(slot.index())?.in_stage.next)
         })
     }
@@ -293,6 +299,7 @@ impl Attempts {
 
     fn push(&mut self, slot: Slot, order: Order) {
         let Some(list) = self.list(order) else { return };
+        list.len += 1;
         let previous = list.last.replace(slot);
         if previous.is_none() {
             list.first = Some(slot);
@@ -307,6 +314,7 @@ impl Attempts {
 
     fn unlink(&mut self, slot: Slot, order: Order) {
         let Some(&mut Links { previous, next }) = self.links(slot, order) else { return };
+        self.list(order).into_iter().for_each(|list| list.len -= 1);
         match previous.and_then(|previous| self.links(previous, order)) {
             Some(links) => links.next = next,
             None => self.list(order).into_iter().for_each(|list| list.first = next),

@@ -107,6 +107,22 @@ pub struct Options {
     pub state_dir: String,
     /// `OnExit`: what happens to open doors when the daemon ends.
     pub on_exit: OnExit,
+    /// `ControlSocket`: where the daemon can be asked; `None` (written as nothing) is nowhere. The path is as written.
+    pub control_socket: Option<String>,
+    /// `LogFormat`: how log lines are written.
+    pub log_format: LogFormat,
+    /// `Metrics`: the file to which the counters are written again and again. The path is as written.
+    pub metrics: Option<String>,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum LogFormat {
+    /// As in knockd 0.8, for people.
+    #[default]
+    Classic,
+    /// A JSON object a line, for programs.
+    Json,
 }
 
 /// What happens to open doors when the daemon is stopped.
@@ -133,6 +149,8 @@ impl Options {
     pub const DEFAULT_SCAN_LIMIT: Option<NonZeroU32> = NonZeroU32::new(10);
     /// The value of `StateDir` when it is not given.
     pub const DEFAULT_STATE_DIR: &str = "/var/lib/knockd";
+    /// The value of `ControlSocket` when it is not given.
+    pub const DEFAULT_CONTROL_SOCKET: &str = "/run/knockd/control";
 }
 
 impl Default for Options {
@@ -150,6 +168,9 @@ impl Default for Options {
             scan_limit: Self::DEFAULT_SCAN_LIMIT,
             state_dir: Self::DEFAULT_STATE_DIR.to_owned(),
             on_exit: OnExit::default(),
+            control_socket: Some(Self::DEFAULT_CONTROL_SOCKET.to_owned()),
+            log_format: LogFormat::default(),
+            metrics: None,
         }
     }
 }
@@ -279,7 +300,15 @@ impl fmt::Display for Options {
             OnExit::Close => "close",
             OnExit::Keep => "keep",
         };
-        writeln!(f, "\tOnExit = {on_exit}")
+        writeln!(f, "\tOnExit = {on_exit}")?;
+        writeln!(f, "\tControlSocket = {}", self.control_socket.as_deref().unwrap_or_default())?;
+        if self.log_format == LogFormat::Json {
+            writeln!(f, "\tLogFormat = json")?;
+        }
+        if let Some(path) = &self.metrics {
+            writeln!(f, "\tMetrics = {path}")?;
+        }
+        Ok(())
     }
 }
 

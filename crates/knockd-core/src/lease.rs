@@ -1,11 +1,14 @@
 //! Leases: which door is open for whom until when, and what has to run and to be remembered because of it.
 
+mod control;
+
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+pub use self::control::{LeaseState, LeaseView};
 use crate::config::{Door, Reopen};
 use crate::time::Timestamp;
 
@@ -67,7 +70,8 @@ pub struct LeaseRecord {
     pub id: LeaseId,
     /// What it is to its knocker.
     pub key: LeaseKey,
-    /// `Cmd_Timeout` as it was when the door was opened or the lease last extended.
+    /// `Cmd_Timeout` as it was when the door was opened or the lease last extended, or the time that somebody has given it
+    /// instead; the end is never further away than that.
     pub cmd_timeout: Duration,
     /// When the stop command is due; while the start command is still running, when it would be if that had already ended.
     pub until: Timestamp,
@@ -128,8 +132,8 @@ struct Lease {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
-    /// The start command is running.
-    Starting,
+    /// The start command is running; it is followed by the stop command at once, or not.
+    Starting { closes: bool },
     /// The start command has ended, well or not.
     Open { until: Timestamp, failed: bool },
     /// The stop command is running, after so many failures; there was another knock meanwhile, or not.
@@ -160,7 +164,7 @@ impl Leases {
     ///
     /// A door without a start command for the knocker's address family runs nothing. One without a stop command has no
     /// lease: every knock runs the start command. While a lease is open, a knock moves its end to a full `Cmd_Timeout`
-    /// from now and runs nothing, except that a start command which failed runs again, and that with `Reopen = run` every
+    /// from now, if that is later, and runs nothing, except that a start command which failed runs again, and that with `Reopen = run` every
     /// knock has a lease of its own. A knock that comes while the stop command is running runs the start command after it;
     /// one that comes while a failed stop command waits to be tried again runs it now and ends the trying.
     ///
@@ -197,7 +201,8 @@ impl Leases {
         if door.reopen == Reopen::Extend {
             self.current.insert(key.clone(), id);
         }
-        let mut lease = Lease { key, cmd_timeout: door.cmd_timeout, phase: Phase::Starting };
+        let mut lease =
+            Lease { key, cmd_timeout: door.cmd_timeout, phase: Phase::Starting { closes: false } };
         let effects = lease.start(id, now);
         self.insert(id, lease);
         Ok(effects)
@@ -208,8 +213,8 @@ impl Leases {
         let closing = self.closing;
         let Some(lease) = self.by_id.get_mut(&id) else { return Vec::new() };
         match lease.phase {
-            Phase::Starting if closing => vec![lease.stop(id, 0)],
-            Phase::Starting => {
+            Phase::Starting { closes } if closes || closing => vec![lease.stop(id, 0)],
+            Phase::Starting { .. } => {
                 let until = now.after(lease.cmd_timeout);
                 lease.phase = Phase::Open { until, failed: !succeeded };
                 self.due.insert((until, id));
@@ -297,26 +302,30 @@ impl Leases {
 
     fn knock_again(&mut self, id: LeaseId, cmd_timeout: Duration, now: Timestamp) -> Vec<Effect> {
         let Some(lease) = self.by_id.get_mut(&id) else { return Vec::new() };
-        lease.cmd_timeout = cmd_timeout;
         match lease.phase {
             // The time runs from the end of the start command, which is still to come.
-            Phase::Starting => Vec::new(),
+            Phase::Starting { .. } => {
+                lease.cmd_timeout = lease.cmd_timeout.max(cmd_timeout);
+                lease.phase = Phase::Starting { closes: false };
+                Vec::new()
+            }
             Phase::Open { until, failed } => {
                 self.due.remove(&(until, id));
+                let until = lease.prolong(until, cmd_timeout, now);
                 if failed {
                     return lease.start(id, now);
                 }
-                let until = now.after(cmd_timeout);
-                lease.phase = Phase::Open { until, failed };
                 self.due.insert((until, id));
                 vec![lease.store(id, until, failed)]
             }
             Phase::Stopping { failures, .. } => {
+                lease.cmd_timeout = cmd_timeout;
                 lease.phase = Phase::Stopping { failures, knocked: true };
                 Vec::new()
             }
             Phase::Failing { again, .. } => {
                 self.due.remove(&(again, id));
+                lease.cmd_timeout = cmd_timeout;
                 lease.start(id, now)
             }
         }
@@ -355,8 +364,21 @@ fn one_less<K>(entry: Entry<'_, K, u32>) {
 
 impl Lease {
     fn start(&mut self, id: LeaseId, now: Timestamp) -> Vec<Effect> {
-        self.phase = Phase::Starting;
+        self.phase = Phase::Starting { closes: false };
         vec![self.store(id, now.after(self.cmd_timeout), false), self.run(id, RunKind::Start)]
+    }
+
+    /// Moves the end of an open lease to that long from now, but never nearer; returns where it is then.
+    fn prolong(&mut self, until: Timestamp, time: Duration, now: Timestamp) -> Timestamp {
+        let later = now.after(time);
+        if later >= until {
+            self.cmd_timeout = time;
+        }
+        let until = until.max(later);
+        if let Phase::Open { until: end, .. } = &mut self.phase {
+            *end = until;
+        }
+        until
     }
 
     fn stop(&mut self, id: LeaseId, failures: usize) -> Effect {
@@ -381,7 +403,7 @@ impl Lease {
     const fn failures(&self) -> usize {
         match self.phase {
             Phase::Stopping { failures, .. } | Phase::Failing { failures, .. } => failures,
-            Phase::Starting | Phase::Open { .. } => 0,
+            Phase::Starting { .. } | Phase::Open { .. } => 0,
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Its rules are those of knockd 0.8 without its faults; `docs/conformance.md` lists them one by one.
 
+mod view;
+
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -9,6 +11,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+pub use self::view::Underway;
 use crate::attempts::{Attempt, Attempts, ClassId, QueueId};
 use crate::config::{Door, Secret};
 use crate::event::{DoorId, Event, EventKind, Visibility};
@@ -1106,5 +1109,30 @@ mod tests {
         let now = Timestamp::ZERO;
         let events = matcher.handle_packet(&syn(3), now).to_vec();
         assert!(events.contains(&event("203.0.113.1", 0, Opened)), "{events:?}");
+    }
+
+    #[test]
+    fn what_is_under_way_is_shown_from_the_most_advanced_and_without_those_who_wait() {
+        let cooled = Door { cooldown: Duration::from_secs(60), ..door("one", "9") };
+        let mut matcher = matcher(&[door("three", "1,2,3"), cooled, one_time("once")]);
+        let step = |seconds: u64, source, port| (from(source, syn(port)), milliseconds(seconds * 1000));
+        let packets =
+            [(0, "192.0.2.11", 1), (1, "192.0.2.12", 1), (2, "192.0.2.13", 1), (3, "192.0.2.12", 2)];
+        for (packet, now) in packets.into_iter().chain([(4, "192.0.2.14", 9)]).map(|(a, b, c)| step(a, b, c))
+        {
+            matcher.handle_packet(&packet, now);
+        }
+        let shown: Vec<_> = matcher.underway().collect();
+        let expected = [("192.0.2.12", 2, 1), ("192.0.2.11", 1, 0), ("192.0.2.13", 1, 2)];
+        let expected = expected.map(|(source, stage, second)| Underway {
+            source: address(source),
+            door: DoorId::new(0),
+            stage,
+            begun: milliseconds(second * 1000),
+        });
+        assert_eq!(shown, expected);
+        assert_eq!((matcher.underway_count(), matcher.attempts(), matcher.visible_packets()), (3, 4, 5));
+        let steps: Vec<_> = (0..4).map(|index| matcher.steps_of(DoorId::new(index))).collect();
+        assert_eq!(steps, [Some(3), Some(1), None, None]);
     }
 }

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use knockd_core::config::{Commands, OnExit, Options, Parsed, Reopen, Secret, Severity};
+use knockd_core::config::{Commands, LogFormat, OnExit, Options, Parsed, Reopen, Secret, Severity};
 use knockd_core::{CommandTemplate, Config, Door, FlagRule, Protocol, Sequence, Step, TcpFlags};
 use proptest::collection::vec;
 use proptest::option;
@@ -101,11 +101,12 @@ fn positive() -> impl Strategy<Value = NonZeroU32> {
 
 fn configs() -> impl Strategy<Value = Config> {
     let value = || option::of(values());
-    let places = (value(), value(), value(), values());
+    let places = (value(), value(), value(), values(), value(), value());
     let limits = (positive(), positive(), positive(), seconds(), counts());
-    let on_exit = select(vec![OnExit::Close, OnExit::Keep]);
-    let options = (any::<bool>(), any::<bool>(), places, limits, on_exit).prop_map(
-        |(use_syslog, wait_interface, places, limits, on_exit)| Options {
+    let choices =
+        (select(vec![OnExit::Close, OnExit::Keep]), select(vec![LogFormat::Classic, LogFormat::Json]));
+    let options = (any::<bool>(), any::<bool>(), places, limits, choices).prop_map(
+        |(use_syslog, wait_interface, places, limits, (on_exit, log_format))| Options {
             use_syslog,
             log_file: places.0,
             pid_file: places.1,
@@ -118,6 +119,9 @@ fn configs() -> impl Strategy<Value = Config> {
             scan_limit: limits.4,
             state_dir: places.3,
             on_exit,
+            control_socket: places.4,
+            log_format,
+            metrics: places.5,
         },
     );
     (options, vec(doors(), 0..4)).prop_map(|(options, doors)| Config { options, doors })

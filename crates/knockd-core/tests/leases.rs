@@ -29,6 +29,17 @@ enum Op {
         which: usize,
         succeeded: bool,
     },
+    /// A control client closes what is open at doors of this name for this source, or for everybody.
+    Close {
+        name: &'static str,
+        source: Option<IpAddr>,
+    },
+    /// A control client extends it.
+    Extend {
+        name: &'static str,
+        source: IpAddr,
+        time: Option<Duration>,
+    },
     Timeout,
     TimeoutWhenDue,
     CloseAll,
@@ -64,10 +75,16 @@ fn doors() -> [Door; 8] {
 
 fn ops() -> impl Strategy<Value = Op> {
     let sources = ["192.0.2.1", "192.0.2.2", "2001:db8::1"].map(|text| text.parse().unwrap());
+    let names = || select(vec!["a", "b", "c", "d", "e", "f", "unknown"]);
+    let someone = proptest::option::of(select(sources.to_vec()));
+    let time = proptest::option::of((0..20_u64).prop_map(Duration::from_secs));
     prop_oneof![
         20 => (0..4000_u64).prop_map(|milliseconds| Op::Wait(Duration::from_millis(milliseconds))),
         40 => (any::<Index>(), select(sources.to_vec())).prop_map(|(door, source)| Op::Knock { door, source }),
         40 => (any::<usize>(), any::<bool>()).prop_map(|(which, succeeded)| Op::Exit { which, succeeded }),
+        10 => (names(), someone).prop_map(|(name, source)| Op::Close { name, source }),
+        10 => (names(), select(sources.to_vec()), time)
+            .prop_map(|(name, source, time)| Op::Extend { name, source, time }),
         10 => Just(Op::Timeout),
         20 => Just(Op::TimeoutWhenDue),
         1 => Just(Op::CloseAll),
@@ -89,11 +106,14 @@ enum State {
     Running {
         kind: RunKind,
         knocked: bool,
+        /// It is to be closed when its start command has ended.
+        closes: bool,
     },
     /// The command has just ended.
     Ended {
         kind: RunKind,
         succeeded: bool,
+        closes: bool,
     },
     Open {
         until: Timestamp,
@@ -113,6 +133,8 @@ struct Caller {
     known: BTreeMap<LeaseId, Known>,
     /// The `Reopen` of the door that is being knocked at.
     reopen: Reopen,
+    /// A control client is closing doors.
+    asked: bool,
 }
 
 impl Caller {
@@ -124,6 +146,12 @@ impl Caller {
                 self.exit(which % self.running.len(), *succeeded);
             }
             Op::Exit { .. } => (),
+            Op::Close { name, source } => {
+                self.close(|key| key.door == *name && source.is_none_or(|source| source == key.source));
+            }
+            Op::Extend { name, source, time } => {
+                self.extend(|key| key.door == *name && key.source == *source, *time);
+            }
             Op::Timeout => self.timeout(),
             Op::TimeoutWhenDue => {
                 self.now = self.leases.poll_timeout().map_or(self.now, |due| due.max(self.now));
@@ -188,29 +216,37 @@ impl Caller {
         let current = alike.next().filter(|_| door.reopen == Reopen::Extend);
         let runs = match current {
             None => true,
-            Some(known) => {
-                known.cmd_timeout = door.cmd_timeout;
-                match &mut known.state {
-                    State::Open { until, failed: false } => {
-                        *until = self.now.after(door.cmd_timeout);
+            Some(Known { state, cmd_timeout, .. }) => match state {
+                State::Open { until, failed } => {
+                    let failed = *failed;
+                    prolong(until, cmd_timeout, door.cmd_timeout, self.now);
+                    if !failed {
                         assert!(
                             matches!(effects.as_slice(), [Effect::Store(record)] if record.until == *until)
                         );
-                        false
                     }
-                    State::Running { knocked, .. } => {
-                        *knocked = true;
-                        assert_eq!(effects, []);
-                        false
-                    }
-                    State::Open { failed: true, .. } | State::Failing => true,
-                    State::Ended { .. } => panic!("{known:?}"),
+                    failed
                 }
-            }
+                State::Running { knocked, closes, kind } => {
+                    (*knocked, *closes) = (true, false);
+                    *cmd_timeout = match kind {
+                        RunKind::Start => door.cmd_timeout.max(*cmd_timeout),
+                        RunKind::Stop => door.cmd_timeout,
+                    };
+                    assert_eq!(effects, []);
+                    false
+                }
+                State::Failing => {
+                    *cmd_timeout = door.cmd_timeout;
+                    true
+                }
+                State::Ended { .. } => panic!("{state:?}"),
+            },
         };
         if runs {
             let [Effect::Store(record), Effect::Run(run)] = effects.as_slice() else { panic!("{effects:?}") };
-            assert_eq!((&record.key, record.until), (&key, self.now.after(door.cmd_timeout)));
+            assert_eq!((&record.key, record.until), (&key, self.now.after(record.cmd_timeout)));
+            assert!(record.cmd_timeout >= door.cmd_timeout);
             assert_eq!((run.id, run.kind), (record.id, RunKind::Start));
         }
         self.carry_out(effects);
@@ -232,15 +268,15 @@ impl Caller {
         let Run { id, .. } = self.running.remove(which);
         let mut was_knocked = false;
         if let Some(known) = self.known.get_mut(&id) {
-            let State::Running { kind, knocked } = known.state else { panic!("{known:?}") };
-            (known.state, was_knocked) = (State::Ended { kind, succeeded }, knocked);
+            let State::Running { kind, knocked, closes } = known.state else { panic!("{known:?}") };
+            (known.state, was_knocked) = (State::Ended { kind, succeeded, closes }, knocked);
         }
         let effects = self.leases.handle_exit(id, succeeded, self.now);
         self.carry_out(effects);
         let Some(known) = self.known.get_mut(&id) else { return };
         match known.state {
-            State::Ended { kind: RunKind::Start, .. } => {
-                assert!(!self.closing, "it stays open");
+            State::Ended { kind: RunKind::Start, closes, .. } => {
+                assert!(!self.closing && !closes, "it stays open");
                 let until = self.now.after(known.cmd_timeout);
                 assert_eq!(self.stored[&id].until, until);
                 known.state = State::Open { until, failed: !succeeded };
@@ -255,6 +291,58 @@ impl Caller {
             }
             _ => (),
         }
+    }
+
+    fn close(&mut self, is_meant: impl Fn(&LeaseKey) -> bool) {
+        let meant = self.known.values_mut().filter(|known| is_meant(&known.key));
+        let mut count = 0;
+        let mut stops = 0;
+        for known in meant {
+            count += 1;
+            match &mut known.state {
+                State::Running { knocked, closes, kind } => {
+                    *knocked &= *kind == RunKind::Start;
+                    *closes |= *kind == RunKind::Start;
+                }
+                State::Open { .. } | State::Failing => stops += 1,
+                State::Ended { .. } => panic!("{known:?}"),
+            }
+        }
+        let (closed, effects) = self.leases.close(is_meant);
+        assert_eq!((closed, effects.len()), (count, stops));
+        assert!(effects.iter().all(|effect| matches!(effect, Effect::Run(run) if run.kind == RunKind::Stop)));
+        self.asked = true;
+        self.carry_out(effects);
+        self.asked = false;
+    }
+
+    fn extend(&mut self, is_meant: impl Fn(&LeaseKey) -> bool, time: Option<Duration>) {
+        let mut ends = Vec::new();
+        for (&id, known) in self.known.iter_mut().filter(|(_, known)| is_meant(&known.key)) {
+            let Known { state, cmd_timeout, .. } = known;
+            let time = time.unwrap_or(*cmd_timeout);
+            match state {
+                State::Open { until, .. } => {
+                    prolong(until, cmd_timeout, time, self.now);
+                    ends.push((id, *until));
+                }
+                State::Running { kind: RunKind::Start, closes: false, .. } => {
+                    *cmd_timeout = time.max(*cmd_timeout);
+                    ends.push((id, self.now.after(*cmd_timeout)));
+                }
+                _ => {}
+            }
+        }
+        let (count, effects) = self.leases.extend(is_meant, time, self.now);
+        let stored: Vec<_> = effects
+            .iter()
+            .map(|effect| match effect {
+                Effect::Store(record) => (record.id, record.until),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!((count, stored), (ends.len(), ends));
+        self.carry_out(effects);
     }
 
     fn timeout(&mut self) {
@@ -300,7 +388,7 @@ impl Caller {
     fn end(&mut self, id: LeaseId, succeeded: bool) {
         self.stored.remove(&id).unwrap();
         let known = self.known.remove(&id).unwrap();
-        assert_eq!(known.state, State::Ended { kind: RunKind::Stop, succeeded });
+        assert_eq!(known.state, State::Ended { kind: RunKind::Stop, succeeded, closes: false });
     }
 
     fn run(&mut self, run: Run) {
@@ -318,18 +406,27 @@ impl Caller {
                     assert_eq!(run.command, known.key.start);
                 }
                 (RunKind::Stop, State::Open { until, .. }) => {
-                    assert!(until <= self.now || self.closing, "too early");
+                    assert!(until <= self.now || self.closing || self.asked, "too early");
                     assert_eq!(run.command, known.key.stop);
                 }
                 (RunKind::Stop, State::Failing) => assert_eq!(run.command, known.key.stop),
-                (RunKind::Stop, State::Ended { kind: RunKind::Start, .. }) => assert!(self.closing),
+                (RunKind::Stop, State::Ended { kind: RunKind::Start, closes, .. }) => {
+                    assert!(self.closing || closes);
+                }
                 (RunKind::Stop, _) => panic!("{run:?} after {known:?}"),
             }
-            known.state = State::Running { kind: run.kind, knocked: false };
+            known.state = State::Running { kind: run.kind, knocked: false, closes: false };
         } else {
             assert_eq!(run.door, "d", "a command runs for a lease that is not stored");
         }
         self.running.push(run);
+    }
+}
+
+/// Moves the end of an open lease to `time` from now, but never nearer.
+fn prolong(until: &mut Timestamp, cmd_timeout: &mut Duration, time: Duration, now: Timestamp) {
+    if now.after(time) >= *until {
+        (*until, *cmd_timeout) = (now.after(time), time);
     }
 }
 

@@ -13,7 +13,8 @@ use anyhow::{Context, Result, bail, ensure};
 use testbed::workspace_root;
 
 use crate::tools::{
-    CXX, IP, IPTABLES, NFT, NMAP, NSENTER, SETPRIV, TCPDUMP, UNSHARE, ensure_original, ensure_present,
+    CXX, FAIL2BAN, IP, IPTABLES, NFT, NMAP, NSENTER, SETPRIV, TCPDUMP, UNSHARE, ensure_original,
+    ensure_present,
 };
 
 const HEADING: Style = Style::new().bold();
@@ -34,7 +35,7 @@ pub(crate) fn run() -> ExitCode {
 
 fn run_steps(counts: &mut Counts) -> Result<()> {
     step("Needed tools", || {
-        ensure_present(&[IPTABLES, NFT, IP, UNSHARE, NSENTER, SETPRIV, NMAP, TCPDUMP])?;
+        ensure_present(&[IPTABLES, NFT, IP, UNSHARE, NSENTER, SETPRIV, NMAP, TCPDUMP, FAIL2BAN])?;
         ensure_original()?;
         for (component, command) in [("rustfmt", "cargo fmt --version"), ("clippy", "cargo clippy --version")]
         {

@@ -21,6 +21,8 @@ pub(crate) const UNSHARE: Tool = Tool { program: "unshare", package: "util-linux
 pub(crate) const NSENTER: Tool = Tool { program: "nsenter", package: "util-linux", fedora: "util-linux" };
 pub(crate) const SETPRIV: Tool = Tool { program: "setpriv", package: "util-linux", fedora: "util-linux" };
 pub(crate) const NMAP: Tool = Tool { program: "nmap", package: "nmap", fedora: "nmap" };
+pub(crate) const FAIL2BAN: Tool =
+    Tool { program: "fail2ban-regex", package: "fail2ban", fedora: "fail2ban-server" };
 pub(crate) const IPTABLES: Tool = Tool { program: "iptables", package: "iptables", fedora: "iptables-nft" };
 pub(crate) const NFT: Tool = Tool { program: "nft", package: "nftables", fedora: "nftables" };
 pub(crate) const TCPDUMP: Tool = Tool { program: "tcpdump", package: "tcpdump", fedora: "tcpdump" };

@@ -6,9 +6,10 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::value::{BOM, Report, Value};
-use super::{Commands, Config, Diagnostic, Door, OnExit, Options, Parsed, Places, Reopen, Secret};
+use super::{Commands, Config, Diagnostic, Door, LogFormat, OnExit, Options, Parsed, Places, Reopen, Secret};
 use crate::command::CommandTemplate;
 use crate::grammar::{self, Line};
+use crate::similar::similar;
 use crate::tcp_flags::FlagRule;
 
 /// A directive: its name, the older name that means the same, and what its value does to the section it stands in.
@@ -36,7 +37,7 @@ impl<Section> Directive<Section> {
     }
 }
 
-const OPTION_DIRECTIVES: [Directive<Options>; 12] = [
+const OPTION_DIRECTIVES: [Directive<Options>; 15] = [
     Directive::new("UseSyslog", |options, value| {
         options.use_syslog = true;
         value.ignore();
@@ -67,6 +68,15 @@ const OPTION_DIRECTIVES: [Directive<Options>; 12] = [
         let choices = [("close", OnExit::Close), ("keep", OnExit::Keep)];
         replace(&mut options.on_exit, value.choice(&choices, "`close` or `keep`"));
     }),
+    Directive::new("ControlSocket", |options, value| {
+        // An empty one says that there is to be none.
+        options.control_socket = value.text.filter(|path| !path.is_empty()).map(str::to_owned);
+    }),
+    Directive::new("LogFormat", |options, value| {
+        let choices = [("classic", LogFormat::Classic), ("json", LogFormat::Json)];
+        replace(&mut options.log_format, value.choice(&choices, "`classic` or `json`"));
+    }),
+    Directive::new("Metrics", |options, value| set(&mut options.metrics, value.path())),
 ];
 
 const DOOR_DIRECTIVES: [Directive<Draft>; 13] = [
@@ -301,16 +311,6 @@ fn is_secret(name: &str) -> bool {
     name == "Sequence" || name == "One_Time_Sequences"
 }
 
-/// The name that `word` was probably meant to be.
-fn similar(word: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
-    let word = word.to_lowercase();
-    names
-        .map(|name| (strsim::normalized_damerau_levenshtein(&word, &name.to_lowercase()), name))
-        .filter(|&(similarity, _)| similarity > 0.6)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, name)| name)
-}
-
 /// Makes a door of the section that has just ended, if it was one.
 fn finish(section: Section, config: &mut Config, report: &mut Report<'_>) {
     let Section::Door(draft) = section else { return };
@@ -423,6 +423,9 @@ CommandLimit = 60
 ScanLimit = 0
 StateDir = /var/lib/knocks
 OnExit = keep
+ControlSocket = /run/knocks
+LogFormat = JSON
+Metrics = /var/lib/knockd.prom
 
 [door]
 Sequence = 7000, 8000:udp ,9000:TCP
@@ -456,6 +459,9 @@ One_Time_Sequences = /etc/knockd/sequences
                 scan_limit: None,
                 state_dir: "/var/lib/knocks".to_owned(),
                 on_exit: OnExit::Keep,
+                control_socket: Some("/run/knocks".to_owned()),
+                log_format: LogFormat::Json,
+                metrics: Some("/var/lib/knockd.prom".to_owned()),
             },
             doors: vec![
                 Door {

@@ -374,6 +374,16 @@ impl Pair {
             let attempts = self.model.attempts();
             if is_current {
                 assert_eq!(self.matcher.attempts(), attempts.len() + self.model.cooling());
+                assert_eq!(self.matcher.underway_count(), attempts.len());
+                let mut shown: Vec<_> = self.matcher.underway().collect();
+                assert!(shown.is_sorted_by(|a, b| a.stage >= b.stage), "the most advanced stand first");
+                shown.sort_by_key(|attempt| (attempt.source, attempt.door));
+                let shown = shown.iter().map(|attempt| {
+                    let door = attempt.door.index();
+                    let end = attempt.begun.after(self.model.doors[door].0.seq_timeout);
+                    (attempt.source, door, attempt.stage, end)
+                });
+                assert_eq!(shown.collect::<Vec<_>>(), attempts);
             }
             let due = attempts.iter().map(|&(_, _, _, end)| end).min();
             assert!(due.is_none_or(|due| self.matcher.poll_timeout().is_some_and(|poll| poll <= due)));

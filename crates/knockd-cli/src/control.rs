@@ -1,0 +1,204 @@
+//! What is said on the control socket: one JSON object a line, a [`Request`] one way and a [`Reply`] the other.
+//!
+//! docs/json.md describes it; names and meanings stay, and there may be more of them one day.
+
+pub mod client;
+pub(crate) mod show;
+pub(crate) mod socket;
+mod status;
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::status::{
+    AttemptStatus, Attempts, Commands, Counters, DoorStatus, Health, InterfaceStatus, LeaseState,
+    LeaseStatus, Leases, Status,
+};
+
+/// The longest request, in bytes, its line end included.
+pub const MAX_REQUEST: usize = 4096;
+
+/// What a client asks for.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(tag = "request", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Request {
+    /// What the daemon is doing.
+    Status {},
+    /// Close doors before their time.
+    Close {
+        /// Doors of this name; without one, all of them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        door: Option<String>,
+        /// For this knocker; without one, for everybody.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<IpAddr>,
+    },
+    /// Keep a door open longer.
+    Extend {
+        /// Doors of this name.
+        door: String,
+        /// For this knocker.
+        address: IpAddr,
+        /// At least so long from now; without it, the door's `Cmd_Timeout`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seconds: Option<u32>,
+    },
+    /// Open a door as if it had been knocked at.
+    Open {
+        /// Doors of this name.
+        door: String,
+        /// For this knocker.
+        address: IpAddr,
+    },
+    /// Read the configuration again.
+    Reload {},
+    /// Tell what becomes of packets until the client goes away.
+    Trace {
+        /// The only source that is of interest.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<IpAddr>,
+    },
+}
+
+impl Request {
+    /// Reads a line.
+    ///
+    /// # Errors
+    /// When it is no request; the text says what is wrong with it.
+    pub fn parse(line: &[u8]) -> Result<Self, String> {
+        if line.len() > MAX_REQUEST {
+            return Err(format!("a request is longer than {MAX_REQUEST} bytes"));
+        }
+        serde_json::from_slice(line).map_err(|error| format!("this is no request: {error}"))
+    }
+}
+
+/// Prints the request as it is written on the command line, without `knockd`.
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status {} => write!(f, "status"),
+            Self::Close { door, address } => {
+                write!(f, "close")?;
+                door.iter().try_for_each(|door| write!(f, " {door}"))?;
+                match address {
+                    Some(address) => write!(f, " {address}"),
+                    None => write!(f, " --all"),
+                }
+            }
+            Self::Extend { door, address, seconds } => {
+                write!(f, "extend {door} {address}")?;
+                seconds.iter().try_for_each(|seconds| write!(f, " {seconds}"))
+            }
+            Self::Open { door, address } => write!(f, "open {door} {address}"),
+            Self::Reload {} => write!(f, "reload"),
+            Self::Trace { address } => {
+                write!(f, "trace")?;
+                address.iter().try_for_each(|address| write!(f, " {address}"))
+            }
+        }
+    }
+}
+
+/// What the daemon answers.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(tag = "reply", rename_all = "lowercase")]
+pub enum Reply {
+    /// The answer to [`Request::Status`].
+    Status(Box<Status>),
+    /// It was done.
+    Done {
+        /// What was done, for people.
+        text: String,
+    },
+    /// One of the answers to [`Request::Trace`].
+    Traced {
+        /// What happened, for programs: what docs/json.md says of `knockd trace`.
+        event: serde_json::Value,
+        /// The same for people; may have several lines.
+        text: String,
+    },
+    /// It was not done.
+    Refused {
+        /// Why, for people; may have several lines.
+        reason: String,
+    },
+}
+
+impl Reply {
+    pub(crate) fn done(text: impl Into<String>) -> Self {
+        Self::Done { text: text.into() }
+    }
+
+    pub(crate) fn refused(reason: impl Into<String>) -> Self {
+        Self::Refused { reason: reason.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn requests() -> impl Strategy<Value = Request> {
+        let door = || any::<String>();
+        let address = || any::<IpAddr>();
+        let close = (proptest::option::of(door()), proptest::option::of(address()));
+        let extend = (door(), address(), proptest::option::of(any::<u32>()));
+        prop_oneof![
+            Just(Request::Status {}),
+            Just(Request::Reload {}),
+            close.prop_map(|(door, address)| Request::Close { door, address }),
+            extend.prop_map(|(door, address, seconds)| Request::Extend { door, address, seconds }),
+            proptest::option::of(address()).prop_map(|address| Request::Trace { address }),
+            (door(), address()).prop_map(|(door, address)| Request::Open { door, address }),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_request_is_one_line_and_is_read_as_it_was_written(request in requests()) {
+            let line = serde_json::to_string(&request).unwrap();
+            prop_assert!(!line.contains('\n'));
+            if line.len() <= MAX_REQUEST {
+                prop_assert_eq!(Request::parse(line.as_bytes()), Ok(request));
+            }
+        }
+
+        #[test]
+        fn what_is_cut_off_or_followed_by_more_is_no_request(request in requests(), at in any::<prop::sample::Index>()) {
+            let line = serde_json::to_vec(&request).unwrap();
+            prop_assert!(Request::parse(&line[..at.index(line.len())]).is_err());
+            let more = [&line[..], b"{}"].concat();
+            prop_assert!(Request::parse(&more).is_err());
+        }
+
+        #[test]
+        fn any_bytes_are_a_request_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Request::parse(&bytes);
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        for line in [
+            r#"{"request":"stop"}"#,
+            r#"{"request":"status","more":1}"#,
+            r#"{"request":"open","door":"ssh"}"#,
+            r#"{"request":"open","door":"ssh","address":"example.com"}"#,
+            r#"{"request":"extend","door":"ssh","address":"192.0.2.1","seconds":-1}"#,
+            "",
+        ] {
+            assert!(Request::parse(line.as_bytes()).is_err(), "{line}");
+        }
+        // An attacker's favourites: depth and length.
+        let deep = "[".repeat(MAX_REQUEST);
+        assert!(Request::parse(deep.as_bytes()).is_err());
+        assert!(Request::parse(&vec![b' '; MAX_REQUEST + 1]).unwrap_err().contains("4096"));
+    }
+}

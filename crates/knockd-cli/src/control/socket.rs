@@ -1,0 +1,404 @@
+//! The daemon's side of the control socket: its threads read requests and write replies, so that the engine waits for no client.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use nix::unistd::{Group, Uid, User};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::{MAX_REQUEST, Reply, Request};
+
+/// The group that may use the socket, if there is one.
+const GROUP: &str = "knockd";
+
+/// How many clients are connected at most.
+const MAX_CLIENTS: usize = 16;
+
+/// A client that says nothing for so long is let go, and so is one that does not take its reply.
+const PATIENCE: Duration = Duration::from_secs(60);
+const WRITE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long the engine may take to answer; reading a configuration from a slow disk is the longest.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// How many answers to [`Request::Trace`] wait for a client; what comes then is left out.
+const TRACED: usize = 1024;
+
+/// How often a client that is told nothing is looked after.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The pause before it is looked again whether a daemon lives; the second one is twice as long.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// How many requests wait for the engine.
+const QUEUE: usize = MAX_CLIENTS;
+
+/// A request on its way to the engine.
+#[derive(Debug)]
+pub(crate) struct Ask {
+    pub(crate) request: Request,
+    /// Who asks, for the log.
+    pub(crate) who: String,
+    /// Takes one reply without making anybody wait, or [`TRACED`] of them.
+    pub(crate) reply: Sender<Reply>,
+    /// Gone when the client is gone.
+    pub(crate) listening: Weak<()>,
+}
+
+/// Everything that asks the engine: the socket, if there is one, and whoever else holds a sender.
+#[derive(Debug)]
+pub(crate) struct Control {
+    pub(crate) asks: Receiver<Ask>,
+    asking: Sender<Ask>,
+    serving: Option<Serving>,
+}
+
+impl Control {
+    /// Serves the socket, if there is one.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub(crate) fn start(bound: Option<Bound>) -> anyhow::Result<Self> {
+        let (asking, asks) = bounded(QUEUE);
+        let serving = bound.map(|bound| Serving::start(bound, asking.clone())).transpose()?;
+        Ok(Self { asks, asking, serving })
+    }
+
+    /// For others that want to ask.
+    pub(crate) fn asking(&self) -> Sender<Ask> {
+        self.asking.clone()
+    }
+
+    /// Listens at another path from now on, or nowhere. Clients that are connected stay.
+    ///
+    /// # Errors
+    /// When the socket cannot be made; then there is none.
+    pub(crate) fn move_to(&mut self, path: Option<&Path>) -> anyhow::Result<Option<String>> {
+        self.serving = None;
+        let Some(path) = path else { return Ok(None) };
+        let (bound, notice) = Bound::make(path)?;
+        self.serving = Some(Serving::start(bound, self.asking.clone())?);
+        Ok(notice)
+    }
+}
+
+/// A socket that nobody accepts from yet. It has no thread, so it survives the fork. Dropping it removes it.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Which file it is, since another one may stand in its place later.
+    identity: (u64, u64),
+}
+
+impl Bound {
+    /// Makes the socket in place of one that a dead daemon has left behind, with the rights that it is to have from its first
+    /// moment. The second part is what somebody should know about these.
+    ///
+    /// # Errors
+    /// When it cannot be made, or when something else stands there: the socket of a living daemon, or no socket.
+    pub(crate) fn make(path: &Path) -> anyhow::Result<(Self, Option<String>)> {
+        let directory =
+            path.parent().filter(|parent| *parent != Path::new("")).context("it has no directory")?;
+        if let Ok(metadata) = fs::symlink_metadata(path) {
+            if !metadata.file_type().is_socket() {
+                bail!("there is something else with this name");
+            }
+            if is_served(path) {
+                bail!("another knockd that is running uses it; give each a `ControlSocket` of its own");
+            }
+        }
+        DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+        // Nobody else can reach into this directory, so nobody connects before the rights are right.
+        let workshop = tempfile::Builder::new()
+            .prefix(".new-")
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir_in(directory)?;
+        let fresh = workshop.path().join("s");
+        let listener = UnixListener::bind(&fresh)?;
+        fs::set_permissions(&fresh, Permissions::from_mode(0o600))?;
+        let mut notice = None;
+        if let Some(group) = Group::from_name(GROUP).ok().flatten() {
+            let shared = chown(&fresh, None, Some(group.gid.as_raw()))
+                .and_then(|()| fs::set_permissions(&fresh, Permissions::from_mode(0o660)));
+            notice = shared.err().map(|error| {
+                format!(
+                    "the group {GROUP} cannot use the control socket {}, since it cannot be given to it: {error}; knockd \
+                     has to be a member of the group",
+                    path.display()
+                )
+            });
+        }
+        let metadata = fs::symlink_metadata(&fresh)?;
+        fs::rename(&fresh, path)?;
+        let identity = (metadata.dev(), metadata.ino());
+        Ok((Self { listener, path: path.to_owned(), identity }, notice))
+    }
+}
+
+/// Whether a daemon lives that has this socket. A process that one was just starting when it was killed holds its files for a
+/// moment, so this looks again.
+fn is_served(path: &Path) -> bool {
+    (0..3).all(|round| {
+        thread::sleep(LOOK_AGAIN * round);
+        UnixStream::connect(path).is_ok()
+    })
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        let is_ours = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino()) == self.identity;
+        if fs::symlink_metadata(&self.path).as_ref().is_ok_and(is_ours) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A thread that accepts clients; dropping it ends that and removes the socket.
+#[derive(Debug)]
+struct Serving {
+    _bound: Bound,
+    /// Closing it tells the thread to end.
+    _wanted: PipeWriter,
+}
+
+impl Serving {
+    fn start(bound: Bound, asking: Sender<Ask>) -> anyhow::Result<Self> {
+        let listener = bound.listener.try_clone().context("cannot serve the control socket")?;
+        let (unwanted, wanted) = io::pipe().context("cannot serve the control socket")?;
+        crate::spawn("control", move || accept(&listener, &unwanted, &asking))?;
+        Ok(Self { _bound: bound, _wanted: wanted })
+    }
+}
+
+fn accept(listener: &UnixListener, unwanted: &PipeReader, asking: &Sender<Ask>) {
+    // Every client holds a copy.
+    let seats = Arc::new(());
+    loop {
+        let mut polled = [PollFd::new(listener, PollFlags::IN), PollFd::new(unwanted, PollFlags::IN)];
+        let ready = poll(&mut polled, None);
+        if polled.get(1).is_some_and(|unwanted| !unwanted.revents().is_empty()) {
+            return;
+        }
+        let Some(client) = ready.ok().and_then(|_| listener.accept().ok()).map(|(client, _)| client) else {
+            // No descriptor is left, perhaps; there may be one in a moment.
+            thread::sleep(Duration::from_millis(100));
+            continue;
+        };
+        let _ = client.set_write_timeout(Some(WRITE_LIMIT)).and(client.set_read_timeout(Some(PATIENCE)));
+        if Arc::strong_count(&seats) > MAX_CLIENTS {
+            let _ = write(&client, &Reply::refused(format!("{MAX_CLIENTS} others are asking already")));
+            continue;
+        }
+        let (seat, asking) = (Arc::clone(&seats), asking.clone());
+        // Without a thread the client is let go.
+        let _ = thread::Builder::new().name("control-client".to_owned()).spawn(move || {
+            serve(&client, &asking);
+            drop(seat);
+        });
+    }
+}
+
+/// Answers one request after the other, until the client goes away or does what it should not.
+fn serve(client: &UnixStream, asking: &Sender<Ask>) {
+    let who = who_is(client);
+    let listening = Arc::new(());
+    let mut lines = BufReader::new(client);
+    loop {
+        let mut line = Vec::new();
+        let limit = u64::try_from(MAX_REQUEST).unwrap_or(u64::MAX) + 1;
+        match (&mut lines).take(limit).read_until(b'\n', &mut line) {
+            Ok(1..) => {}
+            Ok(0) | Err(_) => return,
+        }
+        let (reply, is_well) = match Request::parse(&line) {
+            Ok(request) => {
+                let room = if matches!(request, Request::Trace { .. }) { TRACED } else { 1 };
+                let (reply, replies) = bounded(room);
+                let ask = Ask { request, who: who.clone(), reply, listening: Arc::downgrade(&listening) };
+                let first = answer(ask, asking, &replies);
+                if matches!(first, Reply::Traced { .. }) {
+                    return pass_on(client, &first, &replies);
+                }
+                (first, true)
+            }
+            Err(reason) => (Reply::refused(reason), false),
+        };
+        if write(client, &reply).is_err() || !is_well {
+            return;
+        }
+    }
+}
+
+/// Asks the engine and waits for its reply.
+fn answer(ask: Ask, asking: &Sender<Ask>, replies: &Receiver<Reply>) -> Reply {
+    // Its receiver is gone when the daemon is ending.
+    let asked = asking.send_timeout(ask, ANSWER_LIMIT).is_ok();
+    let reply = asked.then(|| replies.recv_timeout(ANSWER_LIMIT).ok()).flatten();
+    reply.unwrap_or_else(|| Reply::refused("knockd is ending, or too busy to answer"))
+}
+
+/// Passes on what the engine tells, until the client goes away.
+fn pass_on(client: &UnixStream, first: &Reply, replies: &Receiver<Reply>) {
+    let mut written = write(client, first);
+    while written.is_ok() {
+        written = match replies.recv_timeout(LOOK) {
+            Ok(reply) => write(client, &reply),
+            // He has nothing more to say: whatever he does is the end.
+            Err(RecvTimeoutError::Timeout) if is_silent(client) => Ok(()),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
+        };
+    }
+}
+
+fn is_silent(client: &UnixStream) -> bool {
+    let now = Timespec::default();
+    poll(&mut [PollFd::new(client, PollFlags::IN | PollFlags::RDHUP)], Some(&now))
+        .is_ok_and(|ready| ready == 0)
+}
+
+fn write(mut client: &UnixStream, reply: &Reply) -> io::Result<()> {
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    client.write_all(&line)
+}
+
+/// The user at the other end and its process, for the log.
+fn who_is(client: &UnixStream) -> String {
+    let Ok(peer) = rustix::net::sockopt::socket_peercred(client) else { return "somebody".to_owned() };
+    let uid = peer.uid.as_raw();
+    let name = User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name);
+    format!("{} (pid {})", name.unwrap_or_else(|| format!("user {uid}")), peer.pid.as_raw_nonzero())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    /// A control socket whose engine refuses everything, with the request as the reason.
+    fn served() -> (tempfile::TempDir, PathBuf, Control) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sub/control");
+        let (bound, _) = Bound::make(&path).unwrap();
+        let control = Control::start(Some(bound)).unwrap();
+        let asks = control.asks.clone();
+        thread::spawn(move || {
+            for Ask { request, reply, .. } in asks {
+                let _ = reply.try_send(Reply::refused(request.to_string()));
+            }
+        });
+        (directory, path, control)
+    }
+
+    fn line(client: &UnixStream) -> String {
+        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut line = String::new();
+        BufReader::new(client).read_line(&mut line).unwrap();
+        line
+    }
+
+    fn status(mut client: &UnixStream) -> String {
+        client.write_all(b"{\"request\":\"status\"}\n").unwrap();
+        line(client)
+    }
+
+    const ANSWER: &str = "{\"reply\":\"refused\",\"reason\":\"status\"}\n";
+
+    #[test]
+    fn the_socket_is_for_its_owner_replaces_a_dead_one_and_goes_with_the_daemon() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control");
+        drop(UnixListener::bind(&path).unwrap());
+        let (bound, _) = Bound::make(&path).unwrap();
+        let mode = fs::metadata(&path).unwrap().mode() & 0o777;
+        let group = Group::from_name(GROUP).unwrap();
+        assert!(mode == 0o600 || group.is_some() && mode == 0o660, "{mode:o}");
+        let names: Vec<_> =
+            fs::read_dir(directory.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(names, ["control"]);
+        let error = Bound::make(&path).unwrap_err().to_string();
+        assert!(error.contains("another knockd"), "{error}");
+        drop(bound);
+        assert!(!path.exists());
+        fs::write(&path, "precious").unwrap();
+        assert!(Bound::make(&path).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn what_another_has_put_in_its_place_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control");
+        let (first, _) = Bound::make(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let (_second, _) = Bound::make(&path).unwrap();
+        drop(first);
+        assert!(UnixStream::connect(&path).is_ok());
+    }
+
+    #[test]
+    fn requests_are_answered_one_after_the_other() {
+        let (_directory, path, _control) = served();
+        let client = UnixStream::connect(path).unwrap();
+        assert_eq!([status(&client), status(&client)], [ANSWER, ANSWER]);
+    }
+
+    #[test]
+    fn garbage_is_refused_and_its_sender_let_go() {
+        let (_directory, path, _control) = served();
+        for garbage in [&b"what?\n"[..], &[0xff; 10_000], &[b'['; 10_000], b"\n"] {
+            let mut client = UnixStream::connect(&path).unwrap();
+            // The daemon may close before everything is written.
+            let _ = client.write_all(garbage);
+            let _ = client.shutdown(std::net::Shutdown::Write);
+            let mut said = Vec::new();
+            let _ = client.read_to_end(&mut said);
+            assert!(said.is_empty() || said.starts_with(b"{\"reply\":\"refused\""), "{said:?}");
+        }
+        assert_eq!(status(&UnixStream::connect(&path).unwrap()), ANSWER);
+    }
+
+    #[test]
+    fn those_who_say_nothing_or_read_nothing_take_seats_and_no_more() {
+        let (_directory, path, _control) = served();
+        let silent: Vec<_> = (0..MAX_CLIENTS).map(|_| UnixStream::connect(&path).unwrap()).collect();
+        let refused = line(&UnixStream::connect(&path).unwrap());
+        assert!(refused.contains("16 others are asking already"), "{refused}");
+        drop(silent);
+        let end = Instant::now() + Duration::from_secs(20);
+        while status_if_seated(&path).as_deref() != Some(ANSWER) {
+            assert!(Instant::now() < end);
+        }
+    }
+
+    fn status_if_seated(path: &Path) -> Option<String> {
+        let mut client = UnixStream::connect(path).ok()?;
+        client.write_all(b"{\"request\":\"status\"}\n").ok()?;
+        let mut answer = String::new();
+        BufReader::new(client).read_line(&mut answer).ok()?;
+        Some(answer)
+    }
+
+    #[test]
+    fn when_the_engine_is_gone_the_client_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control");
+        let (bound, _) = Bound::make(&path).unwrap();
+        let mut control = Control::start(Some(bound)).unwrap();
+        let client = UnixStream::connect(&path).unwrap();
+        control.asks = crossbeam_channel::never();
+        assert!(status(&client).contains("knockd is ending"));
+        drop(control);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,241 @@
+//! What a person may ask of the leases: to see them, to close one before its time, to keep one open longer.
+
+use std::time::Duration;
+
+use super::{Effect, LeaseId, LeaseKey, Leases, Phase};
+use crate::time::Timestamp;
+
+/// A lease as a person may see it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LeaseView<'a> {
+    /// What it is to its knocker.
+    pub key: &'a LeaseKey,
+    /// How far it is.
+    pub state: LeaseState,
+}
+
+/// How far a lease is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum LeaseState {
+    /// The start command is running.
+    Starting,
+    /// The door is open.
+    Open {
+        /// When the stop command is due.
+        until: Timestamp,
+        /// Whether the start command has failed.
+        failed: bool,
+    },
+    /// The stop command is running.
+    Closing,
+    /// The stop command has failed.
+    Retrying {
+        /// When it is tried again.
+        again: Timestamp,
+        /// How often it has failed.
+        failures: usize,
+    },
+}
+
+impl Leases {
+    /// All leases, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = LeaseView<'_>> {
+        self.by_id.values().map(|lease| {
+            let state = match lease.phase {
+                Phase::Starting { .. } => LeaseState::Starting,
+                Phase::Open { until, failed } => LeaseState::Open { until, failed },
+                Phase::Stopping { .. } => LeaseState::Closing,
+                Phase::Failing { failures, again } => LeaseState::Retrying { again, failures },
+            };
+            LeaseView { key: &lease.key, state }
+        })
+    }
+
+    /// Closes every lease that is meant before its time; returns how many those are, and what has to be done.
+    ///
+    /// One whose start command is still running is closed when that has ended, unless there is another knock before. A stop
+    /// command that is running stays the last one, even if there was a knock meanwhile, and one that waits to be tried again
+    /// is tried at once.
+    pub fn close(&mut self, is_meant: impl Fn(&LeaseKey) -> bool) -> (usize, Vec<Effect>) {
+        let meant = self.ids(is_meant);
+        let mut effects = Vec::new();
+        for &id in &meant {
+            let Some(lease) = self.by_id.get_mut(&id) else { continue };
+            match lease.phase {
+                Phase::Starting { .. } => lease.phase = Phase::Starting { closes: true },
+                Phase::Stopping { failures, .. } => {
+                    lease.phase = Phase::Stopping { failures, knocked: false };
+                }
+                Phase::Open { until: at, .. } | Phase::Failing { again: at, .. } => {
+                    self.due.remove(&(at, id));
+                    effects.push(lease.stop(id, lease.failures()));
+                }
+            }
+        }
+        (meant.len(), effects)
+    }
+
+    /// Keeps every lease that is meant open for `time` from now or, without one, for its `Cmd_Timeout`, but never shorter
+    /// than it would be; returns how many those are, and what has to be done.
+    ///
+    /// For one whose start command is still running the time begins when that has ended. One that is being closed is not
+    /// counted and stays as it is.
+    pub fn extend(
+        &mut self,
+        is_meant: impl Fn(&LeaseKey) -> bool,
+        time: Option<Duration>,
+        now: Timestamp,
+    ) -> (usize, Vec<Effect>) {
+        let mut extended = 0;
+        let mut effects = Vec::new();
+        for id in self.ids(is_meant) {
+            let Some(lease) = self.by_id.get_mut(&id) else { continue };
+            let time = time.unwrap_or(lease.cmd_timeout);
+            match lease.phase {
+                Phase::Starting { closes: false } => {
+                    lease.cmd_timeout = lease.cmd_timeout.max(time);
+                    // Should the daemon die now, its successor keeps the door open as long.
+                    effects.push(lease.store(id, now.after(lease.cmd_timeout), false));
+                }
+                Phase::Open { until, failed } => {
+                    self.due.remove(&(until, id));
+                    let until = lease.prolong(until, time, now);
+                    self.due.insert((until, id));
+                    effects.push(lease.store(id, until, failed));
+                }
+                Phase::Starting { closes: true } | Phase::Stopping { .. } | Phase::Failing { .. } => continue,
+            }
+            extended += 1;
+        }
+        (extended, effects)
+    }
+
+    /// Those that are meant, the oldest first.
+    fn ids(&self, is_meant: impl Fn(&LeaseKey) -> bool) -> Vec<LeaseId> {
+        let meant = self.by_id.iter().filter(|(_, lease)| is_meant(&lease.key));
+        let mut ids: Vec<_> = meant.map(|(&id, _)| id).collect();
+        ids.sort_unstable();
+        ids
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::command::CommandTemplate;
+    use crate::config::{Commands, Door, Options, Secret};
+    use crate::lease::{Run, RunKind};
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::ZERO.after(Duration::from_secs(seconds))
+    }
+
+    fn source() -> IpAddr {
+        "192.0.2.1".parse().unwrap()
+    }
+
+    /// Ten seconds long.
+    fn door() -> Door {
+        let command = |text| Commands::both(CommandTemplate::parse(text).unwrap());
+        let sequence = Secret::Sequence("1,2".parse().unwrap());
+        Door { start: command("a"), stop: command("b"), ..Door::new("door", sequence) }
+    }
+
+    /// Knocks at the moment 0.
+    fn knocked() -> (Leases, LeaseId) {
+        let mut leases = Leases::new();
+        let effects = leases.open(&door(), source(), Options::DEFAULT_MAX_OPEN, at(0)).unwrap();
+        let Some(&Effect::Run(Run { id, .. })) = effects.last() else { panic!("{effects:?}") };
+        (leases, id)
+    }
+
+    fn opened() -> (Leases, LeaseId) {
+        let (mut leases, id) = knocked();
+        leases.handle_exit(id, true, at(0));
+        (leases, id)
+    }
+
+    fn knock(leases: &mut Leases, seconds: u64) {
+        leases.open(&door(), source(), Options::DEFAULT_MAX_OPEN, at(seconds)).unwrap();
+    }
+
+    /// The kinds of commands that are to run.
+    fn runs(effects: &[Effect]) -> Vec<RunKind> {
+        let runs = effects.iter().filter_map(|effect| match effect {
+            Effect::Run(run) => Some(run.kind),
+            _ => None,
+        });
+        runs.collect()
+    }
+
+    fn all(_: &LeaseKey) -> bool {
+        true
+    }
+
+    #[test]
+    fn an_open_door_is_closed_at_once_and_only_the_one_that_is_meant() {
+        let (mut leases, id) = opened();
+        assert_eq!(leases.close(|key| key.door == "other"), (0, vec![]));
+        let (count, effects) = leases.close(|key| key.door == "door" && key.source == source());
+        assert_eq!((count, runs(&effects), leases.poll_timeout()), (1, vec![RunKind::Stop], None));
+        assert_eq!(leases.iter().next().unwrap().state, LeaseState::Closing);
+        assert_eq!(leases.close(all), (1, vec![]), "it is being closed");
+        assert_eq!(leases.handle_exit(id, true, at(1)), [Effect::Forget(id)]);
+    }
+
+    #[test]
+    fn a_door_that_is_just_opening_is_closed_when_its_start_command_has_ended_unless_somebody_knocks() {
+        for knocks in [false, true] {
+            let (mut leases, id) = knocked();
+            assert_eq!(leases.close(all), (1, vec![]));
+            assert_eq!(leases.extend(all, None, at(0)), (0, vec![]));
+            if knocks {
+                knock(&mut leases, 0);
+            }
+            let stops = runs(&leases.handle_exit(id, true, at(1)));
+            assert_eq!(stops.is_empty(), knocks);
+        }
+    }
+
+    #[test]
+    fn closing_takes_back_a_knock_during_the_stop_command_and_hurries_a_retry() {
+        let (mut leases, id) = opened();
+        leases.handle_timeout(at(10));
+        knock(&mut leases, 10);
+        assert_eq!(leases.close(all), (1, vec![]));
+        assert_eq!(leases.handle_exit(id, false, at(11)), []);
+        assert_eq!(leases.iter().next().unwrap().state, LeaseState::Retrying { again: at(13), failures: 1 });
+        assert_eq!(leases.extend(all, None, at(11)), (0, vec![]));
+        assert_eq!(runs(&leases.close(all).1), [RunKind::Stop]);
+        assert_eq!(leases.poll_timeout(), None);
+        assert_eq!(leases.handle_exit(id, true, at(12)), [Effect::Forget(id)]);
+    }
+
+    #[test]
+    fn a_lease_is_extended_by_its_own_time_or_another_and_never_shortened_not_even_by_a_knock() {
+        let (mut leases, _) = opened();
+        let until = |leases: &Leases| leases.poll_timeout().unwrap();
+        assert_eq!((leases.extend(all, None, at(5)).0, until(&leases)), (1, at(15)));
+        let (_, effects) = leases.extend(all, Some(Duration::from_secs(3600)), at(5));
+        assert!(
+            matches!(&effects[..], [Effect::Store(record)] if record.until == at(3605) && record.cmd_timeout.as_secs() == 3600)
+        );
+        leases.extend(all, Some(Duration::from_secs(1)), at(6));
+        assert_eq!(until(&leases), at(3605));
+        knock(&mut leases, 7);
+        assert_eq!(until(&leases), at(3605));
+        knock(&mut leases, 3600);
+        assert_eq!(until(&leases), at(3610));
+    }
+
+    #[test]
+    fn a_lease_that_is_starting_gets_its_longer_time_when_it_has_started() {
+        let (mut leases, id) = knocked();
+        let (count, effects) = leases.extend(all, Some(Duration::from_secs(60)), at(0));
+        assert!(count == 1 && matches!(&effects[..], [Effect::Store(record)] if record.until == at(60)));
+        leases.handle_exit(id, true, at(2));
+        assert_eq!(leases.poll_timeout(), Some(at(62)));
+    }
+}
