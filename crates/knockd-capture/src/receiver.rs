@@ -111,11 +111,11 @@ impl<S: AsFd + Send> DataLinkReceiver for Receiver<S> {
 }
 
 /// How long to nap when packets come fast: a batch costs a few wake-ups, of this process and of whoever reads what it says.
-const NAP: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+const NAP: Timespec = Timespec { tv_sec: 0, tv_nsec: 3_000_000 };
 
 /// How many wake-ups in a row are fine, and how often one more is: a knock never meets this limit, a flood does.
 const WAKE_UPS: u32 = 16;
-const WAKE_UP_EVERY: Duration = Duration::from_millis(3);
+const WAKE_UP_EVERY: Duration = Duration::from_millis(4);
 
 /// Counts wake-ups, as a bucket that leaks.
 #[derive(Debug)]
@@ -162,7 +162,7 @@ mod tests {
         assert!(pace.is_fast(start + Duration::from_millis(1)));
         // As long as naps end with packets, they go on; once it is quiet, they end.
         for nap in 1..1000 {
-            assert!(pace.is_fast(start + Duration::from_millis(1 + 2 * nap)), "nap {nap}");
+            assert!(pace.is_fast(start + Duration::from_millis(1 + 3 * nap)), "nap {nap}");
         }
         assert!(!pace.is_fast(start + Duration::from_secs(10)));
     }
@@ -172,7 +172,7 @@ mod tests {
         let start = Instant::now();
         let mut pace = Pace::new(start);
         for packet in 0..1000 {
-            let now = start + packet * Duration::from_millis(4);
+            let now = start + packet * Duration::from_millis(5);
             pace.count(now);
             assert!(!pace.is_fast(now), "packet {packet}");
         }

@@ -2,13 +2,14 @@
 //!
 //! [`run`] is the whole program. A packet goes from the decoder's process through the listener's thread to the engine's
 //! loop, which asks the core what it means and has the runner execute what follows.
-#![forbid(unsafe_code)]
 
+mod accounts;
 pub mod args;
 #[doc(hidden)]
 pub mod capture_file;
 pub mod check;
 mod clock;
+mod code;
 pub mod control;
 pub mod decoder;
 mod doors;

@@ -14,6 +14,7 @@ use knockd_capture::{Buffer, Interface, PacketSocket, Program};
 use knockd_core::Packet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::code::Code;
 use crate::decoder;
 use crate::logging::Line;
 use crate::record::{self, Kept, Record};
@@ -196,7 +197,13 @@ impl Reporter {
                     let error = io::Error::from_raw_os_error(number.into());
                     result = Err(End::Failed(format!("cannot read packets: {error}")));
                 }
-                Record::Ready(kept) => self.tell_what_is_kept(kept)?,
+                Record::Ready(kept) => {
+                    // Of all that happens at the start, this is the last.
+                    if let Some(code) = Code::find() {
+                        code.give_back();
+                    }
+                    self.tell_what_is_kept(kept)?;
+                }
                 Record::Dropped(count) => self.say(Heard::Dropped(count))?,
             }
         }

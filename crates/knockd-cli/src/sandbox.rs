@@ -13,6 +13,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
+use crate::accounts;
 use crate::record::Kept;
 
 /// The users that the decoder becomes, the first that exists.
@@ -58,21 +59,12 @@ fn number(result: nix::Result<()>) -> u16 {
 
 /// Becomes another user without any group of the old one.
 fn leave_user() -> nix::Result<()> {
-    // Users of services are in this file; to look elsewhere would load whatever the system looks them up with.
-    let known = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let found = USERS.iter().find_map(|name| ids(&known, name)).filter(|(user, _)| *user != 0);
+    let found = USERS.iter().find_map(|name| accounts::user(name)).filter(|(user, _)| *user != 0);
     let (user, group) = found.unwrap_or((NOBODY, NOBODY));
     let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
     setgroups(&[])?;
     setresgid(group, group, group)?;
     setresuid(user, user, user)
-}
-
-/// The numbers of a user and of its group (passwd(5)).
-fn ids(known: &str, name: &str) -> Option<(u32, u32)> {
-    let mut fields =
-        known.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?.split(':').skip(1);
-    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
 /// Closes what whoever started the daemon left open, and what the look for the user opened.
@@ -217,17 +209,6 @@ mod tests {
         assert_eq!(end_of("nothing").code(), Some(7), "what is needed is allowed");
         for (act, _) in ACTS {
             assert_eq!(end_of(act).signal(), Some(nix::libc::SIGSYS), "{act}");
-        }
-    }
-
-    #[test]
-    fn a_user_is_found_by_its_whole_name() {
-        let known =
-            "root:x:0:0:root:/root:/bin/bash\nknockd2:x:9:9::/:\nknockd:x:107:112::/:/bin/false\nodd:x:y:1\n";
-        assert_eq!(ids(known, "knockd"), Some((107, 112)));
-        assert_eq!(ids(known, "root"), Some((0, 0)));
-        for name in ["knock", "odd", "nobody", ""] {
-            assert_eq!(ids(known, name), None, "{name}");
         }
     }
 

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use nix::unistd::{Group, Uid, User};
+use nix::unistd::{Uid, User};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{MAX_REQUEST, Reply, Request};
+use crate::accounts;
 
 /// The group that may use the socket, if there is one.
 const GROUP: &str = "knockd";
@@ -126,8 +127,8 @@ impl Bound {
         let listener = UnixListener::bind(&fresh)?;
         fs::set_permissions(&fresh, Permissions::from_mode(0o600))?;
         let mut notice = None;
-        if let Some(group) = Group::from_name(GROUP).ok().flatten() {
-            let shared = chown(&fresh, None, Some(group.gid.as_raw()))
+        if let Some(group) = accounts::group(GROUP) {
+            let shared = chown(&fresh, None, Some(group))
                 .and_then(|()| fs::set_permissions(&fresh, Permissions::from_mode(0o660)));
             notice = shared.err().map(|error| {
                 format!(
@@ -321,7 +322,7 @@ mod tests {
         drop(UnixListener::bind(&path).unwrap());
         let (bound, _) = Bound::make(&path).unwrap();
         let mode = fs::metadata(&path).unwrap().mode() & 0o777;
-        let group = Group::from_name(GROUP).unwrap();
+        let group = accounts::group(GROUP);
         assert!(mode == 0o600 || group.is_some() && mode == 0o660, "{mode:o}");
         let names: Vec<_> =
             fs::read_dir(directory.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();

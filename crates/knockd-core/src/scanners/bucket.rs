@@ -61,15 +61,24 @@ pub(super) struct Try {
 pub(super) struct Bucket {
     networks: [Network; SOURCES],
     states: [State; SOURCES],
-    /// What each has tried, every port once, as many as the limit at most; empty for a scanner.
+    /// What each has tried, every port once, as many as the limit at most. Only from the second port on, since most of a flood's
+    /// sources come once: what one of them leaves behind is whatever was here before.
     tries: [Vec<Try>; SOURCES],
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct State {
     /// When its last stray came; a scanner's last connection attempt.
     seen: Second,
+    /// The port that it tried, while it is one.
+    only: Step,
     standing: Standing,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { seen: Second::default(), only: Step::tcp(0), standing: Standing::Quiet }
+    }
 }
 
 /// How near a source is to being a scanner.
@@ -113,10 +122,8 @@ impl Bucket {
         if let Some(known) = self.networks.get_mut(place) {
             *known = network;
         }
-        if let Some(Source { state, tries }) = self.at(place) {
-            tries.clear();
-            tries.push(first);
-            *state = State { seen: first.at, standing: Standing::Suspect(1) };
+        if let Some(state) = self.states.get_mut(place) {
+            *state = State { seen: first.at, only: first.step, standing: Standing::Suspect(1) };
         }
     }
 
@@ -137,6 +144,11 @@ impl Source<'_> {
 
     /// Adds a try of a source that is no scanner, and says whether it is one now.
     pub(super) fn exceeds(&mut self, limit: NonZeroU32, new: Try) -> bool {
+        if self.state.standing == Standing::Suspect(1) {
+            // With one port only, that was its last stray, too.
+            self.tries.clear();
+            self.tries.push(Try { step: self.state.only, at: self.state.seen });
+        }
         self.state.seen = new.at;
         self.tries.retain(|known| !known.at.is_over(new.at));
         if let Some(known) = self.tries.iter_mut().find(|known| known.step == new.step) {
@@ -147,6 +159,9 @@ impl Source<'_> {
             *self.tries = Vec::new();
             self.state.standing = Standing::Scanner;
             return true;
+        }
+        if let [only] = self.tries.as_slice() {
+            self.state.only = only.step;
         }
         self.state.standing = Standing::Suspect(u8::try_from(self.tries.len()).unwrap_or(u8::MAX));
         false
@@ -250,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_looked_through_takes_256_bytes() {
-        assert_eq!((size_of::<Network>(), size_of::<State>(), size_of::<Try>()), (8, 8, 8));
+    fn what_is_looked_through_takes_320_bytes() {
+        assert_eq!((size_of::<Network>(), size_of::<State>(), size_of::<Try>()), (8, 12, 8));
     }
 }

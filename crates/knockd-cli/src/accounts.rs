@@ -1,0 +1,45 @@
+//! Users and groups of services, which stand in `/etc/passwd` and `/etc/group`.
+//!
+//! getpwnam(3) would look elsewhere, too, and loads what the system looks there with into the process.
+
+/// The numbers of a user and of its group (passwd(5)).
+pub(crate) fn user(name: &str) -> Option<(u32, u32)> {
+    let known = std::fs::read_to_string("/etc/passwd").ok()?;
+    let mut fields = fields(&known, name)?;
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+/// The number of a group (group(5)).
+pub(crate) fn group(name: &str) -> Option<u32> {
+    let known = std::fs::read_to_string("/etc/group").ok()?;
+    fields(&known, name)?.next()?.parse().ok()
+}
+
+/// What stands behind the name and the password.
+fn fields<'a>(known: &'a str, name: &str) -> Option<impl Iterator<Item = &'a str>> {
+    let rest = known.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(rest.split(':').skip(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_found_by_its_whole_name() {
+        let known = "root:x:0:0:root:/root:/bin/bash\nknockd2:x:9:9::/:\nknockd:x:107:112::/:/bin/false\n";
+        let found = |name| fields(known, name).map(|fields| fields.take(2).collect::<Vec<_>>());
+        assert_eq!(found("knockd"), Some(vec!["107", "112"]));
+        assert_eq!(found("root"), Some(vec!["0", "0"]));
+        assert_eq!(found("knock"), None);
+    }
+
+    #[test]
+    fn the_numbers_are_those_that_the_system_says() {
+        assert_eq!(user("root"), Some((0, 0)));
+        assert_eq!(group("root"), Some(0));
+        let nobody = nix::unistd::User::from_name("nobody").unwrap();
+        assert_eq!(user("nobody"), nobody.map(|user| (user.uid.as_raw(), user.gid.as_raw())));
+        assert_eq!(user("no such user"), None);
+    }
+}
