@@ -26,6 +26,7 @@ pub(crate) struct Programs {
     pub(crate) ours: PathBuf,
     pub(crate) stamp: PathBuf,
     pub(crate) flood: PathBuf,
+    pub(crate) tap: PathBuf,
     pub(crate) micro: PathBuf,
 }
 
@@ -39,6 +40,7 @@ impl Programs {
             ours: testbed::build_release("knockd-cli", "knockd")?,
             stamp: bench("stamp")?,
             flood: bench("flood")?,
+            tap: bench("tap")?,
             micro: bench("micro")?,
         })
     }

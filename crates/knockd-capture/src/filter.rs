@@ -209,17 +209,36 @@ impl Wanted {
     fn assemble(&self) -> Vec<Instruction> {
         let mut code = Assembler::default();
         let reject = code.push(RETURN, REJECT);
-        let accept = code.push(RETURN, ACCEPT);
+        let mut accept = code.push(RETURN, ACCEPT);
+        // Looked at last, since most packets never get here.
+        let mut tagged = code.branch(JUMP_IF_ANY_BIT, VLAN_ID, reject, accept);
+        tagged = code.step(LOAD_WORD, KERNEL_VLAN_TAG, tagged);
+        accept = code.branch(JUMP_IF_EQUAL, 0, accept, tagged);
+        accept = code.step(LOAD_WORD, KERNEL_VLAN_TAG_PRESENT, accept);
+        if self.loopback {
+            accept = code.branch(JUMP_IF_EQUAL, OUTGOING, reject, accept);
+            accept = code.step(LOAD_WORD, KERNEL_PACKET_TYPE, accept);
+        }
 
         // From here on up X is the offset of the transport header.
         let udp = code.port_search(&self.udp, accept, reject);
         let udp = code.step(LOAD_HALF_AT_X, DESTINATION_PORT, udp);
-        let mut tcp = code.port_search(&self.tcp, accept, reject);
-        tcp = code.step(LOAD_HALF_AT_X, DESTINATION_PORT, tcp);
         let flags_looked_at = self.flags_set | self.flags_clear;
-        if flags_looked_at != 0 {
-            tcp = code.branch(JUMP_IF_EQUAL, u32::from(self.flags_set), tcp, reject);
-            tcp = code.step(AND, u32::from(flags_looked_at), tcp);
+        let check_flags = |code: &mut Assembler, then| {
+            let is_right = code.branch(JUMP_IF_EQUAL, u32::from(self.flags_set), then, reject);
+            code.step(AND, u32::from(flags_looked_at), is_right)
+        };
+        // Few ports are found sooner than the flags are loaded, and most packets have others; many are not.
+        let ports_first = self.tcp.len() <= MAX_LINEAR_RANGES && !self.tcp_strays && flags_looked_at != 0;
+        let mut found = accept;
+        if ports_first {
+            found = check_flags(&mut code, found);
+            found = code.step(LOAD_BYTE_AT_X, TCP_FLAGS, found);
+        }
+        let mut tcp = code.port_search(&self.tcp, found, reject);
+        tcp = code.step(LOAD_HALF_AT_X, DESTINATION_PORT, tcp);
+        if flags_looked_at != 0 && !ports_first {
+            tcp = check_flags(&mut code, tcp);
         }
         if self.tcp_strays {
             let [syn, rst, ack] =
@@ -228,7 +247,7 @@ impl Wanted {
             let no_ack = code.branch(JUMP_IF_ANY_BIT, syn, accept, no_syn);
             tcp = code.branch(JUMP_IF_ANY_BIT, ack, tcp, no_ack);
         }
-        if self.tcp_strays || flags_looked_at != 0 {
+        if self.tcp_strays || flags_looked_at != 0 && !ports_first {
             tcp = code.step(LOAD_BYTE_AT_X, TCP_FLAGS, tcp);
         }
 
@@ -253,15 +272,7 @@ impl Wanted {
 
         let mut start = code.branch(JUMP_IF_EQUAL, ETHERTYPE_IPV6, ipv6, reject);
         start = code.branch(JUMP_IF_EQUAL, ETHERTYPE_IPV4, ipv4, start);
-        start = code.step(LOAD_WORD, KERNEL_PROTOCOL, start);
-        let mut tagged = code.branch(JUMP_IF_ANY_BIT, VLAN_ID, reject, start);
-        tagged = code.step(LOAD_WORD, KERNEL_VLAN_TAG, tagged);
-        start = code.branch(JUMP_IF_EQUAL, 0, start, tagged);
-        start = code.step(LOAD_WORD, KERNEL_VLAN_TAG_PRESENT, start);
-        if self.loopback {
-            start = code.branch(JUMP_IF_EQUAL, OUTGOING, reject, start);
-            code.step(LOAD_WORD, KERNEL_PACKET_TYPE, start);
-        }
+        code.step(LOAD_WORD, KERNEL_PROTOCOL, start);
         code.finish()
     }
 }

@@ -512,6 +512,6 @@ fn a_missing_privilege_is_named() {
         let error = PacketSocket::open(&interface, &Program::new(&[], &interface, false), Buffer::Ring)
             .err()
             .unwrap();
-        assert_eq!(error.to_string(), "capturing packets needs root or the capability CAP_NET_RAW");
+        assert!(error.to_string().starts_with("capturing packets needs root or the capability CAP_NET_RAW"));
     });
 }

@@ -82,7 +82,7 @@ impl Default for State {
 }
 
 /// How near a source is to being a scanner.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 enum Standing {
     /// Nobody, or somebody who has been quiet for a minute.
     #[default]
@@ -95,6 +95,16 @@ enum Standing {
 impl State {
     const fn standing_at(self, now: Second) -> Standing {
         if self.seen.is_over(now) { Standing::Quiet } else { self.standing }
+    }
+
+    /// The lower, the sooner it makes room for another: first by standing, then by when it was seen; 48 bits.
+    fn rank_at(self, now: Second) -> u64 {
+        let standing: u64 = match self.standing_at(now) {
+            Standing::Quiet => 0,
+            Standing::Suspect(tries) => tries.into(),
+            Standing::Scanner => 256,
+        };
+        standing << 32 | u64::from(self.seen.0)
     }
 }
 
@@ -116,9 +126,9 @@ impl Bucket {
 
     /// Takes a source in that is not here.
     pub(super) fn remember(&mut self, network: Network, first: Try) {
-        let least =
-            (0..).zip(&self.states).min_by_key(|(_, state)| (state.standing_at(first.at), state.seen));
-        let Some((place, _)) = least else { return };
+        // As one number each, they are compared without a branch that nobody could predict.
+        let ranks = (0_u64..).zip(&self.states).map(|(place, state)| state.rank_at(first.at) << 8 | place);
+        let place = ranks.min().map_or(0, |least| (least & 0xff) as usize);
         if let Some(known) = self.networks.get_mut(place) {
             *known = network;
         }
