@@ -60,8 +60,8 @@ const MINUTE: u32 = 60;
 /// All IPv6 addresses of a /64 are one source, because any host in it can use all of them (RFC 7421); its neighbours share
 /// its fate, as those behind one IPv4 address do.
 ///
-/// A packet costs one hash and one look through a bucket. Memory is bounded by 65,536 sources of at most 64 ports: 15 MiB
-/// with the default limit, a third of that for sources of one stray each.
+/// A packet costs one hash and one look through a bucket. Memory is bounded by 65,536 sources of at most 64 ports: 12 MiB
+/// with the default limit, a quarter of that for sources of one stray each.
 #[derive(Debug)]
 pub struct Scanners {
     limit: Option<NonZeroU32>,

@@ -53,6 +53,7 @@ fn run_steps(counts: &mut Counts) -> Result<()> {
         Task::new("cargo doc --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings").run()
     })?;
     step("The core without an operating system", check_wasm)?;
+    step("Unsafe code under Miri", || miri(counts))?;
     if !workspace_root().join("fuzz/Cargo.toml").exists() {
         println!("\n(There are no fuzz targets yet.)");
         return Ok(());
@@ -85,6 +86,23 @@ fn check_wasm() -> Result<()> {
     Task::new(&format!("cargo check -p knockd-core --target {TARGET}")).run()
 }
 
+/// Runs the tests of the module with unsafe code in an interpreter that knows what is undefined, where that can be had.
+fn miri(counts: &mut Counts) -> Result<()> {
+    let ensure_miri = || {
+        ensure_nightly()?;
+        if !Task::new("cargo +nightly miri --version").works() {
+            Task::new("rustup component add --toolchain nightly miri rust-src").run()?;
+        }
+        // It builds the standard library, which may fail where nothing can be fetched.
+        Task::new("cargo +nightly miri setup").run()
+    };
+    if let Err(error) = ensure_miri() {
+        println!("Miri cannot be used here ({error:#}); the tests have run without it.");
+        return Ok(());
+    }
+    Task::new("cargo +nightly miri test -p knockd-capture --lib ring::").run_counting(counts)
+}
+
 /// Runs each fuzz target for some seconds, or, where cargo-fuzz cannot be had, at least the tests of their crate.
 fn fuzz(counts: &mut Counts) -> Result<()> {
     if let Err(error) = ensure_cargo_fuzz() {
@@ -112,11 +130,16 @@ fn fuzz(counts: &mut Counts) -> Result<()> {
 
 fn ensure_cargo_fuzz() -> Result<()> {
     ensure_present(&[CXX])?;
-    if !Task::new("cargo +nightly --version").works() {
-        Task::new("rustup toolchain install nightly --profile minimal").run()?;
-    }
+    ensure_nightly()?;
     if !Task::new("cargo fuzz --version").works() {
         Task::new("cargo install cargo-fuzz --locked").run()?;
+    }
+    Ok(())
+}
+
+fn ensure_nightly() -> Result<()> {
+    if !Task::new("cargo +nightly --version").works() {
+        Task::new("rustup toolchain install nightly --profile minimal").run()?;
     }
     Ok(())
 }
