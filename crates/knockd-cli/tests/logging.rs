@@ -57,6 +57,26 @@ fn the_log_file_has_the_local_time_in_front_of_every_line() {
 }
 
 #[test]
+fn the_zone_can_be_named_as_containers_do_and_a_wrong_name_does_no_harm() {
+    let net = Net::new().unwrap();
+    net.server.write_file(CONFIG, "[options]\nlogfile = /run/log\n[door]\nsequence = 1\n").unwrap();
+    // Half an hour off whatever else it could be taken for; a machine without zones shows nothing new here.
+    for zone in ["Asia/Kolkata", "No/Such_Place"] {
+        let now = || {
+            let text = sh(&net.server, &format!("TZ={zone} date '+[%Y-%m-%d %H:%M] '"));
+            text.trim_end_matches('\n').to_owned()
+        };
+        let before = now();
+        let mut knockd = Knockd::run(net.server.command(KNOCKD).args(["-v", "-c", CONFIG]).env("TZ", zone));
+        knockd.stop();
+        let after = now();
+        let log = net.server.run(&["cat", "/run/log"]).unwrap();
+        let line = log.lines().last().unwrap_or_default();
+        assert!(line.starts_with(&before) || line.starts_with(&after), "{zone}: `{line}`, not `{after}`");
+    }
+}
+
+#[test]
 fn a_log_file_that_cannot_be_opened_is_a_warning() {
     let net = Net::new().unwrap();
     let mut knockd = Knockd::start(&net, "[options]\nlogfile = /no/such/log\n[door]\nsequence = 1\n");
