@@ -1,4 +1,4 @@
-//! Places that lines are written to without ever waiting for whoever reads them: a daemon whose log is stuck still opens and
+//! Places that lines are written to without waiting long for whoever reads them: a daemon whose log is stuck still opens and
 //! closes doors.
 
 use std::cell::{Cell, RefCell};
@@ -10,7 +10,7 @@ use jiff::Zoned;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// How long a line waits for a reader that has been keeping up so far.
-const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// How much a pipe takes at once, if it takes anything (`PIPE_BUF`, pipe(7)).
 const PIECE: usize = 4096;

@@ -110,7 +110,8 @@ impl Knockd {
 
 /// Whether this line is there only because the machine does not offer everything that knockd would use.
 pub(crate) fn is_about_the_machine(line: &str) -> bool {
-    line.contains("the packet decoder has more rights than it needs")
+    // The kernel adds the link-local address of IPv6 when it likes.
+    line.contains("the packet decoder has more rights than it needs") || line.contains("eth0 now has ")
 }
 
 /// Runs our `knock` with these arguments to its end.
