@@ -1,7 +1,7 @@
 //! The decoder: the process that reads packets, which has no privilege and no other task.
 //!
 //! The daemon starts its own program once more for each interface, under the name [`NAME`], with the packet socket as
-//! stdin and a pipe for [`crate::record`]s as stdout. What a packet can do to the code that reads it, it can do here only.
+//! stdin and a socket for [`crate::record`]s as stdout. What a packet can do to the code that reads it, it can do here only.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -16,9 +16,6 @@ use crate::sandbox;
 
 /// The name under which [`run`] is wanted instead of the daemon.
 pub const NAME: &str = "knockd-decoder";
-
-/// How many records are written at a time at most: so many that a pipe takes them as a whole (`PIPE_BUF`, pipe(7)).
-const BATCH: usize = 4096 / record::SIZE;
 
 /// Reads and decodes packets until the daemon ends or the interface goes.
 ///
@@ -44,13 +41,13 @@ fn decode(name: &str, index: u32) -> io::Result<()> {
     // It was started from /proc/self/exe, and would be called `exe`.
     prctl::set_name(c"knockd-decoder")?;
     let mut capture = Capture::new(io::stdin(), name, index);
-    let mut report = Report { bytes: Vec::with_capacity(BATCH * record::SIZE) };
+    let mut report = Report { bytes: Vec::with_capacity(record::BATCH) };
     let code = Code::find();
     let kept = sandbox::enter();
     if let Some(code) = code {
         code.give_back();
     }
-    // Should the daemon have ended before the sandbox asked to be killed then, this fails: nobody else has the pipe.
+    // Should the daemon have ended before the sandbox asked to be killed then, this fails: nobody else has the socket.
     report.add(&Record::Ready(kept))?;
     report.send()?;
     loop {
@@ -94,7 +91,7 @@ struct Report {
 impl Report {
     fn add(&mut self, record: &Record) -> io::Result<()> {
         self.bytes.extend(record.to_bytes());
-        if self.bytes.len() < BATCH * record::SIZE { Ok(()) } else { self.send() }
+        if self.bytes.len() < record::BATCH { Ok(()) } else { self.send() }
     }
 
     fn send(&mut self) -> io::Result<()> {

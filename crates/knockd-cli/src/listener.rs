@@ -1,7 +1,7 @@
 //! The thread that waits for packets of one interface: it keeps a decoder process and checks what that says.
 
-use std::io::{self, PipeReader, PipeWriter, Read};
-use std::os::fd::AsFd;
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Once};
@@ -13,6 +13,7 @@ use crossbeam_channel::Sender;
 use knockd_capture::{Buffer, Interface, PacketSocket, Program};
 use knockd_core::Packet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::code::Code;
 use crate::decoder;
@@ -25,9 +26,6 @@ const LAST_PAUSE: Duration = Duration::from_secs(5);
 
 /// A decoder that has lived for that long was well; the pauses begin anew.
 const LONG_LIFE: Duration = Duration::from_secs(60);
-
-/// How many records are read at a time.
-const BATCH: usize = 256;
 
 /// What the listener says.
 #[derive(Debug)]
@@ -130,15 +128,15 @@ impl Job {
     }
 
     fn listen_to(&self, decoder: &mut Decoder) -> End {
-        let mut buffer = [0; BATCH * record::SIZE];
+        let mut buffer = vec![0; record::BATCH];
         loop {
             match self.wait_for(&decoder.records) {
                 Ok(true) => {}
                 Ok(false) => return End::Over,
                 Err(error) => return End::Failed(format!("cannot be listened to: {error}")),
             }
-            // A pipe takes and gives the records of one write as a whole (pipe(7)), so none is ever cut.
-            let bytes = match decoder.records.read(&mut buffer) {
+            // What was written at once is read at once (SOCK_SEQPACKET, unix(7)), so no record is ever cut.
+            let bytes = match rustix::io::read(&decoder.records, &mut buffer) {
                 Ok(0) => return End::Failed(decoder.last_words()),
                 Ok(length) => buffer.get(..length).unwrap_or_default(),
                 Err(error) => return End::Failed(format!("cannot be listened to: {error}")),
@@ -150,7 +148,7 @@ impl Job {
     }
 
     /// Waits for the decoder to speak or to end; says whether somebody still wants to know.
-    fn wait_for(&self, records: &PipeReader) -> io::Result<bool> {
+    fn wait_for(&self, records: &OwnedFd) -> io::Result<bool> {
         let mut polled = [PollFd::new(records, PollFlags::IN), PollFd::new(&self.unwanted, PollFlags::IN)];
         while let Err(error) = poll(&mut polled, None) {
             if error != rustix::io::Errno::INTR {
@@ -259,13 +257,14 @@ fn explain(kept: Kept) -> Option<String> {
 /// A decoder process; dropping it ends it.
 struct Decoder {
     child: Child,
-    records: PipeReader,
+    records: OwnedFd,
 }
 
 impl Decoder {
     /// Starts it. It ends with the thread that calls this.
     fn start(job: &Job) -> io::Result<Self> {
-        let (records, speak) = io::pipe()?;
+        let (records, speak) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let socket = job.socket.as_fd().try_clone_to_owned()?;
         // This very program, even if an upgrade has replaced its file: both sides have to agree on the records.
         let child = Command::new("/proc/self/exe")
@@ -279,9 +278,9 @@ impl Decoder {
         Ok(Self { child, records })
     }
 
-    /// Says how it ended, after it has closed its pipe.
+    /// Says how it ended, after it has closed its socket.
     fn last_words(&mut self) -> String {
-        // In case it lives on without the pipe; one that is ending has its status already.
+        // In case it lives on without the socket; one that is ending has its status already.
         let _ = self.child.kill();
         match self.child.wait() {
             Ok(status) => match (status.signal(), status.code()) {

@@ -24,6 +24,9 @@ pub type Bytes = [u8; SIZE];
 /// How long a record is.
 pub const SIZE: usize = 40;
 
+/// How many bytes of records are sent at a time at most: what wakes the daemon once.
+pub const BATCH: usize = 1024 * SIZE;
+
 const PACKET: u8 = 1;
 const LINK_DOWN: u8 = 2;
 const INTERFACE_GONE: u8 = 3;

@@ -74,7 +74,7 @@ struct Queue {
     list: List,
 }
 
-/// 72 bytes, so that the largest table of the default limit takes 18 MiB, and with its indexes 28 at most.
+/// 72 bytes, so that the largest table of the default limit takes 18 MiB, and with its indexes 30 at most.
 #[derive(Debug)]
 struct Entry {
     attempt: Attempt,
@@ -204,6 +204,7 @@ impl Attempts {
             None if self.len < self.limit => None,
             None => self.evict(),
         };
+        self.grow();
         let none = Links::default();
         let entry = Entry { attempt, in_chain: none, in_queue: none, in_stage: none, in_network: none };
         let slot = self.place(entry);
@@ -387,6 +388,21 @@ mod tests {
         }
         assert_eq!(doors_of(&table, 2), [4, 3, 2, 1, 0]);
         assert_eq!(table.iter().count(), table.len());
+    }
+
+    #[test]
+    fn the_tables_move_only_while_they_are_small_and_never_beyond_the_limit() {
+        let mut table = table(100_000);
+        let mut moved = Vec::new();
+        for source in 0..200_000 {
+            let before = (table.entries.capacity(), table.chains.num_buckets());
+            table.insert(attempt(source, 0, 1));
+            if before != (table.entries.capacity(), table.chains.num_buckets()) {
+                moved.push(source);
+            }
+        }
+        assert!(moved.len() < 12 && moved.iter().all(|&source| source <= 40_000), "{moved:?}");
+        assert_eq!(table.entries.capacity(), 100_000);
     }
 
     #[test]

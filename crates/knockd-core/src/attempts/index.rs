@@ -10,6 +10,9 @@ use super::{Attempt, Attempts, ClassId, Links, Order, Slot};
 /// How many attempts at their first stage one IPv6 network of 64 bits may have.
 pub(super) const PER_NETWORK: u32 = 1024;
 
+/// How many times larger a table becomes when it is full.
+const GROWTH: usize = 16;
+
 /// An IPv6 network of 64 bits; which one, its attempts tell.
 #[derive(Debug)]
 pub(super) struct Network {
@@ -25,6 +28,33 @@ impl Attempts {
 
     pub(super) fn is_of(&self, slot: Slot, source: IpAddr, class: ClassId) -> bool {
         self.get(slot).is_some_and(|attempt| attempt.source == source && attempt.class == class)
+    }
+
+    /// Makes room for one more, and then for many: whatever is in a hash table has to move when it grows, during which packets
+    /// are lost if it is much. What is not used yet takes next to no memory.
+    pub(super) fn grow(&mut self) {
+        let Self { chains, networks, entries, hasher, limit, .. } = self;
+        let more =
+            |len: usize, most: usize| most.saturating_sub(len).min(len.max(64).saturating_mul(GROWTH - 1));
+        // A hash table that is at most half full hardly ever has to be tidied up, which would take as long.
+        let roomy = limit.saturating_mul(2);
+        if chains.len() == chains.capacity() {
+            let hash = |slot: &Slot| {
+                let attempt = entries.get(slot.index()).map(|entry| entry.attempt);
+                attempt.map_or(0, |attempt| hash(hasher, attempt.source, attempt.class))
+            };
+            chains.reserve(more(chains.len(), roomy), hash);
+        }
+        if networks.len() == networks.capacity() {
+            let prefix = |network: &Network| {
+                entries.get(network.first.index()).and_then(|entry| network_of(&entry.attempt))
+            };
+            let hash = |network: &Network| prefix(network).map_or(0, |prefix| hasher.hash_one(prefix));
+            networks.reserve(more(networks.len(), *limit), hash);
+        }
+        if entries.len() == entries.capacity() {
+            entries.reserve_exact(more(entries.len(), *limit));
+        }
     }
 
     /// Puts an entry at the head of the chain of its source.
