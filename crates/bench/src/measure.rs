@@ -253,10 +253,10 @@ impl Bench {
         // How many attempts there are, and which rate the C program can follow then, in packets a second.
         let rows: &[(u32, Option<u64>)] = match self.scale {
             Scale::Quick => {
-                &[(0, Some(100_000)), (1_000, Some(50_000)), (10_000, Some(5_000)), (BOUND, None)]
+                &[(0, Some(200_000)), (1_000, Some(50_000)), (10_000, Some(5_000)), (BOUND, None)]
             }
             Scale::Full => &[
-                (0, Some(100_000)),
+                (0, Some(200_000)),
                 (1_000, Some(50_000)),
                 (10_000, Some(5_000)),
                 (50_000, Some(500)),
@@ -270,7 +270,7 @@ impl Bench {
                 if let Some(rate) = c_rate {
                     c.push(self.cost(Whose::C, attempts, rate)?);
                 }
-                ours.push(self.cost(Whose::Ours, attempts, 100_000)?);
+                ours.push(self.cost(Whose::Ours, attempts, 400_000)?);
             }
             let c = c_rate.map(|_| Spread::of(c)).transpose()?;
             results.push((attempts, c, Spread::of(ours)?));

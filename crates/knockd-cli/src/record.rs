@@ -25,7 +25,7 @@ pub type Bytes = [u8; SIZE];
 pub const SIZE: usize = 40;
 
 /// How many bytes of records are sent at a time at most: what wakes the daemon once.
-pub const BATCH: usize = 1024 * SIZE;
+pub const BATCH: usize = 512 * SIZE;
 
 const PACKET: u8 = 1;
 const LINK_DOWN: u8 = 2;

@@ -11,14 +11,14 @@ const PORTS: u32 = 65_535;
 /// Once in this many times.
 #[derive(Clone, Copy, PartialEq, PartialOrd, Debug)]
 pub(super) struct Odds {
-    /// The natural logarithm, since the number itself has up to 160 digits.
-    ln: f64,
+    /// Up to 10^164, with 32 steps over both protocols.
+    times: f64,
 }
 
 impl Odds {
     /// Of one guess: a sequence of as many ports, of the protocols that this one has.
     pub(super) fn of_a_guess(sequence: &Sequence) -> Self {
-        Self { ln: f64::from(ports(sequence)).ln() * count(sequence.len()) }
+        Self { times: sequence.steps().map(|_| f64::from(ports(sequence))).product() }
     }
 
     /// Of one scan of all ports in random order, which `limit` ends (docs/threat-model.md).
@@ -34,12 +34,12 @@ impl Odds {
         let places = limit
             .map_or(ports, |limit| limit.get().saturating_add(u32::try_from(steps).unwrap_or(0)))
             .min(ports);
-        let ln = (0..steps).map(|step| {
+        let times = (0..steps).map(|step| {
             let step = count(step);
             // n (n - 1) … / (L + k) (L + k - 1) …, and k!.
-            (f64::from(ports) - step).ln() - (f64::from(places) - step).ln() + (step + 1.0).ln()
+            (f64::from(ports) - step) / (f64::from(places) - step) * (step + 1.0)
         });
-        Self { ln: ln.sum() }
+        Self { times: times.product() }
     }
 }
 
@@ -56,14 +56,21 @@ fn count(number: usize) -> f64 {
 /// Prints `6`, `281,000` or `10^14`, about right.
 impl fmt::Display for Odds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let exponent = self.ln / std::f64::consts::LN_10;
-        if exponent < 3.0 {
-            write!(f, "{:.0}", self.ln.exp())
-        } else if exponent < 6.0 {
-            write!(f, "{:.0},000", self.ln.exp() / 1000.0)
-        } else {
-            write!(f, "10^{exponent:.0}")
+        if self.times < 1e3 {
+            return write!(f, "{:.0}", self.times);
         }
+        if self.times < 1e6 {
+            return write!(f, "{:.0},000", self.times / 1000.0);
+        }
+        // Logarithms would bring a library along that the daemon does not need.
+        let (mut rest, mut exponent) = (self.times, 0);
+        while rest >= 10.0 {
+            rest /= 10.0;
+            exponent += 1;
+        }
+        // To the nearest power: √10 lies between two of them.
+        let exponent = if rest * rest > 10.0 { exponent + 1 } else { exponent };
+        write!(f, "10^{exponent}")
     }
 }
 
