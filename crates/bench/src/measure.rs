@@ -1,8 +1,7 @@
 //! What is measured, and how.
 
-use std::collections::HashMap;
-use std::fs;
-use std::net::Ipv4Addr;
+mod knocks;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -10,7 +9,7 @@ use nix::sys::signal::Signal;
 use testbed::Net;
 
 use crate::daemon::{Daemon, Programs, Whose};
-use crate::flood::{Flood, knocks};
+use crate::flood::Flood;
 use crate::micro::{self, Micro};
 
 /// How much is measured.
@@ -314,23 +313,6 @@ impl Bench {
         Ok(cpu.as_secs_f64() * 1e9 / flood.sent as f64)
     }
 
-    /// A door that notes when it opens.
-    fn stamping(&self, more: &str) -> Result<(String, Vec<u16>)> {
-        let ports = ports(1);
-        let stamp = self.programs.stamp.to_str().context("a path that is no text")?;
-        let command = format!("start_command = {stamp} /run/stamps %IP%\ncmd_timeout = 3600\n{more}");
-        Ok((doors(&ports, &command), ports))
-    }
-
-    /// When each knock was answered.
-    fn stamps(&self) -> HashMap<Ipv4Addr, i128> {
-        knocks(&self.net.server.run(&["cat", "/run/stamps"]).unwrap_or_default())
-    }
-
-    fn clear_stamps(&self) -> Result<()> {
-        self.net.server.run(&["rm", "-f", "/run/stamps"]).map(drop)
-    }
-
     fn guard(&self) -> Result<(Spread, Spread)> {
         let (config, ports) = self.stamping("")?;
         let (rate, seconds) = (500_000, 4);
@@ -356,106 +338,6 @@ impl Bench {
             opened.push(opens);
         }
         Ok((Spread::of(costs)?, Spread::of(opened)?))
-    }
-
-    fn knocks(&self) -> Result<Vec<KnockRow>> {
-        let rates: &[u64] = match self.scale {
-            Scale::Quick => &[10_000, 500_000],
-            Scale::Full => &[1_000, 10_000, 50_000, 500_000],
-        };
-        let mut rows = Vec::new();
-        for &rate in rates {
-            let mut opened = [Vec::new(), Vec::new()];
-            let mut latencies = [Vec::new(), Vec::new()];
-            for _ in 0..self.scale.rounds() {
-                for ((whose, opened), latencies) in BOTH.into_iter().zip(&mut opened).zip(&mut latencies) {
-                    let (counts, taken) = self.knocks_in_flood(whose, rate)?;
-                    opened.push(counts);
-                    latencies.extend(taken);
-                }
-            }
-            let [c, ours] = opened.map(|rounds| {
-                let of_delay =
-                    |index| rounds.iter().filter_map(move |counts: &Vec<f64>| counts.get(index).copied());
-                (0..DELAYS.len()).map(|index| Spread::of(of_delay(index).collect())).collect::<Result<_>>()
-            });
-            let [c_latency, ours_latency] = latencies.map(|taken| Spread::of(taken).ok());
-            rows.push(KnockRow { rate, c: c?, ours: ours?, c_latency, ours_latency });
-        }
-        Ok(rows)
-    }
-
-    /// How many knocks with each delay opened while others' first steps came at this rate, and how long those without a delay
-    /// took, in milliseconds.
-    fn knocks_in_flood(&self, whose: Whose, rate: u64) -> Result<(Vec<f64>, Vec<f64>)> {
-        let (config, ports) = self.stamping("")?;
-        let delays = DELAYS.map(|delay| delay.to_string()).join(",");
-        let arguments = format!(
-            "--count {} --ports {} --knocks {KNOCKS} --delays {delays} --sequence {}",
-            rate * 5,
-            ports.first().context("no port")?,
-            list(&ports)
-        );
-        let (flood, stamps) = self.flood(rate, &arguments, |send| {
-            self.clear_stamps()?;
-            let daemon = self.start(whose, &config)?;
-            let flood = send()?;
-            daemon.settle()?;
-            Ok((flood, self.stamps()))
-        })?;
-        let (mut counts, mut latencies) = (vec![0.0; DELAYS.len()], Vec::new());
-        for (source, at) in stamps {
-            // The generator gives the knocks of each delay their addresses in turns.
-            let index = source.to_bits() as usize % DELAYS.len();
-            // 11.0.0.0 modulo 3 is where the turns begin.
-            let index = (index + DELAYS.len() - (11 << 24) % DELAYS.len()) % DELAYS.len();
-            if let Some(count) = counts.get_mut(index) {
-                *count += 1.0;
-            }
-            if let Some(hit) = flood.knocks.get(&source)
-                && index == 0
-            {
-                latencies.push((at - hit) as f64 / 1e6);
-            }
-        }
-        Ok((counts, latencies))
-    }
-
-    fn idle_latency(&self) -> Result<(Pair, Spread, Spread)> {
-        let directory = testbed::workspace_root().join("target/bench-state");
-        fs::create_dir_all(&directory)?;
-        let directory = directory.canonicalize()?;
-        let latencies = |whose, config: &str, ports: &[u16]| -> Result<Vec<f64>> {
-            self.clear_stamps()?;
-            let daemon = self.start(whose, config)?;
-            let arguments = format!(
-                "--rate 1 --count 0 --knocks {KNOCKS} --delays 0 --pause 157 --sequence {}",
-                list(ports)
-            );
-            let flood = Flood::send(&self.net, &self.programs, &arguments)?;
-            daemon.settle()?;
-            let stamps = self.stamps();
-            ensure!(stamps.len() == KNOCKS as usize, "{whose:?} opened for {} knocks only", stamps.len());
-            let taken =
-                |(source, at): (&Ipv4Addr, &i128)| Some((at - flood.knocks.get(source)?) as f64 / 1e6);
-            Ok(stamps.iter().filter_map(taken).collect())
-        };
-        let (plain, ports) = self.stamping("")?;
-        let (stopping, _) = self.stamping("stop_command = true")?;
-        let stopping = format!(
-            "[options]\nStateDir = {}\nOnExit = close\n{stopping}",
-            directory.join("knockd").display()
-        );
-        let (mut c, mut ours, mut with_stop) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..self.scale.rounds() {
-            c.extend(latencies(Whose::C, &plain, &ports)?);
-            ours.extend(latencies(Whose::Ours, &plain, &ports)?);
-            with_stop.extend(latencies(Whose::Ours, &stopping, &ports)?);
-            let _ = fs::remove_dir_all(directory.join("knockd"));
-        }
-        let disk = (0..20).map(|_| store_time(&directory)).collect::<Result<_>>()?;
-        let pair = Pair { c: Spread::of(c)?, ours: Spread::of(ours)? };
-        Ok((pair, Spread::of(with_stop)?, Spread::of(disk)?))
     }
 
     fn idle(&self) -> Result<(Pair, Pair)> {
@@ -515,15 +397,4 @@ impl Bench {
         }
         Ok((Spread::of(starts)?, Spread::of(reloads)?, said))
     }
-}
-
-/// How long the disk takes to store a file so that it survives, in milliseconds.
-fn store_time(directory: &std::path::Path) -> Result<f64> {
-    let start = Instant::now();
-    let temporary = directory.join("new");
-    fs::write(&temporary, [b'x'; 300])?;
-    fs::File::open(&temporary)?.sync_all()?;
-    fs::rename(&temporary, directory.join("file"))?;
-    fs::File::open(directory)?.sync_all()?;
-    Ok(start.elapsed().as_secs_f64() * 1e3)
 }
