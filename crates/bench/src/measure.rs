@@ -213,7 +213,7 @@ impl Bench {
             Scale::Quick => (300_000, 2),
             Scale::Full => (500_000, 7),
         };
-        let numbers: &[usize] = if self.scale == Scale::Quick { &[1, 330] } else { &[1, 100, 330] };
+        let numbers: &[usize] = if self.scale == Scale::Quick { &[1, 100] } else { &[1, 100, 330] };
         let mut rows = Vec::new();
         for &number in numbers {
             let ports = ports(number);
