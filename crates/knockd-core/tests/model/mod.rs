@@ -105,7 +105,16 @@ impl Model {
             successor.extend(old.map(|old| (old, index)));
             next.push((door.clone(), sequence));
         }
-        self.notes.retain_mut(|note| successor.get(&note.door).map(|&door| note.door = door).is_some());
+        self.notes.retain_mut(|note| {
+            let Some(&door) = successor.get(&note.door) else { return false };
+            // A cooldown that is over does not begin anew because it becomes longer, nor one that has never begun.
+            let is_over = self.now >= note.at.after(self.doors[note.door].0.cooldown);
+            if note.mark == Mark::Opened && (is_over || doors[door].cooldown.is_zero()) {
+                note.mark = Mark::Over;
+            }
+            note.door = door;
+            true
+        });
         self.doors = next;
     }
 
