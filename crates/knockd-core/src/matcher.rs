@@ -254,13 +254,16 @@ impl Matcher {
             let Some(&Attempt { door, stage, .. }) = self.attempts.get(slot) else { break };
             let id = DoorId(door);
             let Some(door) = self.doors.get_mut(id.index()) else { break };
-            let Some(sequence) = &door.sequence else { break };
             let mut report = |kind| self.events.push(Event { source, door: id, kind });
-            let done = usize::from(stage);
             if stage == COOLING {
                 door.judged = self.packet;
                 report(EventKind::Cooling);
-            } else if !door.accepts(packet.hit) {
+                continue;
+            }
+            // Only who cools down stays at a one-time door that has no sequence.
+            let Some(sequence) = &door.sequence else { continue };
+            let done = usize::from(stage);
+            if !door.accepts(packet.hit) {
                 door.judged = self.packet;
                 report(EventKind::WrongFlags(stage));
             } else if sequence.step(done) == Some(step) {
@@ -1083,6 +1086,17 @@ mod tests {
         let events = matcher.handle_packet(&from("198.51.100.2", syn(2)), Timestamp::ZERO);
         assert_eq!(events, [event("198.51.100.2", 1, Stage(1))]);
         assert_eq!(knock(&mut matcher, &[3]), [(1, Stage(2)), (1, Opened)]);
+    }
+
+    #[test]
+    fn a_one_time_door_that_cools_down_and_has_no_line_left_does_not_hide_other_doors_attempts() {
+        let mut matcher = matcher(&[door("other", "9,8"), with_cooldown(10, one_time("once"))]);
+        matcher.set_sequence(DoorId::new(1), Some(sequence("1,2")));
+        knock(&mut matcher, &[9, 1]);
+        assert!(knock(&mut matcher, &[9, 1, 2]).contains(&(1, Opened)));
+        matcher.set_sequence(DoorId::new(1), None);
+        let events = knock(&mut matcher, &[9, 8]);
+        assert_eq!(events, [(0, Stage(1)), (1, Cooling), (0, Stage(2)), (0, Opened), (1, Cooling)]);
     }
 
     #[test]
