@@ -175,15 +175,16 @@ struct Reporter {
 impl Reporter {
     /// Checks what the decoder has said, and tells it.
     fn pass_on(&self, bytes: &[u8]) -> Result<(), End> {
-        let (records, rest) = bytes.as_chunks();
         let lie = |_| End::Failed("does not say what it should, it is ended".to_owned());
-        let records = records.iter().map(Record::from_bytes).collect::<Result<Vec<_>, _>>().map_err(lie)?;
+        let (records, rest) = bytes.as_chunks();
         if !rest.is_empty() {
             return Err(lie(record::Malformed));
         }
         let mut packets = Vec::with_capacity(records.len());
         let mut result = Ok(());
         for record in records {
+            // The packets before a lie are not believed either.
+            let record = Record::from_bytes(record).map_err(lie)?;
             match record {
                 Record::Packet(packet) => packets.push(packet),
                 Record::LinkDown => self.note(format!("{} is down", self.interface))?,

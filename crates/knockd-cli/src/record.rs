@@ -184,8 +184,11 @@ type Parts = ([u8; 8], [u8; 16], [u8; 16]);
 
 fn join(head: [u8; 8], middle: [u8; 16], tail: [u8; 16]) -> Bytes {
     let mut bytes = [0; SIZE];
-    for (byte, value) in bytes.iter_mut().zip(head.into_iter().chain(middle).chain(tail)) {
-        *byte = value;
+    if let Some((first, rest)) = bytes.split_first_chunk_mut()
+        && let Some((second, rest)) = rest.split_first_chunk_mut()
+        && let Some(third) = rest.first_chunk_mut()
+    {
+        (*first, *second, *third) = (head, middle, tail);
     }
     bytes
 }
