@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use hashbrown::HashTable;
 
-use self::index::Network;
+use self::index::{Head, Network};
 use crate::time::Timestamp;
 
 /// Attempts of one source are found together when their doors watch the same destination.
@@ -58,7 +58,7 @@ pub(crate) struct Attempts {
     free: Option<Slot>,
     len: usize,
     /// The newest attempt of each (source, class).
-    chains: HashTable<Slot>,
+    chains: HashTable<Head>,
     /// The IPv6 networks that have attempts at their first stage.
     networks: HashTable<Network>,
     hasher: RandomState,
@@ -133,11 +133,6 @@ impl Attempts {
 
     pub(crate) fn get(&self, slot: Slot) -> Option<&Attempt> {
         self.entries.get(slot.index()).map(|entry| &entry.attempt)
-    }
-
-    /// The newest attempt of this source at doors of this class; [`Self::next_of_source`] leads to the older ones.
-    pub(crate) fn first_of_source(&self, source: IpAddr, class: ClassId) -> Option<Slot> {
-        self.chains.find(self.hash(source, class), |&slot| self.is_of(slot, source, class)).copied()
     }
 
     pub(crate) fn next_of_source(&self, slot: Slot) -> Option<Slot> {

@@ -51,7 +51,7 @@ pub struct Matcher {
     /// Like the next one, it is filled by nobody but the administrator, so it needs no hash that resists attackers.
     watched: hashbrown::HashMap<IpAddr, [Option<ClassId>; 2]>,
     /// What each step means to the doors of each class.
-    steps: hashbrown::HashMap<(ClassId, Step), Meaning>,
+    steps: hashbrown::HashMap<StepKey, Meaning>,
     attempts: Attempts,
     latest: Timestamp,
     /// Counts packets, to know which doors the current one has already moved.
@@ -90,6 +90,17 @@ impl Watched {
     fn identity(&self) -> impl Eq + Hash + use<'_> {
         let secret = (self.one_time.as_ref(), self.sequence.as_ref().filter(|_| self.one_time.is_none()));
         (&self.name, secret, self.flags, self.target, self.timeout)
+    }
+}
+
+/// A step at the doors of one class, as a number, which is hashed sooner.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct StepKey(u64);
+
+impl StepKey {
+    fn new(class: ClassId, step: Step) -> Self {
+        let udp = step.protocol == Protocol::Udp;
+        Self(u64::from(class.0) << 32 | u64::from(udp) << 16 | u64::from(step.port))
     }
 }
 
@@ -299,7 +310,7 @@ impl Matcher {
     /// Begins an attempt at each door whose first step this is and where the packet has not already been used.
     fn begin(&mut self, packet: &Packet, step: Step, class: ClassId, completed: bool) {
         let source = packet.source;
-        let Some(meaning) = self.steps.get(&(class, step)) else { return };
+        let Some(meaning) = self.steps.get(&StepKey::new(class, step)) else { return };
         for &id in &meaning.first_of {
             let Some(door) = self.doors.get(id.index()) else { continue };
             let single = door.sequence.as_ref().is_some_and(|sequence| sequence.len() == 1);
@@ -346,7 +357,7 @@ impl Matcher {
         let step = hit.step();
         let mut nearest = Visibility::NotWatched;
         for class in classes.into_iter().flatten() {
-            let visibility = match self.steps.get(&(class, step)) {
+            let visibility = match self.steps.get(&StepKey::new(class, step)) {
                 None => Visibility::NoDoorsPort,
                 Some(meaning) if meaning.visible >> flags.bits() & 1 == 1 => return Visibility::Visible,
                 Some(_) => Visibility::WrongFlags,
@@ -420,9 +431,10 @@ impl Matcher {
         for (index, door) in self.doors.iter().enumerate() {
             let Some(sequence) = &door.sequence else { continue };
             for step in sequence.steps() {
-                self.steps.entry((door.class, step)).or_default().visible |= visible_flags(step, door.flags);
+                self.steps.entry(StepKey::new(door.class, step)).or_default().visible |=
+                    visible_flags(step, door.flags);
             }
-            let first = self.steps.entry((door.class, sequence.first())).or_default();
+            let first = self.steps.entry(StepKey::new(door.class, sequence.first())).or_default();
             first.first_of.push(DoorId::new(index));
         }
     }

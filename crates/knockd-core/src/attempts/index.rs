@@ -13,6 +13,34 @@ pub(super) const PER_NETWORK: u32 = 1024;
 /// How many times larger a table becomes when it is full.
 const GROWTH: usize = 16;
 
+/// The newest attempt of a source. With its hash, the table can grow without looking at the attempts, and hardly ever looks at
+/// one in vain.
+#[derive(Debug)]
+pub(super) struct Head {
+    hash: Hash,
+    slot: Slot,
+}
+
+/// The hash of a source and a class.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Hash(u32);
+
+impl Hash {
+    /// It is keyed, since strangers choose the sources. An address as a number takes fewer rounds than as an enum of bytes.
+    fn of(hasher: &RandomState, source: IpAddr, class: ClassId) -> Self {
+        let hash = match source {
+            IpAddr::V4(source) => hasher.hash_one(u64::from(source.to_bits()) << 32 | u64::from(class.0)),
+            IpAddr::V6(source) => hasher.hash_one((source.to_bits(), class.0)),
+        };
+        Self(u32::try_from(hash >> 32).unwrap_or_default())
+    }
+
+    /// As the table wants it, which takes its place from the lowest bits and seven more from the highest.
+    const fn wide(self) -> u64 {
+        (self.0 as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+}
+
 /// An IPv6 network of 64 bits; which one, its attempts tell.
 #[derive(Debug)]
 pub(super) struct Network {
@@ -22,11 +50,14 @@ pub(super) struct Network {
 }
 
 impl Attempts {
-    pub(super) fn hash(&self, source: IpAddr, class: ClassId) -> u64 {
-        hash(&self.hasher, source, class)
+    /// The newest attempt of this source at doors of this class; [`Self::next_of_source`] leads to the older ones.
+    pub(crate) fn first_of_source(&self, source: IpAddr, class: ClassId) -> Option<Slot> {
+        let hash = Hash::of(&self.hasher, source, class);
+        let is_it = |head: &Head| head.hash == hash && self.is_of(head.slot, source, class);
+        self.chains.find(hash.wide(), is_it).map(|head| head.slot)
     }
 
-    pub(super) fn is_of(&self, slot: Slot, source: IpAddr, class: ClassId) -> bool {
+    fn is_of(&self, slot: Slot, source: IpAddr, class: ClassId) -> bool {
         self.get(slot).is_some_and(|attempt| attempt.source == source && attempt.class == class)
     }
 
@@ -39,11 +70,7 @@ impl Attempts {
         // A hash table that is at most half full hardly ever has to be tidied up, which would take as long.
         let roomy = limit.saturating_mul(2);
         if chains.len() == chains.capacity() {
-            let hash = |slot: &Slot| {
-                let attempt = entries.get(slot.index()).map(|entry| entry.attempt);
-                attempt.map_or(0, |attempt| hash(hasher, attempt.source, attempt.class))
-            };
-            chains.reserve(more(chains.len(), roomy), hash);
+            chains.reserve(more(chains.len(), roomy), |head| head.hash.wide());
         }
         if networks.len() == networks.capacity() {
             let prefix = |network: &Network| {
@@ -60,20 +87,17 @@ impl Attempts {
     /// Puts an entry at the head of the chain of its source.
     pub(super) fn chain(&mut self, slot: Slot) {
         let Some(&Attempt { source, class, .. }) = self.get(slot) else { return };
-        let Self { chains, entries, hasher, .. } = &mut *self;
+        let hash = Hash::of(&self.hasher, source, class);
+        let Self { chains, entries, .. } = &mut *self;
         let key =
-            |slot: &Slot| entries.get(slot.index()).map(|entry| (entry.attempt.source, entry.attempt.class));
-        let head = chains.entry(
-            hash(hasher, source, class),
-            |head| key(head) == Some((source, class)),
-            |head| key(head).map_or(0, |(source, class)| hash(hasher, source, class)),
-        );
-        let next = match head {
+            |slot: Slot| entries.get(slot.index()).map(|entry| (entry.attempt.source, entry.attempt.class));
+        let is_it = |head: &Head| head.hash == hash && key(head.slot) == Some((source, class));
+        let next = match chains.entry(hash.wide(), is_it, |head| head.hash.wide()) {
             Vacant(vacant) => {
-                vacant.insert(slot);
+                vacant.insert(Head { hash, slot });
                 None
             }
-            Occupied(mut head) => Some(std::mem::replace(head.get_mut(), slot)),
+            Occupied(mut head) => Some(std::mem::replace(&mut head.get_mut().slot, slot)),
         };
         if let Some(links) = next.and_then(|next| self.links(next, Order::Chain)) {
             links.previous = Some(slot);
@@ -91,9 +115,11 @@ impl Attempts {
         }
         if let Some(links) = previous.and_then(|previous| self.links(previous, Order::Chain)) {
             links.next = next;
-        } else if let Ok(mut head) = self.chains.find_entry(self.hash(source, class), |&head| head == slot) {
+        } else if let Ok(mut head) =
+            self.chains.find_entry(Hash::of(&self.hasher, source, class).wide(), |head| head.slot == slot)
+        {
             match next {
-                Some(next) => *head.get_mut() = next,
+                Some(next) => head.get_mut().slot = next,
                 None => drop(head.remove()),
             }
         }
@@ -163,14 +189,6 @@ impl Attempts {
             (Some(previous), None) => network.last = previous,
             (Some(_), Some(_)) => {}
         }
-    }
-}
-
-/// The hash is keyed, since strangers choose the sources. An address as a number takes fewer rounds than as an enum of bytes.
-fn hash(hasher: &RandomState, source: IpAddr, class: ClassId) -> u64 {
-    match source {
-        IpAddr::V4(source) => hasher.hash_one(u64::from(source.to_bits()) << 32 | u64::from(class.0)),
-        IpAddr::V6(source) => hasher.hash_one((source.to_bits(), class.0)),
     }
 }
 
