@@ -10,7 +10,7 @@ use knockd_capture::{Capture, CaptureError};
 use nix::sys::prctl;
 use nix::sys::signal::SigSet;
 
-use crate::code::Code;
+use crate::file_pages::FilePages;
 use crate::record::{self, Record};
 use crate::sandbox;
 
@@ -42,11 +42,9 @@ fn decode(name: &str, index: u32) -> io::Result<()> {
     prctl::set_name(c"knockd-decoder")?;
     let mut capture = Capture::new(io::stdin(), name, index);
     let mut report = Report { bytes: Vec::with_capacity(record::BATCH) };
-    let code = Code::find();
+    let pages = FilePages::find();
     let kept = sandbox::enter();
-    if let Some(code) = code {
-        code.give_back();
-    }
+    pages.give_back();
     // Should the daemon have ended before the sandbox asked to be killed then, this fails: nobody else has the socket.
     report.add(&Record::Ready(kept))?;
     report.send()?;

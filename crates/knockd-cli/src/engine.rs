@@ -22,6 +22,7 @@ use crate::control::Counters;
 use crate::control::socket::{Bound, Control};
 use crate::doors::Doors;
 use crate::ears::{Ears, Sockets, Wanted};
+use crate::file_pages::FilePages;
 use crate::flood::{Flood, Losses};
 use crate::guard::Guard;
 use crate::judge::judge;
@@ -172,9 +173,14 @@ impl Engine {
                         self.losses.add(count, self.clock.now());
                     }
                     Ok(Heard::Line(line)) => self.log(&line),
-                    Ok(Heard::Kept(text)) => {
-                        self.log(&Line::notice(text.clone()));
-                        self.kept = Some(text);
+                    Ok(Heard::Ready(kept)) => {
+                        // It is the same for all decoders, so it is said once.
+                        if let Some(text) = kept.as_ref().filter(|_| self.kept != kept) {
+                            self.log(&Line::notice(text.clone()));
+                        }
+                        self.kept = kept;
+                        // Of all that happens at the start, this is the last.
+                        FilePages::find().give_back();
                     }
                     // The ears hold a sender themselves.
                     Err(_) => {}

@@ -4,7 +4,7 @@ use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,6 @@ use knockd_core::Packet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use crate::code::Code;
 use crate::decoder;
 use crate::logging::Line;
 use crate::record::{self, Kept, Record};
@@ -36,8 +35,8 @@ pub(crate) enum Heard {
     Dropped(u32),
     /// Something that should be logged.
     Line(Line),
-    /// The decoders have more rights than they need, in words; said once.
-    Kept(String),
+    /// A decoder begins to read; in words, what it could not give up, if anything.
+    Ready(Option<String>),
 }
 
 /// An interface that is being listened to by a thread and a process; dropping it ends both at once.
@@ -196,28 +195,12 @@ impl Reporter {
                     let error = io::Error::from_raw_os_error(number.into());
                     result = Err(End::Failed(format!("cannot read packets: {error}")));
                 }
-                Record::Ready(kept) => {
-                    // Of all that happens at the start, this is the last.
-                    if let Some(code) = Code::find() {
-                        code.give_back();
-                    }
-                    self.tell_what_is_kept(kept)?;
-                }
+                Record::Ready(kept) => self.say(Heard::Ready(explain(kept)))?,
                 Record::Dropped(count) => self.say(Heard::Dropped(count))?,
             }
         }
         if !packets.is_empty() {
             self.say(Heard::Packets(packets))?;
-        }
-        result
-    }
-
-    /// Logs what the decoder could not give up. It is the same for all of them, so it is said once.
-    fn tell_what_is_kept(&self, kept: Kept) -> Result<(), End> {
-        static TOLD: Once = Once::new();
-        let mut result = Ok(());
-        if let Some(text) = explain(kept) {
-            TOLD.call_once(|| result = self.say(Heard::Kept(text)));
         }
         result
     }
