@@ -17,12 +17,16 @@ const CPU: &str = "1";
 pub(crate) enum Whose {
     C,
     Ours,
+    /// knock-rs, the other one in Rust.
+    Peer,
 }
 
-/// The files of both programs, and of what their doors run.
+/// The files of the programs, and of what their doors run.
 #[derive(Debug)]
 pub(crate) struct Programs {
     c: PathBuf,
+    /// None where it cannot be had.
+    pub(crate) peer: Option<PathBuf>,
     pub(crate) ours: PathBuf,
     pub(crate) stamp: PathBuf,
     pub(crate) flood: PathBuf,
@@ -31,11 +35,12 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Builds ours, in the release profile, and finds the other one.
-    pub(crate) fn find() -> Result<Self> {
+    /// Builds ours, in the release profile, and finds the C one.
+    pub(crate) fn find(peer: Option<PathBuf>) -> Result<Self> {
         let c = ["/usr/sbin/knockd", "/usr/bin/knockd"].map(Path::new).into_iter().find(|path| path.exists());
         let bench = |bin| testbed::build_release("bench", bin);
         Ok(Self {
+            peer,
             c: c.context("the C program is not installed; it is Debian's package knockd")?.to_owned(),
             ours: testbed::build_release("knockd-cli", "knockd")?,
             stamp: bench("stamp")?,
@@ -60,9 +65,14 @@ impl Daemon {
         let program = match whose {
             Whose::C => &programs.c,
             Whose::Ours => &programs.ours,
+            Whose::Peer => programs.peer.as_ref().context("there is no knock-rs")?,
         };
         let mut command = net.server.command("taskset");
-        command.args(["-c", CPU]).arg(program).args(["-i", "eth0", "-c", "/run/knockd.conf"]);
+        command.args(["-c", CPU]).arg(program).args(["-c", "/run/knockd.conf"]);
+        // It cannot be told which.
+        if whose != Whose::Peer {
+            command.args(["-i", "eth0"]);
+        }
         let running = Running::start(&mut command)?;
         let pid = running.pid()?;
         let mut daemon = Self { running, whose, pid };
@@ -81,6 +91,11 @@ impl Daemon {
 
     /// Waits until it has nothing to do.
     pub(crate) fn settle(&self) -> Result<()> {
+        if self.whose == Whose::Peer {
+            // It looks at all that it knows five times a second, for ever.
+            std::thread::sleep(Duration::from_secs(1));
+            return Ok(());
+        }
         let end = Instant::now() + Duration::from_secs(120);
         let mut quiet = 0;
         while quiet < 3 {
@@ -92,7 +107,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// What its packet socket has counted since it was asked before. Ours asks, too, so this is right for the C program only.
+    /// What its packet socket has counted since it was asked before. Ours asks, too, so this is right for the others only.
     pub(crate) fn packets(&self) -> Result<Statistics> {
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).context("no process")?;
         let process = pidfd_open(pid, PidfdFlags::empty())?;

@@ -15,27 +15,49 @@ mod micro;
 mod page;
 mod plot;
 
+use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use pnet::datalink::{self, NetworkInterface};
+use socket2::{Domain, SockFilter, Socket, Type};
 
 pub use measure::Scale;
+
+/// Opens a packet socket on an interface that receives nothing.
+///
+/// # Errors
+///
+/// When that is not allowed, or the interface is down.
+pub fn deaf_socket(interface: &NetworkInterface, kind: Type) -> Result<Socket> {
+    let socket = Socket::new(Domain::PACKET, kind, None)?;
+    // The one instruction `return 0` (linux/filter.h).
+    socket.attach_filter(&[SockFilter::new(6, 0, 0, 0)])?;
+    let config = datalink::Config {
+        socket_fd: Some(socket.try_clone()?.into_raw_fd()),
+        promiscuous: false,
+        ..datalink::Config::default()
+    };
+    datalink::channel(interface, config)?;
+    Ok(socket)
+}
 
 /// Measures everything and writes `docs/benchmarks.md` with its plots; returns what has missed its target by more than a
 /// fifth.
 ///
-/// With [`Scale::Quick`] it measures less, in less than two minutes, and writes nothing.
+/// With [`Scale::Quick`] it measures less, in less than two minutes, and writes nothing. `peer` is the program of knock-rs, if
+/// it can be had.
 ///
 /// # Errors
 ///
 /// When this is not root on a machine with two processors, when a program is missing, and when something cannot be measured.
-pub fn run(scale: Scale) -> Result<Vec<String>> {
+pub fn run(scale: Scale, peer: Option<PathBuf>) -> Result<Vec<String>> {
     ensure!(nix::unistd::geteuid().is_root(), "the C program needs root");
     let cpus = std::thread::available_parallelism().context("cannot count the processors")?;
     ensure!(cpus.get() >= 2, "this takes two processors: one for the traffic, one for the daemon");
     let start = Instant::now();
-    let results = measure::all(scale)?;
+    let results = measure::all(scale, peer)?;
     let page = page::of(&results, start.elapsed());
     anstream::println!("\n{page}");
     if scale == Scale::Full {

@@ -1,7 +1,9 @@
 //! What is measured, and how.
 
 mod knocks;
+mod peer;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -11,6 +13,7 @@ use testbed::Net;
 use crate::daemon::{Daemon, Programs, Whose};
 use crate::flood::Flood;
 use crate::micro::{self, Micro};
+pub(crate) use peer::Peer;
 
 /// How much is measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,6 +47,12 @@ impl Spread {
         let median = figures.get(figures.len() / 2).copied().context("nothing was measured")?;
         let (low, high) = (figures.first().copied(), figures.last().copied());
         Ok(Self { median, low: low.unwrap_or(median), high: high.unwrap_or(median) })
+    }
+
+    /// For each of several figures, that of all rounds.
+    pub(crate) fn of_each(rounds: &[Vec<f64>]) -> Result<Vec<Self>> {
+        let of = |index| rounds.iter().filter_map(move |figures| figures.get(index).copied());
+        (0..rounds.first().map_or(0, Vec::len)).map(|index| Self::of(of(index).collect())).collect()
     }
 }
 
@@ -97,6 +106,8 @@ pub(crate) struct Results {
     pub(crate) reload: Spread,
     pub(crate) many_doors: String,
     pub(crate) micro: Vec<Micro>,
+    /// None where it was not measured.
+    pub(crate) peer: Option<Peer>,
 }
 
 pub(crate) const KNOCKS: u32 = 20;
@@ -109,8 +120,8 @@ pub(crate) const BOUND: u32 = 262_144;
 
 const BOTH: [Whose; 2] = [Whose::C, Whose::Ours];
 
-pub(crate) fn all(scale: Scale) -> Result<Results> {
-    let programs = Programs::find()?;
+pub(crate) fn all(scale: Scale, peer: Option<PathBuf>) -> Result<Results> {
+    let programs = Programs::find(peer)?;
     let net = Net::new()?;
     // With addresses of both families C's filter is too long for the kernel long before 330 doors.
     net.server.run(&["sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/eth0/disable_ipv6"])?;
@@ -138,6 +149,8 @@ pub(crate) fn all(scale: Scale) -> Result<Results> {
     let full_memory = bench.full_memory()?;
     say("10,000 doors");
     let (start, reload, many_doors) = bench.many_doors()?;
+    say("knock-rs");
+    let peer = bench.peer()?;
     Ok(Results {
         filter,
         guard,
@@ -151,6 +164,7 @@ pub(crate) fn all(scale: Scale) -> Result<Results> {
         reload,
         many_doors,
         micro,
+        peer,
     })
 }
 
@@ -219,7 +233,7 @@ impl Bench {
             let ports = ports(number);
             // Ours would look at them all if it guarded against scanners.
             let config = |whose| match whose {
-                Whose::C => doors(&ports, ""),
+                Whose::C | Whose::Peer => doors(&ports, ""),
                 Whose::Ours => format!("[options]\nScanLimit = 0\nControlSocket =\n{}", doors(&ports, "")),
             };
             let arguments = format!("--count {count} --stray-from {}", list(&ports));
@@ -281,11 +295,12 @@ impl Bench {
     fn cost(&self, whose: Whose, attempts: u32, rate: u64) -> Result<f64> {
         let ports = ports(1);
         let [first, second, ..] = ports.as_slice() else { anyhow::bail!("no ports") };
-        let daemon = self.start(whose, &doors(&ports, ""))?;
+        let config = if whose == Whose::Peer { peer::config(&ports, "true") } else { doors(&ports, "") };
+        let daemon = self.start(whose, &config)?;
         let mut made = 0;
         while made < attempts {
             let portion = match whose {
-                Whose::C => 1000.min(attempts - made),
+                Whose::C | Whose::Peer => 1000.min(attempts - made),
                 Whose::Ours => 50_000.min(attempts - made),
             };
             let arguments = format!(
@@ -303,7 +318,7 @@ impl Bench {
             daemon.settle()?;
             let cpu = daemon.cpu()?.saturating_sub(before);
             let packets = match whose {
-                Whose::C => daemon.packets()?,
+                Whose::C | Whose::Peer => daemon.packets()?,
                 Whose::Ours => knockd_capture::Statistics::default(),
             };
             Ok((flood, (cpu, packets)))
@@ -314,7 +329,7 @@ impl Bench {
     }
 
     fn guard(&self) -> Result<(Spread, Spread)> {
-        let (config, ports) = self.stamping("")?;
+        let (config, ports) = self.stamping(Whose::Ours, "")?;
         let (rate, seconds) = (500_000, 4);
         let arguments = format!(
             "--count {} --stray-from {} --knocks {KNOCKS} --delays 0 --sequence {}",
@@ -345,15 +360,12 @@ impl Bench {
             Scale::Quick => Duration::from_secs(3),
             Scale::Full => Duration::from_secs(20),
         };
-        let (config, _) = self.stamping("")?;
         let mut wakes = Vec::new();
         let mut memory = Vec::new();
         for whose in BOTH {
-            let daemon = self.start(whose, &config)?;
-            let before = daemon.sleeps()?;
-            std::thread::sleep(time);
-            wakes.push((daemon.sleeps()? - before) as f64 / time.as_secs_f64());
-            memory.push(daemon.memory()? as f64);
+            let (woken, size) = self.at_rest(whose, time)?;
+            wakes.push(woken);
+            memory.push(size);
         }
         let pair = |figures: &[f64]| -> Result<Pair> {
             let [c, ours] = figures else { anyhow::bail!("not of both") };
@@ -362,8 +374,18 @@ impl Bench {
         Ok((pair(&wakes)?, pair(&memory)?))
     }
 
+    /// How often a second it wakes up when idle, and its memory then, in KiB.
+    fn at_rest(&self, whose: Whose, time: Duration) -> Result<(f64, f64)> {
+        let (config, _) = self.stamping(whose, "")?;
+        let daemon = self.start(whose, &config)?;
+        let before = daemon.sleeps()?;
+        std::thread::sleep(time);
+        let wakes = (daemon.sleeps()? - before) as f64 / time.as_secs_f64();
+        Ok((wakes, daemon.memory()? as f64))
+    }
+
     fn full_memory(&self) -> Result<f64> {
-        let (config, ports) = self.stamping("")?;
+        let (config, ports) = self.stamping(Whose::Ours, "")?;
         let daemon = self.start(Whose::Ours, &config)?;
         let arguments = format!(
             "--rate 100000 --count {} --ports {} --in-turns",

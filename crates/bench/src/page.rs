@@ -114,7 +114,7 @@ fn targets(results: &Results) -> Vec<Target> {
     add("start with 10,000 doors".to_owned(), results.start.median, Bound::AtMost(200.0), " ms");
     add("reload with 10,000 doors".to_owned(), results.reload.median, Bound::AtMost(200.0), " ms");
     for micro in &results.micro {
-        let most = match micro.name.split(' ').next() {
+        let most = match micro.name.split([' ', ',']).next() {
             Some("decode") => 10.0,
             Some("match") => 50.0,
             _ => continue,
@@ -194,13 +194,15 @@ fn write_page(page: &mut String, results: &Results, took: Duration) -> std::fmt:
 
     writeln!(
         page,
-        "\n## At rest\n\n| | C | ours | |\n| --- | ---: | ---: | ---: |\n\
-         | wake-ups a second, all threads | {} |\n\
-         | memory in KiB (proportional set size of all processes, rings left out) | {} |\n\n\
+        "\n## At rest\n\n| | C | ours |\n| --- | ---: | ---: |\n\
+         | wake-ups a second, all threads | {} | {} |\n\
+         | memory in KiB (proportional set size of all processes, rings left out) | {} | {} |\n\n\
          With {} attempts it is {} KiB.\n\n\
          Start with 10,000 doors: {} ms; reload: {} ms.",
-        row(&results.wakes).trim_start_matches("| ").trim_end_matches(" |"),
-        row(&results.memory).trim_start_matches("| ").trim_end_matches(" |"),
+        spread(results.wakes.c),
+        spread(results.wakes.ours),
+        spread(results.memory.c),
+        spread(results.memory.ours),
         grouped(BOUND),
         number(results.full_memory),
         spread(results.start),
@@ -212,7 +214,46 @@ fn write_page(page: &mut String, results: &Results, took: Duration) -> std::fmt:
         let instructions = micro.instructions.map(number).unwrap_or_default();
         writeln!(page, "| {} | {} | {instructions} |", micro.name, number(micro.nanoseconds))?;
     }
-    Ok(())
+    write_peer(page, results)
+}
+
+fn write_peer(page: &mut String, results: &Results) -> std::fmt::Result {
+    writeln!(page, "\n## knock-rs\n")?;
+    let Some(peer) = &results.peer else {
+        return writeln!(
+            page,
+            "The other knock daemon in Rust could not be installed from crates.io, so it is not measured."
+        );
+    };
+    writeln!(
+        page,
+        "The other knock daemon in Rust (`knockd` 0.1.0 on crates.io) sees TCP over IPv4 only, looks at every packet of the \
+         interface, and tells stdout of each that hits a port of a sequence. CPU for such a packet, 5,000 a second, in \
+         nanoseconds:\n\n| attempts | knock-rs | ours | |\n| ---: | ---: | ---: | ---: |"
+    )?;
+    for (attempts, theirs) in &peer.live {
+        if let Some((_, _, ours)) = results.live.iter().find(|(number, ..)| number == attempts) {
+            writeln!(page, "| {} {}", grouped(*attempts), row(&Pair { c: *theirs, ours: *ours }))?;
+        }
+    }
+    writeln!(
+        page,
+        "\nKnocks of {KNOCKS} that opened in a flood of first steps:\n\n\
+         | flood, packets a second | between hits | knock-rs |\n| ---: | ---: | ---: |"
+    )?;
+    for (rate, opened) in &peer.knocks {
+        for (delay, opened) in DELAYS.iter().zip(opened) {
+            writeln!(page, "| {} | {delay} ms | {} |", grouped(*rate), spread(*opened))?;
+        }
+    }
+    let (wakes, memory) = peer.at_rest;
+    writeln!(
+        page,
+        "\nFrom knock to command without a flood: {} ms. At rest it wakes up {} times a second and takes {} KiB.",
+        spread(peer.idle_latency),
+        number(wakes),
+        number(memory)
+    )
 }
 
 fn write_knocks(page: &mut String, results: &Results) -> std::fmt::Result {

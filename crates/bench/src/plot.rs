@@ -26,7 +26,7 @@ pub(crate) fn cpu_over_attempts(rows: &[(u32, Option<Spread>, Spread)]) -> Resul
             .caption("CPU of the daemon for a packet", ("sans-serif", 20, &INK))
             .x_label_area_size(48)
             .y_label_area_size(76)
-            .build_cartesian_2d((80.0..500_000.0_f64).log_scale(), (50.0..3_000_000.0_f64).log_scale())
+            .build_cartesian_2d((50.0..500_000.0_f64).log_scale(), (50.0..3_000_000.0_f64).log_scale())
             .map_err(failed)?;
         chart
             .configure_mesh()
@@ -127,7 +127,7 @@ pub(crate) fn knocks_over_rate(rows: &[KnockRow]) -> Result<String> {
 fn time_text(nanoseconds: f64) -> String {
     match nanoseconds {
         few if few < 1_000.0 => format!("{few:.0} ns"),
-        some if some < 10_000.0 => format!("{:.1} µs", some / 1e3),
+        some if some < 10_000.0 => format!("{} µs", (some / 100.0).round() / 10.0),
         more if more < 1e6 => format!("{:.0} µs", more / 1e3),
         many => format!("{:.0} ms", many / 1e6),
     }

@@ -1,18 +1,28 @@
 //! `cargo xtask bench`: our knockd beside the C program.
 
-use std::process::ExitCode;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 use bench::Scale;
 
 use crate::tools::{IP, NFT, NSENTER, TASKSET, UNSHARE, VALGRIND, ensure_original, ensure_present};
 
+/// Builds knock-rs from the package registry, and says where it is; none where that does not work.
+fn peer() -> Option<PathBuf> {
+    let root = testbed::workspace_root().join("target/knock-rs");
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(["install", "--quiet", "knockd@0.1.0", "--root"]).arg(&root);
+    let is_built = command.status().is_ok_and(|status| status.success());
+    Some(root.join("bin/knockd")).filter(|program| is_built && program.exists())
+}
+
 /// Installs what is missing, measures, and says what is not as it should be.
 pub(crate) fn run(quick: bool) -> ExitCode {
     let measured = || -> Result<Vec<String>> {
         ensure_present(&[IP, NFT, NSENTER, TASKSET, UNSHARE, VALGRIND])?;
         ensure_original()?;
-        bench::run(if quick { Scale::Quick } else { Scale::Full })
+        if quick { bench::run(Scale::Quick, None) } else { bench::run(Scale::Full, peer()) }
     };
     match measured() {
         Ok(missed) if missed.is_empty() => ExitCode::SUCCESS,

@@ -4,17 +4,18 @@
 
 use std::io::{self, IoSlice, Write};
 use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use bench::deaf_socket;
 use clap::Parser;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{LinkAddr, MsgFlags, MultiHeaders, sendmmsg};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use pnet::datalink;
-use socket2::{Domain, SockFilter, Socket, Type};
+use socket2::{Socket, Type};
 use testbed::{Flags, Frame};
 
 /// How many packets a system call sends.
@@ -86,16 +87,8 @@ fn main() -> Result<()> {
     cpus.set(arguments.cpu)?;
     sched_setaffinity(Pid::from_raw(0), &cpus)?;
 
-    let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
-    // It receives nothing, so that the kernel has no more work than with a network card.
-    socket.attach_filter(&[SockFilter::new(6, 0, 0, 0)])?;
-    let config = datalink::Config {
-        socket_fd: Some(socket.try_clone()?.into_raw_fd()),
-        promiscuous: false,
-        ..datalink::Config::default()
-    };
-    datalink::channel(eth0, config)?;
-
+    // So the kernel has no more work than with a network card.
+    let socket = deaf_socket(eth0, Type::RAW)?;
     let template = Frame::tcp(Ipv4Addr::UNSPECIFIED, SERVER, 0, Flags::SYN).bytes()?;
     let mut frames = vec![template.clone(); BATCH];
     let mut packets = Packets::new(&arguments);

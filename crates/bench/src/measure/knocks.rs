@@ -7,17 +7,23 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{BOTH, Bench, DELAYS, KNOCKS, KnockRow, Pair, Scale, Spread, doors, list, ports};
+use super::{BOTH, Bench, DELAYS, KNOCKS, KnockRow, Pair, Scale, Spread, doors, list, peer, ports};
 use crate::daemon::Whose;
 use crate::flood::{Flood, knocks};
 
 impl Bench {
     /// A door that notes when it opens.
-    pub(super) fn stamping(&self, more: &str) -> Result<(String, Vec<u16>)> {
+    pub(super) fn stamping(&self, whose: Whose, more: &str) -> Result<(String, Vec<u16>)> {
         let ports = ports(1);
         let stamp = self.programs.stamp.to_str().context("a path that is no text")?;
-        let command = format!("start_command = {stamp} /run/stamps %IP%\ncmd_timeout = 3600\n{more}");
-        Ok((doors(&ports, &command), ports))
+        let command = format!("{stamp} /run/stamps %IP%");
+        let config = match whose {
+            Whose::Peer => peer::config(&ports, &command),
+            Whose::C | Whose::Ours => {
+                doors(&ports, &format!("start_command = {command}\ncmd_timeout = 3600\n{more}"))
+            }
+        };
+        Ok((config, ports))
     }
 
     /// When each knock was answered.
@@ -45,11 +51,7 @@ impl Bench {
                     latencies.extend(taken);
                 }
             }
-            let [c, ours] = opened.map(|rounds| {
-                let of_delay =
-                    |index| rounds.iter().filter_map(move |counts: &Vec<f64>| counts.get(index).copied());
-                (0..DELAYS.len()).map(|index| Spread::of(of_delay(index).collect())).collect::<Result<_>>()
-            });
+            let [c, ours] = opened.map(|rounds| Spread::of_each(&rounds));
             let [c_latency, ours_latency] = latencies.map(|taken| Spread::of(taken).ok());
             rows.push(KnockRow { rate, c: c?, ours: ours?, c_latency, ours_latency });
         }
@@ -58,8 +60,8 @@ impl Bench {
 
     /// How many knocks with each delay opened while others' first steps came at this rate, and how long those without a delay
     /// took, in milliseconds.
-    fn knocks_in_flood(&self, whose: Whose, rate: u64) -> Result<(Vec<f64>, Vec<f64>)> {
-        let (config, ports) = self.stamping("")?;
+    pub(super) fn knocks_in_flood(&self, whose: Whose, rate: u64) -> Result<(Vec<f64>, Vec<f64>)> {
+        let (config, ports) = self.stamping(whose, "")?;
         let delays = DELAYS.map(|delay| delay.to_string()).join(",");
         let arguments = format!(
             "--count {} --ports {} --knocks {KNOCKS} --delays {delays} --sequence {}",
@@ -92,36 +94,35 @@ impl Bench {
         Ok((counts, latencies))
     }
 
+    /// How long each knock takes without a flood, in milliseconds.
+    pub(super) fn idle_knocks(&self, whose: Whose, config: &str, ports: &[u16]) -> Result<Vec<f64>> {
+        self.clear_stamps()?;
+        let daemon = self.start(whose, config)?;
+        let arguments =
+            format!("--rate 1 --count 0 --knocks {KNOCKS} --delays 0 --pause 157 --sequence {}", list(ports));
+        let flood = Flood::send(&self.net, &self.programs, &arguments)?;
+        daemon.settle()?;
+        let stamps = self.stamps();
+        ensure!(stamps.len() == KNOCKS as usize, "{whose:?} opened for {} knocks only", stamps.len());
+        let taken = |(source, at): (&Ipv4Addr, &i128)| Some((at - flood.knocks.get(source)?) as f64 / 1e6);
+        Ok(stamps.iter().filter_map(taken).collect())
+    }
+
     pub(super) fn idle_latency(&self) -> Result<(Pair, Spread, Spread)> {
         let directory = testbed::workspace_root().join("target/bench-state");
         fs::create_dir_all(&directory)?;
         let directory = directory.canonicalize()?;
-        let latencies = |whose, config: &str, ports: &[u16]| -> Result<Vec<f64>> {
-            self.clear_stamps()?;
-            let daemon = self.start(whose, config)?;
-            let arguments = format!(
-                "--rate 1 --count 0 --knocks {KNOCKS} --delays 0 --pause 157 --sequence {}",
-                list(ports)
-            );
-            let flood = Flood::send(&self.net, &self.programs, &arguments)?;
-            daemon.settle()?;
-            let stamps = self.stamps();
-            ensure!(stamps.len() == KNOCKS as usize, "{whose:?} opened for {} knocks only", stamps.len());
-            let taken =
-                |(source, at): (&Ipv4Addr, &i128)| Some((at - flood.knocks.get(source)?) as f64 / 1e6);
-            Ok(stamps.iter().filter_map(taken).collect())
-        };
-        let (plain, ports) = self.stamping("")?;
-        let (stopping, _) = self.stamping("stop_command = true")?;
+        let (plain, ports) = self.stamping(Whose::Ours, "")?;
+        let (stopping, _) = self.stamping(Whose::Ours, "stop_command = true")?;
         let stopping = format!(
             "[options]\nStateDir = {}\nOnExit = close\n{stopping}",
             directory.join("knockd").display()
         );
         let (mut c, mut ours, mut with_stop) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..self.scale.rounds() {
-            c.extend(latencies(Whose::C, &plain, &ports)?);
-            ours.extend(latencies(Whose::Ours, &plain, &ports)?);
-            with_stop.extend(latencies(Whose::Ours, &stopping, &ports)?);
+            c.extend(self.idle_knocks(Whose::C, &plain, &ports)?);
+            ours.extend(self.idle_knocks(Whose::Ours, &plain, &ports)?);
+            with_stop.extend(self.idle_knocks(Whose::Ours, &stopping, &ports)?);
             let _ = fs::remove_dir_all(directory.join("knockd"));
         }
         let disk = (0..20).map(|_| store_time(&directory)).collect::<Result<_>>()?;
