@@ -67,8 +67,9 @@ impl Attempts {
         let Self { chains, networks, entries, hasher, limit, .. } = self;
         let more =
             |len: usize, most: usize| most.saturating_sub(len).min(len.max(64).saturating_mul(GROWTH - 1));
-        // A hash table that is at most half full hardly ever has to be tidied up, which would take as long.
-        let roomy = limit.saturating_mul(2);
+        // A hash table that is at most half full hardly ever has to be tidied up, which would take as long: in less than one of
+        // a thousand removals all 15 neighbours are taken, so that a mark has to be left. A larger one is slower to look into.
+        let roomy = limit.saturating_mul(7) / 4;
         if chains.len() == chains.capacity() {
             chains.reserve(more(chains.len(), roomy), |head| head.hash.wide());
         }
