@@ -12,6 +12,7 @@ use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result, bail, ensure};
 use testbed::workspace_root;
 
+use crate::machine::Machine;
 use crate::tools::{
     CXX, FAIL2BAN, IP, IPTABLES, NFT, NMAP, NSENTER, SETPRIV, TCPDUMP, UNSHARE, ensure_original,
     ensure_present,
@@ -49,6 +50,15 @@ fn run_steps(counts: &mut Counts) -> Result<()> {
     step("Lints", || Task::new("cargo clippy --workspace --all-targets -- -D warnings").run())?;
     // Every test is run and counted, also after one has failed.
     step("Tests", || Task::new("cargo test --workspace --no-fail-fast").run_counting(counts))?;
+    step("Tests under another kernel", || match Machine::prepare() {
+        Ok(machine) => machine.run(counts),
+        Err(error) => {
+            println!(
+                "No machine can be emulated here ({error:#}); the tests have run under this kernel only."
+            );
+            Ok(())
+        }
+    })?;
     step("Documentation", || {
         Task::new("cargo doc --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings").run()
     })?;
@@ -146,7 +156,9 @@ fn ensure_nightly() -> Result<()> {
 
 /// What cargo's test runs have said so far.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-struct Counts {
+pub(crate) struct Counts {
+    /// How many test programs have told their result.
+    pub(crate) results: u64,
     passed: u64,
     failed: u64,
 }
@@ -159,24 +171,31 @@ impl Counts {
             let before = result.split_once(word).map_or("", |(before, _)| before);
             before.rsplit(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0)
         };
+        self.results += 1;
         self.passed += number_before(" passed;");
         self.failed += number_before(" failed;");
     }
 }
 
 /// A command line without quoting, run in the root of the workspace.
-struct Task {
+pub(crate) struct Task {
     words: Vec<String>,
     env: Option<(&'static str, &'static str)>,
 }
 
 impl Task {
-    fn new(command_line: &str) -> Self {
+    pub(crate) fn new(command_line: &str) -> Self {
         Self { words: command_line.split_whitespace().map(str::to_owned).collect(), env: None }
     }
 
     fn env(mut self, key: &'static str, value: &'static str) -> Self {
         self.env = Some((key, value));
+        self
+    }
+
+    /// Adds one that may have spaces.
+    pub(crate) fn with_word(mut self, word: &str) -> Self {
+        self.words.push(word.to_owned());
         self
     }
 
@@ -187,15 +206,27 @@ impl Task {
         })
     }
 
-    fn run(&self) -> Result<()> {
+    pub(crate) fn run(&self) -> Result<()> {
         println!("{self}");
         let status = self.command()?.status().with_context(|| format!("cannot run: {self}"))?;
         ensure!(status.success(), "{status}; to repeat it: {self}");
         Ok(())
     }
 
+    /// Runs it and returns its stdout.
+    pub(crate) fn output(&self) -> Result<String> {
+        println!("{self}");
+        let output = self
+            .command()?
+            .stderr(Stdio::inherit())
+            .output()
+            .with_context(|| format!("cannot run: {self}"))?;
+        ensure!(output.status.success(), "{}; to repeat it: {self}", output.status);
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
     /// Runs it, passes its stdout on line by line, and adds up the tests.
-    fn run_counting(&self, counts: &mut Counts) -> Result<()> {
+    pub(crate) fn run_counting(&self, counts: &mut Counts) -> Result<()> {
         println!("{self}");
         let mut child =
             self.command()?.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot run: {self}"))?;
@@ -223,7 +254,9 @@ impl fmt::Display for Task {
         if let Some((key, value)) = self.env {
             write!(out, "{key}='{value}' ")?;
         }
-        out.write_str(&self.words.join(" "))
+        let words =
+            self.words.iter().map(|word| if word.contains(' ') { format!("'{word}'") } else { word.clone() });
+        out.write_str(&words.collect::<Vec<_>>().join(" "))
     }
 }
 
@@ -242,12 +275,13 @@ mod tests {
         ] {
             counts.add(line);
         }
-        assert_eq!(counts, Counts { passed: 22, failed: 3 });
+        assert_eq!(counts, Counts { results: 2, passed: 22, failed: 3 });
     }
 
     #[test]
     fn a_task_prints_as_what_a_person_can_type() {
         let task = Task::new("cargo doc  --no-deps").env("RUSTDOCFLAGS", "-D warnings");
         assert_eq!(task.to_string(), "RUSTDOCFLAGS='-D warnings' cargo doc --no-deps");
+        assert_eq!(Task::new("sh -c").with_word("echo a").to_string(), "sh -c 'echo a'");
     }
 }

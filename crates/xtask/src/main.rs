@@ -5,6 +5,7 @@ mod checks;
 mod conformance;
 mod demo;
 mod firewall;
+mod machine;
 mod tools;
 
 use std::process::ExitCode;

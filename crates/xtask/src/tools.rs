@@ -28,6 +28,12 @@ pub(crate) const NFT: Tool = Tool { program: "nft", package: "nftables", fedora:
 pub(crate) const TCPDUMP: Tool = Tool { program: "tcpdump", package: "tcpdump", fedora: "tcpdump" };
 pub(crate) const TASKSET: Tool = Tool { program: "taskset", package: "util-linux", fedora: "util-linux" };
 pub(crate) const VALGRIND: Tool = Tool { program: "valgrind", package: "valgrind", fedora: "valgrind" };
+pub(crate) const QEMU: Tool =
+    Tool { program: "qemu-system-x86_64", package: "qemu-system-x86", fedora: "qemu-system-x86-core" };
+pub(crate) const BUSYBOX: Tool = Tool { program: "busybox", package: "busybox-static", fedora: "busybox" };
+pub(crate) const CPIO: Tool = Tool { program: "cpio", package: "cpio", fedora: "cpio" };
+pub(crate) const DEPMOD: Tool = Tool { program: "depmod", package: "kmod", fedora: "kmod" };
+pub(crate) const PPPD: Tool = Tool { program: "pppd", package: "ppp", fedora: "ppp" };
 const KNOCKD: Tool = Tool { program: "knockd", package: "knockd", fedora: "knock-server" };
 pub(crate) const CXX: Tool = Tool { program: "c++", package: "g++", fedora: "gcc-c++" };
 

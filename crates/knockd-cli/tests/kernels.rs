@@ -1,0 +1,75 @@
+//! What not every kernel has. `cargo xtask test` runs these in an emulated machine, where that is possible.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use common::{Knockd, SOON, hit, knock, sh};
+use testbed::{Host, Net, Running};
+
+const DOOR: &str = "[door]\nsequence = 7101,8202:udp,9303\ntcpflags = syn\n";
+
+#[test]
+#[ignore = "needs Landlock"]
+fn the_decoder_keeps_nothing_that_it_does_not_need() {
+    let net = Net::new().unwrap();
+    let mut knockd = Knockd::start(&net, "[door]\nsequence = 7101\n");
+    hit(&net, 2, &[7101]);
+    knockd.wait_for("10.9.0.2: door: OPEN SESAME");
+    assert_eq!(knockd.count("more rights"), 0, "{:#?}", knockd.lines());
+}
+
+#[test]
+#[ignore = "needs VLAN"]
+fn a_vlan_is_listened_to_under_its_own_name_and_with_all_others_under_any() {
+    let net = Net::new().unwrap();
+    for (host, address) in [(&net.server, "10.5.0.1"), (&net.client, "10.5.0.2")] {
+        sh(
+            host,
+            &format!(
+                "ip link add link eth0 name eth0.5 type vlan id 5
+                 ip address add {address}/24 dev eth0.5
+                 ip link set eth0.5 up"
+            ),
+        );
+    }
+    let vlan = ("10.5.0.1", "10.5.0.2: door: OPEN SESAME");
+    let parent = ("10.9.0.1", "10.9.0.2: door: OPEN SESAME");
+    for (interface, first, unheard) in [("eth0.5", parent, true), ("eth0", vlan, true), ("any", vlan, false)]
+    {
+        let second = if first == vlan { parent } else { vlan };
+        let mut knockd = Knockd::start_with(&net, DOOR, &["-v", "-i", interface]);
+        for (address, _) in [first, second] {
+            knock(&net.client, &format!("-d 100 {address} 7101 8202:udp 9303"));
+        }
+        knockd.wait_for(second.1);
+        assert_eq!(knockd.count(first.1) == 0, unheard, "{interface}: {:#?}", knockd.lines());
+    }
+}
+
+#[test]
+#[ignore = "needs PPP"]
+fn a_ppp_link_is_followed_when_it_reconnects_with_another_address() {
+    let net = Net::new().unwrap();
+    // The other end of the link is on the client, whose namespace is found by a process there; /proc is the outer one.
+    let there = "read -r outside rest </proc/self/stat; echo $outside; exec sleep 1000";
+    let mut on_client = net.client.spawn(&["sh", "-c", there]).unwrap();
+    let client = on_client.wait_for_line("", SOON).unwrap().text;
+    let mut knockd = Knockd::start_with(&net, DOOR, &["-v", "-i", "ppp0", "--wait"]);
+    for address in ["10.8.0.1", "10.8.0.3"] {
+        let link = dial(&net.server, &client, address);
+        knockd.wait_for(&format!("ppp0 now has {address}"));
+        knock(&net.client, &format!("-d 100 {address} 7101 8202:udp 9303"));
+        knockd.wait_for("10.8.0.2: door: OPEN SESAME");
+        drop(link);
+        knockd.wait_for("no longer listening on ppp0");
+    }
+}
+
+/// Connects the server, with this address, and the client by PPP, until the result is dropped.
+fn dial(server: &Host, client: &str, address: &str) -> Running {
+    let options = "nodetach noauth local nodefaultroute noipv6";
+    let peer = format!("nsenter -t {client} -n pppd notty {options} 10.8.0.2:{address}");
+    let words: Vec<_> = "pppd".split(' ').chain(options.split(' ')).collect();
+    let ends = format!("{address}:10.8.0.2");
+    server.spawn(&[words.as_slice(), &[&ends, "pty", &peer]].concat()).unwrap()
+}
