@@ -2,21 +2,20 @@
 //!
 //! Its rules are those of knockd 0.8 without its faults; `docs/conformance.md` lists them one by one.
 
+mod doors;
 mod view;
 
-use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
-use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::time::Duration;
 
+use self::doors::{Meaning, StepKey, Watched};
 pub use self::view::Underway;
-use crate::attempts::{Attempt, Attempts, ClassId, QueueId};
-use crate::config::{Door, Secret};
+use crate::attempts::{Attempt, Attempts, ClassId};
+use crate::config::Door;
 use crate::event::{DoorId, Event, EventKind, Visibility};
 use crate::packet::{Hit, Packet};
-use crate::sequence::{Protocol, Sequence, Step};
+use crate::sequence::Step;
 use crate::tcp_flags::{FlagRule, TcpFlags};
 use crate::time::Timestamp;
 
@@ -59,60 +58,6 @@ pub struct Matcher {
     events: Vec<Event>,
 }
 
-/// A door as far as matching goes.
-#[derive(Clone, Debug)]
-struct Watched {
-    name: String,
-    one_time: Option<String>,
-    /// `None` while a one-time door has no unused line.
-    sequence: Option<Sequence>,
-    flags: FlagRule,
-    target: Option<IpAddr>,
-    timeout: Duration,
-    class: ClassId,
-    queue: QueueId,
-    /// The queue of those who have opened it and are not looked at for a while.
-    cooldown: Option<QueueId>,
-    /// The last packet that found an attempt of its source here and did not spoil it.
-    judged: u64,
-}
-
-impl Watched {
-    fn accepts(&self, hit: Hit) -> bool {
-        match hit {
-            Hit::Tcp { flags, .. } => self.flags.accepts(flags),
-            Hit::Udp { .. } => true,
-        }
-    }
-
-    /// What has to be the same for an attempt at one door to go on at another. The sequence of a one-time door is no part of
-    /// it: the file is.
-    fn identity(&self) -> impl Eq + Hash + use<'_> {
-        let secret = (self.one_time.as_ref(), self.sequence.as_ref().filter(|_| self.one_time.is_none()));
-        (&self.name, secret, self.flags, self.target, self.timeout)
-    }
-}
-
-/// A step at the doors of one class, as a number, which is hashed sooner.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct StepKey(u64);
-
-impl StepKey {
-    fn new(class: ClassId, step: Step) -> Self {
-        let udp = step.protocol == Protocol::Udp;
-        Self(u64::from(class.0) << 32 | u64::from(udp) << 16 | u64::from(step.port))
-    }
-}
-
-/// What a step means to the doors of one class.
-#[derive(Debug, Default)]
-struct Meaning {
-    /// A bit for each of the 64 combinations of TCP flags with which some door wants to see it; all of them for UDP.
-    visible: u64,
-    /// The doors that begin with it, in file order.
-    first_of: Vec<DoorId>,
-}
-
 impl Matcher {
     /// Makes a matcher for these doors, with room for `max_attempts` attempts.
     ///
@@ -134,53 +79,6 @@ impl Matcher {
         matcher
     }
 
-    /// Replaces the doors, and the bound on attempts.
-    ///
-    /// A door that is the same as before as far as matching goes (name, sequence, flags, target, timeout) keeps its attempts
-    /// and its current one-time sequence; of several that are the same, the first takes over from the first. When more
-    /// attempts are under way than may be from now on, the most advanced stay, of those the youngest.
-    pub fn set_doors(&mut self, doors: &[Door], max_attempts: NonZeroU32) {
-        let old = std::mem::take(&mut self.doors);
-        self.classes.clear();
-        let mut lasts = Vec::new();
-        for door in doors {
-            let watched = self.watch(door, &mut lasts);
-            self.doors.push(watched);
-        }
-        let moved = self.adopt(&old);
-        let keep = |attempt: Attempt| {
-            let id = (*moved.get(attempt.door as usize)?)?;
-            let door = self.doors.get(id.index())?;
-            let queue = if attempt.stage == COOLING { door.cooldown? } else { door.queue };
-            Some(Attempt { door: id.0, class: door.class, queue, ..attempt })
-        };
-        let mut kept: Vec<_> = self.attempts.iter().filter_map(keep).collect();
-        kept.sort_by_key(|attempt| Reverse((attempt.stage, attempt.begun)));
-        kept.truncate(max_attempts.get() as usize);
-        // A queue is in the order in which its attempts end.
-        kept.sort_by_key(|attempt| attempt.begun);
-        self.attempts = Attempts::new(max_attempts, &lasts);
-        for attempt in kept {
-            self.attempts.insert(attempt);
-        }
-        self.index_destinations();
-        self.index_steps();
-    }
-
-    /// Gives a door with one-time sequences the one that counts from now on, or none.
-    ///
-    /// Attempts at the door are dropped unless the sequence is the same as before. Other doors are not affected, and a door
-    /// with a fixed sequence keeps it.
-    pub fn set_sequence(&mut self, door: DoorId, sequence: Option<Sequence>) {
-        let Some(watched) = self.doors.get_mut(door.index()) else { return };
-        if watched.one_time.is_none() || watched.sequence == sequence {
-            return;
-        }
-        watched.sequence = sequence;
-        self.attempts.remove_where(|attempt| attempt.door == door.0 && attempt.stage != COOLING);
-        self.index_steps();
-    }
-
     /// Drops every attempt of a source.
     pub fn forget(&mut self, source: IpAddr) {
         for &class in self.classes.values() {
@@ -188,22 +86,6 @@ impl Matcher {
                 self.attempts.remove(slot);
             }
         }
-    }
-
-    /// Says which addresses are the interface's own: the destinations that doors without `Target` watch.
-    pub fn set_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
-        self.addresses = addresses.into_iter().collect();
-        self.index_destinations();
-    }
-
-    /// Everything that the doors look for at the moment, once each, in no order.
-    pub fn interests(&self) -> Vec<Interest> {
-        let mut interests = HashSet::new();
-        for door in &self.doors {
-            let steps = door.sequence.iter().flat_map(Sequence::steps);
-            interests.extend(steps.map(|step| Interest { step, flags: door.flags, target: door.target }));
-        }
-        interests.into_iter().collect()
     }
 
     /// The number of attempts under way, and of sources that a door with a `Cooldown` does not look at for a while.
@@ -366,78 +248,6 @@ impl Matcher {
         }
         nearest
     }
-
-    /// `lasts` has the duration of each queue so far and gets those that the door needs.
-    fn watch(&mut self, door: &Door, lasts: &mut Vec<Duration>) -> Watched {
-        let next_class = ClassId(u32::try_from(self.classes.len()).unwrap_or(u32::MAX));
-        let class = *self.classes.entry(door.target).or_insert(next_class);
-        let mut queue_of = |duration| {
-            let known = lasts.iter().position(|&known| known == duration);
-            let index = known.unwrap_or_else(|| {
-                lasts.push(duration);
-                lasts.len() - 1
-            });
-            QueueId(u32::try_from(index).unwrap_or(u32::MAX))
-        };
-        let queue = queue_of(door.seq_timeout);
-        let cooldown = (!door.cooldown.is_zero()).then(|| queue_of(door.cooldown));
-        let (sequence, one_time) = match &door.secret {
-            Secret::Sequence(sequence) => (Some(sequence.clone()), None),
-            Secret::OneTime(path) => (None, Some(path.clone())),
-        };
-        Watched {
-            name: door.name.clone(),
-            one_time,
-            sequence,
-            flags: door.tcp_flags,
-            target: door.target,
-            timeout: door.seq_timeout,
-            class,
-            queue,
-            cooldown,
-            judged: 0,
-        }
-    }
-
-    /// Finds for each old door the new one that takes over its attempts, and lets it take over its one-time sequence.
-    fn adopt(&mut self, old: &[Watched]) -> Vec<Option<DoorId>> {
-        let heirs: Vec<Option<usize>> = {
-            let mut candidates: HashMap<_, Vec<usize>> = HashMap::new();
-            for (index, door) in self.doors.iter().enumerate().rev() {
-                candidates.entry(door.identity()).or_default().push(index);
-            }
-            old.iter().map(|door| candidates.get_mut(&door.identity()).and_then(Vec::pop)).collect()
-        };
-        for (before, heir) in old.iter().zip(&heirs) {
-            if let Some(door) = heir.and_then(|index| self.doors.get_mut(index)) {
-                door.sequence.clone_from(&before.sequence);
-            }
-        }
-        heirs.into_iter().map(|index| index.map(DoorId::new)).collect()
-    }
-
-    fn index_destinations(&mut self) {
-        let targets = self.classes.keys().flatten();
-        let of = |destination: IpAddr| {
-            let own =
-                self.addresses.contains(&destination).then(|| self.classes.get(&None).copied()).flatten();
-            (destination, [own, self.classes.get(&Some(destination)).copied()])
-        };
-        self.watched = self.addresses.iter().chain(targets).copied().map(of).collect();
-    }
-
-    fn index_steps(&mut self) {
-        self.steps.clear();
-        for (index, door) in self.doors.iter().enumerate() {
-            let Some(sequence) = &door.sequence else { continue };
-            for step in sequence.steps() {
-                self.steps.entry(StepKey::new(door.class, step)).or_default().visible |=
-                    visible_flags(step, door.flags);
-            }
-            let first = self.steps.entry(StepKey::new(door.class, sequence.first())).or_default();
-            first.first_of.push(DoorId::new(index));
-        }
-    }
 }
 
 /// Adds an attempt, and tells of the one that had to make room for it.
@@ -450,20 +260,14 @@ fn add(attempts: &mut Attempts, attempt: Attempt, events: &mut Vec<Event>) {
     }));
 }
 
-fn visible_flags(step: Step, rule: FlagRule) -> u64 {
-    match step.protocol {
-        Protocol::Udp => u64::MAX,
-        Protocol::Tcp => (0..64)
-            .filter(|&bits| rule.accepts(TcpFlags::from_wire(bits)))
-            .fold(0, |flags, bits| flags | 1 << bits),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::EventKind::{Cooling, Evicted, Opened, Repeated, Spoiled, Stage, TimedOut, WrongFlags};
+    use std::time::Duration;
+
     use super::*;
-    use crate::config::Options;
+    use crate::config::{Options, Secret};
+    use crate::sequence::Sequence;
 
     const SYN: TcpFlags = TcpFlags::SYN;
     const ACK: TcpFlags = TcpFlags::ACK;
