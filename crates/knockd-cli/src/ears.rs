@@ -151,9 +151,11 @@ impl Ears {
             let result = match known {
                 None => self.listen_to(found, log),
                 Some(listener) if listener.interface.addresses != found.addresses => {
+                    let changed = listener.set_filter(&self.wanted.program(&found));
+                    // Said when it is so: whoever reads it may knock at once.
                     log.write(&Line::notice(format!("{} now has {}", found.name, addresses_of(&found))));
                     listener.interface = found;
-                    listener.set_filter(&self.wanted.program(&listener.interface))
+                    changed
                 }
                 Some(listener) => {
                     listener.interface.up = found.up;
