@@ -3,6 +3,9 @@
 
 mod common;
 
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
 use common::{Knockd, SOON, hit, knock, sh};
 use testbed::{Host, Net, Running};
 
@@ -54,10 +57,16 @@ fn a_ppp_link_is_followed_when_it_reconnects_with_another_address() {
     let there = "read -r outside rest </proc/self/stat; echo $outside; exec sleep 1000";
     let mut on_client = net.client.spawn(&["sh", "-c", there]).unwrap();
     let client = on_client.wait_for_line("", SOON).unwrap().text;
+    let _server = net.server.listen(80).unwrap();
     let mut knockd = Knockd::start_with(&net, DOOR, &["-v", "-i", "ppp0", "--wait"]);
-    for address in ["10.8.0.1", "10.8.0.3"] {
+    for address in [[10, 8, 0, 1], [10, 8, 0, 3]].map(Ipv4Addr::from) {
         let link = dial(&net.server, &client, address);
         knockd.wait_for(&format!("ppp0 now has {address}"));
+        // pppd gives both ends their addresses before it lets packets through.
+        let end = Instant::now() + SOON;
+        while !net.client.can_connect(address, 80).unwrap() {
+            assert!(Instant::now() < end, "the link carries nothing: {:#?}", link.lines());
+        }
         knock(&net.client, &format!("-d 100 {address} 7101 8202:udp 9303"));
         knockd.wait_for("10.8.0.2: door: OPEN SESAME");
         drop(link);
@@ -66,7 +75,7 @@ fn a_ppp_link_is_followed_when_it_reconnects_with_another_address() {
 }
 
 /// Connects the server, with this address, and the client by PPP, until the result is dropped.
-fn dial(server: &Host, client: &str, address: &str) -> Running {
+fn dial(server: &Host, client: &str, address: Ipv4Addr) -> Running {
     let options = "nodetach noauth local nodefaultroute noipv6";
     let peer = format!("nsenter -t {client} -n pppd notty {options} 10.8.0.2:{address}");
     let words: Vec<_> = "pppd".split(' ').chain(options.split(' ')).collect();
