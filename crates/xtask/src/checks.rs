@@ -26,6 +26,8 @@ pub(crate) fn run() -> ExitCode {
     let mut counts = Counts::default();
     let outcome = run_steps(&mut counts);
     if let Err(error) = &outcome {
+        // Told again, since much may have been printed after it.
+        println!("{}", counts.failures);
         eprintln!("\n{BAD}failed:{BAD:#} {error:#}\n");
         // A step that is not a test, or tests that do not compile, count as one.
         counts.failed = counts.failed.max(1);
@@ -132,7 +134,7 @@ fn fuzz(counts: &mut Counts) -> Result<()> {
         std::fs::create_dir_all(workspace_root().join(&found))?;
         let seeds = format!("fuzz/corpus/{target}");
         let seeds = if workspace_root().join(&seeds).exists() { seeds } else { String::new() };
-        let limits = "-runs=20000 -max_total_time=10";
+        let limits = "-runs=20000 -max_total_time=10 -verbosity=0 -print_final_stats=1";
         Task::new(&format!("cargo +nightly fuzz run {target} {found} {seeds} -- {limits}")).run()?;
     }
     Ok(())
@@ -155,18 +157,29 @@ fn ensure_nightly() -> Result<()> {
 }
 
 /// What cargo's test runs have said so far.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Counts {
     /// How many test programs have told their result.
     pub(crate) results: u64,
     passed: u64,
-    failed: u64,
+    pub(crate) failed: u64,
+    /// What the test program that runs has printed.
+    program: String,
+    /// What the tests that failed have printed.
+    failures: String,
 }
 
 impl Counts {
-    /// Adds a line such as `test result: ok. 12 passed; 0 failed; 1 ignored; …`; ignores every other line.
+    /// Adds a line such as `test result: ok. 12 passed; 0 failed; 1 ignored; …`, and remembers the other ones until then.
     fn add(&mut self, line: &str) {
-        let Some((_, result)) = line.split_once("test result: ") else { return };
+        let Some((_, result)) = line.split_once("test result: ") else {
+            self.program += line.trim_end();
+            self.program.push('\n');
+            return;
+        };
+        if let Some((_, failures)) = std::mem::take(&mut self.program).split_once("\nfailures:\n") {
+            self.failures += failures;
+        }
         let number_before = |word: &str| -> u64 {
             let before = result.split_once(word).map_or("", |(before, _)| before);
             before.rsplit(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0)
@@ -275,7 +288,28 @@ mod tests {
         ] {
             counts.add(line);
         }
-        assert_eq!(counts, Counts { results: 2, passed: 22, failed: 3 });
+        let expected = Counts { results: 2, passed: 22, failed: 3, ..Counts::default() };
+        assert_eq!(Counts { program: String::new(), ..counts }, expected);
+    }
+
+    #[test]
+    fn what_failed_tests_have_printed_is_kept() {
+        let mut counts = Counts::default();
+        for line in [
+            "test a ... FAILED\r",
+            "failures:\r",
+            "---- a stdout ----\r",
+            "no line with `x`\r",
+            "failures:\r",
+            "    a\r",
+            "test result: FAILED. 1 passed; 1 failed; 0 ignored\r",
+            "running 1 test",
+            "test result: ok. 1 passed; 0 failed; 0 ignored",
+        ] {
+            counts.add(line);
+        }
+        assert_eq!(counts.failures, "---- a stdout ----\nno line with `x`\nfailures:\n    a\n");
+        assert_eq!(counts.failed, 1);
     }
 
     #[test]

@@ -75,12 +75,13 @@ impl Machine {
         ))
         .with_word("-append")
         .with_word("console=ttyS0 quiet panic=-1");
-        let before = counts.results;
+        let (results, failed) = (counts.results, counts.failed);
         emulator.run_counting(counts)?;
         ensure!(
-            counts.results - before == TESTS.len() as u64,
+            counts.results - results == TESTS.len() as u64,
             "not all tests were run; to repeat it: {emulator}"
         );
+        ensure!(counts.failed == failed, "tests have failed; to repeat it: {emulator}");
         Ok(())
     }
 }
