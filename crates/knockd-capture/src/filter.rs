@@ -53,6 +53,10 @@ const OUTGOING: u32 = 4;
 const VLAN_ID: u32 = 0x0fff;
 
 /// Offsets in the headers: RFC 791, RFC 8200, RFC 9293, RFC 768.
+/// The first byte: the version, and in IPv4 the length of the header in words.
+const IPV4_WITHOUT_OPTIONS: u32 = 0x45;
+const ONLY_IN_IPV6: u32 = 0x20;
+const IPV4_HEADER_LENGTH: u32 = 20;
 const IPV4_OFFSET: u32 = 6;
 const IPV4_PROTOCOL: u32 = 9;
 const IPV4_DESTINATION: u32 = 16;
@@ -220,6 +224,15 @@ impl Wanted {
             accept = code.step(LOAD_WORD, KERNEL_PACKET_TYPE, accept);
         }
 
+        // A fragment's bytes may look like a wanted port. In IPv6 they are behind an extension header: the decoder sees to it.
+        let fragment = code.branch(JUMP_IF_ANY_BIT, u32::from(IPV4_FRAGMENT_BITS), reject, accept);
+        let ipv4 = code.step(LOAD_HALF, IPV4_OFFSET, fragment);
+        let version = code.branch(JUMP_IF_ANY_BIT, ONLY_IN_IPV6, accept, reject);
+        let ipv6 = code.step(LOAD_BYTE, 0, version);
+        accept = code.branch(JUMP_IF_EQUAL, ETHERTYPE_IPV6, ipv6, reject);
+        accept = code.branch(JUMP_IF_EQUAL, ETHERTYPE_IPV4, ipv4, accept);
+        accept = code.step(LOAD_WORD, KERNEL_PROTOCOL, accept);
+
         // From here on up X is the offset of the transport header.
         let udp = code.port_search(&self.udp, accept, reject);
         let udp = code.step(LOAD_HALF_AT_X, DESTINATION_PORT, udp);
@@ -265,14 +278,16 @@ impl Wanted {
         let mut ipv4 = code.branch(JUMP_IF_EQUAL, u32::from(UDP), udp, reject);
         ipv4 = code.branch(JUMP_IF_EQUAL, u32::from(TCP), tcp, ipv4);
         ipv4 = code.step(LOAD_BYTE, IPV4_PROTOCOL, ipv4);
-        ipv4 = code.step(SET_X_TO_IPV4_HEADER_LENGTH, 0, ipv4);
-        ipv4 = code.branch(JUMP_IF_ANY_BIT, u32::from(IPV4_FRAGMENT_BITS), reject, ipv4);
-        ipv4 = code.step(LOAD_HALF, IPV4_OFFSET, ipv4);
         ipv4 = code.ipv4_destination(&self.ipv4, ipv4, reject);
+        let with_options = code.step(SET_X_TO_IPV4_HEADER_LENGTH, 0, ipv4);
+        let without = code.step(SET_X, IPV4_HEADER_LENGTH, ipv4);
 
         let mut start = code.branch(JUMP_IF_EQUAL, ETHERTYPE_IPV6, ipv6, reject);
-        start = code.branch(JUMP_IF_EQUAL, ETHERTYPE_IPV4, ipv4, start);
-        code.step(LOAD_WORD, KERNEL_PROTOCOL, start);
+        start = code.branch(JUMP_IF_EQUAL, ETHERTYPE_IPV4, with_options, start);
+        start = code.step(LOAD_WORD, KERNEL_PROTOCOL, start);
+        // Most packets show at once that they are IPv4 without options; whether the link says so, too, is looked at last.
+        start = code.branch(JUMP_IF_EQUAL, IPV4_WITHOUT_OPTIONS, without, start);
+        code.step(LOAD_BYTE, 0, start);
         code.finish()
     }
 }
@@ -776,8 +791,14 @@ mod tests {
         let mut frame = syn("2001:db8::1", 7000);
         frame.bytes[6] = 58;
         assert!(!accepts(&program, &frame));
-        for protocol in [0x0806, 0x8100, 0x88a8] {
-            assert!(!accepts(&program, &Frame { protocol, ..syn("192.0.2.1", 7000) }));
+        for (protocol, address) in [
+            (0x0806, "192.0.2.1"),
+            (0x8100, "192.0.2.1"),
+            (0x88a8, "192.0.2.1"),
+            (ETHERTYPE_IPV6, "192.0.2.1"),
+            (ETHERTYPE_IPV4, "2001:db8::1"),
+        ] {
+            assert!(!accepts(&program, &Frame { protocol, ..syn(address, 7000) }));
         }
     }
 
