@@ -1,5 +1,6 @@
 //! What is measured, and how.
 
+mod filter;
 mod knocks;
 mod peer;
 
@@ -217,49 +218,6 @@ impl Bench {
             last = flood.rate();
         }
         anyhow::bail!("the generator cannot keep {rate} packets a second here, only {last:.0}")
-    }
-
-    /// The cost of the filter is what a packet takes more than with a socket that wants nothing.
-    fn filter(&self) -> Result<Vec<(usize, Pair)>> {
-        // Several of each at the same time, so that what they cost stands out against what else a packet costs.
-        const COPIES: usize = 8;
-        let (count, rounds) = match self.scale {
-            Scale::Quick => (300_000, 2),
-            Scale::Full => (500_000, 7),
-        };
-        let numbers: &[usize] = if self.scale == Scale::Quick { &[1, 100] } else { &[1, 100, 330] };
-        let mut rows = Vec::new();
-        for &number in numbers {
-            let ports = ports(number);
-            // Ours would look at them all if it guarded against scanners.
-            let config = |whose| match whose {
-                Whose::C | Whose::Peer => doors(&ports, ""),
-                Whose::Ours => format!("[options]\nScanLimit = 0\nControlSocket =\n{}", doors(&ports, "")),
-            };
-            let arguments = format!("--count {count} --stray-from {}", list(&ports));
-            let pace =
-                || Ok::<_, anyhow::Error>(self.flood(0, &arguments, |send| Ok((send()?, ())))?.0.pace());
-            let mut costs = [Vec::new(), Vec::new()];
-            for _ in 0..rounds {
-                for (whose, costs) in BOTH.into_iter().zip(&mut costs) {
-                    let start = || self.start(whose, &config(whose));
-                    let daemons = (0..COPIES).map(|_| start()).collect::<Result<Vec<_>>>()?;
-                    let with = pace()?;
-                    drop(daemons);
-                    let tap = || -> Result<_> {
-                        let mut tap = self.net.server.spawn(&[&self.programs.tap])?;
-                        tap.wait_for_line("listening", Duration::from_secs(10))?;
-                        Ok(tap)
-                    };
-                    let taps = (0..COPIES).map(|_| tap()).collect::<Result<Vec<_>>>()?;
-                    costs.push((with - pace()?) / COPIES as f64);
-                    drop(taps);
-                }
-            }
-            let [c, ours] = costs;
-            rows.push((number, Pair { c: Spread::of(c)?, ours: Spread::of(ours)? }));
-        }
-        Ok(rows)
     }
 
     fn live(&self) -> Result<Vec<(u32, Option<Spread>, Spread)>> {

@@ -1,0 +1,62 @@
+//! What the filters cost the kernel for packets that no door wants.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::{BOTH, Bench, Pair, Scale, Spread, doors, list, ports};
+use crate::daemon::Whose;
+
+impl Bench {
+    /// The cost of the filter is what a packet takes more than with a socket that wants nothing.
+    pub(super) fn filter(&self) -> Result<Vec<(usize, Pair)>> {
+        const FLOODS: usize = 6;
+        let (count, rounds) = match self.scale {
+            Scale::Quick => (30_000, 2),
+            Scale::Full => (60_000, 9),
+        };
+        let numbers: &[usize] = if self.scale == Scale::Quick { &[1, 100] } else { &[1, 100, 330] };
+        let mut rows = Vec::new();
+        for &number in numbers {
+            let ports = ports(number);
+            // Ours would look at them all if it guarded against scanners.
+            let config = |whose| match whose {
+                Whose::C | Whose::Peer => doors(&ports, ""),
+                Whose::Ours => format!("[options]\nScanLimit = 0\nControlSocket =\n{}", doors(&ports, "")),
+            };
+            // Many of each at the same time, so that what they cost stands out against what else a packet costs.
+            let copies: u16 = if number == 1 { 16 } else { 4 };
+            let arguments = format!("--count {count} --stray-from {}", list(&ports));
+            let pace = || self.fastest(FLOODS, &arguments);
+            let mut costs = [Vec::new(), Vec::new()];
+            for _ in 0..rounds {
+                let tap = || -> Result<_> {
+                    let mut tap = self.net.server.spawn(&[&self.programs.tap])?;
+                    tap.wait_for_line("listening", Duration::from_secs(10))?;
+                    Ok(tap)
+                };
+                let taps = (0..copies).map(|_| tap()).collect::<Result<Vec<_>>>()?;
+                let without = pace()?;
+                drop(taps);
+                for (whose, costs) in BOTH.into_iter().zip(&mut costs) {
+                    let start = || self.start(whose, &config(whose));
+                    let daemons = (0..copies).map(|_| start()).collect::<Result<Vec<_>>>()?;
+                    costs.push((pace()? - without) / f64::from(copies));
+                    drop(daemons);
+                }
+            }
+            let [c, ours] = costs;
+            rows.push((number, Pair { c: Spread::of(c)?, ours: Spread::of(ours)? }));
+        }
+        Ok(rows)
+    }
+
+    /// How long a packet takes in the fastest of some floods, in nanoseconds: what else the machine does makes them slower only.
+    fn fastest(&self, floods: usize, arguments: &str) -> Result<f64> {
+        let mut fastest = f64::INFINITY;
+        for _ in 0..floods {
+            fastest = fastest.min(self.flood(0, arguments, |send| Ok((send()?, ())))?.0.pace());
+        }
+        Ok(fastest)
+    }
+}
