@@ -2,6 +2,8 @@
 //!
 //! The program may let more through than wanted, never less: the matcher decides again.
 
+mod assembler;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,6 +12,11 @@ use std::ops::RangeInclusive;
 use knockd_core::{Interest, LocalPorts, Protocol, TcpFlags};
 use socket2::{SockFilter, Socket};
 
+use self::assembler::{
+    AND, Assembler, Instruction, JUMP_IF_ANY_BIT, JUMP_IF_AT_LEAST, JUMP_IF_EQUAL, JUMP_IF_GREATER,
+    LOAD_BYTE, LOAD_BYTE_AT_X, LOAD_HALF, LOAD_HALF_AT_X, LOAD_SAVED, LOAD_WORD, Label, RETURN, SAVE, SET_X,
+    SET_X_TO_IPV4_HEADER_LENGTH,
+};
 use crate::decode::{EXTENSION_HEADERS, IPV4_FRAGMENT_BITS, TCP, UDP};
 use crate::link::Interface;
 
@@ -18,25 +25,6 @@ const MAX_ADDRESSES: usize = 32;
 
 /// This many port ranges are looked through one after the other; more are halved first.
 const MAX_LINEAR_RANGES: usize = 8;
-
-/// Operation codes (`linux/bpf_common.h`): class, size, mode; or class, operation, source.
-const LOAD_WORD: u16 = 0x20;
-const LOAD_HALF: u16 = 0x28;
-const LOAD_BYTE: u16 = 0x30;
-const LOAD_HALF_AT_X: u16 = 0x48;
-const LOAD_BYTE_AT_X: u16 = 0x50;
-const LOAD_SAVED: u16 = 0x60;
-const SAVE: u16 = 0x02;
-const SET_X: u16 = 0x01;
-/// Sets X to the length of the IPv4 header at the offset: four times the lower half of its first byte.
-const SET_X_TO_IPV4_HEADER_LENGTH: u16 = 0xb1;
-const AND: u16 = 0x54;
-const JUMP: u16 = 0x05;
-const JUMP_IF_EQUAL: u16 = 0x15;
-const JUMP_IF_GREATER: u16 = 0x25;
-const JUMP_IF_AT_LEAST: u16 = 0x35;
-const JUMP_IF_ANY_BIT: u16 = 0x45;
-const RETURN: u16 = 0x06;
 
 /// Offsets that load what the kernel knows of a packet: `SKF_AD_OFF` plus `SKF_AD_*` (`linux/filter.h`).
 const KERNEL_PROTOCOL: u32 = 0xffff_f000;
@@ -52,10 +40,12 @@ const OUTGOING: u32 = 4;
 /// The lower 12 bits of a tag name the VLAN (IEEE 802.1Q); the others are a priority.
 const VLAN_ID: u32 = 0x0fff;
 
-/// Offsets in the headers: RFC 791, RFC 8200, RFC 9293, RFC 768.
-/// The first byte: the version, and in IPv4 the length of the header in words.
+/// The first byte of a packet: its version, then the length of an IPv4 header in words (RFC 791, RFC 8200).
 const IPV4_WITHOUT_OPTIONS: u32 = 0x45;
+/// A bit of the version that 6 has and 4 has not.
 const ONLY_IN_IPV6: u32 = 0x20;
+
+/// Offsets in the headers, and their lengths: RFC 791, RFC 8200, RFC 9293, RFC 768.
 const IPV4_HEADER_LENGTH: u32 = 20;
 const IPV4_OFFSET: u32 = 6;
 const IPV4_PROTOCOL: u32 = 9;
@@ -278,9 +268,16 @@ impl Wanted {
         let mut ipv4 = code.branch(JUMP_IF_EQUAL, u32::from(UDP), udp, reject);
         ipv4 = code.branch(JUMP_IF_EQUAL, u32::from(TCP), tcp, ipv4);
         ipv4 = code.step(LOAD_BYTE, IPV4_PROTOCOL, ipv4);
-        ipv4 = code.ipv4_destination(&self.ipv4, ipv4, reject);
-        let with_options = code.step(SET_X_TO_IPV4_HEADER_LENGTH, 0, ipv4);
-        let without = code.step(SET_X, IPV4_HEADER_LENGTH, ipv4);
+        let mut with_options = code.ipv4_destination(&self.ipv4, ipv4, reject);
+        with_options = code.step(SET_X_TO_IPV4_HEADER_LENGTH, 0, with_options);
+        let mut without = code.step(SET_X, IPV4_HEADER_LENGTH, ipv4);
+        // Nearly all packets have another port, whatever their protocol is; to look for few ports twice costs the others little.
+        let ports = joined(self.tcp.iter().chain(&self.udp).cloned());
+        if ports.len() <= MAX_LINEAR_RANGES && !self.tcp_strays {
+            without = code.port_search(&ports, without, reject);
+            without = code.step(LOAD_HALF, IPV4_HEADER_LENGTH + DESTINATION_PORT, without);
+        }
+        without = code.ipv4_destination(&self.ipv4, without, reject);
 
         let mut start = code.branch(JUMP_IF_EQUAL, ETHERTYPE_IPV6, ipv6, reject);
         start = code.branch(JUMP_IF_EQUAL, ETHERTYPE_IPV4, with_options, start);
@@ -329,69 +326,8 @@ fn merge_nearest(ranges: &[RangeInclusive<u16>], keep: usize) -> Vec<RangeInclus
     merged
 }
 
-/// One instruction (`struct sock_filter`, `linux/filter.h`); the two jumps count instructions to skip.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Instruction {
-    code: u16,
-    if_true: u8,
-    if_false: u8,
-    operand: u32,
-}
-
-/// Where an instruction stands, counted from the end of the program.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Label(usize);
-
-/// A program in the making, its last instruction first: jumps only lead forward, so every target is known already.
-#[derive(Default)]
-struct Assembler {
-    reversed: Vec<Instruction>,
-}
-
+/// The searches, whose outcomes are two places in the program.
 impl Assembler {
-    fn finish(mut self) -> Vec<Instruction> {
-        self.reversed.reverse();
-        self.reversed
-    }
-
-    fn push(&mut self, code: u16, operand: u32) -> Label {
-        self.reversed.push(Instruction { code, if_true: 0, if_false: 0, operand });
-        Label(self.reversed.len() - 1)
-    }
-
-    /// How many instructions one that is pushed now must skip to reach the target.
-    fn distance(&self, target: Label) -> usize {
-        self.reversed.len() - 1 - target.0
-    }
-
-    /// Adds an instruction that goes on at `next`.
-    fn step(&mut self, code: u16, operand: u32, next: Label) -> Label {
-        if self.distance(next) > 0 {
-            self.jump(next);
-        }
-        self.push(code, operand)
-    }
-
-    #[allow(clippy::cast_possible_truncation, reason = "a program has no four billion instructions")]
-    fn jump(&mut self, target: Label) -> Label {
-        self.push(JUMP, self.distance(target) as u32)
-    }
-
-    #[allow(clippy::cast_possible_truncation, reason = "near() makes both distances fit")]
-    fn branch(&mut self, test: u16, operand: u32, then: Label, otherwise: Label) -> Label {
-        let then = self.near(then);
-        let otherwise = self.near(otherwise);
-        let (if_true, if_false) = (self.distance(then) as u8, self.distance(otherwise) as u8);
-        self.reversed.push(Instruction { code: test, if_true, if_false, operand });
-        Label(self.reversed.len() - 1)
-    }
-
-    /// Returns a label that a branch can reach with its 8 bits: the target, or a jump to it.
-    fn near(&mut self, target: Label) -> Label {
-        // One less than the maximum: the other target of the branch may add a jump.
-        if self.distance(target) < usize::from(u8::MAX) { target } else { self.jump(target) }
-    }
-
     /// Compares A, a port, with ascending ranges.
     fn port_search(&mut self, ranges: &[RangeInclusive<u16>], accept: Label, reject: Label) -> Label {
         let (left, right) = ranges.split_at(ranges.len() / 2);
@@ -460,6 +396,7 @@ mod tests {
     use proptest::prelude::*;
     use proptest::sample::select;
 
+    use super::assembler::JUMP;
     use super::*;
     use crate::decode::decode;
 

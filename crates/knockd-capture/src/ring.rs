@@ -1,7 +1,7 @@
 //! The ring of a packet socket: memory that the kernel writes packets into and this process reads them from, without a system
 //! call for each.
 //!
-//! This is the only module with `unsafe` code. What it relies on is the protocol of `TPACKET_V2` (packet(7), the kernel's
+//! This is the only module of this crate with `unsafe` code. What it relies on is the protocol of `TPACKET_V2` (packet(7), the kernel's
 //! `Documentation/networking/packet_mmap.rst`, `linux/if_packet.h`): the ring is a row of frames, each with a header; while
 //! a frame's status is [`STATUS_KERNEL`] only the kernel touches the frame, otherwise only its reader does, who gives it back by
 //! writing that status. The kernel fills them in order and starts over behind the last; a frame that has not been given back by
