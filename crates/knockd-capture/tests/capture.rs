@@ -1,63 +1,24 @@
 //! Shows on real interfaces what a capture sees.
-//!
-//! Every test runs itself again in a network namespace of its own, which needs root or unprivileged user namespaces.
-//! Where neither works the tests fail.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use std::env;
+mod network;
+
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsFd;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use etherparse::{PacketBuilder, PacketBuilderStep, VlanId};
-use knockd_capture::{
-    Buffer, Capture, CaptureError, Interface, LinkWatch, OpenError, PacketSocket, Program, interfaces,
-};
+use knockd_capture::{Buffer, Capture, CaptureError, Interface, OpenError, PacketSocket, Program};
 use knockd_core::{FlagRule, Hit, Interest, Packet, Step, TcpFlags};
+use network::{in_own_network, interface, ip, make_loopback, make_veth, run_under, set_knock0_up};
 use pnet::datalink::{self, Channel, DataLinkSender};
-
-const INSIDE: &str = "KNOCKD_TEST_IN_NAMESPACE";
 
 /// The one port that nothing but [`last_packet`] hits.
 const LAST: u16 = 65000;
-
-/// Runs this test's body in a process of its own under the first of these `unshare` commands that works.
-fn run_under(unshares: &[&str], test: &str, body: fn()) {
-    if env::var_os(INSIDE).is_some() {
-        return body();
-    }
-    let works = |options: &&&str| {
-        Command::new("unshare").args([options, "true"]).output().is_ok_and(|o| o.status.success())
-    };
-    let options = unshares.iter().find(works).unwrap_or_else(|| {
-        panic!("unshare {unshares:?}: none works; this test needs root or unprivileged user namespaces")
-    });
-    let output = Command::new("unshare")
-        .arg(options)
-        .arg(env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
-        .env(INSIDE, "1")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let printed =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && printed.contains("1 passed"), "inside the namespace:\n{printed}");
-}
-
-/// Makes tests out of functions that need an empty network namespace.
-macro_rules! in_own_network {
-    ($(fn $test:ident() $body:block)*) => { $(
-        #[test]
-        fn $test() {
-            run_under(&["-n", "-Urn"], stringify!($test), || $body);
-        }
-    )* };
-}
 
 /// Makes two tests out of each of these functions, one for either place where packets can wait.
 macro_rules! from_ring_and_queue {
@@ -78,49 +39,6 @@ macro_rules! from_ring_and_queue {
             }
         }
     )* };
-}
-
-fn ip(arguments: &str) {
-    let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// Makes `knock0`, whose other end is `peer0`, with an address of each IP version.
-fn make_veth() -> Interface {
-    ip("link add knock0 type veth peer name peer0");
-    ip("addr add 192.0.2.1/24 dev knock0");
-    ip("addr add 2001:db8::1/64 dev knock0 nodad");
-    ip("link set peer0 up");
-    set_knock0_up();
-    interface("knock0")
-}
-
-/// Returns when both ends carry packets: the kernel connects them some time after they are up.
-fn set_knock0_up() {
-    ip("link set knock0 up");
-    let carries = |name| {
-        let output = Command::new("ip").args(["-o", "link", "show", name]).output().unwrap();
-        let link = String::from_utf8(output.stdout).unwrap();
-        link.contains("state UP") && !link.contains("qdisc noop ")
-    };
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !(carries("knock0") && carries("peer0")) {
-        assert!(Instant::now() < deadline, "the link does not come up");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn make_loopback() -> Interface {
-    ip("link set lo up");
-    interface("lo")
-}
-
-fn find(name: &str) -> Option<Interface> {
-    interfaces().into_iter().find(|interface| interface.name == name)
-}
-
-fn interface(name: &str) -> Interface {
-    find(name).unwrap()
 }
 
 fn any_flags(step: Step) -> Interest {
@@ -435,52 +353,6 @@ in_own_network! {
         }
     }
 
-    fn labelled_and_link_local_addresses_belong_to_their_interface() {
-        make_veth();
-        ip("addr add 198.51.100.1/24 dev knock0 label knock0:1");
-        ip("addr add fe80::7/64 dev knock0 nodad");
-        let found = interface("knock0");
-        assert!(found.up && !found.loopback && !found.enslaved);
-        for address in ["192.0.2.1", "198.51.100.1", "2001:db8::1", "fe80::7"] {
-            assert!(found.addresses.contains(&address.parse().unwrap()), "{address} of {found:?}");
-        }
-        assert_eq!(interfaces().iter().filter(|interface| interface.index == found.index).count(), 1);
-        assert!(find("knock0:1").is_none());
-    }
-
-    fn a_change_of_links_or_addresses_ends_the_wait_and_no_change_does_not() {
-        let watch = LinkWatch::open().unwrap();
-        let (woken, wakes) = mpsc::channel();
-        thread::spawn(move || while watch.wait().is_ok_and(|()| woken.send(()).is_ok()) {});
-        let until_quiet = || while wakes.recv_timeout(Duration::from_millis(300)).is_ok() {};
-        let must_wake = |change: &str| {
-            until_quiet();
-            ip(change);
-            wakes.recv_timeout(Duration::from_secs(10)).unwrap_or_else(|_| panic!("ip {change} woke nobody"));
-        };
-        must_wake("link add knock0 type veth peer name peer0");
-        must_wake("link set peer0 up");
-        must_wake("addr add 192.0.2.1/24 dev knock0");
-        must_wake("addr del 192.0.2.1/24 dev knock0");
-        must_wake("addr add 2001:db8::1/64 dev peer0 nodad");
-        must_wake("link set knock0 up");
-        must_wake("link del knock0");
-        until_quiet();
-        assert!(wakes.recv_timeout(Duration::from_millis(500)).is_err());
-    }
-
-    fn more_changes_than_the_watch_can_queue_are_one_change() {
-        let watch = LinkWatch::open().unwrap();
-        ip("link add knock0 type veth peer name peer0");
-        for round in 0..400 {
-            ip(["link set knock0 mtu 1400", "link set knock0 mtu 1500"][round % 2]);
-        }
-        watch.wait().unwrap();
-        let (woken, wakes) = mpsc::channel();
-        thread::spawn(move || while watch.wait().is_ok_and(|()| woken.send(()).is_ok()) {});
-        assert!(wakes.recv_timeout(Duration::from_millis(500)).is_err(), "the queue was not drained");
-    }
-
     fn commands_do_not_inherit_the_socket() {
         let interface = make_loopback();
         let sockets = || {
@@ -491,16 +363,6 @@ in_own_network! {
         let capture = open(Buffer::Ring, &interface, &[]);
         assert_eq!(sockets(), before);
         drop(capture);
-    }
-
-    fn ports_of_a_bridge_are_known_as_such() {
-        make_veth();
-        ip("link add bridge0 type bridge");
-        ip("link set peer0 master bridge0");
-        let enslaved: Vec<_> = interfaces().into_iter().filter(|i| i.enslaved).map(|i| i.name).collect();
-        assert_eq!(enslaved, ["peer0"]);
-        ip("link set peer0 nomaster");
-        assert!(!interface("peer0").enslaved);
     }
 }
 

@@ -1,0 +1,69 @@
+//! Shows on real interfaces what is known of them, and how their changes are noticed.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod network;
+
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use knockd_capture::{LinkWatch, interfaces};
+use network::{find, in_own_network, interface, ip, make_veth};
+
+in_own_network! {
+    fn labelled_and_link_local_addresses_belong_to_their_interface() {
+        make_veth();
+        ip("addr add 198.51.100.1/24 dev knock0 label knock0:1");
+        ip("addr add fe80::7/64 dev knock0 nodad");
+        let found = interface("knock0");
+        assert!(found.up && !found.loopback && !found.enslaved);
+        for address in ["192.0.2.1", "198.51.100.1", "2001:db8::1", "fe80::7"] {
+            assert!(found.addresses.contains(&address.parse().unwrap()), "{address} of {found:?}");
+        }
+        assert_eq!(interfaces().iter().filter(|interface| interface.index == found.index).count(), 1);
+        assert!(find("knock0:1").is_none());
+    }
+
+    fn a_change_of_links_or_addresses_ends_the_wait_and_no_change_does_not() {
+        let watch = LinkWatch::open().unwrap();
+        let (woken, wakes) = mpsc::channel();
+        thread::spawn(move || while watch.wait().is_ok_and(|()| woken.send(()).is_ok()) {});
+        let until_quiet = || while wakes.recv_timeout(Duration::from_millis(300)).is_ok() {};
+        let must_wake = |change: &str| {
+            until_quiet();
+            ip(change);
+            wakes.recv_timeout(Duration::from_secs(10)).unwrap_or_else(|_| panic!("ip {change} woke nobody"));
+        };
+        must_wake("link add knock0 type veth peer name peer0");
+        must_wake("link set peer0 up");
+        must_wake("addr add 192.0.2.1/24 dev knock0");
+        must_wake("addr del 192.0.2.1/24 dev knock0");
+        must_wake("addr add 2001:db8::1/64 dev peer0 nodad");
+        must_wake("link set knock0 up");
+        must_wake("link del knock0");
+        until_quiet();
+        assert!(wakes.recv_timeout(Duration::from_millis(500)).is_err());
+    }
+
+    fn more_changes_than_the_watch_can_queue_are_one_change() {
+        let watch = LinkWatch::open().unwrap();
+        ip("link add knock0 type veth peer name peer0");
+        for round in 0..400 {
+            ip(["link set knock0 mtu 1400", "link set knock0 mtu 1500"][round % 2]);
+        }
+        watch.wait().unwrap();
+        let (woken, wakes) = mpsc::channel();
+        thread::spawn(move || while watch.wait().is_ok_and(|()| woken.send(()).is_ok()) {});
+        assert!(wakes.recv_timeout(Duration::from_millis(500)).is_err(), "the queue was not drained");
+    }
+
+    fn ports_of_a_bridge_are_known_as_such() {
+        make_veth();
+        ip("link add bridge0 type bridge");
+        ip("link set peer0 master bridge0");
+        let enslaved: Vec<_> = interfaces().into_iter().filter(|i| i.enslaved).map(|i| i.name).collect();
+        assert_eq!(enslaved, ["peer0"]);
+        ip("link set peer0 nomaster");
+        assert!(!interface("peer0").enslaved);
+    }
+}
