@@ -1,0 +1,414 @@
+//! A caller of the leases: it carries out what they say, and asserts at every step what is right.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use knockd_core::config::{Commands, Reopen, Secret};
+use knockd_core::{
+    CommandTemplate, Door, Effect, Full, LeaseId, LeaseKey, LeaseRecord, Leases, Run, RunKind, Timestamp,
+};
+use proptest::sample::Index;
+
+/// `MaxOpen`, and `Max_Open` of the door `b`.
+const MAX_OPEN: NonZeroU32 = NonZeroU32::new(6).unwrap();
+const MAX_OPEN_OF_B: NonZeroU32 = NonZeroU32::new(2).unwrap();
+
+#[derive(Clone, Debug)]
+pub(crate) enum Op {
+    Wait(Duration),
+    Knock {
+        door: Index,
+        source: IpAddr,
+    },
+    Exit {
+        which: usize,
+        succeeded: bool,
+    },
+    /// A control client closes what is open at doors of this name for this source, or for everybody.
+    Close {
+        name: &'static str,
+        source: Option<IpAddr>,
+    },
+    /// A control client extends it.
+    Extend {
+        name: &'static str,
+        source: IpAddr,
+        time: Option<Duration>,
+    },
+    Timeout,
+    TimeoutWhenDue,
+    CloseAll,
+    /// The daemon dies, and its successor takes over what it had stored.
+    Restart,
+}
+
+fn door(name: &str, start: &str, stop: &str, reopen: Reopen, cmd_timeout: u64) -> Door {
+    let commands = |text| CommandTemplate::parse(text).map(Commands::both).unwrap_or_default();
+    Door {
+        start: commands(start),
+        stop: commands(stop),
+        reopen,
+        cmd_timeout: Duration::from_secs(cmd_timeout),
+        ..Door::new(name, Secret::Sequence("1,2".parse().unwrap()))
+    }
+}
+
+/// The first two are one door before and after a change of its timeout, the third one after a change of its command.
+pub(crate) fn doors() -> [Door; 8] {
+    let only_ipv6 = Commands { v4: None, v6: CommandTemplate::parse("open6 %IP%") };
+    [
+        door("a", "open %IP%", "close %IP%", Reopen::Extend, 10),
+        door("a", "open %IP%", "close %IP%", Reopen::Extend, 3),
+        door("a", "open %IP%", "close it", Reopen::Extend, 3),
+        Door { max_open: Some(MAX_OPEN_OF_B), ..door("b", "open %IP%", "close %IP%", Reopen::Extend, 0) },
+        door("c", "open %IP%", "close %IP%", Reopen::Run, 2),
+        door("d", "open %IP%", "", Reopen::Extend, 5),
+        door("e", "", "close %IP%", Reopen::Extend, 5),
+        Door { start: only_ipv6, ..door("f", "", "close", Reopen::Extend, 4) },
+    ]
+}
+
+/// What a caller knows about a lease.
+#[derive(Debug)]
+struct Known {
+    key: LeaseKey,
+    reopen: Reopen,
+    cmd_timeout: Duration,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum State {
+    Running {
+        kind: RunKind,
+        knocked: bool,
+        /// It is to be closed when its start command has ended.
+        closes: bool,
+    },
+    /// The command has just ended.
+    Ended {
+        kind: RunKind,
+        succeeded: bool,
+        closes: bool,
+    },
+    Open {
+        until: Timestamp,
+        failed: bool,
+    },
+    /// The stop command has failed and will run again.
+    Failing,
+}
+
+#[derive(Default)]
+pub(crate) struct Caller {
+    pub(crate) leases: Leases,
+    pub(crate) now: Timestamp,
+    pub(crate) closing: bool,
+    pub(crate) running: Vec<Run>,
+    stored: BTreeMap<LeaseId, LeaseRecord>,
+    known: BTreeMap<LeaseId, Known>,
+    /// The `Reopen` of the door that is being knocked at.
+    reopen: Reopen,
+    /// A control client is closing doors.
+    asked: bool,
+}
+
+impl Caller {
+    /// Says whether no door is open, and none is remembered.
+    pub(crate) fn has_closed_all(&self) -> bool {
+        self.known.is_empty() && self.stored.is_empty()
+    }
+
+    pub(crate) fn do_op(&mut self, op: &Op) {
+        match op {
+            Op::Wait(wait) => self.now = self.now.after(*wait),
+            Op::Knock { door, source } => self.knock(door.get(&doors()), *source),
+            Op::Exit { which, succeeded } if !self.running.is_empty() => {
+                self.exit(which % self.running.len(), *succeeded);
+            }
+            Op::Exit { .. } => (),
+            Op::Close { name, source } => {
+                self.close(|key| key.door == *name && source.is_none_or(|source| source == key.source));
+            }
+            Op::Extend { name, source, time } => {
+                self.extend(|key| key.door == *name && key.source == *source, *time);
+            }
+            Op::Timeout => self.timeout(),
+            Op::TimeoutWhenDue => {
+                self.now = self.leases.poll_timeout().map_or(self.now, |due| due.max(self.now));
+                self.timeout();
+            }
+            Op::CloseAll => {
+                self.closing = true;
+                let effects = self.leases.close_all();
+                self.carry_out(effects);
+                assert_eq!(self.leases.poll_timeout(), None);
+            }
+            Op::Restart => self.restart(),
+        }
+        self.check();
+    }
+
+    pub(crate) fn check(&self) {
+        let known: Vec<_> = self.known.keys().collect();
+        assert_eq!(self.leases.len(), known.len());
+        assert!(known.len() <= MAX_OPEN.get() as usize);
+        let at_b = self.known.values().filter(|known| known.key.door == "b").count();
+        assert!(at_b <= MAX_OPEN_OF_B.get() as usize);
+        if self.closing {
+            assert!(known.iter().all(|id| self.stored.contains_key(id)));
+        } else {
+            assert_eq!(known, self.stored.keys().collect::<Vec<_>>(), "what is stored is what is open");
+        }
+        let ends = self.known.values().filter_map(|known| match known.state {
+            State::Open { until, .. } => Some(until),
+            _ => None,
+        });
+        let is_failing = self.known.values().any(|known| known.state == State::Failing);
+        match (self.leases.poll_timeout(), ends.min()) {
+            (Some(due), Some(end)) => assert!(due == end || (is_failing && due < end)),
+            (due, None) => assert_eq!(due.is_some(), is_failing),
+            (None, Some(_)) => panic!("an open door is forgotten"),
+        }
+        for known in self.known.values().filter(|known| known.reopen == Reopen::Extend) {
+            let alike = self.known.values().filter(|other| other.key == known.key);
+            assert_eq!(alike.count(), 1, "{:?} has two leases", known.key);
+        }
+    }
+
+    fn knock(&mut self, door: &Door, source: IpAddr) {
+        self.reopen = door.reopen;
+        let effects = match self.leases.open(door, source, MAX_OPEN, self.now) {
+            Ok(effects) => effects,
+            Err(full) => return self.check_full(full, door, source),
+        };
+        let (start, stop) = (door.start.expand(source), door.stop.expand(source));
+        let Some(start) = start.filter(|_| !self.closing) else {
+            assert_eq!(effects, []);
+            return;
+        };
+        let Some(stop) = stop else {
+            assert!(matches!(effects.as_slice(), [Effect::Run(run)] if run.command == start), "{effects:?}");
+            self.carry_out(effects);
+            return;
+        };
+        let key = LeaseKey { door: door.name.clone(), source, start, stop };
+        let mut alike = self.known.values_mut().filter(|known| known.key == key);
+        let current = alike.next().filter(|_| door.reopen == Reopen::Extend);
+        let runs = match current {
+            None => true,
+            Some(Known { state, cmd_timeout, .. }) => match state {
+                State::Open { until, failed } => {
+                    let failed = *failed;
+                    prolong(until, cmd_timeout, door.cmd_timeout, self.now);
+                    if !failed {
+                        assert!(
+                            matches!(effects.as_slice(), [Effect::Store(record)] if record.until == *until)
+                        );
+                    }
+                    failed
+                }
+                State::Running { knocked, closes, kind } => {
+                    (*knocked, *closes) = (true, false);
+                    *cmd_timeout = match kind {
+                        RunKind::Start => door.cmd_timeout.max(*cmd_timeout),
+                        RunKind::Stop => door.cmd_timeout,
+                    };
+                    assert_eq!(effects, []);
+                    false
+                }
+                State::Failing => {
+                    *cmd_timeout = door.cmd_timeout;
+                    true
+                }
+                State::Ended { .. } => panic!("{state:?}"),
+            },
+        };
+        if runs {
+            let [Effect::Store(record), Effect::Run(run)] = effects.as_slice() else { panic!("{effects:?}") };
+            assert_eq!((&record.key, record.until), (&key, self.now.after(record.cmd_timeout)));
+            assert!(record.cmd_timeout >= door.cmd_timeout);
+            assert_eq!((run.id, run.kind), (record.id, RunKind::Start));
+        }
+        self.carry_out(effects);
+    }
+
+    /// There must be no room for a new lease, and the knock must have needed one.
+    fn check_full(&self, full: Full, door: &Door, source: IpAddr) {
+        let of_door = self.known.values().filter(|known| known.key.door == door.name);
+        match full {
+            Full::Everywhere => assert!(self.known.len() >= MAX_OPEN.get() as usize),
+            Full::Door => assert!(of_door.clone().count() >= door.max_open.unwrap().get() as usize),
+        }
+        let (start, stop) = (door.start.expand(source).unwrap(), door.stop.expand(source).unwrap());
+        let key = LeaseKey { door: door.name.clone(), source, start, stop };
+        assert!(door.reopen == Reopen::Run || of_door.clone().all(|known| known.key != key));
+    }
+
+    fn exit(&mut self, which: usize, succeeded: bool) {
+        let Run { id, .. } = self.running.remove(which);
+        let mut was_knocked = false;
+        if let Some(known) = self.known.get_mut(&id) {
+            let State::Running { kind, knocked, closes } = known.state else { panic!("{known:?}") };
+            (known.state, was_knocked) = (State::Ended { kind, succeeded, closes }, knocked);
+        }
+        let effects = self.leases.handle_exit(id, succeeded, self.now);
+        self.carry_out(effects);
+        let Some(known) = self.known.get_mut(&id) else { return };
+        match known.state {
+            State::Ended { kind: RunKind::Start, closes, .. } => {
+                assert!(!self.closing && !closes, "it stays open");
+                let until = self.now.after(known.cmd_timeout);
+                assert_eq!(self.stored[&id].until, until);
+                known.state = State::Open { until, failed: !succeeded };
+            }
+            State::Ended { kind: RunKind::Stop, .. } if self.closing => {
+                assert!(!succeeded, "its door is closed");
+                self.known.remove(&id);
+            }
+            State::Ended { kind: RunKind::Stop, .. } => {
+                assert!(!succeeded && !was_knocked, "its door is closed, or a knock is lost");
+                known.state = State::Failing;
+            }
+            _ => (),
+        }
+    }
+
+    fn close(&mut self, is_meant: impl Fn(&LeaseKey) -> bool) {
+        let meant = self.known.values_mut().filter(|known| is_meant(&known.key));
+        let mut count = 0;
+        let mut stops = 0;
+        for known in meant {
+            count += 1;
+            match &mut known.state {
+                State::Running { knocked, closes, kind } => {
+                    *knocked &= *kind == RunKind::Start;
+                    *closes |= *kind == RunKind::Start;
+                }
+                State::Open { .. } | State::Failing => stops += 1,
+                State::Ended { .. } => panic!("{known:?}"),
+            }
+        }
+        let (closed, effects) = self.leases.close(is_meant);
+        assert_eq!((closed, effects.len()), (count, stops));
+        assert!(effects.iter().all(|effect| matches!(effect, Effect::Run(run) if run.kind == RunKind::Stop)));
+        self.asked = true;
+        self.carry_out(effects);
+        self.asked = false;
+    }
+
+    fn extend(&mut self, is_meant: impl Fn(&LeaseKey) -> bool, time: Option<Duration>) {
+        let mut ends = Vec::new();
+        for (&id, known) in self.known.iter_mut().filter(|(_, known)| is_meant(&known.key)) {
+            let Known { state, cmd_timeout, .. } = known;
+            let time = time.unwrap_or(*cmd_timeout);
+            match state {
+                State::Open { until, .. } => {
+                    prolong(until, cmd_timeout, time, self.now);
+                    ends.push((id, *until));
+                }
+                State::Running { kind: RunKind::Start, closes: false, .. } => {
+                    *cmd_timeout = time.max(*cmd_timeout);
+                    ends.push((id, self.now.after(*cmd_timeout)));
+                }
+                _ => {}
+            }
+        }
+        let (count, effects) = self.leases.extend(is_meant, time, self.now);
+        let stored: Vec<_> = effects
+            .iter()
+            .map(|effect| match effect {
+                Effect::Store(record) => (record.id, record.until),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!((count, stored), (ends.len(), ends));
+        self.carry_out(effects);
+    }
+
+    fn timeout(&mut self) {
+        let effects = self.leases.handle_timeout(self.now);
+        assert!(effects.iter().all(|effect| matches!(effect, Effect::Run(run) if run.kind == RunKind::Stop)));
+        self.carry_out(effects);
+        assert_eq!(self.leases.handle_timeout(self.now), [], "a second call did something");
+        assert!(self.leases.poll_timeout().is_none_or(|due| due > self.now), "asks for the present again");
+    }
+
+    fn restart(&mut self) {
+        self.leases = Leases::new();
+        self.leases.restore(self.stored.values().cloned(), LeaseId(0));
+        self.closing = false;
+        self.running.clear();
+        let reopen_of = |key: &LeaseKey| if key.door == "c" { Reopen::Run } else { Reopen::Extend };
+        let known = |record: &LeaseRecord| Known {
+            key: record.key.clone(),
+            reopen: reopen_of(&record.key),
+            cmd_timeout: record.cmd_timeout,
+            state: State::Open { until: record.until, failed: record.failed },
+        };
+        self.known = self.stored.iter().map(|(&id, record)| (id, known(record))).collect();
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Store(record) => {
+                    self.stored.insert(record.id, record);
+                }
+                Effect::Forget(id) => {
+                    self.end(id, true);
+                }
+                Effect::SetAside(id, _) => {
+                    self.end(id, false);
+                }
+                Effect::Run(run) => self.run(run),
+            }
+        }
+    }
+
+    fn end(&mut self, id: LeaseId, succeeded: bool) {
+        self.stored.remove(&id).unwrap();
+        let known = self.known.remove(&id).unwrap();
+        assert_eq!(known.state, State::Ended { kind: RunKind::Stop, succeeded, closes: false });
+    }
+
+    fn run(&mut self, run: Run) {
+        assert!(self.running.iter().all(|other| other.id != run.id), "start and stop command overlap");
+        if let Some(record) = self.stored.get(&run.id) {
+            let known = self.known.entry(run.id).or_insert(Known {
+                key: record.key.clone(),
+                reopen: self.reopen,
+                cmd_timeout: record.cmd_timeout,
+                state: State::Failing,
+            });
+            match (run.kind, known.state) {
+                (RunKind::Start, _) => {
+                    assert!(!self.closing);
+                    assert_eq!(run.command, known.key.start);
+                }
+                (RunKind::Stop, State::Open { until, .. }) => {
+                    assert!(until <= self.now || self.closing || self.asked, "too early");
+                    assert_eq!(run.command, known.key.stop);
+                }
+                (RunKind::Stop, State::Failing) => assert_eq!(run.command, known.key.stop),
+                (RunKind::Stop, State::Ended { kind: RunKind::Start, closes, .. }) => {
+                    assert!(self.closing || closes);
+                }
+                (RunKind::Stop, _) => panic!("{run:?} after {known:?}"),
+            }
+            known.state = State::Running { kind: run.kind, knocked: false, closes: false };
+        } else {
+            assert_eq!(run.door, "d", "a command runs for a lease that is not stored");
+        }
+        self.running.push(run);
+    }
+}
+
+/// Moves the end of an open lease to `time` from now, but never nearer.
+fn prolong(until: &mut Timestamp, cmd_timeout: &mut Duration, time: Duration, now: Timestamp) {
+    if now.after(time) >= *until {
+        (*until, *cmd_timeout) = (now.after(time), time);
+    }
+}
