@@ -15,7 +15,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use knockd_core::config::{Commands, LogFormat, OnExit, Options, Parsed, Reopen, Secret, Severity};
-use knockd_core::{CommandTemplate, Config, Door, FlagRule, Protocol, Sequence, Step, TcpFlags};
+use knockd_core::{CommandTemplate, Config, Door, FlagRule, Protocol, Scanners, Sequence, Step, TcpFlags};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -102,7 +102,8 @@ fn positive() -> impl Strategy<Value = NonZeroU32> {
 fn configs() -> impl Strategy<Value = Config> {
     let value = || option::of(values());
     let places = (value(), value(), value(), values(), value(), value());
-    let limits = (positive(), positive(), positive(), seconds(), counts());
+    let scan_limit = (0..=Scanners::MAX_LIMIT).prop_map(NonZeroU32::new);
+    let limits = (positive(), positive(), positive(), seconds(), scan_limit);
     let choices =
         (select(vec![OnExit::Close, OnExit::Keep]), select(vec![LogFormat::Classic, LogFormat::Json]));
     let options = (any::<bool>(), any::<bool>(), places, limits, choices).prop_map(

@@ -61,7 +61,7 @@ const OPTION_DIRECTIVES: [Directive<Options>; 15] = [
         replace(&mut options.command_limit, limit);
     }),
     Directive::new("ScanLimit", |options, value| {
-        replace(&mut options.scan_limit, value.count().map(NonZeroU32::new));
+        replace(&mut options.scan_limit, value.scan_limit().map(NonZeroU32::new));
     }),
     Directive::new("StateDir", |options, value| replace(&mut options.state_dir, value.path())),
     Directive::new("OnExit", |options, value| {
@@ -368,6 +368,7 @@ struct Key<'t> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Scanners;
     use crate::sequence::Sequence;
     use crate::tcp_flags::TcpFlags;
 
@@ -583,6 +584,14 @@ One_Time_Sequences = /etc/knockd/sequences
             assert_eq!(door(&lines.replace('X', "Start_Command")).start, expected, "{lines:?}");
             assert_eq!(door(&lines.replace('X', "Stop_Command")).stop, expected, "{lines:?}");
         }
+    }
+
+    #[test]
+    fn a_scan_limit_is_no_larger_than_the_guard_knows() {
+        let text = |limit: u32| format!("[options]\nScanLimit = {limit}\n");
+        assert_eq!(config(&text(Scanners::MAX_LIMIT)).options.scan_limit, NonZeroU32::new(64));
+        let (messages, _) = findings(&text(Scanners::MAX_LIMIT + 1));
+        assert_eq!(messages, ["2:13: error: \"65\" does not belong here: a whole number from 0 to 64"]);
     }
 
     #[test]

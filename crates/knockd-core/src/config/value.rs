@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::{Diagnostic, Places, Severity};
+use crate::Scanners;
 use crate::grammar::{self, Expected, Parse, Remarked};
 
 /// The byte order mark with which some editors begin a UTF-8 file.
@@ -65,6 +66,17 @@ impl<'t> Value<'t, '_> {
             let what = "a whole number from 1 to 4294967295";
             let zero = nom::Err::Failure(Expected { at: input, what });
             Ok((rest, (NonZeroU32::new(count).ok_or(zero)?, remark)))
+        })
+    }
+
+    /// From 0, which is none, to the largest that the guard knows.
+    pub(super) fn scan_limit(self) -> Option<u32> {
+        self.remarked(|input| {
+            let (rest, (count, remark)) = grammar::count(input)?;
+            if count > Scanners::MAX_LIMIT {
+                return Err(nom::Err::Failure(Expected { at: input, what: "a whole number from 0 to 64" }));
+            }
+            Ok((rest, (count, remark)))
         })
     }
 
