@@ -2,16 +2,18 @@
 //!
 //! getpwnam(3) would look elsewhere, too, and loads what the system looks there with into the process.
 
-/// The numbers of a user and of its group (passwd(5)).
-pub(crate) fn user(name: &str) -> Option<(u32, u32)> {
-    let known = std::fs::read_to_string("/etc/passwd").ok()?;
-    let mut fields = fields(&known, name)?;
-    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+/// The number of a user (passwd(5)).
+pub(crate) fn user(name: &str) -> Option<u32> {
+    number("/etc/passwd", name)
 }
 
 /// The number of a group (group(5)).
 pub(crate) fn group(name: &str) -> Option<u32> {
-    let known = std::fs::read_to_string("/etc/group").ok()?;
+    number("/etc/group", name)
+}
+
+fn number(file: &str, name: &str) -> Option<u32> {
+    let known = std::fs::read_to_string(file).ok()?;
     fields(&known, name)?.next()?.parse().ok()
 }
 
@@ -36,10 +38,10 @@ mod tests {
 
     #[test]
     fn the_numbers_are_those_that_the_system_says() {
-        assert_eq!(user("root"), Some((0, 0)));
+        assert_eq!(user("root"), Some(0));
         assert_eq!(group("root"), Some(0));
         let nobody = nix::unistd::User::from_name("nobody").unwrap();
-        assert_eq!(user("nobody"), nobody.map(|user| (user.uid.as_raw(), user.gid.as_raw())));
+        assert_eq!(user("nobody"), nobody.map(|user| user.uid.as_raw()));
         assert_eq!(user("no such user"), None);
     }
 }

@@ -59,9 +59,10 @@ fn number(result: nix::Result<()>) -> u16 {
 
 /// Becomes another user without any group of the old one.
 fn leave_user() -> nix::Result<()> {
-    let found = USERS.iter().find_map(|name| accounts::user(name)).filter(|(user, _)| *user != 0);
-    let (user, group) = found.unwrap_or((NOBODY, NOBODY));
-    let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+    let found = USERS.iter().find_map(|name| accounts::user(name)).filter(|user| *user != 0);
+    let user = Uid::from_raw(found.unwrap_or(NOBODY));
+    // Not that of the user: members of the group `knockd` may use the control socket.
+    let group = Gid::from_raw(NOBODY);
     setgroups(&[])?;
     setresgid(group, group, group)?;
     setresuid(user, user, user)
