@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
@@ -39,7 +40,7 @@ pub(crate) struct Doors {
     /// What the disk cannot do, in words, or that it can again; each has to be passed to [`Self::handle_problem`].
     pub(crate) problems: Receiver<Result<(), String>>,
     /// Where leases survive this process, if anywhere.
-    state: Option<String>,
+    state: Option<PathBuf>,
     /// Why they do not, or may not.
     state_problem: Option<String>,
     /// What was done so far.
@@ -51,50 +52,57 @@ pub(crate) struct Doors {
 }
 
 impl Doors {
-    /// Takes over the doors that an earlier daemon left open. `state` is where they are remembered, if anywhere, or why they
-    /// cannot be.
+    /// Starts the threads. Until [`Self::remember`] open doors are kept in memory only.
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub(crate) fn start(
-        state: Option<anyhow::Result<StateDir>>,
-        clock: Clock,
-        log: &Log,
-    ) -> anyhow::Result<Self> {
-        let mut state_problem = None;
-        let state = state.transpose().unwrap_or_else(|error| {
-            let text = format!("{error:#}; open doors are kept in memory only");
-            log.write(&Line::warning(text.clone()));
-            state_problem = Some(text);
-            None
-        });
-        let Restored { records, last_id, problems } =
-            state.as_ref().map(StateDir::restore).unwrap_or_default();
-        for problem in problems {
-            log.write(&Line::warning(problem));
-        }
-        let mut leases = Leases::new();
-        if !records.is_empty() {
-            let text = format!("open doors taken over from an earlier run: {}", records.len());
-            log.write(&Line::notice(text));
-        }
-        leases.restore(records, last_id);
+    pub(crate) fn start(clock: Clock) -> anyhow::Result<Self> {
         let (runner, reports) = Runner::new();
-        let path = state.as_ref().map(|state| state.path().display().to_string());
-        let (keeper, problems) = Keeper::start(state, runner.clone())?;
+        let (keeper, problems) = Keeper::start(runner.clone())?;
         Ok(Self {
-            leases,
+            leases: Leases::new(),
             clock,
             runner,
             reports,
             keeper,
             problems,
-            state: path,
-            state_problem,
+            state: None,
+            state_problem: None,
             tally: control::Commands::default(),
             starting: 0,
             waiting: VecDeque::new(),
         })
+    }
+
+    /// Whether nothing is open and no command runs, so that the doors of an earlier run can be taken over.
+    pub(crate) fn are_at_rest(&self) -> bool {
+        self.leases.is_empty() && self.starting == 0
+    }
+
+    /// Remembers open doors there from now on, and takes over those that an earlier daemon left open; or logs why it cannot.
+    /// The doors have to be at rest.
+    pub(crate) fn remember(&mut self, state: anyhow::Result<StateDir>, log: &Log) {
+        match state {
+            Ok(state) => {
+                let Restored { records, last_id, problems } = state.restore();
+                for problem in problems {
+                    log.write(&Line::warning(problem));
+                }
+                if !records.is_empty() {
+                    let text = format!("open doors taken over from an earlier run: {}", records.len());
+                    log.write(&Line::notice(text));
+                }
+                self.leases.restore(records, last_id);
+                self.state = Some(state.path().to_owned());
+                self.state_problem = None;
+                self.keeper.remember(state);
+            }
+            Err(error) => {
+                let text = format!("{error:#}; open doors are kept in memory only");
+                log.write(&Line::warning(text.clone()));
+                self.state_problem = Some(text);
+            }
+        }
     }
 
     /// Opens a door for a source that has knocked at it. `told` gets what comes of it.
@@ -147,9 +155,14 @@ impl Doors {
         control::Commands { starting, waiting: self.waiting.len(), ..self.tally }
     }
 
-    /// Where leases are stored, and what is wrong with that.
-    pub(crate) fn state(&self) -> (Option<String>, Option<String>) {
-        (self.state.clone(), self.state_problem.clone())
+    /// Where leases are stored, if anywhere.
+    pub(crate) fn state(&self) -> Option<&Path> {
+        self.state.as_deref()
+    }
+
+    /// What is wrong with storing them.
+    pub(crate) fn state_problem(&self) -> Option<&str> {
+        self.state_problem.as_deref()
     }
 
     /// Takes note of what the disk cannot do, or that it can again.

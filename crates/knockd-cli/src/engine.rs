@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use crossbeam_channel::{Receiver, never, select};
 use knockd_capture::LinkWatch;
-use knockd_core::config::{Commands, LogFormat};
+use knockd_core::config::LogFormat;
 use knockd_core::{DoorId, Event, EventKind, Matcher, Packet, Sighting, Timestamp};
 use signal_hook::consts::SIGHUP;
 
@@ -72,10 +72,7 @@ impl Prepared {
         let sockets = Sockets::open(setup.selection.clone(), setup.waits, wanted)?;
         matcher.set_addresses(sockets.addresses());
         guard.watch(&matcher.interests(), sockets.addresses(), clock.now());
-        // A container without a writable directory needs none as long as no door has anything to undo.
-        let needs_state = setup.doors.iter().any(|door| door.stop != Commands::default());
-        let state =
-            (needs_state || setup.state_dir.exists()).then(|| StateDir::open(setup.state_dir.clone(), clock));
+        let state = setup.needs_state().then(|| StateDir::open(setup.state_dir.clone(), clock));
         let control = setup.control_socket.as_deref().map(Bound::make);
         Ok(Self { args, directory, setup, matcher, guard, sockets, links, clock, state, control })
     }
@@ -120,7 +117,10 @@ impl Engine {
         let (bound, notice) = control.unzip();
         notice.flatten().into_iter().for_each(|notice| log.write(&Line::notice(notice)));
         let control = Control::start(bound)?;
-        let doors = Doors::start(state, clock, &log)?;
+        let mut doors = Doors::start(clock)?;
+        if let Some(state) = state {
+            doors.remember(state, &log);
+        }
         let ears = Ears::start(sockets)?;
         let links = watch(links)?;
         let asking = || (control.asking(), ears.speaker());

@@ -18,26 +18,24 @@ pub(crate) struct Keeper {
     thread: JoinHandle<()>,
 }
 
-/// An effect, and how long the command may run that it starts.
 #[derive(Debug)]
-struct Job {
-    effect: Effect,
-    limit: Option<Duration>,
+enum Job {
+    /// Leases are kept on disk from now on.
+    Remember(StateDir),
+    /// An effect, and how long the command may run that it starts.
+    CarryOut(Effect, Option<Duration>),
 }
 
 impl Keeper {
-    /// Starts the thread. Without a state directory, leases are kept in memory only. What the disk cannot do is told, in
-    /// words, once until it can again, and then that it can.
+    /// Starts the thread. Until it is given a state directory, leases are kept in memory only. What the disk cannot do is
+    /// told, in words, once until it can again, and then that it can.
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub(crate) fn start(
-        state: Option<StateDir>,
-        runner: Runner,
-    ) -> anyhow::Result<(Self, Receiver<Result<(), String>>)> {
+    pub(crate) fn start(runner: Runner) -> anyhow::Result<(Self, Receiver<Result<(), String>>)> {
         let (jobs, work) = crossbeam_channel::unbounded();
         let (complaints, problems) = crossbeam_channel::unbounded();
-        let mut hands = Hands { state, runner, complaints, failing: false };
+        let mut hands = Hands { state: None, runner, complaints, failing: false };
         let thread = std::thread::Builder::new()
             .name("keeper".to_owned())
             .spawn(move || hands.work(&work))
@@ -45,10 +43,19 @@ impl Keeper {
         Ok((Self { jobs, thread }, problems))
     }
 
+    /// Keeps leases there from now on.
+    pub(crate) fn remember(&self, state: StateDir) {
+        self.give(Job::Remember(state));
+    }
+
     /// Carries out an effect soon; a command may run for as long as `limit`.
     pub(crate) fn carry_out(&self, effect: Effect, limit: Option<Duration>) {
+        self.give(Job::CarryOut(effect, limit));
+    }
+
+    fn give(&self, job: Job) {
         // The thread ends only when this sender is dropped.
-        let _ = self.jobs.send(Job { effect, limit });
+        let _ = self.jobs.send(job);
     }
 
     /// Waits until everything has been carried out.
@@ -79,19 +86,23 @@ impl Hands {
         let mut runs = Vec::new();
         let mut result = Ok(());
         let mut is_dirty = false;
-        for Job { effect, limit } in without_overtaken(batch) {
-            let done = match (effect, &self.state) {
-                (Effect::Run(run), _) => {
+        for job in without_overtaken(batch) {
+            let done = match (job, &self.state) {
+                (Job::Remember(state), _) => {
+                    self.state = Some(state);
+                    Ok(())
+                }
+                (Job::CarryOut(Effect::Run(run), limit), _) => {
                     runs.push((run, limit));
                     Ok(())
                 }
-                (_, None) => Ok(()),
-                (Effect::Store(record), Some(state)) => {
+                (Job::CarryOut(..), None) => Ok(()),
+                (Job::CarryOut(Effect::Store(record), _), Some(state)) => {
                     is_dirty = true;
                     state.store(&record)
                 }
-                (Effect::Forget(id), Some(state)) => state.forget(id),
-                (Effect::SetAside(id, _), Some(state)) => state.set_aside(id),
+                (Job::CarryOut(Effect::Forget(id), _), Some(state)) => state.forget(id),
+                (Job::CarryOut(Effect::SetAside(id, _), _), Some(state)) => state.set_aside(id),
             };
             result = result.and(done);
         }
@@ -127,13 +138,13 @@ fn without_overtaken(batch: Vec<Job>) -> Vec<Job> {
     let mut kept: Vec<_> = batch
         .into_iter()
         .rev()
-        .filter(|job| match &job.effect {
-            Effect::Store(record) => later.insert(record.id),
-            Effect::Forget(id) => {
+        .filter(|job| match job {
+            Job::CarryOut(Effect::Store(record), _) => later.insert(record.id),
+            Job::CarryOut(Effect::Forget(id), _) => {
                 later.insert(*id);
                 true
             }
-            Effect::SetAside(..) | Effect::Run(_) => true,
+            Job::CarryOut(Effect::SetAside(..) | Effect::Run(_), _) | Job::Remember(_) => true,
         })
         .collect();
     kept.reverse();

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use knockd_capture::interfaces;
-use knockd_core::config::{Door, Options, Parsed, Secret};
+use knockd_core::config::{Commands, Door, Options, Parsed, Secret};
 use knockd_core::{Config, DoorId};
 use nix::unistd::geteuid;
 
@@ -115,6 +115,12 @@ impl Setup {
             one_time,
             config_path,
         })
+    }
+
+    /// Whether open doors are to be remembered: a container without a writable directory needs none as long as no door has
+    /// anything to undo.
+    pub(crate) fn needs_state(&self) -> bool {
+        self.doors.iter().any(|door| door.stop != Commands::default()) || self.state_dir.exists()
     }
 
     /// The name of a door, for the log.

@@ -93,6 +93,48 @@ fn a_second_knockd_does_not_touch_the_open_doors_of_the_first() {
 }
 
 #[test]
+fn doors_that_a_reload_adds_are_remembered_too() {
+    let net = Net::new().unwrap();
+    let with_door = config("logfile = /run/log", 1, "echo closed for %IP%");
+    let mut knockd = Knockd::start(&net, "[options]\nlogfile = /run/log\n[other]\nsequence = 2\n");
+    sh(&net.server, "test ! -e /var/lib/knockd");
+    knockd.reload(&net, &with_door, "re-opening log file");
+    hit(&net, 2, &[1]);
+    knockd.wait_for("open for 10.9.0.2");
+    knockd.signal(Signal::SIGKILL);
+    knockd.running.wait(SOON).unwrap();
+    let mut knockd = Knockd::start(&net, &with_door);
+    knockd.wait_for("closed for 10.9.0.2");
+    let elsewhere = with_door.replace("[options]", "[options]\nStateDir = /run/state");
+    knockd.reload(&net, &elsewhere, "restart knockd to have them in /run/state");
+    knockd.stop();
+}
+
+#[test]
+fn a_state_directory_that_could_not_be_used_is_once_a_reload_finds_no_open_door() {
+    let net = Net::new().unwrap();
+    let config = config("logfile = /run/log", 2, "echo closed for %IP%");
+    let mut first = Knockd::start(&net, &config);
+    let mut second = Knockd::start(&net, &config);
+    second.wait_for("another knockd uses it");
+    hit(&net, 2, &[1]);
+    for knockd in [&mut first, &mut second] {
+        knockd.wait_for("open for 10.9.0.2");
+    }
+    first.signal(Signal::SIGKILL);
+    first.running.wait(SOON).unwrap();
+    second.reload(&net, &config, "are still kept in memory only");
+    second.wait_for("closed for 10.9.0.2");
+    // The first has left one.
+    second.reload(&net, &config, "open doors taken over from an earlier run: 1");
+    // And so is its control socket.
+    assert!(sh(&net.server, &format!("{KNOCKD} status")).contains("door"));
+    second.wait_for("closed for 10.9.0.2");
+    second.stop();
+    assert_eq!(sh(&net.server, "ls /var/lib/knockd"), "lock\n");
+}
+
+#[test]
 fn what_is_stored_is_for_its_owner_only() {
     let net = Net::new().unwrap();
     net.server.write_file(CONFIG, &config("StateDir = /run/state", 600, "echo closed")).unwrap();

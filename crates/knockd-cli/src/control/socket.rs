@@ -78,6 +78,11 @@ impl Control {
         self.asking.clone()
     }
 
+    /// Where it listens, if anywhere.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.serving.as_ref().map(|serving| serving.bound.path.as_path())
+    }
+
     /// Listens at another path from now on, or nowhere. Clients that are connected stay.
     ///
     /// # Errors
@@ -166,7 +171,7 @@ impl Drop for Bound {
 /// A thread that accepts clients; dropping it ends that and removes the socket.
 #[derive(Debug)]
 struct Serving {
-    _bound: Bound,
+    bound: Bound,
     /// Closing it tells the thread to end.
     _wanted: PipeWriter,
 }
@@ -176,7 +181,7 @@ impl Serving {
         let listener = bound.listener.try_clone().context("cannot serve the control socket")?;
         let (unwanted, wanted) = io::pipe().context("cannot serve the control socket")?;
         crate::spawn("control", move || accept(&listener, &unwanted, &asking))?;
-        Ok(Self { _bound: bound, _wanted: wanted })
+        Ok(Self { bound, _wanted: wanted })
     }
 }
 

@@ -153,7 +153,6 @@ impl Engine {
             stage: attempt.stage,
             age: now.since(attempt.begun).as_secs(),
         });
-        let (state_directory, state_problem) = self.doors.state();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -165,8 +164,8 @@ impl Engine {
             counters: crate::control::Counters { visible: self.matcher.visible_packets(), ..self.counters },
             commands: self.doors.commands(),
             health: Health {
-                state_directory,
-                state_problem,
+                state_directory: self.doors.state().map(|path| path.display().to_string()),
+                state_problem: self.doors.state_problem().map(str::to_owned),
                 filter_exact: self.ears.surplus() == 0,
                 decoder: self.kept.clone(),
             },

@@ -10,6 +10,7 @@ use crate::logging::{Destinations, Line};
 use crate::metrics::Metrics;
 use crate::service;
 use crate::setup::Setup;
+use crate::state::StateDir;
 
 impl Engine {
     /// Reads the configuration again. One that cannot be used changes nothing.
@@ -48,7 +49,8 @@ impl Engine {
         if let Some(path) = &self.setup.log_file {
             self.log(&Line::reopening_log(path));
         }
-        self.move_control(old.control_socket.as_deref());
+        self.remember_doors();
+        self.move_control();
         self.move_metrics(old.metrics.as_deref());
         self.log_passed_over();
         self.guard.scanners.set_limit(self.setup.options.scan_limit);
@@ -59,10 +61,36 @@ impl Engine {
         Ok(())
     }
 
-    /// Serves another control socket after a reload, if the configuration names another.
-    fn move_control(&mut self, old: Option<&Path>) {
+    /// Begins to remember open doors, if the new configuration wants that and the old one did not, or it could not be done.
+    fn remember_doors(&mut self) {
+        let wanted = self.setup.state_dir.clone();
+        match self.doors.state() {
+            Some(path) if path != wanted => {
+                let text = format!(
+                    "open doors are still remembered in {}; restart knockd to have them in {}",
+                    path.display(),
+                    wanted.display()
+                );
+                self.log(&Line::warning(text));
+            }
+            None if self.setup.needs_state() && self.doors.are_at_rest() => {
+                self.doors.remember(StateDir::open(wanted, self.clock), &self.log);
+            }
+            None if self.setup.needs_state() => {
+                let text = format!(
+                    "open doors are still kept in memory only; reload when none is open, to have them in {}",
+                    wanted.display()
+                );
+                self.log(&Line::warning(text));
+            }
+            _ => {}
+        }
+    }
+
+    /// Serves the control socket that the new configuration names, unless it does so already.
+    fn move_control(&mut self) {
         let path = self.setup.control_socket.as_deref();
-        if path == old {
+        if path == self.control.path() {
             return;
         }
         match self.control.move_to(path) {
