@@ -265,7 +265,7 @@ pub enum Format {
 const AFTER_HELP: &str = "\
 Signals:
   HUP        read the configuration again and reopen the log file
-  INT, TERM  run the stop commands of all open doors and end
+  INT, TERM  run the stop commands of all open doors, unless `OnExit` is `keep`, and end
 
 Exit status:
   0  knockd was stopped by a signal, or the command succeeded

@@ -11,7 +11,7 @@ use crate::listener::{Heard, Listener};
 use crate::logging::{Line, Log};
 use crate::selection::Selection;
 
-/// How many messages wait for the engine, each with up to 256 packets; behind them the kernel's buffers wait.
+/// How many messages wait for the engine, each with up to 512 packets; behind them the kernel's buffers wait.
 const QUEUE: usize = 64;
 
 /// How many interfaces are listened to at most. Each takes a socket with its buffer and a thread.

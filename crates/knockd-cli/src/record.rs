@@ -11,7 +11,7 @@ use knockd_core::{Hit, Packet, TcpFlags};
 ///
 /// | bytes | of a packet | of anything else |
 /// | --- | --- | --- |
-/// | 0 | kind: 1 | kind: 2 link down, 3 interface gone, 4 failed, 5 ready |
+/// | 0 | kind: 1 | kind: 2 link down, 3 interface gone, 4 failed, 5 ready, 6 dropped |
 /// | 1 | 4 or 6: the IP version of both addresses | 0 |
 /// | 2 | 6 or 17: TCP or UDP (IANA, Protocol Numbers) | 0 |
 /// | 3 | TCP flags, the upper two bits 0; 0 for UDP | 0 |

@@ -71,7 +71,7 @@ impl Selection {
     ///
     /// # Errors
     /// When one that is named does not exist, or when a pattern fits none; the message lists those that exist. With
-    /// `waits` only a pattern is an error that can never fit.
+    /// `waits` nothing is an error.
     pub(crate) fn at_start(&self, all: &[Interface], waits: bool) -> anyhow::Result<Vec<Interface>> {
         let names: Vec<_> = all.iter().map(|interface| interface.name.as_str()).collect();
         let names = names.join(", ");

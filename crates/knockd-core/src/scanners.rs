@@ -14,7 +14,7 @@
 //!   in 6,000. Whoever tries just 700 to 702 has guessed.
 //! - A scan in random order of n ports, among them the k of a sequence, opens it with a chance of
 //!   C(10 + k, k) / (C(n, k) k!). With three steps: 1 in 10¹² for all ports, 1 in 3,000,000 for the thousand that nmap
-//!   tries by default, 1 in 70 for the 28 best-known ports, which nmap tries first: they make a bad sequence.
+//!   tries by default, 1 in 50 for the 25 best-known ports, which nmap tries first: they make a bad sequence.
 //! - Who tries at most 10 such ports a minute is no scanner. At that speed all TCP ports take four and a half days, and an
 //!   ascending scan gets four ports further within a `Seq_Timeout` of 25 seconds: only closer sequences open.
 //! - ACK and RST packets at other ports look like answers and never count, so scans with them open doors without

@@ -99,7 +99,7 @@ fn introduce(firewall: &Firewall, server: std::net::Ipv4Addr, client: std::net::
     println!(
         "\n\
          knockd listens for a secret sequence of ports. Whoever knocks on them in the right order gets a door opened.\n\n\
-         For this demo there are two virtual machines on this one, made of Linux namespaces and joined by a cable:\n\
+         For this demo there are two hosts on this machine, made of Linux namespaces and joined by a cable:\n\
          server  {server}, whose port 22 is to be protected\n\
          client  {client}, which wants to get in\n\n\
          {}\n\
@@ -109,7 +109,7 @@ fn introduce(firewall: &Firewall, server: std::net::Ipv4Addr, client: std::net::
     );
 }
 
-/// The first example of knockd's manual page, with the commands that work here.
+/// The example that everybody begins with, with the commands that work here.
 fn config_for(firewall: &Firewall) -> String {
     let (open, close) = firewall.commands();
     format!(

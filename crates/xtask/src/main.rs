@@ -16,7 +16,7 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask")]
 enum Arguments {
-    /// Knocks open and closes a port between two virtual machines, and tells what happens
+    /// Knocks open and closes a port between two hosts made of namespaces, and tells what happens
     ///
     /// It needs Linux and Rust; as root, or as a plain user where the kernel allows user namespaces. Nothing is changed on
     /// this machine, except that root gets a missing firewall program or iproute2 installed.
