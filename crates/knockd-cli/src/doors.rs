@@ -201,11 +201,14 @@ impl Doors {
         self.leases.poll_timeout()
     }
 
-    /// Ends: closes the doors or leaves them to the next start, as `OnExit` says, and waits for the disk.
+    /// Ends: closes the doors or, if they are on disk and `OnExit` says so, leaves them to the next start; waits for the disk.
     ///
     /// Closing takes [`SHUTDOWN_LIMIT`] at most, and another SIGTERM cuts it short.
     pub(crate) fn finish(mut self, signals: &Receiver<i32>, options: &Options, log: &Log) {
-        if self.state.is_none() || options.on_exit == OnExit::Close {
+        let keeps = options.on_exit == OnExit::Keep
+            && self.state.is_some()
+            && self.keeper.has_saved_all(SHUTDOWN_LIMIT);
+        if !keeps {
             self.close_all(signals, options, log);
         } else if !self.leases.is_empty() {
             log.write(&Line::notice(format!(

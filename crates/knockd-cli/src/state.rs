@@ -1,15 +1,16 @@
 //! Leases on disk: one small readable file each, so that nothing can tear and a person can look.
 
 use std::fmt::Write as _;
-use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Write as _};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read as _, Write as _};
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use knockd_core::{LeaseId, LeaseKey, LeaseRecord};
+use nix::libc;
 
 use crate::clock::Clock;
 
@@ -19,6 +20,8 @@ const HEADER: &str = "# knockd lease, version 1";
 const FOOTER: &str = "# end";
 /// What the name of a lease's file ends in.
 const SUFFIX: &str = ".lease";
+/// What the name of one begins with until it is written.
+const UNFINISHED: &str = "new-";
 
 /// The pause before another try to lock the directory; the second one is twice as long.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -125,6 +128,12 @@ impl StateDir {
             if metadata.uid() != user && metadata.uid() != 0 {
                 bail!("it belongs to another user (it should belong to user {user})");
             }
+            if metadata.mode() & 0o022 != 0 {
+                bail!(
+                    "others can write to it, and what stands in it is executed: look at its files, then chmod 700 {}",
+                    path.display()
+                );
+            }
             if metadata.mode() & 0o077 != 0 {
                 fs::set_permissions(&path, Permissions::from_mode(0o700))
                     .context("others may look into it, and that cannot be changed")?;
@@ -138,6 +147,7 @@ impl StateDir {
             if !is_ours {
                 bail!("another knockd uses it; give each a `StateDir` of its own");
             }
+            remove_unfinished(&path)?;
             Ok(lock)
         })();
         let lock = opened.with_context(in_path)?;
@@ -191,7 +201,7 @@ impl StateDir {
             until: self.clock.unix_time(record.until),
             failed: record.failed,
         };
-        let mut file = tempfile::Builder::new().prefix("new-").tempfile_in(&self.path)?;
+        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.path)?;
         file.write_all(stored.to_text().as_bytes())?;
         file.as_file().sync_all()?;
         file.persist(self.path_of(record.id))?;
@@ -220,10 +230,13 @@ impl StateDir {
     /// Keeps a lease for a person to look at, under a name that is not read again.
     ///
     /// # Errors
-    /// When it cannot be renamed.
+    /// When it cannot be renamed; one that is not there is no error.
     pub(crate) fn set_aside(&self, id: LeaseId) -> io::Result<()> {
         let path = self.path_of(id);
-        fs::rename(&path, path.with_extension("failed"))
+        match fs::rename(&path, path.with_extension("failed")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -235,13 +248,34 @@ impl StateDir {
     }
 
     fn read(&self, path: &Path, id: LeaseId) -> anyhow::Result<LeaseRecord> {
-        let StoredLease { key, cmd_timeout, until, failed } = StoredLease::parse(&fs::read(path)?)?;
+        let mut file =
+            OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+        let metadata = file.metadata()?;
+        let user = nix::unistd::geteuid().as_raw();
+        ensure!(metadata.is_file() && [user, 0].contains(&metadata.uid()), "it is no file of this user");
+        ensure!(metadata.mode() & 0o022 == 0, "others can write to it");
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        let StoredLease { key, cmd_timeout, until, failed } = StoredLease::parse(&text)?;
         Ok(LeaseRecord { id, key, cmd_timeout, until: self.clock.moment(until, cmd_timeout), failed })
     }
 }
 
+/// Removes what a daemon was writing when it died.
+fn remove_unfinished(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     fn record(id: u64, seconds: u64) -> LeaseRecord {
@@ -306,12 +340,43 @@ mod tests {
         let whole = fs::read(state.path_of(LeaseId(1))).unwrap();
         fs::write(state.path_of(LeaseId(2)), &whole[..whole.len() - 3]).unwrap();
         fs::write(state.path.join("three.lease"), &whole).unwrap();
-        fs::write(state.path.join("new-abc"), "left over").unwrap();
+        symlink(state.path_of(LeaseId(1)), state.path_of(LeaseId(3))).unwrap();
+        fs::write(state.path_of(LeaseId(4)), &whole).unwrap();
+        fs::set_permissions(state.path_of(LeaseId(4)), Permissions::from_mode(0o666)).unwrap();
         let restored = state.restore();
-        assert_eq!((restored.records.len(), restored.problems.len()), (1, 2), "{restored:?}");
-        assert_eq!(names(&state), ["1.lease", "2.damaged", "lock", "new-abc", "three.damaged"]);
+        assert_eq!((restored.records.len(), restored.problems.len()), (1, 4), "{restored:?}");
+        assert_eq!(
+            names(&state),
+            ["1.lease", "2.damaged", "3.damaged", "4.damaged", "lock", "three.damaged"]
+        );
         let again = state.restore();
-        assert_eq!((again.problems.len(), again.last_id), (0, LeaseId(2)), "its number is not used again");
+        assert_eq!(
+            (again.problems.len(), again.last_id),
+            (0, LeaseId(4)),
+            "their numbers are not used again"
+        );
+    }
+
+    #[test]
+    fn what_was_being_written_when_a_daemon_died_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = open(&directory);
+        fs::write(state.path.join("new-abc"), "half of it").unwrap();
+        drop(state);
+        assert_eq!(names(&open(&directory)), ["lock"]);
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_to_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        for mode in [0o770, 0o702] {
+            fs::create_dir(&path).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            let error = StateDir::open(path.clone(), Clock::start()).unwrap_err();
+            assert!(format!("{error:#}").contains("others can write to it"), "{error:#}");
+            fs::remove_dir(&path).unwrap();
+        }
     }
 
     #[test]

@@ -178,3 +178,19 @@ fn on_a_full_disk_doors_open_and_close_all_the_same_and_it_is_told() {
     knockd.wait_for("closed for 10.9.0.3");
     knockd.stop();
 }
+
+#[test]
+fn doors_that_could_not_be_stored_are_closed_in_spite_of_onexit_keep() {
+    let net = Net::new().unwrap();
+    sh(
+        &net.server,
+        "mkdir -m 700 /var/lib/knockd
+         mount -t tmpfs -o size=4k,mode=700 tmpfs /var/lib/knockd
+         head -c 4096 /dev/zero >/var/lib/knockd/full || true",
+    );
+    let mut knockd = Knockd::start(&net, &config("OnExit = keep", 600, "echo closed for %IP%"));
+    hit(&net, 2, &[1]);
+    knockd.wait_for("open for 10.9.0.2");
+    knockd.signal(Signal::SIGTERM);
+    knockd.wait_for("closed for 10.9.0.2");
+}
