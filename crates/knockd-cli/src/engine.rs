@@ -155,7 +155,7 @@ impl Engine {
     /// Does the daemon's work until SIGINT or SIGTERM comes, and closes the open doors then.
     pub(crate) fn run(mut self, signals: &Receiver<i32>) {
         self.log(&Line::starting_up(&self.setup.selection.to_string()));
-        self.log_passed_over();
+        self.log_one_time_files();
         self.log_filter();
         service::ready(&self.summary());
         loop {
@@ -294,20 +294,18 @@ impl Engine {
         let Some(file) = self.setup.one_time.get_mut(&id) else { return false };
         let struck = file.strike_out();
         let next = file.sequence().cloned();
+        let path = file.path().display().to_string();
         let door = self.setup.door_name(id);
-        if let Err(error) = &struck {
-            let path = self.setup.one_time.get(&id).map(|file| file.path().display().to_string());
-            let text = format!(
-                "{door}: the door stays closed, since its sequence cannot be struck out in {}: {error}",
-                path.unwrap_or_default()
-            );
-            self.log(&Line::warning(text));
-        }
-        if next.is_none() {
-            let text = format!(
-                "no more sequences left in the one time sequences file for door {door} --> disabling the door"
-            );
-            self.log(&Line::warning(text));
+        match &struck {
+            Ok(()) if next.is_none() => self.log(&Line::used_up(door)),
+            Ok(()) => {}
+            Err(error) => {
+                let disabled = if next.is_none() { "; it is disabled until a reload" } else { "" };
+                let text = format!(
+                    "{door}: the door stays closed, since its sequence cannot be struck out in {path}: {error}{disabled}"
+                );
+                self.log(&Line::warning(text));
+            }
         }
         self.matcher.set_sequence(id, next);
         self.refresh_filter();
@@ -351,8 +349,12 @@ impl Engine {
         }
     }
 
-    fn log_passed_over(&self) {
+    /// Says which doors have no sequence left, and which lines of their files are none.
+    fn log_one_time_files(&self) {
         for (door, file) in &self.setup.one_time {
+            if file.sequence().is_none() {
+                self.log(&Line::used_up(self.setup.door_name(*door)));
+            }
             for line in file.passed_over() {
                 let door = self.setup.door_name(*door);
                 let text = format!(

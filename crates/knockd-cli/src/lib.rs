@@ -81,7 +81,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let mut debugging = env_logger::Builder::new();
     debugging.filter_level(level).parse_default_env().target(env_logger::Target::Stdout).init();
     let directory = std::env::current_dir().context("cannot find the current directory")?;
-    let setup = Setup::load(&args, &directory)?;
+    let setup = Setup::load(&args, &directory, None)?;
     for warning in &setup.warnings {
         complain(warning, Level::Warning);
     }

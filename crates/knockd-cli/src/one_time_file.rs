@@ -42,16 +42,19 @@ impl OneTimeFile {
     /// Strikes out the current sequence, on disk when this returns, and moves on to the next one in the file.
     ///
     /// # Errors
-    /// When the file cannot be written, or no longer has the sequence where it was read; the sequence is then still
-    /// unused on disk, and there is no current one any more.
+    /// When the file cannot be written: the sequence is then still unused on disk, and there is no current one any more. When
+    /// the file no longer has the sequence where it was read: then what it says now counts.
     pub(crate) fn strike_out(&mut self) -> io::Result<()> {
         let Some(used) = self.content.next.take() else { return Ok(()) };
         let file = OpenOptions::new().read(true).write(true).open(&self.path)?;
         // The file may have been edited since it was read; the strike has to hit the line that was used.
         let now = OneTime::parse(&fs::read(&self.path)?);
-        match now.next {
-            Some(unused) if unused == used => {}
-            _ => return Err(io::Error::other("the file was changed; reload knockd after changing it")),
+        match &now.next {
+            Some(unused) if *unused == used => {}
+            _ => {
+                self.content = now;
+                return Err(io::Error::other("the file has changed, and what it says now counts"));
+            }
         }
         let offset = u64::try_from(used.offset).map_err(io::Error::other)?;
         file.write_all_at(&[STRIKE], offset)?;
@@ -90,5 +93,7 @@ mod tests {
         fs::write(&file.path, "# a new comment\n 1,2\n 3\n").unwrap();
         assert!(file.strike_out().is_err());
         assert_eq!(fs::read_to_string(&file.path).unwrap(), "# a new comment\n 1,2\n 3\n");
+        file.strike_out().unwrap();
+        assert_eq!(fs::read_to_string(&file.path).unwrap(), "# a new comment\n#1,2\n 3\n");
     }
 }

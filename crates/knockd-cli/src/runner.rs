@@ -145,9 +145,9 @@ fn watch(child: &Child, run: &Run, limit: Option<Duration>, reports: &Sender<Rep
     // The process has not been waited for, so its number is still its own.
     let group = Pid::from_child(child);
     let _ = kill_process_group(group, Signal::TERM);
-    if !ends_within(GRACE) {
-        let _ = kill_process_group(group, Signal::KILL);
-    }
+    ends_within(GRACE);
+    // Also when the shell has ended: others of its group may have paid no attention.
+    let _ = kill_process_group(group, Signal::KILL);
 }
 
 impl Outcome {
@@ -293,20 +293,26 @@ mod tests {
     fn a_command_that_runs_too_long_is_ended_with_all_its_processes() {
         let exit = exit_within("sleep 60 & echo $! >&2; wait", Some(Duration::from_millis(300)));
         assert_eq!(exit.outcome, Outcome::Signal(15));
-        let sleeper: i32 = exit.last_words.parse().unwrap();
-        // The sleeper becomes somebody else's child; it is gone as soon as that has noticed.
-        let gone =
-            || !std::path::Path::new(&format!("/proc/{sleeper}/status")).exists() || is_zombie(sleeper);
-        assert!((0..100).any(|_| gone() || {
-            thread::sleep(Duration::from_millis(20));
-            false
-        }));
+        assert!(is_soon_gone(exit.last_words.parse().unwrap()));
     }
 
     #[test]
-    fn a_command_that_ignores_the_signal_is_killed() {
+    fn a_command_that_ignores_the_signal_is_killed_and_so_are_its_children_that_do() {
         let exit = exit_within("trap '' TERM; sleep 60", Some(Duration::from_millis(100)));
         assert_eq!(exit.outcome, Outcome::Signal(9));
+        let child = "(trap '' TERM; while :; do sleep 60; done) & echo $! >&2; wait";
+        let exit = exit_within(child, Some(Duration::from_millis(300)));
+        assert_eq!(exit.outcome, Outcome::Signal(15));
+        assert!(is_soon_gone(exit.last_words.parse().unwrap()));
+    }
+
+    /// A child of a command becomes somebody else's; it is gone as soon as that has noticed.
+    fn is_soon_gone(child: i32) -> bool {
+        let gone = || !std::path::Path::new(&format!("/proc/{child}/status")).exists() || is_zombie(child);
+        (0..100).any(|_| {
+            thread::sleep(Duration::from_millis(20));
+            gone()
+        })
     }
 
     fn is_zombie(pid: i32) -> bool {

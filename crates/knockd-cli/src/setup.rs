@@ -27,6 +27,8 @@ pub(crate) struct Setup {
     pub(crate) one_time: HashMap<DoorId, OneTimeFile>,
     pub(crate) config_path: PathBuf,
     pub(crate) selection: Selection,
+    /// Whether nobody has said which interfaces are meant.
+    pub(crate) is_default_selection: bool,
     /// Whether interfaces that do not exist yet are waited for.
     pub(crate) waits: bool,
     pub(crate) log_file: Option<PathBuf>,
@@ -57,19 +59,15 @@ pub(crate) enum SetupError {
         path.display()
     )]
     Writable { path: PathBuf },
-    #[error(
-        "no more sequences left in the one time sequences file for door {door}: add lines to {}",
-        path.display()
-    )]
-    UsedUp { door: String, path: PathBuf },
 }
 
 impl Setup {
-    /// Reads the configuration and the one-time files; relative paths start at `directory`.
+    /// Reads the configuration and the one-time files; relative paths start at `directory`. When it does not say which
+    /// interfaces are meant, those stay that were meant `before` for the same reason.
     ///
     /// # Errors
-    /// When a file cannot be read, when the configuration is wrong, or when a one-time file has no line left.
-    pub(crate) fn load(args: &Args, directory: &Path) -> Result<Self, SetupError> {
+    /// When a file cannot be read, or when the configuration is wrong.
+    pub(crate) fn load(args: &Args, directory: &Path, before: Option<&Self>) -> Result<Self, SetupError> {
         let config_path = directory.join(&args.config);
         let text = read(&config_path)?;
         let mut warnings: Vec<String> = check_access(&config_path)?.into_iter().collect();
@@ -83,18 +81,18 @@ impl Setup {
                 warnings.extend(check_access(&path)?);
                 let file = OneTimeFile::open(path.clone()).map_err(|source| SetupError::OneTime {
                     door: door.name.clone(),
-                    path: path.clone(),
+                    path,
                     source,
                 })?;
-                if file.sequence().is_none() {
-                    return Err(SetupError::UsedUp { door: door.name.clone(), path });
-                }
                 one_time.insert(DoorId::new(index), file);
             }
         }
         let in_directory = |path: &Path| directory.join(path);
         let interface = args.interface.as_deref().or(options.interface.as_deref());
-        let selection = interface.and_then(Selection::parse).unwrap_or_else(|| {
+        let configured = interface.and_then(Selection::parse);
+        let is_default_selection = configured.is_none();
+        let kept = before.filter(|before| before.is_default_selection).map(|before| before.selection.clone());
+        let selection = configured.or(kept).unwrap_or_else(|| {
             let (selection, warning) = Selection::by_default(&interfaces());
             warnings.extend(warning);
             selection
@@ -103,6 +101,7 @@ impl Setup {
         let pid_file = options.pid_file.as_deref().map(Path::new).or(args.pidfile.as_deref());
         Ok(Self {
             selection,
+            is_default_selection,
             waits: args.wait || options.wait_interface,
             log_file: log_file.map(in_directory),
             pid_file: in_directory(pid_file.unwrap_or(Path::new("/var/run/knockd.pid"))),

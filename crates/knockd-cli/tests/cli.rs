@@ -77,7 +77,7 @@ Options:
 
 Signals:
   HUP        read the configuration again and reopen the log file
-  INT, TERM  run the stop commands of all open doors and end
+  INT, TERM  run the stop commands of all open doors, unless `OnExit` is `keep`, and end
 
 Exit status:
   0  knockd was stopped by a signal, or the command succeeded
@@ -281,14 +281,6 @@ knockd: /run/k.conf can be written by everybody, who could run commands as root 
 
 "#]]
     );
-}
-
-#[test]
-fn a_one_time_file_that_is_used_up_is_named() {
-    knockd_with("[once]\none_time_sequences = used-up\n").code(1).stdout_eq("").stderr_eq(str![[r#"
-knockd: no more sequences left in the one time sequences file for door once: add lines to [..]/used-up
-
-"#]]);
 }
 
 #[test]

@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::{Ear, Knockd, hit, syn};
+use common::{Ear, Knockd, SOON, hit, syn};
+use nix::sys::signal::Signal;
 use testbed::Net;
 
 const DOOR: &str = "[once]\none_time_sequences = /run/once\nstart_command = echo file:; cat /run/once\n";
@@ -80,6 +81,40 @@ fn a_door_whose_file_cannot_be_struck_out_stays_closed() {
     knockd.wait_for("always: running command");
     assert_eq!(knockd.count("once: running command"), 0);
     assert_eq!(net.server.run(&["cat", "/run/away"]).unwrap(), " 1\n 1\n");
+}
+
+#[test]
+fn a_file_that_is_used_up_stops_neither_the_next_start_nor_a_reload() {
+    let net = Net::new().unwrap();
+    net.server.write_file("/run/once", " 1\n").unwrap();
+    let config = format!("{DOOR}cmd_timeout = 1\nstop_command = echo closed\n[other]\nsequence = 9\n");
+    let mut knockd = Knockd::start(&net, &config);
+    hit(&net, 2, &[1]);
+    knockd.wait_for("disabling the door");
+    knockd.wait_for("file:");
+    knockd.signal(Signal::SIGKILL);
+    knockd.running.wait(SOON).unwrap();
+    // The next one closes the door, and the other doors work.
+    let mut knockd = Knockd::start(&net, &config);
+    knockd.wait_for("disabling the door");
+    knockd.wait_for("closed");
+    knockd.reload(&net, &config.replace("= 9", "= 10"), "disabling the door");
+    hit(&net, 2, &[1, 9, 10]);
+    knockd.wait_for("other: OPEN SESAME");
+    assert_eq!(knockd.count("OPEN SESAME"), 1);
+}
+
+#[test]
+fn doors_with_the_same_file_do_not_use_a_line_twice_and_both_go_on() {
+    let net = Net::new().unwrap();
+    net.server.write_file("/run/once", " 1\n 2\n").unwrap();
+    let mut ear = Ear::of(net, &format!("{DOOR}{}", DOOR.replace("[once]", "[twin]")), &["-v"]);
+    let frames = [syn(&ear.net, 2, 1), syn(&ear.net, 2, 2)];
+    assert_eq!(ear.opened(&frames[..1]), ["10.9.0.2: once", "10.9.0.2: twin"]);
+    ear.knockd.wait_for("twin: the door stays closed");
+    assert_eq!(ear.knockd.count("running command"), 1);
+    ear.opened(&frames[1..]);
+    assert_eq!(ear.knockd.count("once: running command"), 2, "{:#?}", ear.knockd.lines());
 }
 
 #[test]

@@ -30,7 +30,7 @@ impl Engine {
     }
 
     fn read_again(&mut self) -> Result<(), String> {
-        let setup = Setup::load(&self.args, &self.directory)
+        let setup = Setup::load(&self.args, &self.directory, Some(&self.setup))
             .map_err(|error| plain(&format!("{:#}", anyhow!(error))))?;
         if setup.selection != self.setup.selection {
             let found = setup.selection.at_start(&interfaces(), setup.waits);
@@ -52,7 +52,7 @@ impl Engine {
         self.remember_doors();
         self.move_control();
         self.move_metrics(old.metrics.as_deref());
-        self.log_passed_over();
+        self.log_one_time_files();
         self.guard.scanners.set_limit(self.setup.options.scan_limit);
         self.ears.select(self.setup.selection.clone());
         self.refresh_filter();

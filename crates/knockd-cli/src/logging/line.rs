@@ -133,6 +133,12 @@ impl Line {
         Self::of("scanner", source, "scanner: ignored until it has been quiet for a minute".to_owned())
     }
 
+    pub(crate) fn used_up(door: &str) -> Self {
+        Self::warning(format!(
+            "no more sequences left in the one time sequences file for door {door} --> disabling the door"
+        ))
+    }
+
     pub(crate) fn command_timeout(source: IpAddr, door: &str) -> Self {
         Self::of("close", source, format!("{door}: command timeout")).at(door)
     }

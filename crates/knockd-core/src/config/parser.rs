@@ -588,7 +588,7 @@ One_Time_Sequences = /etc/knockd/sequences
 
     #[test]
     fn a_scan_limit_is_no_larger_than_the_guard_knows() {
-        let text = |limit: u32| format!("[options]\nScanLimit = {limit}\n");
+        let text = |limit: u32| format!("[options]\nScanLimit = {limit}\n[a]\nsequence = 1\n");
         assert_eq!(config(&text(Scanners::MAX_LIMIT)).options.scan_limit, NonZeroU32::new(64));
         let (messages, _) = findings(&text(Scanners::MAX_LIMIT + 1));
         assert_eq!(messages, ["2:13: error: \"65\" does not belong here: a whole number from 0 to 64"]);
