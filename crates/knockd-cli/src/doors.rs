@@ -24,6 +24,10 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
 /// How many start commands wait while `MaxCommands` are running; a knock that comes then runs nothing.
 const MAX_WAITING: usize = 4096;
 
+/// How many stop commands run at a time: so many doors that close at once use up neither processes nor descriptors. `MaxCommands`
+/// may be 1, and a stop command that hangs must not keep the others from closing their doors.
+const MAX_STOPPING: u32 = 256;
+
 /// The exit statuses of a shell that cannot execute the program of a command, or cannot find it (POSIX.1-2024, section 2.8.2).
 const CANNOT_EXECUTE: i32 = 126;
 const NOT_FOUND: i32 = 127;
@@ -45,9 +49,15 @@ pub(crate) struct Doors {
     state_problem: Option<String>,
     /// What was done so far.
     tally: control::Commands,
-    /// How many start commands are running.
-    starting: u32,
-    /// Start commands that wait until fewer than `MaxCommands` are running.
+    /// Start commands and stop commands do not wait for each other.
+    starts: Queue,
+    stops: Queue,
+}
+
+/// Commands of one kind, of which only so many run at a time.
+#[derive(Default, Debug)]
+struct Queue {
+    running: u32,
     waiting: VecDeque<Run>,
 }
 
@@ -69,14 +79,14 @@ impl Doors {
             state: None,
             state_problem: None,
             tally: control::Commands::default(),
-            starting: 0,
-            waiting: VecDeque::new(),
+            starts: Queue::default(),
+            stops: Queue::default(),
         })
     }
 
     /// Whether nothing is open and no command runs, so that the doors of an earlier run can be taken over.
     pub(crate) fn are_at_rest(&self) -> bool {
-        self.leases.is_empty() && self.starting == 0
+        self.leases.is_empty() && self.starts.running == 0
     }
 
     /// Remembers open doors there from now on, and takes over those that an earlier daemon left open; or logs why it cannot.
@@ -151,8 +161,9 @@ impl Doors {
 
     /// What was done so far, and what is to be done.
     pub(crate) fn commands(&self) -> control::Commands {
-        let starting = usize::try_from(self.starting).unwrap_or(usize::MAX);
-        control::Commands { starting, waiting: self.waiting.len(), ..self.tally }
+        let starting = usize::try_from(self.starts.running).unwrap_or(usize::MAX);
+        let waiting = self.starts.waiting.len() + self.stops.waiting.len();
+        control::Commands { starting, waiting, ..self.tally }
     }
 
     /// Where leases are stored, if anywhere.
@@ -222,6 +233,10 @@ impl Doors {
     fn close_all(&mut self, signals: &Receiver<i32>, options: &Options, log: &Log) {
         let effects = self.leases.close_all();
         self.carry_out(effects, options, log);
+        // Nothing more is opened.
+        for run in std::mem::take(&mut self.starts.waiting) {
+            self.ended(run.id, false, options, log);
+        }
         let end = Instant::now() + SHUTDOWN_LIMIT;
         while !self.leases.is_empty() {
             select! {
@@ -242,13 +257,10 @@ impl Doors {
         for effect in effects {
             match effect {
                 Effect::Run(run) if run.kind == RunKind::Stop => {
-                    // A stop command waits for nothing.
-                    log.write(&Line::command_timeout(run.source, &run.door));
-                    log.write(&Line::running(&run));
-                    self.tally.run += 1;
-                    self.runner.start(run, options.command_limit);
+                    self.stops.waiting.push_back(run);
+                    self.run_stop_commands(options, log);
                 }
-                Effect::Run(run) if self.starting < options.max_commands.get() => {
+                Effect::Run(run) if self.starts.running < options.max_commands.get() => {
                     self.start_command(run, options, log);
                 }
                 Effect::Run(run) => self.wait(run, options, log),
@@ -264,9 +276,22 @@ impl Doors {
         }
     }
 
+    /// Runs stop commands, as many at a time as there may be. No more wait than there are leases.
+    fn run_stop_commands(&mut self, options: &Options, log: &Log) {
+        while self.stops.running < MAX_STOPPING
+            && let Some(run) = self.stops.waiting.pop_front()
+        {
+            self.stops.running += 1;
+            self.tally.run += 1;
+            log.write(&Line::command_timeout(run.source, &run.door));
+            log.write(&Line::running(&run));
+            self.runner.start(run, options.command_limit);
+        }
+    }
+
     /// Runs a start command, after everything on disk that it depends on.
     fn start_command(&mut self, run: Run, options: &Options, log: &Log) {
-        self.starting += 1;
+        self.starts.running += 1;
         self.tally.run += 1;
         log.write(&Line::running(&run));
         self.keeper.carry_out(Effect::Run(run), options.command_limit);
@@ -275,12 +300,12 @@ impl Doors {
     /// Lets a start command wait until another one has ended.
     fn wait(&mut self, run: Run, options: &Options, log: &Log) {
         let Run { id, door, .. } = &run;
-        if self.waiting.len() < MAX_WAITING {
-            let running = self.starting;
+        if self.starts.waiting.len() < MAX_WAITING {
+            let running = self.starts.running;
             log.write(&Line::notice(format!(
                 "{door}: the command waits, since {running} are running (`MaxCommands`)"
             )));
-            self.waiting.push_back(run);
+            self.starts.waiting.push_back(run);
         } else {
             let text = format!("{door}: the command is not run, since {MAX_WAITING} are waiting already");
             log.write(&Line::warning(text));
@@ -302,10 +327,16 @@ impl Doors {
                 log.write(&Line::missing_program(run, program));
             }
         }
-        if run.kind == RunKind::Start {
-            self.starting -= 1;
-            if let Some(next) = self.waiting.pop_front() {
-                self.start_command(next, options, log);
+        match run.kind {
+            RunKind::Stop => {
+                self.stops.running -= 1;
+                self.run_stop_commands(options, log);
+            }
+            RunKind::Start => {
+                self.starts.running -= 1;
+                if let Some(next) = self.starts.waiting.pop_front() {
+                    self.start_command(next, options, log);
+                }
             }
         }
         self.ended(run.id, *outcome == Outcome::Status(0), options, log);

@@ -123,7 +123,7 @@ impl fmt::Display for Text<'_> {
             states.map(|(state, count)| (labelled("state", state), u64::try_from(count).unwrap_or(u64::MAX)));
         metric("leases", "gauge", "Doors that are open for an address.", &states)?;
         metric("commands_running", "gauge", "Start commands that are running.", &size(commands.starting))?;
-        metric("commands_waiting", "gauge", "Start commands that wait for others.", &size(commands.waiting))?;
+        metric("commands_waiting", "gauge", "Commands that wait for others.", &size(commands.waiting))?;
         metric(
             "filter_exact",
             "gauge",

@@ -2,11 +2,14 @@
 //! closes doors.
 
 use std::cell::{Cell, RefCell};
-use std::io::{self, ErrorKind};
-use std::os::fd::AsFd;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, IsTerminal};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 
 use jiff::Zoned;
+use nix::libc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// How long a line waits for a reader that has been keeping up so far.
@@ -27,35 +30,52 @@ const PRIORITY: u32 = 3 * 8 + 5;
 #[derive(Debug)]
 pub(crate) struct Output<F> {
     to: F,
+    /// The same terminal, opened so that nobody has to wait for it.
+    terminal: Option<File>,
     lost: Cell<u64>,
 }
 
 impl<F: AsFd> Output<F> {
-    pub(crate) const fn new(to: F) -> Self {
-        Self { to, lost: Cell::new(0) }
+    pub(crate) fn new(to: F) -> Self {
+        let terminal = reopen(to.as_fd());
+        Self { to, terminal, lost: Cell::new(0) }
     }
 
     /// Writes a line, or loses it.
     pub(crate) fn write_line(&self, text: &str) {
         let lost = self.lost.get();
-        let patience = if lost == 0 { PATIENCE } else { Timespec::default() };
-        if !self.is_writable(patience) {
-            self.lost.set(lost.saturating_add(1));
-            return;
+        if self.takes_more() {
+            if lost > 0 {
+                self.write_all(
+                    format!("({lost} lines were lost here, since nobody has read them)\n").as_bytes(),
+                );
+            }
+            // One write, so that lines of several processes do not mix.
+            self.write_all(format!("{text}\n").as_bytes());
         }
-        if self.lost.take() > 0 {
-            self.write(&format!("({lost} lines were lost here, since nobody has read them)\n"));
+    }
+
+    /// Writes something, or loses it without counting lines.
+    pub(crate) fn write(&self, bytes: &[u8]) {
+        if self.takes_more() {
+            self.write_all(bytes);
         }
-        // One write, so that lines of several processes do not mix.
-        self.write(&format!("{text}\n"));
+    }
+
+    /// Says whether somebody reads; a reader that has been keeping up so far is waited for.
+    fn takes_more(&self) -> bool {
+        let lost = self.lost.get();
+        let takes_more = self.is_writable(if lost == 0 { PATIENCE } else { Timespec::default() });
+        self.lost.set(if takes_more { 0 } else { lost.saturating_add(1) });
+        takes_more
     }
 
     /// Writes piece by piece, and gives up in the middle if nobody reads any more or nobody can.
-    fn write(&self, text: &str) {
-        for piece in text.as_bytes().chunks(PIECE) {
+    fn write_all(&self, bytes: &[u8]) {
+        for piece in bytes.chunks(PIECE) {
             let mut rest = piece;
             while !rest.is_empty() && self.is_writable(PATIENCE) {
-                match rustix::io::write(&self.to, rest) {
+                match rustix::io::write(self.fd(), rest) {
                     Ok(written) => rest = rest.get(written..).unwrap_or_default(),
                     Err(rustix::io::Errno::INTR) => {}
                     Err(_) => return,
@@ -66,8 +86,20 @@ impl<F: AsFd> Output<F> {
 
     fn is_writable(&self, patience: Timespec) -> bool {
         // An error, such as that of a closed pipe, is found by writing.
-        !matches!(poll(&mut [PollFd::new(&self.to, PollFlags::OUT)], Some(&patience)), Ok(0))
+        !matches!(poll(&mut [PollFd::from_borrowed_fd(self.fd(), PollFlags::OUT)], Some(&patience)), Ok(0))
     }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.terminal.as_ref().map_or(self.to.as_fd(), File::as_fd)
+    }
+}
+
+/// Opens a terminal anew: one that has some room need not have room for a line, and to write without waiting is a matter of the
+/// open file, which others share.
+fn reopen(to: BorrowedFd<'_>) -> Option<File> {
+    let path = format!("/proc/self/fd/{}", to.as_raw_fd());
+    let open = || OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+    to.is_terminal().then(open)?.ok()
 }
 
 /// The system log.
@@ -128,6 +160,18 @@ mod tests {
         let mut rest = String::new();
         reader.read_to_string(&mut rest).unwrap();
         assert_eq!(rest, format!("({lost} lines were lost here, since nobody has read them)\nmore\n"));
+    }
+
+    #[test]
+    fn a_terminal_that_nobody_reads_costs_lines_and_no_time() {
+        let pair = nix::pty::openpty(None, None).unwrap();
+        let output = Output::new(&pair.slave);
+        let start = Instant::now();
+        for _ in 0..1000 {
+            output.write_line(&"x".repeat(1000));
+        }
+        assert!(start.elapsed() < Duration::from_secs(20));
+        assert!(output.lost.get() > 0);
     }
 
     #[test]

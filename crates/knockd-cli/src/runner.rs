@@ -1,9 +1,9 @@
 //! Runs commands: the only place that executes anything.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -11,7 +11,11 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use knockd_core::Run;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process_group, pidfd_open, prlimit, setrlimit,
+};
+
+use crate::outlets::Output;
 
 /// How long to wait, after a shell has exited, for what it last said on stderr. Only a command that left a process in the
 /// background, which still holds the pipe, makes us wait that long.
@@ -63,6 +67,7 @@ pub(crate) struct Runner {
 impl Runner {
     /// Makes a runner and the channel on which it reports.
     pub(crate) fn new() -> (Self, Receiver<Report>) {
+        raise_limit();
         let (reports, incoming) = crossbeam_channel::unbounded();
         (Self { reports }, incoming)
     }
@@ -88,6 +93,19 @@ impl Runner {
     }
 }
 
+/// Allows this process as many descriptors as it may have, and returns what was usual before.
+///
+/// The usual limit is low only for the sake of programs that use select(2). A running command takes two here.
+fn raise_limit() -> Rlimit {
+    static USUAL: OnceLock<Rlimit> = OnceLock::new();
+    *USUAL.get_or_init(|| {
+        let usual = getrlimit(Resource::Nofile);
+        // It may always be raised that far (getrlimit(2)).
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: usual.maximum, ..usual });
+        usual
+    })
+}
+
 fn execute(run: &Run, limit: Option<Duration>, reports: &Sender<Report>) -> (Outcome, String) {
     let child = Command::new("/bin/sh")
         // The name in front of the shell's own messages.
@@ -107,6 +125,8 @@ fn execute(run: &Run, limit: Option<Duration>, reports: &Sender<Report>) -> (Out
         Ok(child) => child,
         Err(error) => return (Outcome::NotStarted(error.to_string()), String::new()),
     };
+    // As whoever started us wanted it to be. A command that ended at once has none any more.
+    let _ = prlimit(Some(Pid::from_child(&child)), Resource::Nofile, raise_limit());
     let stderr = child.stderr.take().map(Stderr::copy);
     watch(&child, run, limit, reports);
     let outcome = match child.wait() {
@@ -184,10 +204,11 @@ impl Stderr {
         let _ = thread.spawn(move || {
             let _closing = closing;
             let mut buffer = [0; 4096];
+            let ours = Output::new(io::stderr());
             while let Ok(length @ 1..) = read(&mut pipe, &mut buffer) {
                 let chunk = buffer.get(..length).unwrap_or_default();
-                // Ours may be closed; the command must be able to go on writing all the same.
-                let _ = io::stderr().write_all(chunk);
+                // Ours may be closed or stuck; the command must be able to go on writing all the same.
+                ours.write(chunk);
                 shared.lock().unwrap_or_else(PoisonError::into_inner).push(chunk);
             }
         });
@@ -263,6 +284,14 @@ mod tests {
         let exit = exit_of("printf 'one\\n\\033two\\n\\n' >&2; exit 3");
         assert_eq!((exit.outcome, exit.last_words.as_str()), (Outcome::Status(3), " two"));
         assert_eq!(exit_of("true").outcome, Outcome::Status(0));
+    }
+
+    #[test]
+    fn commands_have_the_limit_of_descriptors_that_we_were_started_with() {
+        let usual = raise_limit();
+        assert_eq!(getrlimit(Resource::Nofile).current, usual.maximum);
+        let exit = exit_of("sleep 0.2; ulimit -Sn >&2");
+        assert_eq!(exit.last_words.parse().ok(), usual.current);
     }
 
     #[test]

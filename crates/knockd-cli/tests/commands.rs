@@ -5,9 +5,9 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{KNOCKD, Knockd, SOON, hit, knock, sh, wait_for_file};
+use common::{CONFIG, KNOCKD, Knockd, SOON, hit, knock, send, sh, wait_for_file};
 use nix::sys::signal::Signal;
-use testbed::{Net, Stream};
+use testbed::{Flags, Frame, Net, Stream};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -236,4 +236,30 @@ fn the_shutdown_of_an_idle_knockd_takes_no_time_and_no_line_is_on_the_terminal_w
     let lines: Vec<_> = knockd.lines().into_iter().map(|line| line.text).collect();
     assert_eq!(lines, ["start 10.9.0.2", "stop 10.9.0.2"]);
     assert!(sh(&net.server, "tail -n 1 /run/log").ends_with("] shutting down\n"));
+}
+
+#[test]
+fn very_many_doors_that_close_at_once_are_all_closed_with_few_descriptors() {
+    const COUNT: u16 = 600;
+    let net = Net::new().unwrap();
+    let config = "[options]\nScanLimit = 0\n[door]\nsequence = 1\nstart_command = true\ncmd_timeout = 600\n\
+                  stop_command = echo closed for %IP%\n";
+    net.server.write_file(CONFIG, config).unwrap();
+    let script = "ulimit -Sn 128; exec \"$0\" \"$@\"";
+    let mut knockd = Knockd::run(net.server.command("sh").args(["-c", script, KNOCKD, "-v", "-c", CONFIG]));
+    let frames: Vec<_> = (0..COUNT)
+        .map(|n| {
+            let [high, low] = n.to_be_bytes();
+            Frame::tcp([172, 16, high, low], net.server.ipv4, 1, Flags::SYN)
+        })
+        .collect();
+    send(&net, &frames);
+    common::wait_until("every door open", || {
+        let status = sh(&net.server, &format!("{KNOCKD} status --format json"));
+        status.contains(&format!("\"open\": {COUNT},"))
+    });
+    sh(&net.server, &format!("{KNOCKD} close --all"));
+    common::wait_until("every door closed", || knockd.count("closed for ") >= 2 * usize::from(COUNT));
+    assert_eq!(knockd.count("could not be started"), 0);
+    knockd.stop();
 }

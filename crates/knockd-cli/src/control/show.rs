@@ -150,7 +150,7 @@ fn counters(status: &Status) -> Vec<Vec<Cell>> {
         row("commands run", commands.run, false),
         row("commands failed", commands.failed, true),
         row("start commands running now", waiting(commands.starting), false),
-        row("start commands waiting now", waiting(commands.waiting), true),
+        row("commands waiting now", waiting(commands.waiting), true),
         row("doors closed", commands.closed, false),
         row("doors that could not be closed", commands.given_up, true),
     ]

@@ -175,7 +175,7 @@ pub struct Commands {
     pub given_up: u64,
     /// How many start commands are running.
     pub starting: usize,
-    /// How many start commands wait until fewer are running.
+    /// How many commands wait until fewer are running.
     pub waiting: usize,
 }
 
