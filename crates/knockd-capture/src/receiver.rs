@@ -89,8 +89,12 @@ impl<S: AsFd + Send> DataLinkReceiver for Receiver<S> {
         let drained = if was == State::Idle { State::Idle } else { State::Drained };
         match &mut self.source {
             Source::Ring(ring) => {
-                if was == State::Called && !ring.is_at_packet() {
-                    ring.lose_position();
+                if was == State::Called && ring.is_behind() {
+                    // Another processor may be about to finish this packet, while the one behind it is finished already.
+                    poll(&mut [], Some(&NAP))?;
+                    if ring.is_behind() {
+                        ring.lose_position();
+                    }
                 }
                 if let Some(packet) = ring.next_packet() {
                     return Ok(packet);

@@ -152,9 +152,9 @@ impl Ring {
         Some(self.packet(position))
     }
 
-    /// Says whether [`Self::next_packet`] has one, while none is lent.
-    pub(crate) fn is_at_packet(&self) -> bool {
-        self.position.is_some_and(|frame| self.status(frame).load(Ordering::Acquire) & STATUS_USER != 0)
+    /// Says whether the packet that [`Self::next_packet`] is to return has not come, while none is lent.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.position.is_some_and(|frame| self.status(frame).load(Ordering::Acquire) & STATUS_USER == 0)
     }
 
     /// Looks for the next packet everywhere: for when the kernel says that there is one, and there is none where it should be.

@@ -1,11 +1,12 @@
 //! What is listened to: a listener for each interface that is meant, as interfaces come, go and change.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use crossbeam_channel::{Receiver, Sender};
 use knockd_capture::{Buffer, Interface, PacketSocket, Program, interfaces};
-use knockd_core::{Interest, LocalPorts};
+use knockd_core::{Interest, LocalPorts, Timestamp};
 
 use crate::listener::{Heard, Listener};
 use crate::logging::{Line, Log};
@@ -19,6 +20,10 @@ const MAX_LISTENERS: usize = 64;
 
 /// How many of them have memory set aside for their packets, 4 MiB each.
 const MAX_RINGS: usize = 8;
+
+/// The pause until what could not be done is tried again; it doubles each time, up to the second one.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LAST_PAUSE: Duration = Duration::from_secs(60);
 
 /// What every filter is made from.
 #[derive(Clone, PartialEq, Debug)]
@@ -69,6 +74,8 @@ pub(crate) struct Ears {
     selection: Selection,
     wanted: Wanted,
     listeners: Vec<Listener>,
+    /// When to look again, since something could not be done, and the pause before.
+    again: Option<(Timestamp, Duration)>,
     /// What all listeners say.
     pub(crate) heard: Receiver<Heard>,
     speak: Sender<Heard>,
@@ -84,7 +91,7 @@ impl Ears {
         let (speak, heard) = crossbeam_channel::bounded(QUEUE);
         let start = |(interface, socket)| Listener::start(socket, interface, speak.clone());
         let listeners = open.into_iter().map(start).collect::<anyhow::Result<_>>()?;
-        Ok(Self { selection, wanted, listeners, heard, speak })
+        Ok(Self { selection, wanted, listeners, again: None, heard, speak })
     }
 
     /// For others that have something to say.
@@ -119,15 +126,37 @@ impl Ears {
     }
 
     /// Listens for something else from now on.
-    pub(crate) fn want(&mut self, wanted: Wanted, log: &Log) {
-        if wanted != self.wanted {
-            self.wanted = wanted;
-            for listener in &self.listeners {
-                if let Err(error) = listener.set_filter(&self.wanted.program(&listener.interface)) {
-                    log.write(&Line::warning(format!("{}: {error:#}", listener.interface.name)));
-                }
+    pub(crate) fn want(&mut self, wanted: Wanted, log: &Log, now: Timestamp) {
+        if wanted == self.wanted {
+            return;
+        }
+        self.wanted = wanted;
+        for listener in &mut self.listeners {
+            if let Err(error) = listener.set_filter(&self.wanted.program(&listener.interface)) {
+                log.write(&Line::warning(format!("{}: {error:#}", listener.interface.name)));
+                self.again.get_or_insert((now.after(FIRST_PAUSE), FIRST_PAUSE));
             }
         }
+    }
+
+    /// When [`Self::follow`] wants to be called because something could not be done.
+    pub(crate) fn poll_timeout(&self) -> Option<Timestamp> {
+        self.again.map(|(due, _)| due)
+    }
+
+    /// Forgets a listener that has ended by itself, since its interface was gone.
+    pub(crate) fn forget(&mut self, index: u32, log: &Log) {
+        self.retain(|interface| interface.index != index, log);
+    }
+
+    fn retain(&mut self, stays: impl Fn(&Interface) -> bool, log: &Log) {
+        self.listeners.retain(|Listener { interface, .. }| {
+            let stays = stays(interface);
+            if !stays {
+                log.write(&Line::notice(format!("no longer listening on {}", interface.name)));
+            }
+            stays
+        });
     }
 
     /// How many ports some filter shows that are not wanted: with very many ports some in between.
@@ -136,16 +165,26 @@ impl Ears {
     }
 
     /// Looks again which interfaces there are, and listens to those that are meant.
-    pub(crate) fn follow(&mut self, log: &Log) {
-        let meant = self.selection.of(&interfaces());
-        self.listeners.retain(|Listener { interface, .. }| {
-            let stays =
-                meant.iter().any(|found| (found.index, &found.name) == (interface.index, &interface.name));
-            if !stays {
-                log.write(&Line::notice(format!("no longer listening on {}", interface.name)));
-            }
-            stays
+    pub(crate) fn follow(&mut self, log: &Log, now: Timestamp) {
+        let result = self.try_follow(log);
+        let pause = self.again.map_or(FIRST_PAUSE, |(_, pause)| LAST_PAUSE.min(pause * 2));
+        self.again = result.err().map(|error| {
+            log.write(&Line::warning(format!("{error:#}; this is tried again")));
+            (now.after(pause), pause)
         });
+    }
+
+    /// Goes on after an error, and returns the last one.
+    fn try_follow(&mut self, log: &Log) -> anyhow::Result<()> {
+        let all = interfaces();
+        // There is always a loopback interface.
+        ensure!(!all.is_empty(), "the system does not say which interfaces there are");
+        let meant = self.selection.of(&all);
+        let is_meant = |interface: &Interface| {
+            meant.iter().any(|found| (found.index, &found.name) == (interface.index, &interface.name))
+        };
+        self.retain(is_meant, log);
+        let mut outcome = Ok(());
         for found in meant {
             let known = self.listeners.iter_mut().find(|listener| listener.interface.index == found.index);
             let result = match known {
@@ -157,15 +196,15 @@ impl Ears {
                     listener.interface = found;
                     changed
                 }
+                Some(listener) if !listener.has_filter => listener.set_filter(&self.wanted.program(&found)),
                 Some(listener) => {
                     listener.interface.up = found.up;
                     Ok(())
                 }
             };
-            if let Err(error) = result {
-                log.write(&Line::warning(format!("{error:#}")));
-            }
+            outcome = outcome.and(result);
         }
+        outcome
     }
 
     fn listen_to(&mut self, interface: Interface, log: &Log) -> anyhow::Result<()> {

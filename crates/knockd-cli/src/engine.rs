@@ -53,6 +53,7 @@ pub(crate) struct Prepared {
     state: Option<anyhow::Result<StateDir>>,
     /// The control socket with what is to be said about it, or why there is none; `None` when there is to be none.
     control: Option<anyhow::Result<(Bound, Option<String>)>>,
+    file_pages: FilePages,
 }
 
 impl Prepared {
@@ -74,7 +75,19 @@ impl Prepared {
         guard.watch(&matcher.interests(), sockets.addresses(), clock.now());
         let state = setup.needs_state().then(|| StateDir::open(setup.state_dir.clone(), clock));
         let control = setup.control_socket.as_deref().map(Bound::make);
-        Ok(Self { args, directory, setup, matcher, guard, sockets, links, clock, state, control })
+        Ok(Self {
+            args,
+            directory,
+            setup,
+            matcher,
+            guard,
+            sockets,
+            links,
+            clock,
+            state,
+            control,
+            file_pages: FilePages::find(),
+        })
     }
 }
 
@@ -97,6 +110,7 @@ pub(crate) struct Engine {
     kept: Option<String>,
     metrics: Option<Metrics>,
     tracers: Tracers,
+    file_pages: FilePages,
     /// A message whenever an interface has changed.
     links: Receiver<io::Result<()>>,
     clock: Clock,
@@ -108,8 +122,19 @@ impl Engine {
     /// # Errors
     /// When the system has no thread left.
     pub(crate) fn start(prepared: Prepared, log: Log) -> anyhow::Result<Self> {
-        let Prepared { args, directory, setup, matcher, guard, sockets, links, clock, state, control } =
-            prepared;
+        let Prepared {
+            args,
+            directory,
+            setup,
+            matcher,
+            guard,
+            sockets,
+            links,
+            clock,
+            state,
+            control,
+            file_pages,
+        } = prepared;
         let control = control.transpose().unwrap_or_else(|error| {
             log.write(&Line::no_control(setup.control_socket.as_deref(), &error));
             None
@@ -143,6 +168,7 @@ impl Engine {
             kept: None,
             metrics,
             tracers: Tracers::default(),
+            file_pages,
             links,
             clock,
         })
@@ -180,7 +206,11 @@ impl Engine {
                         }
                         self.kept = kept;
                         // Of all that happens at the start, this is the last.
-                        FilePages::find().give_back();
+                        self.file_pages.give_back();
+                    }
+                    Ok(Heard::Gone(index)) => {
+                        self.ears.forget(index, &self.log);
+                        self.follow_interfaces();
                     }
                     // The ears hold a sender themselves.
                     Err(_) => {}
@@ -245,6 +275,9 @@ impl Engine {
         let now = self.clock.now();
         if self.guard.handle_timeout(now) {
             self.refresh_filter();
+        }
+        if self.ears.poll_timeout().is_some_and(|due| due <= now) {
+            self.follow_interfaces();
         }
         for event in self.matcher.handle_timeout(now) {
             self.counters.count(event.kind);
@@ -314,7 +347,7 @@ impl Engine {
 
     /// Looks again at the interfaces, because some have changed.
     fn follow_interfaces(&mut self) {
-        self.ears.follow(&self.log);
+        self.ears.follow(&self.log, self.clock.now());
         self.matcher.set_addresses(self.ears.addresses());
         self.guard.watch(&self.matcher.interests(), self.ears.addresses(), self.clock.now());
         service::status(&self.summary());
@@ -335,7 +368,7 @@ impl Engine {
         let interests = self.matcher.interests();
         self.guard.watch(&interests, self.ears.addresses(), self.clock.now());
         let wanted = Wanted { interests, guard: self.guard.local_ports(), ipv4_only: self.args.only_ip_v4 };
-        self.ears.want(wanted, &self.log);
+        self.ears.want(wanted, &self.log, self.clock.now());
     }
 
     fn log_filter(&self) {
@@ -373,6 +406,7 @@ impl Engine {
             self.flood.poll_timeout(),
             self.losses.poll_timeout(),
             self.guard.poll_timeout(),
+            self.ears.poll_timeout(),
             self.watchdog.poll_timeout(),
         ];
         let next = timeouts.into_iter().flatten().min();

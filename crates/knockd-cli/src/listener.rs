@@ -37,12 +37,16 @@ pub(crate) enum Heard {
     Line(Line),
     /// A decoder begins to read; in words, what it could not give up, if anything.
     Ready(Option<String>),
+    /// The interface with this number is gone, and its listener has ended.
+    Gone(u32),
 }
 
 /// An interface that is being listened to by a thread and a process; dropping it ends both at once.
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) interface: Interface,
+    /// Whether the kernel has taken the latest filter.
+    pub(crate) has_filter: bool,
     socket: Arc<PacketSocket>,
     /// Closing it tells the thread to end.
     _wanted: PipeWriter,
@@ -60,13 +64,13 @@ impl Listener {
     ) -> anyhow::Result<Self> {
         let socket = Arc::new(socket);
         let (unwanted, wanted) = io::pipe().context("cannot start the listener thread")?;
-        let reporter = Reporter { interface: interface.name.clone(), heard };
-        let job = Job { socket: Arc::clone(&socket), index: interface.index, unwanted, reporter };
+        let reporter = Reporter { interface: interface.name.clone(), index: interface.index, heard };
+        let job = Job { socket: Arc::clone(&socket), unwanted, reporter };
         thread::Builder::new()
             .name("listener".to_owned())
             .spawn(move || job.listen())
             .context("cannot start the listener thread")?;
-        Ok(Self { interface, socket, _wanted: wanted })
+        Ok(Self { interface, has_filter: true, socket, _wanted: wanted })
     }
 
     /// Where its packets wait.
@@ -83,15 +87,16 @@ impl Listener {
     ///
     /// # Errors
     /// When the kernel refuses the program.
-    pub(crate) fn set_filter(&self, program: &Program) -> anyhow::Result<()> {
-        self.socket.set_filter(program).context("cannot change the packet filter")
+    pub(crate) fn set_filter(&mut self, program: &Program) -> anyhow::Result<()> {
+        let result = self.socket.set_filter(program).context("cannot change the packet filter");
+        self.has_filter = result.is_ok();
+        result
     }
 }
 
 /// What the thread works with.
 struct Job {
     socket: Arc<PacketSocket>,
-    index: u32,
     /// Closed at the other end when the listener is dropped.
     unwanted: PipeReader,
     reporter: Reporter,
@@ -140,7 +145,7 @@ impl Job {
                 Ok(length) => buffer.get(..length).unwrap_or_default(),
                 Err(error) => return End::Failed(format!("cannot be listened to: {error}")),
             };
-            if let Err(end) = self.reporter.pass_on(bytes) {
+            if let Err(end) = self.reporter.pass_on(bytes, &mut decoder.notes) {
                 return end;
             }
         }
@@ -168,12 +173,13 @@ impl Job {
 /// Tells the engine what the decoder of an interface says, and what becomes of it.
 struct Reporter {
     interface: String,
+    index: u32,
     heard: Sender<Heard>,
 }
 
 impl Reporter {
     /// Checks what the decoder has said, and tells it.
-    fn pass_on(&self, bytes: &[u8]) -> Result<(), End> {
+    fn pass_on(&self, bytes: &[u8], notes: &mut Notes) -> Result<(), End> {
         let lie = |_| End::Failed("does not say what it should, it is ended".to_owned());
         let (records, rest) = bytes.as_chunks();
         if !rest.is_empty() {
@@ -184,11 +190,15 @@ impl Reporter {
         for record in records {
             // The packets before a lie are not believed either.
             let record = Record::from_bytes(record).map_err(lie)?;
+            if matches!(record, Record::LinkDown | Record::Ready(_)) && !notes.admit(Instant::now()) {
+                return Err(lie(record::Malformed));
+            }
             match record {
                 Record::Packet(packet) => packets.push(packet),
                 Record::LinkDown => self.note(format!("{} is down", self.interface))?,
                 Record::InterfaceGone => {
                     self.note(format!("{} no longer exists", self.interface))?;
+                    self.say(Heard::Gone(self.index))?;
                     result = Err(End::Over);
                 }
                 Record::Failed(number) => {
@@ -238,10 +248,34 @@ fn explain(kept: Kept) -> Option<String> {
         .then(|| format!("the packet decoder has more rights than it needs: {}", parts.join("; ")))
 }
 
+/// Counts what a decoder says that makes work or a line in the log: who takes one over could say it without end.
+#[derive(Debug)]
+struct Notes {
+    /// When it may say as much as at first again.
+    even: Instant,
+}
+
+impl Notes {
+    /// How much it may say at once, and how soon one thing more.
+    const MOST: u32 = 16;
+    const EVERY: Duration = Duration::from_secs(1);
+
+    fn new() -> Self {
+        Self { even: Instant::now() }
+    }
+
+    /// Says whether this is not too much.
+    fn admit(&mut self, now: Instant) -> bool {
+        self.even = self.even.max(now) + Self::EVERY;
+        self.even.saturating_duration_since(now) <= Self::EVERY * Self::MOST
+    }
+}
+
 /// A decoder process; dropping it ends it.
 struct Decoder {
     child: Child,
     records: OwnedFd,
+    notes: Notes,
 }
 
 impl Decoder {
@@ -253,13 +287,13 @@ impl Decoder {
         // This very program, even if an upgrade has replaced its file: both sides have to agree on the records.
         let child = Command::new("/proc/self/exe")
             .arg0(decoder::NAME)
-            .args([&job.index.to_string(), &job.reporter.interface])
+            .args([&job.reporter.index.to_string(), &job.reporter.interface])
             .env_clear()
             .stdin(socket)
             .stdout(speak)
             .stderr(Stdio::inherit())
             .spawn()?;
-        Ok(Self { child, records })
+        Ok(Self { child, records, notes: Notes::new() })
     }
 
     /// Says how it ended, after it has closed its socket.
@@ -293,7 +327,7 @@ mod tests {
 
     fn reporter() -> (Reporter, Receiver<Heard>) {
         let (sender, heard) = crossbeam_channel::unbounded();
-        (Reporter { interface: "eth0".to_owned(), heard: sender }, heard)
+        (Reporter { interface: "eth0".to_owned(), index: 2, heard: sender }, heard)
     }
 
     fn packet(port: u16) -> Packet {
@@ -309,7 +343,7 @@ mod tests {
     fn packets_are_passed_on_in_order() {
         let (reporter, heard) = reporter();
         let said = [1, 2, 3].map(packet);
-        assert!(reporter.pass_on(&bytes(&said.map(Record::Packet))).is_ok());
+        assert!(reporter.pass_on(&bytes(&said.map(Record::Packet)), &mut Notes::new()).is_ok());
         let heard: Vec<_> = heard.try_iter().collect();
         assert!(matches!(heard.as_slice(), [Heard::Packets(packets)] if *packets == said), "{heard:?}");
     }
@@ -321,7 +355,7 @@ mod tests {
         let unknown = [9; record::SIZE];
         for said in [[&good, cut].concat(), [&good[..], &unknown].concat(), vec![0]] {
             let (reporter, heard) = reporter();
-            assert!(matches!(reporter.pass_on(&said), Err(End::Failed(_))), "{said:?}");
+            assert!(matches!(reporter.pass_on(&said, &mut Notes::new()), Err(End::Failed(_))), "{said:?}");
             assert!(heard.is_empty(), "{said:?}");
         }
     }
@@ -329,10 +363,25 @@ mod tests {
     #[test]
     fn an_interface_that_is_gone_ends_it_and_an_error_wants_another_decoder() {
         let (reporter, heard) = reporter();
-        let gone = reporter.pass_on(&bytes(&[Record::Packet(packet(1)), Record::InterfaceGone]));
-        assert!(matches!(gone, Err(End::Over)));
-        assert_eq!(heard.try_iter().count(), 2, "the packet and the line");
-        assert!(matches!(reporter.pass_on(&bytes(&[Record::Failed(12)])), Err(End::Failed(_))));
+        let said = bytes(&[Record::Packet(packet(1)), Record::InterfaceGone]);
+        assert!(matches!(reporter.pass_on(&said, &mut Notes::new()), Err(End::Over)));
+        let heard: Vec<_> = heard.try_iter().collect();
+        assert!(matches!(heard.as_slice(), [Heard::Line(_), Heard::Gone(2), Heard::Packets(_)]), "{heard:?}");
+        let failed = reporter.pass_on(&bytes(&[Record::Failed(12)]), &mut Notes::new());
+        assert!(matches!(failed, Err(End::Failed(_))));
+    }
+
+    #[test]
+    fn a_decoder_that_fills_the_log_is_not_believed() {
+        let (reporter, heard) = reporter();
+        let mut notes = Notes::new();
+        for record in [Record::LinkDown, Record::Ready(Kept::default())] {
+            assert!(reporter.pass_on(&bytes(&[record]), &mut notes).is_ok());
+        }
+        let flood = bytes(&[Record::LinkDown; 100]);
+        assert!(matches!(reporter.pass_on(&flood, &mut notes), Err(End::Failed(_))));
+        assert!(heard.try_iter().count() <= 16);
+        assert!(notes.admit(notes.even));
     }
 
     #[test]

@@ -5,7 +5,8 @@ mod common;
 
 use std::net::Ipv4Addr;
 
-use common::{CONFIG, Ear, KNOCKD, Knockd, SOON, knock, sh, syn, wait_for_file};
+use common::{CONFIG, Ear, KNOCKD, Knockd, SOON, hit, knock, sh, syn, wait_for_file};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use testbed::{Flags, Frame, Net};
 
 const DOOR: &str = "[door]\nsequence = 1,2,3\n";
@@ -131,4 +132,22 @@ fn an_honest_knock_opens_amid_a_flood_of_spoofed_beginnings() {
     let last = [2, 3].map(|port| Frame::tcp([100, 64, 0, 0], net.server.ipv4, port, Flags::SYN));
     common::send(&net, &last);
     knockd.wait_for_line("opened for 100.64.0.0", SOON).unwrap();
+}
+
+#[test]
+fn without_a_free_descriptor_what_is_listened_to_stays_and_later_changes_are_followed() {
+    let net = Net::new().unwrap();
+    let mut knockd = Knockd::start_with(&net, "[door]\nsequence = 1\n", &["-v", "-i", "any"]);
+    let pid = Pid::from_raw(knockd.running.pid().unwrap().try_into().unwrap());
+    let allow = |count| {
+        prlimit(pid, Resource::Nofile, Rlimit { current: Some(count), maximum: Some(1024) }).unwrap();
+    };
+    allow(3);
+    sh(&net.server, "ip link add knock0 type veth peer name peer0; ip address add 10.7.0.1/24 dev knock0");
+    knockd.wait_for("the system does not say which interfaces there are; this is tried again");
+    hit(&net, 2, &[1]);
+    knockd.wait_for("10.9.0.2: door: OPEN SESAME");
+    allow(1024);
+    knockd.wait_for("listening on knock0 (10.7.0.1");
+    assert_eq!(knockd.count("no longer listening"), 0, "{:#?}", knockd.lines());
 }
