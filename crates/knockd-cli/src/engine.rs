@@ -2,6 +2,7 @@
 //! locks.
 
 mod answers;
+mod one_time;
 mod reload;
 
 use std::io;
@@ -13,7 +14,7 @@ use anyhow::Context;
 use crossbeam_channel::{Receiver, never, select};
 use knockd_capture::LinkWatch;
 use knockd_core::config::LogFormat;
-use knockd_core::{DoorId, Event, EventKind, Matcher, Packet, Sighting, Timestamp};
+use knockd_core::{Door, DoorId, Event, EventKind, Matcher, Packet, Sighting, Timestamp};
 use signal_hook::consts::SIGHUP;
 
 use crate::args::Args;
@@ -29,6 +30,7 @@ use crate::judge::judge;
 use crate::listener::Heard;
 use crate::logging::{Line, Log};
 use crate::metrics::Metrics;
+use crate::one_time_file::Striker;
 use crate::service::{self, Watchdog};
 use crate::setup::Setup;
 use crate::state::StateDir;
@@ -99,6 +101,7 @@ pub(crate) struct Engine {
     matcher: Matcher,
     guard: Guard,
     doors: Doors,
+    striker: Striker,
     log: Log,
     flood: Flood,
     losses: Losses,
@@ -158,6 +161,7 @@ impl Engine {
             matcher,
             guard,
             doors,
+            striker: Striker::start()?,
             log,
             flood,
             losses,
@@ -221,6 +225,7 @@ impl Engine {
                 recv(self.doors.problems) -> problem => if let Ok(problem) = problem {
                     self.doors.handle_problem(problem, &self.log);
                 },
+                recv(self.striker.struck) -> struck => if let Ok(struck) = struck { self.handle_struck(struck); },
                 recv(self.control.asks) -> ask => if let Ok(ask) = ask { self.answer(ask); },
                 recv(self.links) -> change => match change {
                     Ok(Ok(())) => self.follow_interfaces(),
@@ -308,41 +313,21 @@ impl Engine {
     }
 
     fn open(&mut self, id: DoorId, source: IpAddr) {
-        if self.setup.one_time.contains_key(&id) && !self.use_up_sequence(id) {
-            return;
-        }
-        if let Some(door) = self.setup.doors.get(id.index()) {
-            // That too much is open is in the log.
-            let tracers = &mut self.tracers;
-            let _ = self.doors.open(door, source, &self.setup.options, &self.log, |effects| {
-                if !tracers.is_empty() {
-                    tracers.tell_note(&story::of_opening(door, source, effects));
-                }
-            });
+        if !self.use_up_sequence(id, source)
+            && let Some(door) = self.setup.doors.get(id.index()).cloned()
+        {
+            self.open_door(&door, source);
         }
     }
 
-    /// Strikes out the sequence that has just been knocked; says whether that worked, so that the door may open.
-    fn use_up_sequence(&mut self, id: DoorId) -> bool {
-        let Some(file) = self.setup.one_time.get_mut(&id) else { return false };
-        let struck = file.strike_out();
-        let next = file.sequence().cloned();
-        let path = file.path().display().to_string();
-        let door = self.setup.door_name(id);
-        match &struck {
-            Ok(()) if next.is_none() => self.log(&Line::used_up(door)),
-            Ok(()) => {}
-            Err(error) => {
-                let disabled = if next.is_none() { "; it is disabled until a reload" } else { "" };
-                let text = format!(
-                    "{door}: the door stays closed, since its sequence cannot be struck out in {path}: {error}{disabled}"
-                );
-                self.log(&Line::warning(text));
+    fn open_door(&mut self, door: &Door, source: IpAddr) {
+        // That too much is open is in the log.
+        let tracers = &mut self.tracers;
+        let _ = self.doors.open(door, source, &self.setup.options, &self.log, |effects| {
+            if !tracers.is_empty() {
+                tracers.tell_note(&story::of_opening(door, source, effects));
             }
-        }
-        self.matcher.set_sequence(id, next);
-        self.refresh_filter();
-        struck.is_ok()
+        });
     }
 
     /// Looks again at the interfaces, because some have changed.

@@ -1,16 +1,19 @@
-//! A file of one-time sequences on disk.
+//! Files of one-time sequences on disk, and the thread that strikes out what was used.
 
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use knockd_core::{OneTime, STRIKE, Sequence};
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use knockd_core::{Door, OneTime, STRIKE, Sequence, Unused};
 
-/// An open door's supply of sequences: the path, and what its file said when it was last looked at.
+/// A door's supply of sequences: the path, and what its file said when it was read, but for those that were used since.
 #[derive(Debug)]
 pub(crate) struct OneTimeFile {
     path: PathBuf,
+    text: Vec<u8>,
     content: OneTime,
 }
 
@@ -21,8 +24,9 @@ impl OneTimeFile {
     /// When it cannot be read, or not be written: no sequence could be struck out.
     pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
         OpenOptions::new().write(true).open(&path)?;
-        let content = OneTime::parse(&fs::read(&path)?);
-        Ok(Self { path, content })
+        let text = fs::read(&path)?;
+        let content = OneTime::parse(&text);
+        Ok(Self { path, text, content })
     }
 
     /// The sequence that opens the door now; `None` when all are used up.
@@ -35,37 +39,102 @@ impl OneTimeFile {
         &self.content.passed_over
     }
 
-    pub(crate) fn path(&self) -> &std::path::Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Strikes out the current sequence, on disk when this returns, and moves on to the next one in the file.
+    /// Moves on to the next sequence, and returns the line to strike out on disk.
+    pub(crate) fn use_up(&mut self) -> Option<Unused> {
+        let used = self.content.next.take()?;
+        if let Some(byte) = self.text.get_mut(used.offset) {
+            *byte = STRIKE;
+        }
+        self.content = OneTime::parse(&self.text);
+        Some(used)
+    }
+
+    /// Has no sequence any more.
+    pub(crate) fn disable(&mut self) {
+        self.text.clear();
+        self.content = OneTime::parse(&self.text);
+    }
+
+    /// Moves on to the next sequence if this line is the current one here: it was struck out on disk.
+    pub(crate) fn pass_over(&mut self, used: &Unused) {
+        if self.content.next.as_ref() == Some(used) {
+            self.use_up();
+        }
+    }
+}
+
+/// A line that was knocked: it has to be struck out, on disk, before the door may open.
+#[derive(Debug)]
+pub(crate) struct Strike {
+    pub(crate) path: PathBuf,
+    pub(crate) used: Unused,
+    /// What is to be opened then, and for whom.
+    pub(crate) door: Door,
+    pub(crate) source: IpAddr,
+}
+
+impl Strike {
+    /// Strikes out the line, on disk when this returns.
     ///
     /// # Errors
-    /// When the file cannot be written: the sequence is then still unused on disk, and there is no current one any more. When
-    /// the file no longer has the sequence where it was read: then what it says now counts.
-    pub(crate) fn strike_out(&mut self) -> io::Result<()> {
-        let Some(used) = self.content.next.take() else { return Ok(()) };
+    /// When the file cannot be written, or no longer has the line as its first unused one.
+    fn carry_out(&self) -> io::Result<()> {
         let file = OpenOptions::new().read(true).write(true).open(&self.path)?;
-        // The file may have been edited since it was read; the strike has to hit the line that was used.
-        let now = OneTime::parse(&fs::read(&self.path)?);
-        match &now.next {
-            Some(unused) if *unused == used => {}
-            _ => {
-                self.content = now;
-                return Err(io::Error::other("the file has changed, and what it says now counts"));
-            }
+        // The file may have been edited since it was read, or another door may have used the line.
+        if OneTime::parse(&fs::read(&self.path)?).next.as_ref() != Some(&self.used) {
+            return Err(io::Error::other("the file has changed"));
         }
-        let offset = u64::try_from(used.offset).map_err(io::Error::other)?;
+        let offset = u64::try_from(self.used.offset).map_err(io::Error::other)?;
         file.write_all_at(&[STRIKE], offset)?;
-        file.sync_data()?;
-        self.content = OneTime::parse(&fs::read(&self.path)?);
-        Ok(())
+        file.sync_data()
+    }
+}
+
+/// What became of a strike. With an error comes what the file says now, if it can be used at all.
+pub(crate) type Struck = (Strike, Result<(), (io::Error, Option<OneTimeFile>)>);
+
+/// The thread that strikes out lines, one after the other: the loop does not wait for the disk, and no line is used twice.
+#[derive(Debug)]
+pub(crate) struct Striker {
+    strikes: Sender<Strike>,
+    pub(crate) struck: Receiver<Struck>,
+}
+
+impl Striker {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub(crate) fn start() -> anyhow::Result<Self> {
+        let (strikes, work) = unbounded::<Strike>();
+        let (done, struck) = unbounded();
+        crate::spawn("striker", move || {
+            for strike in work {
+                let result =
+                    strike.carry_out().map_err(|error| (error, OneTimeFile::open(strike.path.clone()).ok()));
+                if done.send((strike, result)).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { strikes, struck })
+    }
+
+    /// Strikes out a line soon; exactly one answer follows.
+    pub(crate) fn strike(&self, strike: Strike) {
+        // The thread ends only when this sender is dropped.
+        let _ = self.strikes.send(strike);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use knockd_core::config::Secret;
+
     use super::*;
 
     fn file(text: &str) -> (tempfile::TempDir, OneTimeFile) {
@@ -76,24 +145,58 @@ mod tests {
         (directory, file)
     }
 
+    fn strike(file: &OneTimeFile, used: Unused) -> Strike {
+        let (path, source) = (file.path.clone(), "192.0.2.1".parse().unwrap());
+        let door = Door::new("door", Secret::OneTime(path.display().to_string()));
+        Strike { path, used, door, source }
+    }
+
     #[test]
     fn each_sequence_is_struck_out_on_disk_and_followed_by_the_next() {
         let (_directory, mut file) = file("# mine\n 1,2\nwhat?\n 3\n");
         assert_eq!(file.sequence().unwrap().to_string(), "1:tcp,2:tcp");
-        file.strike_out().unwrap();
-        assert_eq!(fs::read_to_string(&file.path).unwrap(), "# mine\n#1,2\nwhat?\n 3\n");
+        let used = file.use_up().unwrap();
         assert_eq!((file.sequence().unwrap().to_string().as_str(), file.passed_over()), ("3:tcp", &[3][..]));
-        file.strike_out().unwrap();
+        strike(&file, used).carry_out().unwrap();
+        assert_eq!(fs::read_to_string(&file.path).unwrap(), "# mine\n#1,2\nwhat?\n 3\n");
+        file.use_up().unwrap();
         assert_eq!(file.sequence(), None);
+        assert_eq!(file.use_up(), None);
     }
 
     #[test]
     fn a_file_that_was_edited_meanwhile_is_not_damaged() {
         let (_directory, mut file) = file(" 1,2\n 3\n");
-        fs::write(&file.path, "# a new comment\n 1,2\n 3\n").unwrap();
-        assert!(file.strike_out().is_err());
-        assert_eq!(fs::read_to_string(&file.path).unwrap(), "# a new comment\n 1,2\n 3\n");
-        file.strike_out().unwrap();
-        assert_eq!(fs::read_to_string(&file.path).unwrap(), "# a new comment\n#1,2\n 3\n");
+        let edited = "# a new comment\n 1,2\n 3\n";
+        fs::write(&file.path, edited).unwrap();
+        let used = file.use_up().unwrap();
+        assert!(strike(&file, used).carry_out().is_err());
+        assert_eq!(fs::read_to_string(&file.path).unwrap(), edited);
+    }
+
+    #[test]
+    fn a_line_is_struck_out_once_and_who_comes_too_late_is_told_what_is_next() {
+        let (_directory, mut file) = file(" 1,2\n 3\n");
+        let used = file.use_up().unwrap();
+        let striker = Striker::start().unwrap();
+        for _ in 0..2 {
+            striker.strike(strike(&file, used.clone()));
+        }
+        assert!(striker.struck.recv().unwrap().1.is_ok());
+        let (_, result) = striker.struck.recv().unwrap();
+        let (error, now) = result.unwrap_err();
+        assert_eq!(error.to_string(), "the file has changed");
+        assert_eq!(now.unwrap().sequence().unwrap().to_string(), "3:tcp");
+    }
+
+    #[test]
+    fn a_line_that_another_door_has_used_is_passed_over() {
+        let (_directory, mut file) = file(" 1,2\n 3\n");
+        let mut twin = OneTimeFile::open(file.path.clone()).unwrap();
+        let used = file.use_up().unwrap();
+        for _ in 0..2 {
+            twin.pass_over(&used);
+            assert_eq!(twin.sequence().unwrap().to_string(), "3:tcp");
+        }
     }
 }
