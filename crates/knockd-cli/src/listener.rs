@@ -234,7 +234,9 @@ impl Reporter {
 fn explain(kept: Kept) -> Option<String> {
     let reason = |number: u16| io::Error::from_raw_os_error(number.into()).to_string();
     let user = match i32::from(kept.user) {
-        nix::libc::EPERM => "changing it needs the capabilities CAP_SETUID and CAP_SETGID".to_owned(),
+        nix::libc::EPERM => {
+            "changing it needs the capabilities CAP_SETUID, CAP_SETGID and CAP_KILL".to_owned()
+        }
         _ => reason(kept.user),
     };
     let parts = [
@@ -390,6 +392,6 @@ mod tests {
         let text = explain(Kept { files: 38, ..Kept::default() }).unwrap();
         assert!(text.contains("Landlock") && !text.contains("seccomp") && !text.contains("user"), "{text}");
         let text = explain(Kept { user: 1, ..Kept::default() }).unwrap();
-        assert!(text.ends_with("CAP_SETUID and CAP_SETGID"), "{text}");
+        assert!(text.ends_with("CAP_SETUID, CAP_SETGID and CAP_KILL"), "{text}");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Never call this in the daemon itself: `no_new_privs` and seccomp pass to every command, and break sudo in them.
 
-use caps::CapSet;
+use caps::{CapSet, Capability};
 use landlock::{
     ABI, Access, AccessFs, AccessNet, LandlockStatus, Ruleset, RulesetAttr, RulesetCreated, RulesetStatus,
     Scope,
@@ -57,8 +57,12 @@ fn number(result: nix::Result<()>) -> u16 {
     }
 }
 
-/// Becomes another user without any group of the old one.
+/// Becomes another user without any group of the old one, if the parent, which has our capabilities, can still end us then:
+/// that needs one (kill(2)), also for what the kernel does when the parent has ended.
 fn leave_user() -> nix::Result<()> {
+    if !caps::has_cap(None, CapSet::Effective, Capability::CAP_KILL).unwrap_or(false) {
+        return Err(Errno::EPERM);
+    }
     let found = USERS.iter().find_map(|name| accounts::user(name)).filter(|user| *user != 0);
     let user = Uid::from_raw(found.unwrap_or(NOBODY));
     // Not that of the user: members of the group `knockd` may use the control socket.

@@ -259,7 +259,8 @@ fn a_user_with_nothing_but_cap_net_raw_is_enough_and_what_is_kept_is_said() {
     assert_eq!(status(decoder, "Uid"), "65533 65533 65533 65533");
     opens(&net, &mut knockd);
     knockd.wait_for("NoNewPrivs:\t0");
-    let text = "it keeps user 65533, since changing it needs the capabilities CAP_SETUID and CAP_SETGID";
+    let text =
+        "it keeps user 65533, since changing it needs the capabilities CAP_SETUID, CAP_SETGID and CAP_KILL";
     assert_eq!(knockd.count(text), 1, "{:#?}", knockd.lines());
 }
 
@@ -278,4 +279,25 @@ fn root_that_may_not_change_its_user_is_enough_and_what_is_kept_is_said() {
     assert_eq!(status(decoder, "Uid"), "0 0 0 0");
     opens(&net, &mut knockd);
     assert_eq!(knockd.count("it keeps user 0, since changing it needs"), 1, "{:#?}", knockd.lines());
+}
+
+#[test]
+fn a_decoder_ends_with_the_daemon_whatever_the_daemon_may_do() {
+    if !is_root() {
+        return;
+    }
+    // Without the right to end it, it does not leave root; with that of our unit it does.
+    for (more, left_root) in [("+setuid,+setgid", false), ("+setuid,+setgid,+kill", true)] {
+        let net = Net::new().unwrap();
+        let set = format!("--bounding-set -all,+net_raw,+net_admin,{more}");
+        let mut knockd = start_with_less(&net, &set);
+        let (_, decoder) = processes(&knockd);
+        opens(&net, &mut knockd);
+        assert_eq!(status(decoder, "Uid") != "0 0 0 0", left_root, "{more}");
+        knockd.stop();
+        wait_until("the end of the decoder", || {
+            let status = std::fs::read_to_string(format!("/proc/{decoder}/status")).unwrap_or_default();
+            status.is_empty() || status.contains("State:\tZ")
+        });
+    }
 }
