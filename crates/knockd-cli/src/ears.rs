@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender};
 use knockd_capture::{Buffer, Interface, PacketSocket, Program, interfaces};
 use knockd_core::{Interest, LocalPorts, Timestamp};
@@ -166,25 +166,28 @@ impl Ears {
 
     /// Looks again which interfaces there are, and listens to those that are meant.
     pub(crate) fn follow(&mut self, log: &Log, now: Timestamp) {
-        let result = self.try_follow(log);
+        let has_worked = self.try_follow(log);
         let pause = self.again.map_or(FIRST_PAUSE, |(_, pause)| LAST_PAUSE.min(pause * 2));
-        self.again = result.err().map(|error| {
-            log.write(&Line::warning(format!("{error:#}; this is tried again")));
-            (now.after(pause), pause)
-        });
+        self.again = (!has_worked).then(|| (now.after(pause), pause));
     }
 
-    /// Goes on after an error, and returns the last one.
-    fn try_follow(&mut self, log: &Log) -> anyhow::Result<()> {
+    /// Says whether everything could be done; what could not is in the log.
+    fn try_follow(&mut self, log: &Log) -> bool {
+        let fail = |why: &str| {
+            log.write(&Line::warning(format!("{why}; this is tried again")));
+            false
+        };
         let all = interfaces();
         // There is always a loopback interface.
-        ensure!(!all.is_empty(), "the system does not say which interfaces there are");
+        if all.is_empty() {
+            return fail("the system does not say which interfaces there are");
+        }
         let meant = self.selection.of(&all);
         let is_meant = |interface: &Interface| {
             meant.iter().any(|found| (found.index, &found.name) == (interface.index, &interface.name))
         };
         self.retain(is_meant, log);
-        let mut outcome = Ok(());
+        let mut has_worked = true;
         for found in meant {
             let known = self.listeners.iter_mut().find(|listener| listener.interface.index == found.index);
             let result = match known {
@@ -202,9 +205,11 @@ impl Ears {
                     Ok(())
                 }
             };
-            outcome = outcome.and(result);
+            if let Err(error) = result {
+                has_worked = fail(&format!("{error:#}"));
+            }
         }
-        outcome
+        has_worked
     }
 
     fn listen_to(&mut self, interface: Interface, log: &Log) -> anyhow::Result<()> {
