@@ -74,6 +74,8 @@ pub(crate) struct Ears {
     selection: Selection,
     wanted: Wanted,
     listeners: Vec<Listener>,
+    /// The interfaces that are meant and for which there is no room.
+    left_out: Vec<String>,
     /// When to look again, since something could not be done, and the pause before.
     again: Option<(Timestamp, Duration)>,
     /// What all listeners say.
@@ -91,7 +93,7 @@ impl Ears {
         let (speak, heard) = crossbeam_channel::bounded(QUEUE);
         let start = |(interface, socket)| Listener::start(socket, interface, speak.clone());
         let listeners = open.into_iter().map(start).collect::<anyhow::Result<_>>()?;
-        Ok(Self { selection, wanted, listeners, again: None, heard, speak })
+        Ok(Self { selection, wanted, listeners, left_out: Vec::new(), again: None, heard, speak })
     }
 
     /// For others that have something to say.
@@ -188,10 +190,16 @@ impl Ears {
         };
         self.retain(is_meant, log);
         let mut has_worked = true;
+        let mut left_out = Vec::new();
         for found in meant {
+            let has_room = self.listeners.len() < MAX_LISTENERS;
             let known = self.listeners.iter_mut().find(|listener| listener.interface.index == found.index);
             let result = match known {
-                None => self.listen_to(found, log),
+                None if has_room => self.listen_to(found, log),
+                None => {
+                    left_out.push(found.name);
+                    continue;
+                }
                 Some(listener) if listener.interface.addresses != found.addresses => {
                     let changed = listener.set_filter(&self.wanted.program(&found));
                     // Said when it is so: whoever reads it may knock at once.
@@ -209,17 +217,18 @@ impl Ears {
                 has_worked = fail(&format!("{error:#}"));
             }
         }
+        if left_out != self.left_out {
+            self.left_out = left_out;
+            if !self.left_out.is_empty() {
+                let names = self.left_out.join(", ");
+                let text = format!("not listening on {names}: there are {MAX_LISTENERS} others already");
+                log.write(&Line::warning(text));
+            }
+        }
         has_worked
     }
 
     fn listen_to(&mut self, interface: Interface, log: &Log) -> anyhow::Result<()> {
-        if self.listeners.len() >= MAX_LISTENERS {
-            let name = &interface.name;
-            log.write(&Line::warning(format!(
-                "not listening on {name}: there are {MAX_LISTENERS} others already"
-            )));
-            return Ok(());
-        }
         let rings = self.listeners.iter().filter(|listener| listener.buffer() == Buffer::Ring).count();
         let socket = PacketSocket::open(&interface, &self.wanted.program(&interface), buffer(rings))
             .with_context(|| format!("cannot listen on {}", interface.name))?;

@@ -187,6 +187,8 @@ impl Engine {
         self.log(&Line::starting_up(&self.setup.selection.to_string()));
         self.log_one_time_files();
         self.log_filter();
+        // What has changed since is followed, and what there is no room for is said.
+        self.follow_interfaces();
         service::ready(&self.summary());
         loop {
             select! {

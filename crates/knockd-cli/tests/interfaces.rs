@@ -87,6 +87,21 @@ fn several_interfaces_are_listened_to_and_every_packet_counts_once() {
 }
 
 #[test]
+fn interfaces_for_which_there_is_no_room_are_named_once_and_move_up() {
+    let net = Net::new().unwrap();
+    sh(&net.server, "for n in $(seq 32); do ip link add a$n type veth peer name b$n; done");
+    let mut knockd = Knockd::start_with(&net, DOOR, &["-v", "-i", "any"]);
+    knockd.wait_for("not listening on b32, a32: there are 64 others already");
+    sh(&net.server, "ip address add 10.9.0.11/24 dev eth0");
+    knockd.wait_for("eth0 now has 10.9.0.1, 10.9.0.11");
+    sh(&net.server, "ip link delete a7");
+    for name in ["b32", "a32"] {
+        knockd.wait_for(&format!("listening on {name} (no address)"));
+    }
+    assert_eq!(knockd.count("not listening"), 1, "{:#?}", knockd.lines());
+}
+
+#[test]
 fn an_address_counts_from_when_it_is_added_until_it_is_removed() {
     let mut ear = Ear::new("[door]\nsequence = 1\n");
     let to_new = Frame::tcp([10, 9, 0, 3], Ipv4Addr::new(10, 9, 0, 11), 1, Flags::SYN);
