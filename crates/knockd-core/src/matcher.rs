@@ -79,11 +79,15 @@ impl Matcher {
         matcher
     }
 
-    /// Drops every attempt of a source.
+    /// Drops every attempt of a source. A door whose `Cooldown` is not over still does not look at it.
     pub fn forget(&mut self, source: IpAddr) {
         for &class in self.classes.values() {
-            while let Some(slot) = self.attempts.first_of_source(source, class) {
-                self.attempts.remove(slot);
+            let mut next = self.attempts.first_of_source(source, class);
+            while let Some(slot) = next {
+                next = self.attempts.next_of_source(slot);
+                if self.attempts.get(slot).is_some_and(|attempt| attempt.stage != COOLING) {
+                    self.attempts.remove(slot);
+                }
             }
         }
     }
@@ -892,6 +896,14 @@ mod tests {
             assert_eq!(matcher.handle_timeout(milliseconds(10_000)), []);
             assert!(send(&mut matcher, &packets).contains(&(0, Opened)), "{steps}");
         }
+    }
+
+    #[test]
+    fn a_source_that_is_forgotten_still_cools_down() {
+        let mut matcher = matcher(&[with_cooldown(10, door("wake", "1")), door("other", "2,3")]);
+        knock(&mut matcher, &[2, 1, 2]);
+        matcher.forget(address("203.0.113.1"));
+        assert_eq!(knock(&mut matcher, &[3, 1]), [(0, Cooling), (0, Cooling)]);
     }
 
     #[test]
