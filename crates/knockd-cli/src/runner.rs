@@ -12,7 +12,8 @@ use knockd_core::Run;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process_group, pidfd_open, prlimit, setrlimit,
+    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, getrlimit, kill_process_group, pidfd_open,
+    prlimit, setrlimit, waitpgid,
 };
 
 use crate::outlets::Output;
@@ -82,9 +83,10 @@ impl Runner {
         let job = run.clone();
         let thread = thread::Builder::new().name("command".to_owned());
         let started = thread.spawn(move || {
-            let (outcome, last_words) = execute(&job, limit, &reports);
+            let (group, outcome, last_words) = execute(&job, limit, &reports);
             // The engine is gone only when the process is about to end.
             let _ = reports.send(Report::Exit(Exit { run: job, outcome, last_words }));
+            group.into_iter().for_each(reap);
         });
         if let Err(error) = started {
             let outcome = Outcome::NotStarted(error.to_string());
@@ -106,7 +108,8 @@ fn raise_limit() -> Rlimit {
     })
 }
 
-fn execute(run: &Run, limit: Option<Duration>, reports: &Sender<Report>) -> (Outcome, String) {
+/// Runs a command to its end and returns its process group, if it could be started, how it ended, and its last words.
+fn execute(run: &Run, limit: Option<Duration>, reports: &Sender<Report>) -> (Option<Pid>, Outcome, String) {
     let child = Command::new("/bin/sh")
         // The name in front of the shell's own messages.
         .arg0("sh")
@@ -123,17 +126,26 @@ fn execute(run: &Run, limit: Option<Duration>, reports: &Sender<Report>) -> (Out
         .spawn();
     let mut child = match child {
         Ok(child) => child,
-        Err(error) => return (Outcome::NotStarted(error.to_string()), String::new()),
+        Err(error) => return (None, Outcome::NotStarted(error.to_string()), String::new()),
     };
+    let group = Pid::from_child(&child);
     // As whoever started us wanted it to be. A command that ended at once has none any more.
-    let _ = prlimit(Some(Pid::from_child(&child)), Resource::Nofile, raise_limit());
+    let _ = prlimit(Some(group), Resource::Nofile, raise_limit());
     let stderr = child.stderr.take().map(Stderr::copy);
     watch(&child, run, limit, reports);
     let outcome = match child.wait() {
         Ok(status) => Outcome::of(status),
         Err(error) => Outcome::NotStarted(error.to_string()),
     };
-    (outcome, stderr.map(Stderr::last_words).unwrap_or_default())
+    (Some(group), outcome, stderr.map(Stderr::last_words).unwrap_or_default())
+}
+
+/// Waits for what the command has left in the background, as long as that is ours to do.
+///
+/// It is when we are process 1, as in a container: whoever has lost his parent becomes our child, and without this stays as
+/// a zombie when he ends. To anybody else's child the system answers at once that there is none.
+fn reap(group: Pid) {
+    while matches!(waitpgid(group, WaitOptions::empty()), Ok(_) | Err(Errno::INTR)) {}
 }
 
 /// Waits until the command has ended, reports it when that takes long, and ends its process group when it takes too long.

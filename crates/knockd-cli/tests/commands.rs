@@ -5,7 +5,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{CONFIG, KNOCKD, Knockd, SOON, hit, knock, send, sh, wait_for_file};
+use common::{CONFIG, KNOCKD, Knockd, SOON, hit, knock, send, sh, wait_for_file, wait_until};
 use nix::sys::signal::Signal;
 use testbed::{Flags, Frame, Net, Stream};
 
@@ -262,4 +262,30 @@ fn very_many_doors_that_close_at_once_are_all_closed_with_few_descriptors() {
     common::wait_until("every door closed", || knockd.count("closed for ") >= 2 * usize::from(COUNT));
     assert_eq!(knockd.count("could not be started"), 0);
     knockd.stop();
+}
+
+#[test]
+fn as_process_1_it_waits_for_what_commands_leave_in_the_background() {
+    let net = Net::new().unwrap();
+    // A name by which no process of another test is found.
+    sh(&net.server, "cp /bin/sleep /run/background");
+    let config = "[door]\nsequence = 1\ncommand = (/run/background 1; /run/background 1) & /run/background 2 & echo done\n";
+    net.server.write_file(CONFIG, config).unwrap();
+    let unshare = ["--pid", "--fork", "--mount-proc", KNOCKD, "-v", "-c", CONFIG];
+    let mut knockd = Knockd::run(net.server.command("unshare").args(unshare));
+    for neighbour in 2..7 {
+        hit(&net, neighbour, &[1]);
+        knockd.wait_for("done");
+    }
+    // A process that has ended stays in the list until it is waited for.
+    assert_ne!(processes("background"), 0);
+    wait_until("all processes have been waited for", || processes("background") == 0);
+    hit(&net, 7, &[1]);
+    knockd.wait_for("10.9.0.7: door: OPEN SESAME");
+}
+
+/// How many processes there are whose program has this name.
+fn processes(name: &str) -> usize {
+    let entries = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path().join("comm"));
+    entries.filter_map(|path| std::fs::read_to_string(path).ok()).filter(|comm| comm.trim() == name).count()
 }
