@@ -18,9 +18,9 @@ use rustix::process::{
 
 use crate::outlets::Output;
 
-/// How long to wait, after a shell has exited, for what it last said on stderr. Only a command that left a process in the
+/// How long to wait, after a shell has failed, for what it last said on stderr. Only a command that left a process in the
 /// background, which still holds the pipe, makes us wait that long.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The most that is kept of a line on stderr, in bytes.
 const LINE_LIMIT: usize = 512;
@@ -46,7 +46,8 @@ pub(crate) enum Report {
 pub(crate) struct Exit {
     pub(crate) run: Run,
     pub(crate) outcome: Outcome,
-    /// The last line on the command's stderr that is not blank, without control characters; empty if there is none.
+    /// The last line on the command's stderr that is not blank, without control characters; empty if there is none, or if the
+    /// command has succeeded.
     pub(crate) last_words: String,
 }
 
@@ -137,7 +138,11 @@ fn execute(run: &Run, limit: Option<Duration>, reports: &Sender<Report>) -> (Opt
         Ok(status) => Outcome::of(status),
         Err(error) => Outcome::NotStarted(error.to_string()),
     };
-    (Some(group), outcome, stderr.map(Stderr::last_words).unwrap_or_default())
+    let last_words = match outcome {
+        Outcome::Status(0) => None,
+        _ => stderr.map(Stderr::last_words),
+    };
+    (Some(group), outcome, last_words.unwrap_or_default())
 }
 
 /// Waits for what the command has left in the background, as long as that is ours to do.
@@ -272,6 +277,9 @@ mod tests {
 
     use super::*;
 
+    /// Time enough for a shell to begin, also on a busy machine.
+    const LIMIT: Duration = Duration::from_secs(2);
+
     fn exit_within(command: &str, limit: Option<Duration>) -> Exit {
         let (runner, reports) = Runner::new();
         let mut door = Door::new("door", Secret::Sequence("1".parse().unwrap()));
@@ -281,7 +289,7 @@ mod tests {
         let Some(Effect::Run(run)) = effects.last() else { panic!("{effects:?}") };
         runner.start(run.clone(), limit);
         loop {
-            if let Report::Exit(exit) = reports.recv_timeout(Duration::from_secs(10)).unwrap() {
+            if let Report::Exit(exit) = reports.recv_timeout(Duration::from_secs(30)).unwrap() {
                 return exit;
             }
         }
@@ -302,7 +310,7 @@ mod tests {
     fn commands_have_the_limit_of_descriptors_that_we_were_started_with() {
         let usual = raise_limit();
         assert_eq!(getrlimit(Resource::Nofile).current, usual.maximum);
-        let exit = exit_of("sleep 0.2; ulimit -Sn >&2");
+        let exit = exit_of("sleep 1; ulimit -Sn >&2; false");
         assert_eq!(exit.last_words.parse().ok(), usual.current);
     }
 
@@ -332,17 +340,17 @@ mod tests {
 
     #[test]
     fn a_command_that_runs_too_long_is_ended_with_all_its_processes() {
-        let exit = exit_within("sleep 60 & echo $! >&2; wait", Some(Duration::from_millis(300)));
+        let exit = exit_within("sleep 60 & echo $! >&2; wait", Some(LIMIT));
         assert_eq!(exit.outcome, Outcome::Signal(15));
         assert!(is_soon_gone(exit.last_words.parse().unwrap()));
     }
 
     #[test]
     fn a_command_that_ignores_the_signal_is_killed_and_so_are_its_children_that_do() {
-        let exit = exit_within("trap '' TERM; sleep 60", Some(Duration::from_millis(100)));
+        let exit = exit_within("trap '' TERM; sleep 60", Some(LIMIT));
         assert_eq!(exit.outcome, Outcome::Signal(9));
         let child = "(trap '' TERM; while :; do sleep 60; done) & echo $! >&2; wait";
-        let exit = exit_within(child, Some(Duration::from_millis(300)));
+        let exit = exit_within(child, Some(LIMIT));
         assert_eq!(exit.outcome, Outcome::Signal(15));
         assert!(is_soon_gone(exit.last_words.parse().unwrap()));
     }
