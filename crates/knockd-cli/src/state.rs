@@ -140,7 +140,7 @@ impl StateDir {
             }
             let lock = File::create(path.join("lock"))?;
             // A process that a daemon was just starting when it was killed holds its files for a moment.
-            let is_ours = (0..3).any(|round| {
+            let is_ours = (0..9).any(|round| {
                 std::thread::sleep(LOOK_AGAIN * round);
                 lock.try_lock().is_ok()
             });
