@@ -18,7 +18,7 @@ const TESTS: [(&str, &str); 4] =
     [("knockd_cli", "sandbox::"), ("separation", ""), ("packets", ""), ("kernels", "--ignored")];
 
 /// Seconds until the machine is given up.
-const PATIENCE: u32 = 900;
+const PATIENCE: u32 = 1200;
 
 /// The machine, ready to start.
 pub(crate) struct Machine {
