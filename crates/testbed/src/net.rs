@@ -4,8 +4,10 @@ use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
@@ -75,6 +77,7 @@ impl Net {
         server.run_words(&cable).context("cannot join the hosts by a veth pair")?;
         let has_ipv6 = [&server, &client].map(configure).into_iter().collect::<Result<Vec<_>>>()?;
         let has_ipv6 = has_ipv6.into_iter().all(|yes| yes);
+        wait_for_link(&[&server, &client])?;
         Ok(Self { server, client, has_ipv6, _client_holder: client_holder, _server_holder: server_holder })
     }
 
@@ -94,6 +97,22 @@ fn configure(host: &Host) -> Result<bool> {
     let has_ipv6 = host.run_words(&format!("ip address add {}/64 dev eth0 nodad", host.ipv6)).is_ok();
     host.run_words("ip link set eth0 up")?;
     Ok(has_ipv6)
+}
+
+/// Returns when the hosts can send: the kernel connects the ends of a cable some time after they are up.
+fn wait_for_link(hosts: &[&Host]) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    for host in hosts {
+        while !host.run(&["ip", "-o", "link", "show", "eth0"]).is_ok_and(|link| is_connected(&link)) {
+            ensure!(Instant::now() < deadline, "the link between the hosts does not come up");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+    Ok(())
+}
+
+fn is_connected(link: &str) -> bool {
+    link.contains("state UP") && !link.contains("qdisc noop ")
 }
 
 /// Starts the process that holds the server's namespaces; also returns whether they needed a user namespace.
