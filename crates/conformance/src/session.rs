@@ -16,7 +16,7 @@ use crate::Subject;
 use crate::hits::{self, Hit};
 
 /// How long to wait for what must happen.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(60);
 /// Where [`Session::start`] puts the configuration.
 pub const CONFIG: &str = "/run/knockd.conf";
 /// Where tests that look at a log file put it.

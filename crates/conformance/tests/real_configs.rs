@@ -128,7 +128,11 @@ fn run(net: &Net, subject: Subject, program: &str, real: &Real) -> Vec<String> {
             continue;
         }
         let opened = format!("{source}: {}: OPEN SESAME", door.name);
-        knockd.wait_for_line(&opened, SOON).unwrap_or_else(|error| panic!("{}: {error:#}", real.name));
+        let starts = door.start.expand(source);
+        let started = starts.map(|start| format!("{}: running command: {start}", door.name));
+        for line in std::iter::once(opened).chain(started) {
+            knockd.wait_for_line(&line, SOON).unwrap_or_else(|error| panic!("{}: {error:#}", real.name));
+        }
     }
     thread::sleep(A_WHILE);
     let mut lines = said(&knockd);

@@ -310,7 +310,8 @@ from_ring_and_queue! {
         while capture.next_packet().unwrap().is_some() {
             read += 1;
         }
-        assert_eq!(capture.take_dropped(), 0, "it has just been asked");
+        // The kernel is asked now and then, so the answer may be there already or not.
+        dropped += capture.take_dropped();
         while dropped == 0 {
             assert_eq!(capture.next_packet().unwrap(), None);
             dropped = capture.take_dropped();

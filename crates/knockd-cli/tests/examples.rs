@@ -54,15 +54,14 @@ const NFT: &str = "nft -f - <<'END'
     }
 END";
 
-/// The same example with nft's commands in place of iptables', and less patience.
+/// The same example with nft's commands in place of iptables'.
 fn with_nft(example: &str) -> String {
     let nft = |line: &str| {
         let (key, command) = line.split_once("= ").unwrap();
         let verb = if command.contains(" -D ") { "delete" } else { "add" };
         format!("{key}= /usr/sbin/nft {verb} element ip filter ssh_clients '{{ %IP% }}'\n")
     };
-    let lines = example.replace("cmd_timeout   = 10", "cmd_timeout   = 2");
-    lines
+    example
         .lines()
         .map(|line| if line.contains("iptables") { nft(line) } else { format!("{line}\n") })
         .collect()
@@ -99,7 +98,8 @@ fn open_and_close_by_knocking(firewall: &str, config: &str) {
     assert!(!log.contains("returned") && !knockd.lines().iter().any(|line| line.contains("warning")));
 }
 
-fn open_for_a_while(firewall: &str, config: &str, cmd_timeout: Duration) {
+fn open_for_a_while(firewall: &str, config: &str) {
+    let cmd_timeout = Duration::from_secs(10);
     let (net, _service) = closed_net(firewall);
     let mut knockd = Knockd::start(&net, config);
     // A plain SYN is not what this door waits for, so it passes unseen, and what follows it is wrong.
@@ -111,8 +111,8 @@ fn open_for_a_while(firewall: &str, config: &str, cmd_timeout: Duration) {
     assert_eq!(log.matches("OPEN SESAME").count(), 1, "{log}");
     let waited = knockd.wait_for("command timeout").at - opened;
     // The lines' times are those of their arrival here.
-    assert!(waited + Duration::from_millis(100) > cmd_timeout, "{waited:?}");
-    assert!(waited < cmd_timeout + Duration::from_secs(5), "{waited:?}");
+    assert!(waited + Duration::from_secs(1) > cmd_timeout, "{waited:?}");
+    assert!(waited < cmd_timeout + Duration::from_secs(15), "{waited:?}");
     wait_until("closed", || !is_open(&net));
 }
 
@@ -128,12 +128,12 @@ fn a_knock_opens_and_another_closes_with_nft() {
 
 #[test]
 fn a_knock_opens_for_a_while() {
-    open_for_a_while(IPTABLES, ONE_DOOR, Duration::from_secs(10));
+    open_for_a_while(IPTABLES, ONE_DOOR);
 }
 
 #[test]
 fn a_knock_opens_for_a_while_with_nft() {
-    open_for_a_while(NFT, &with_nft(ONE_DOOR), Duration::from_secs(2));
+    open_for_a_while(NFT, &with_nft(ONE_DOOR));
 }
 
 #[test]

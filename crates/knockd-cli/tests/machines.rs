@@ -24,7 +24,7 @@ fn lines_for_programs_are_objects_and_classic_ones_are_as_ever() {
         &["-v"],
     );
     hit(&net, 2, &[7101, 8202, 9303]);
-    knockd.wait_for("open 10.9.0.2");
+    knockd.wait_for_output("open 10.9.0.2");
     hit(&net, 3, &[7101, 17101]);
     knockd.wait_for("\"event\":\"spoiled\"");
     knockd.stop();
@@ -65,7 +65,10 @@ fn the_journal_is_told_priorities_and_nobody_else_is() {
     // The outputs of the shell are those of the daemon.
     let run = |stream: &str| {
         let script = format!(
-            "export JOURNAL_STREAM={stream}; timeout -s TERM 3 '{KNOCKD}' -v -c {} >/run/out 2>/run/err; cat /run/out /run/err",
+            "export JOURNAL_STREAM={stream}
+             '{KNOCKD}' -v -c {} >/run/out 2>/run/err &
+             for try in $(seq 600); do grep -q 'listening on' /run/out && break; sleep 0.1; done
+             kill $!; wait; cat /run/out /run/err",
             common::CONFIG
         );
         sh(server, &format!("touch /run/out /run/err; {script}"))
@@ -98,7 +101,7 @@ fn metrics_stand_in_a_file_while_the_daemon_runs() {
     );
     assert_eq!(sh(server, "ls /run/knockd.prom 2>&1 || true").matches("No such file").count(), 1);
     hit(&net, 2, &[7101, 8202, 9303]);
-    knockd.wait_for("open 10.9.0.2");
+    knockd.wait_for_output("open 10.9.0.2");
 }
 
 #[test]

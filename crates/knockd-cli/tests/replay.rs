@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{KNOCKD, Knockd, SOON, hit, knock, send, sh, syn};
+use common::{KNOCKD, Knockd, SOON, hit, knock, send, sh, syn, wait_until};
 use nix::sys::signal::Signal;
 use snapbox::cmd::{Command, OutputAssert, cargo_bin};
 use snapbox::str;
@@ -131,7 +131,7 @@ fn make_traffic(net: &Net, knockd: &mut Knockd) {
         }
     });
     send(net, &frames.collect::<Vec<_>>());
-    std::thread::sleep(Duration::from_millis(1300));
+    std::thread::sleep(Duration::from_secs(3));
     send(net, &[udp(30, 65000)]);
 }
 
@@ -146,6 +146,14 @@ fn a_replay_says_what_the_daemon_has_logged() {
     let mut knockd = Knockd::start(&net, &DOORS.replace("FILE", "/run/sequences"));
     make_traffic(&net, &mut knockd);
     knockd.wait_for("10.9.0.30: last: OPEN SESAME");
+    let replay = |file: &str| {
+        format!("{KNOCKD} replay /run/{file} -c /run/replay.conf --format json 2>/dev/null || true")
+    };
+    for (file, _) in CAPTURES {
+        wait_until("the last packet", || {
+            as_log(&sh(&net.server, &replay(file))).contains(&"10.9.0.30: last: OPEN SESAME".to_owned())
+        });
+    }
     captures.into_iter().for_each(Tcpdump::stop);
     let (logged_by_packets, logged_by_time) = in_two(knockd.take_lines());
     assert!(

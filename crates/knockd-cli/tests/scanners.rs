@@ -16,7 +16,7 @@ const DOORS: &str = "[neighbours]\nsequence = 700,701,702\n\
 
 /// Runs nmap from 10.9.0.`neighbour` at the server, which answers.
 fn nmap(net: &Net, neighbour: u8, arguments: &str) {
-    start_nmap(net, neighbour, arguments).wait(SOON * 3).unwrap();
+    start_nmap(net, neighbour, arguments).wait(SOON).unwrap();
 }
 
 fn start_nmap(net: &Net, neighbour: u8, arguments: &str) -> Running {
@@ -80,7 +80,7 @@ fn while_a_scan_runs_others_get_in_although_they_use_services_of_the_host() {
     let mut ear = Ear::new(DOORS);
     let services = [22, 25, 53, 80, 143, 443, 587, 853, 993, 8443];
     let _listening: Vec<_> = services.iter().map(|&port| ear.net.server.listen(port).unwrap()).collect();
-    let mut scan = start_nmap(&ear.net, 3, "-sS -p- --min-rate 5000 --max-rate 5000");
+    let mut scan = start_nmap(&ear.net, 3, "-sS -p- --min-rate 3000 --max-rate 3000");
     ear.knockd.wait_for("10.9.0.3: scanner");
     for (neighbour, port) in (101..=110).zip(services) {
         let net = &ear.net;

@@ -137,7 +137,7 @@ impl Running {
         loop {
             if let Some(status) = self.child.try_wait()? {
                 // A daemon that the program has left behind may hold the outputs open for ever.
-                let grace = Duration::from_millis(200);
+                let grace = Duration::from_secs(3);
                 let state = self.output.lock();
                 drop(self.output.changed.wait_timeout_while(state, grace, |state| state.open_streams > 0));
                 return Ok(status);

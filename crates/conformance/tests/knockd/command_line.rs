@@ -81,7 +81,7 @@ const RULES: &[Rule] = &[
         |t| {
             t.write(CONFIG, DOOR);
             let program = t.program();
-            let status = t.sh(&format!("timeout 1 {program} -v -c {CONFIG} extra >/run/out 2>&1; echo $?"));
+            let status = t.sh(&format!("timeout 5 {program} -v -c {CONFIG} extra >/run/out 2>&1; echo $?"));
             assert_eq!(status, t.pick("2", "124"));
         },
     ),
@@ -93,7 +93,7 @@ const RULES: &[Rule] = &[
             t.write(CONFIG, DOOR);
             for argument in ["-s", "--save-mem"] {
                 let status = t
-                    .sh(&format!("timeout 1 {} -c {CONFIG} {argument} >/run/out 2>&1; echo $?", t.program()));
+                    .sh(&format!("timeout 5 {} -c {CONFIG} {argument} >/run/out 2>&1; echo $?", t.program()));
                 assert_eq!(status, t.pick("124", "0"));
             }
         },
@@ -227,6 +227,7 @@ const RULES: &[Rule] = &[
             in_background(t, "", &format!("[options]\nlogfile = {LOG}\n{DOOR}"), "/run/knockd.pid");
             t.write(CONFIG, &format!("[options]\nlogfile = /run/second.log\n{DOOR}"));
             assert_eq!(t.run(&format!("-d -c {CONFIG} -p /nonexistent/x.pid")).code, Some(0));
+            t.wait_for_file("/run/second.log", "starting up");
             t.send("7000");
             t.wait_for_file("/run/second.log", "door: OPEN SESAME");
             assert!(t.sh("cat /run/second.log").contains("/nonexistent/x.pid"));

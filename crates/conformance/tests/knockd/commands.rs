@@ -15,6 +15,7 @@ const RULES: &[Rule] = &[
         |t| {
             t.start("[door]\nsequence = 1,2\nstart_command = echo hello");
             t.send("1 2");
+            t.wait_for("running command: echo hello");
             t.wait_for("hello");
             let lines = [
                 "10.9.0.2: door: Stage 1",
@@ -236,9 +237,13 @@ const RULES: &[Rule] = &[
         "The time that the door stays open begins anew and nothing is run, so that firewall rules do not pile up; \
          `Reopen = run` brings back what 0.8 does.",
         |t| {
-            t.start("[door]\nsequence = 1\ncommand = echo start\ncmd_timeout = 1\nstop_command = echo stop");
-            t.send("1 0.3s 1 3s");
-            let lines = t.hits("");
+            t.start("[door]\nsequence = 1\ncommand = echo start\ncmd_timeout = 4\nstop_command = echo stop");
+            t.send("1 0.3s 1");
+            for _ in 0..t.pick(1, 2) {
+                t.wait_for("running command: echo stop");
+                t.wait_for("stop");
+            }
+            let lines = t.hits("1s");
             let count = |text: &str| lines.iter().filter(|line| *line == text).count();
             assert_eq!(
                 (count("10.9.0.2: door: OPEN SESAME"), count("start"), count("stop")),
@@ -254,8 +259,12 @@ const RULES: &[Rule] = &[
             t.start("[door]\nsequence = 1\ncommand = :\ncmd_timeout = 0\nstop_command = echo stop; exit 4");
             t.send("1");
             t.wait_for("door: command returned non-zero status code (4)");
-            let lines = t.hits("4s");
-            assert_eq!(lines.iter().filter(|line| *line == "stop").count() > 1, t.pick(true, false));
+            if t.pick(true, false) {
+                t.wait_for("door: command returned non-zero status code (4)");
+            } else {
+                let lines = t.hits("4s");
+                assert_eq!(lines.iter().filter(|line| *line == "stop").count(), 1);
+            }
         },
     ),
     Rule::differs(
@@ -277,7 +286,7 @@ const RULES: &[Rule] = &[
         "The stop commands of all open doors are run at once, then it ends.",
         |t| {
             t.start(
-                "[door]\nsequence = 1\ncommand = echo start\ncmd_timeout = 4\nstop_command = echo stop %IP%",
+                "[door]\nsequence = 1\ncommand = echo start\ncmd_timeout = 12\nstop_command = echo stop %IP%",
             );
             t.send("1 1<10.9.0.3");
             t.wait_for("start");
@@ -286,16 +295,14 @@ const RULES: &[Rule] = &[
             let signalled = Instant::now();
             t.signal(Signal::SIGTERM);
             t.ended();
-            assert_eq!(signalled.elapsed() < Duration::from_secs(2), t.pick(true, false));
+            assert_eq!(signalled.elapsed() < Duration::from_secs(6), t.pick(true, false));
             t.wait_for("stop 10.9.0.");
             t.wait_for("stop 10.9.0.");
         },
     ),
 ];
 
-/// Shows that a duration is this many seconds, on a machine that may be busy.
+/// Shows that a duration is about this many seconds, on a machine that may be busy: a line can be seen late.
 fn assert_seconds(duration: Duration, seconds: u64) {
-    let wanted = Duration::from_secs(seconds);
-    let slack = Duration::from_millis(1300);
-    assert!(duration + Duration::from_millis(200) > wanted && duration < wanted + slack, "{duration:?}");
+    assert!((seconds.saturating_sub(1)..seconds + 7).contains(&duration.as_secs()), "{duration:?}");
 }

@@ -8,16 +8,19 @@ use testbed::Stream;
 
 pub(crate) const TOPIC: Topic = Topic { name: "logging", title: "Log and output", rules: RULES };
 
-/// A door whose every kind of line can be seen within a second.
+/// A door whose every kind of line can be seen within seconds.
 const DOOR: &str =
-    "[door]\nsequence = 1,2\nseq_timeout = 1\ncommand = exit 3\ncmd_timeout = 0\nstop_command = true\n";
+    "[door]\nsequence = 1,2\nseq_timeout = 2\ncommand = exit 3\ncmd_timeout = 0\nstop_command = true\n";
 
 const RULES: &[Rule] = &[
     Rule::same("verbose", "`-v` prints the status lines on stdout.", |t| {
         t.write(conformance::CONFIG, DOOR);
         t.launch_plain();
         assert_eq!(t.wait_for("listening on").text, "listening on eth0...");
-        t.send("1 1.2s 1 2");
+        // It takes a while until the first packet is looked at.
+        t.send("1");
+        t.wait_for("Stage 1");
+        t.send("3.5s 1 2");
         t.wait_for("non-zero");
         t.wait_for("running command: true");
         let lines = [
@@ -69,7 +72,9 @@ const RULES: &[Rule] = &[
         "`LogFile` gets the status lines with date and time, and with what has failed.",
         |t| {
             t.start(&format!("[options]\nlogfile = {LOG}\n{DOOR}"));
-            t.send("1 1.2s 1 2");
+            t.send("1");
+            t.wait_for("Stage 1");
+            t.send("3.5s 1 2");
             t.wait_for("running command: true");
             t.wait_for_file(LOG, "running command: true");
             let lines: Vec<_> = t.log().into_iter().filter(|line| !line.is_empty()).collect();

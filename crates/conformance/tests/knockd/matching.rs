@@ -176,16 +176,16 @@ const RULES: &[Rule] = &[
         },
     ),
     Rule::same("within_the_timeout", "A knock that arrives within `Seq_Timeout` opens.", |t| {
-        t.start("[door]\nsequence = 1,2,3\nseq_timeout = 3");
-        assert_eq!(t.opened_by("1 0.9s 2 0.9s 3"), "door");
+        t.start("[door]\nsequence = 1,2,3\nseq_timeout = 9");
+        assert_eq!(t.opened_by("1 1.5s 2 1.5s 3"), "door");
     }),
     Rule::same(
         "after_the_timeout",
         "A knock that takes longer than `Seq_Timeout` does not open; the clock runs from the first hit. The log says at \
          which stage it ended.",
         |t| {
-            t.start("[door]\nsequence = 1,2,3\nseq_timeout = 1");
-            let lines = t.hits("1 2 2.1s 3 1 2.1s 2");
+            t.start("[door]\nsequence = 1,2,3\nseq_timeout = 2");
+            let lines = t.hits("1 2 3.1s 3 1 3.1s 2");
             let stages =
                 ["Stage 1", "Stage 2", "sequence timeout (stage 2)", "Stage 1", "sequence timeout (stage 1)"];
             assert_eq!(lines, stages.map(|what| format!("10.9.0.2: door: {what}")));
@@ -210,13 +210,19 @@ const RULES: &[Rule] = &[
         "Time is counted exactly, by a clock that nobody sets.",
         |t| {
             t.start("[door]\nsequence = 1,2\nseq_timeout = 2");
-            // The first hit comes when half a second of the clock has passed, the second early in the third second after it.
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-            thread::sleep(Duration::from_millis(1500 - u64::from(now.subsec_millis())));
-            let first = Instant::now();
-            t.send("1");
-            thread::sleep(Duration::from_millis(1550).saturating_sub(first.elapsed()));
-            assert_eq!(t.opened_by("2"), t.pick("door", ""));
+            let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+            // A machine that is busy may be too slow for it, so there are several tries, each of a source of its own.
+            let opened = (3..13).find_map(|source| {
+                // The first hit comes when half a second of the clock has passed, the second early in the third second after it.
+                thread::sleep(Duration::from_millis(1500 - u64::from(clock().subsec_millis())));
+                let (first, second) = (Instant::now(), clock().as_secs());
+                t.send(&format!("1<10.9.0.{source}"));
+                let is_in_time = clock().as_secs() == second;
+                thread::sleep(Duration::from_millis(1550).saturating_sub(first.elapsed()));
+                let opened = t.opened_by(&format!("2<10.9.0.{source}"));
+                (is_in_time && first.elapsed() < Duration::from_millis(1950)).then_some(opened)
+            });
+            assert_eq!(opened.expect("a try in time"), t.pick("door", ""));
         },
     ),
     Rule::differs(
@@ -225,9 +231,14 @@ const RULES: &[Rule] = &[
         "It is noticed and logged when it happens.",
         |t| {
             t.start("[door]\nsequence = 1,2\nseq_timeout = 1");
-            t.send("1 2.5s");
-            let logged = t.lines().contains(&"10.9.0.2: door: sequence timeout (stage 1)".to_owned());
-            assert_eq!(logged, t.pick(true, false));
+            let line = "10.9.0.2: door: sequence timeout (stage 1)";
+            t.send("1");
+            if t.pick(true, false) {
+                t.wait_for(line);
+            } else {
+                t.send("2.5s");
+                assert!(!t.lines().contains(&line.to_owned()));
+            }
         },
     ),
     Rule::same(

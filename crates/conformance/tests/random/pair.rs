@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use conformance::Subject;
 use knockd_core::Packet;
@@ -16,7 +16,7 @@ const AT_ONCE: usize = 500;
 const SOON: Duration = Duration::from_secs(60);
 
 /// The first is begun before everything else and never completed, because knockd 0.8 forgets everybody's attempts when the
-/// oldest of them ends. The second shows that a program has looked at everything sent before.
+/// oldest of them ends. The second, for a witness, shows that a program has looked at everything sent before.
 const GUARDS: &str = "
 [guard]
 sequence = 65001:udp,65002:udp
@@ -25,7 +25,9 @@ seq_timeout = 100000
 sequence = 65000
 ";
 const GUARD: &str = "198.51.100.251";
-const WITNESS: &str = "198.51.100.250";
+const WITNESSES: &str = "198.51.101.";
+/// How long to wait for the answer to a witness before it is sent again.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// A server on which both programs listen to the same packets, ours first.
 pub(crate) struct Pair {
@@ -71,14 +73,21 @@ impl Pair {
         let own = scene::OWN[0];
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         let guard = Frame::udp(address(GUARD), own, 65001, b"\0").bytes().unwrap();
-        let seen = Frame::tcp(address(WITNESS), own, 65000, Flags::SYN).bytes().unwrap();
         let mut frames = vec![guard];
         let mut packets = packets.iter().map(scene::frame);
-        loop {
+        for number in 1.. {
+            // Each has an address of its own, so that no late answer counts for the next.
+            let witness = format!("{WITNESSES}{number}");
+            let seen = Frame::tcp(address(&witness), own, 65000, Flags::SYN).bytes().unwrap();
             frames.push(seen.clone());
             self.net.client.send_frames(&frames).unwrap();
             for running in running.iter_mut().flatten() {
-                running.wait_for_line("seen: OPEN SESAME", SOON).unwrap();
+                let answer = format!("{witness}: seen: OPEN SESAME");
+                let deadline = Instant::now() + SOON;
+                while let Err(error) = running.wait_for_line(&answer, ANSWER) {
+                    assert!(Instant::now() < deadline, "{error:#}");
+                    self.net.client.send_frames(std::slice::from_ref(&seen)).unwrap();
+                }
             }
             frames = packets.by_ref().take(AT_ONCE).collect();
             if frames.is_empty() {
@@ -91,7 +100,7 @@ impl Pair {
 
 fn said(running: &Running) -> Said {
     let is_about_doors =
-        |text: &str| !text.starts_with("listening on") && !text.contains(GUARD) && !text.contains(WITNESS);
+        |text: &str| !text.starts_with("listening on") && !text.contains(GUARD) && !text.contains(WITNESSES);
     let printed = running.lines();
     let lines: Vec<String> = printed
         .into_iter()

@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use testbed::{Flags, Frame, Host, Line, Net, Running, Stream};
 
 /// How long to wait for what must happen.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 pub(crate) const KNOCKD: &str = env!("CARGO_BIN_EXE_knockd");
 pub(crate) const CONFIG: &str = "/run/knockd.conf";
@@ -52,13 +52,23 @@ impl Knockd {
     ///
     /// Lines on different outputs are collected in any order.
     pub(crate) fn wait_for(&mut self, text: &str) -> Line {
+        self.wait_until(text, |line| line.contains(text))
+    }
+
+    /// Waits for a line that is this and no more: what a command has printed, not that it is run.
+    pub(crate) fn wait_for_output(&mut self, text: &str) -> Line {
+        self.wait_until(text, |line| line == text)
+    }
+
+    fn wait_until(&mut self, text: &str, is_it: impl Fn(&str) -> bool) -> Line {
         let mut found = None;
         let end = Instant::now() + SOON;
         while found.is_none() {
             let lines = self.running.lines();
-            found = lines.into_iter().enumerate().find(|(index, line)| {
-                *index >= self.passed[line.stream as usize] && line.text.contains(text)
-            });
+            found = lines
+                .into_iter()
+                .enumerate()
+                .find(|(index, line)| *index >= self.passed[line.stream as usize] && is_it(&line.text));
             assert!(found.is_some() || Instant::now() < end, "no line with `{text}` in {:#?}", self.lines());
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -152,6 +162,11 @@ pub(crate) fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
         assert!(Instant::now() < end, "in vain: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Waits for a file on a host to be this. A one-time file is written to by a thread of its own.
+pub(crate) fn wait_for_content(host: &Host, path: &str, text: &str) {
+    wait_until(&format!("{path} is {text:?}"), || host.run(&["cat", path]).unwrap() == text);
 }
 
 /// Waits for a file on a host to have this text somewhere, and returns all of it.
