@@ -3,6 +3,7 @@
 
 mod answers;
 mod one_time;
+mod prepared;
 mod reload;
 
 use std::io;
@@ -10,19 +11,19 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
 use crossbeam_channel::{Receiver, never, select};
 use knockd_capture::LinkWatch;
 use knockd_core::config::LogFormat;
 use knockd_core::{Door, DoorId, Event, EventKind, Matcher, Packet, Sighting, Timestamp};
 use signal_hook::consts::SIGHUP;
 
+pub(crate) use self::prepared::Prepared;
 use crate::args::Args;
 use crate::clock::Clock;
 use crate::control::Counters;
-use crate::control::socket::{Bound, Control};
+use crate::control::socket::Control;
 use crate::doors::Doors;
-use crate::ears::{Ears, Sockets, Wanted};
+use crate::ears::{Ears, Wanted};
 use crate::file_pages::FilePages;
 use crate::flood::{Flood, Losses};
 use crate::guard::Guard;
@@ -33,65 +34,11 @@ use crate::metrics::Metrics;
 use crate::one_time_file::Striker;
 use crate::service::{self, Watchdog};
 use crate::setup::Setup;
-use crate::state::StateDir;
 use crate::story;
 use crate::trace::Tracers;
 
 /// How long the loop waits when nothing has a deadline.
 const IDLE: Duration = Duration::from_secs(3600);
-
-/// What has to succeed before the daemon goes to the background. It has no thread, so it survives the fork.
-pub(crate) struct Prepared {
-    pub(crate) args: Args,
-    /// Where relative paths start.
-    pub(crate) directory: PathBuf,
-    pub(crate) setup: Setup,
-    matcher: Matcher,
-    guard: Guard,
-    sockets: Sockets,
-    links: LinkWatch,
-    clock: Clock,
-    /// The state directory, or why there is none; `None` when no door needs one.
-    state: Option<anyhow::Result<StateDir>>,
-    /// The control socket with what is to be said about it, or why there is none; `None` when there is to be none.
-    control: Option<anyhow::Result<(Bound, Option<String>)>>,
-    file_pages: FilePages,
-}
-
-impl Prepared {
-    /// Finds the interfaces and begins to listen; what comes from now on waits in the kernel's buffers.
-    ///
-    /// # Errors
-    /// When an interface does not exist or may not be listened to.
-    pub(crate) fn new(args: Args, directory: PathBuf, setup: Setup) -> anyhow::Result<Self> {
-        let links = LinkWatch::open().context("cannot watch the network interfaces")?;
-        let mut matcher = Matcher::new(&setup.doors, setup.options.max_attempts);
-        arm(&mut matcher, &setup);
-        let clock = Clock::start();
-        let mut guard = Guard::new(setup.options.scan_limit);
-        let interests = matcher.interests();
-        guard.watch(&interests, [], clock.now());
-        let wanted = Wanted { interests, guard: guard.local_ports(), ipv4_only: args.only_ip_v4 };
-        let sockets = Sockets::open(setup.selection.clone(), setup.waits, wanted)?;
-        matcher.set_addresses(sockets.addresses());
-        guard.watch(&matcher.interests(), sockets.addresses(), clock.now());
-        let state = setup.needs_state().then(|| StateDir::open(setup.state_dir.clone(), clock));
-        let control = setup.control_socket.as_deref().map(Bound::make);
-        Ok(Self {
-            args,
-            directory,
-            setup,
-            matcher,
-            guard,
-            sockets,
-            links,
-            clock,
-            state,
-            control,
-            file_pages: FilePages::find(),
-        })
-    }
-}
 
 /// The running daemon.
 pub(crate) struct Engine {
@@ -435,11 +382,4 @@ fn watch(links: LinkWatch) -> anyhow::Result<Receiver<io::Result<()>>> {
         }
     })?;
     Ok(receiver)
-}
-
-/// Gives the doors with one-time sequences the ones that their files say.
-fn arm(matcher: &mut Matcher, setup: &Setup) {
-    for (door, file) in &setup.one_time {
-        matcher.set_sequence(*door, file.sequence().cloned());
-    }
 }

@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::anyhow;
 use knockd_capture::interfaces;
 
-use super::{Engine, arm};
+use super::Engine;
+use super::prepared::arm;
 use crate::logging::{Destinations, Line};
 use crate::metrics::Metrics;
 use crate::service;
