@@ -187,7 +187,7 @@ const RULES: &[Rule] = &[
         "a_file_that_cannot_be_written",
         "At the start a file that cannot be written is an error.",
         |t| {
-            t.sh("mkdir /run/ro; mount -t tmpfs tmpfs /run/ro; echo ' 1,2' >/run/ro/file; mount -o remount,ro /run/ro");
+            t.sh("mkdir /run/ro; mount -t tmpfs tmpfs /run/ro; echo ' 1,2' >/run/ro/file; mount -o remount,ro tmpfs /run/ro");
             assert!(!t.accepts("[door]\none_time_sequences = /run/ro/file\n"));
         },
     ),
