@@ -86,7 +86,8 @@ fn op(input: &mut Unstructured<'_>, doors: &[Door]) -> Result<Op> {
         9 => Op::Wait(Duration::from_millis(u64::from(argument) * 250)),
         10 => Op::Wait(Duration::from_secs(argument.into()) - Duration::from_nanos((argument > 0).into())),
         11 => Op::Timeout,
-        12 => Op::TimeoutWhenDue,
+        12 if argument < 8 => Op::TimeoutWhenDue,
+        12 => Op::Forget(source(argument)),
         13 => Op::Sequence(usize::from(argument), Some(sequence(input)?)),
         14 if argument < 8 => Op::Sequence(usize::from(argument), None),
         14 => Op::Addresses(addresses()[usize::from(argument % 4)..].to_vec()),
@@ -107,7 +108,11 @@ fn packet(source: u8, destination: IpAddr, step: Step, flags: TcpFlags) -> Packe
         Protocol::Tcp => Hit::Tcp { port: step.port, flags },
         Protocol::Udp => Hit::Udp { port: step.port },
     };
-    Packet { source: IpAddr::from([203, 0, 113, source % 4]), destination, hit }
+    Packet { source: self::source(source), destination, hit }
+}
+
+fn source(number: u8) -> IpAddr {
+    IpAddr::from([203, 0, 113, number % 4])
 }
 
 /// The first two are the interface's own until something else is said.

@@ -84,6 +84,7 @@ fn ops() -> impl Strategy<Value = Op> {
         2 => (0..5_usize, proptest::option::of(sequences()))
             .prop_map(|(door, sequence)| Op::Sequence(door, sequence)),
         1 => vec(select(addresses().to_vec()), 0..3).prop_map(Op::Addresses),
+        1 => sources().prop_map(Op::Forget),
     ]
 }
 

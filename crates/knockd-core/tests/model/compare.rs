@@ -26,6 +26,8 @@ pub enum Op {
     Sequence(usize, Option<Sequence>),
     /// The interface has these addresses from now on.
     Addresses(Vec<IpAddr>),
+    /// What this source has begun does not count any more.
+    Forget(IpAddr),
     /// The configuration is replaced.
     Doors(Vec<Door>),
 }
@@ -102,6 +104,12 @@ impl Pair {
                 self.matcher.set_addresses(addresses.iter().copied());
                 self.lazy.set_addresses(addresses.iter().copied());
                 self.model.set_addresses(addresses);
+            }
+            Op::Forget(source) => {
+                self.settle();
+                self.matcher.forget(*source);
+                self.lazy.forget(*source);
+                self.model.forget(*source);
             }
             Op::Doors(doors) => {
                 self.settle();

@@ -62,6 +62,13 @@ impl Model {
         }
     }
 
+    /// Nothing is under way of the source any more; where it cools down it still does.
+    pub fn forget(&mut self, source: IpAddr) {
+        for (_, door, _, _) in self.attempts().into_iter().filter(|attempt| attempt.0 == source) {
+            self.note(source, door, Mark::Over);
+        }
+    }
+
     pub fn is_one_time(&self, door: usize) -> bool {
         matches!(self.doors.get(door), Some((Door { secret: Secret::OneTime(_), .. }, _)))
     }
