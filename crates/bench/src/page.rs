@@ -224,12 +224,15 @@ fn write_page(page: &mut String, results: &Results, took: Duration) -> std::fmt:
 fn write_peer(page: &mut String, results: &Results) -> std::fmt::Result {
     writeln!(page, "\n## knock-rs\n")?;
     let Some(peer) = &results.peer else {
-        return writeln!(page, "It is measured in a full run, if it can be installed from crates.io.");
+        return writeln!(
+            page,
+            "It is measured in a full run, if it can be installed from the package registry."
+        );
     };
     writeln!(
         page,
-        "The other knock daemon in Rust (`knockd` 0.1.0 on crates.io) sees TCP over IPv4 only, looks at every packet of the \
-         interface, and tells stdout of each that hits a port of a sequence. CPU for such a packet, 5,000 a second, in \
+        "The other knock daemon in Rust (`knockd` 0.1.0 in the package registry) sees TCP over IPv4 only, looks at every packet \
+         of the interface, and tells stdout of each that hits a port of a sequence. CPU for such a packet, 5,000 a second, in \
          nanoseconds:\n\n| attempts | knock-rs | ours | |\n| ---: | ---: | ---: | ---: |"
     )?;
     for (attempts, theirs) in &peer.live {

@@ -1,7 +1,7 @@
 //! knock-rs, the other knock daemon in Rust, in the same situations.
 //!
-//! It is on crates.io as `knockd` 0.1.0 and under the Apache licence. It sees TCP SYN over IPv4 only, keeps every port of a
-//! sequence that a source has hit as an attempt, in any order, and cannot be told the interface.
+//! It is in the package registry as `knockd` 0.1.0 and under the Apache licence. It sees TCP SYN over IPv4 only, keeps every
+//! port of a sequence that a source has hit as an attempt, in any order, and cannot be told the interface.
 
 use std::time::Duration;
 
