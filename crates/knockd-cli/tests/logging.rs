@@ -4,6 +4,7 @@
 mod common;
 
 use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use common::{CONFIG, KNOCKD, Knockd, SOON, hit, is_about_the_machine, sh, wait_for_file};
@@ -87,7 +88,7 @@ fn a_log_file_that_cannot_be_opened_is_a_warning() {
 
 /// Gives the server a `/dev` of its own, in which a system log can listen, and says where that is from outside as long as the
 /// program runs.
-fn with_system_log(net: &Net) -> (Running, String) {
+fn with_system_log(net: &Net) -> (Running, PathBuf) {
     let script = "set -e
         mkdir /run/dev
         for node in null zero urandom; do
@@ -97,7 +98,7 @@ fn with_system_log(net: &Net) -> (Running, String) {
         mount --rbind /run/dev /dev";
     sh(&net.server, script);
     let on_server = net.server.spawn(&["sleep", "1000"]).unwrap();
-    let path = format!("/proc/{}/root/dev/log", on_server.pid().unwrap());
+    let path = on_server.root().unwrap().join("dev/log");
     (on_server, path)
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -111,11 +112,20 @@ impl Running {
                 return Ok(pid);
             }
             thread::sleep(Duration::from_millis(2));
-            if !std::path::Path::new(&format!("/proc/{}/exe", self.child.id())).exists() {
+            if !Path::new(&format!("/proc/{}/exe", self.child.id())).exists() {
                 break;
             }
         }
         bail!("the program has ended; it printed:\n{}", self.output.lock())
+    }
+
+    /// Returns the root directory of the program, through which this process reaches the files of its host (`proc_pid_root(5)`).
+    ///
+    /// # Errors
+    ///
+    /// When the program has ended.
+    pub fn root(&self) -> Result<PathBuf> {
+        Ok(Path::new("/proc").join(self.pid()?.to_string()).join("root"))
     }
 
     /// Sends a signal to the program itself.

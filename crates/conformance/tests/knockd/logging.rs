@@ -250,7 +250,7 @@ fn listen_as_syslog(t: &conformance::Session) -> UnixDatagram {
         for name in null zero random urandom; do : >/run/dev/$name; mount --bind /dev/$name /run/dev/$name; done
         mount --rbind /run/dev /dev");
     let inside = t.net.server.spawn(&["sleep", "100"]).unwrap();
-    let socket = UnixDatagram::bind(format!("/proc/{}/root/dev/log", inside.pid().unwrap())).unwrap();
+    let socket = UnixDatagram::bind(inside.root().unwrap().join("dev/log")).unwrap();
     socket.set_read_timeout(Some(SOON)).unwrap();
     socket
 }
