@@ -231,8 +231,9 @@ impl Session {
 
     /// Waits until knockd, which was started with `-v`, has looked at everything sent before.
     ///
-    /// The knock is repeated while there is no answer, because knockd 0.8 loses what arrives while it changes its filter: at a
-    /// reload, and after each one-time sequence. Every call has a source of its own, so that no late answer counts for the next.
+    /// The knock is repeated while there is no answer, because knockd 0.8 has been seen to lose one, most likely while it changed
+    /// its filter, as it does at a reload and after each one-time sequence. Every call has a source of its own, so that no late
+    /// answer counts for the next.
     pub fn settle(&mut self) {
         self.settled += 1;
         let source = format!("{GUARD_SOURCES}{}", self.settled);

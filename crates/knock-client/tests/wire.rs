@@ -101,7 +101,7 @@ fn the_delay_follows_every_hit() {
         let start = Instant::now();
         sent(&knock("192.0.2.1 1 2 3 -d 500"));
         let millis = start.elapsed().as_millis();
-        assert!(millis >= 1500, "{millis} ms");
+        assert!((1500..10_000).contains(&millis), "{millis} ms");
     });
 }
 

@@ -239,7 +239,7 @@ fn the_shutdown_of_an_idle_knockd_takes_no_time_and_no_line_is_on_the_terminal_w
 
 #[test]
 fn very_many_doors_that_close_at_once_are_all_closed_with_few_descriptors() {
-    const COUNT: u16 = 400;
+    const COUNT: u16 = 600;
     let net = Net::new().unwrap();
     let config = "[options]\nScanLimit = 0\n[door]\nsequence = 1\nstart_command = true\ncmd_timeout = 600\n\
                   stop_command = echo closed for %IP%\n";

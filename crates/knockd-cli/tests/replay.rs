@@ -146,12 +146,11 @@ fn a_replay_says_what_the_daemon_has_logged() {
     let mut knockd = Knockd::start(&net, &DOORS.replace("FILE", "/run/sequences"));
     make_traffic(&net, &mut knockd);
     knockd.wait_for("10.9.0.30: last: OPEN SESAME");
-    let replay = |file: &str| {
-        format!("{KNOCKD} replay /run/{file} -c /run/replay.conf --format json 2>/dev/null || true")
-    };
+    let replay = |file: &str| format!("{KNOCKD} replay /run/{file} -c /run/replay.conf --format json");
     for (file, _) in CAPTURES {
         wait_until("the last packet", || {
-            as_log(&sh(&net.server, &replay(file))).contains(&"10.9.0.30: last: OPEN SESAME".to_owned())
+            as_log(&sh(&net.server, &format!("{} 2>/dev/null || true", replay(file))))
+                .contains(&"10.9.0.30: last: OPEN SESAME".to_owned())
         });
     }
     captures.into_iter().for_each(Tcpdump::stop);
@@ -161,8 +160,7 @@ fn a_replay_says_what_the_daemon_has_logged() {
         "{logged_by_packets:#?} {logged_by_time:#?}"
     );
     for (file, _) in CAPTURES {
-        let command = format!("{KNOCKD} replay /run/{file} -c /run/replay.conf --format json");
-        let mut said = as_log(&sh(&net.server, &command));
+        let mut said = as_log(&sh(&net.server, &replay(file)));
         // What comes after the last packet is not awaited.
         let last = said.iter().position(|line| line.contains("last: OPEN SESAME")).unwrap();
         said.truncate(last + 1);

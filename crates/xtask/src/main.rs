@@ -23,8 +23,8 @@ enum Arguments {
     Demo,
     /// Runs every check that must pass, and ends with the line `N passed, N failed`
     ///
-    /// It needs root. It stops at the first check that fails and shows the command that repeats it. Missing tools are installed through the
-    /// system's package manager and rustup where that is possible, and named where it is not.
+    /// It needs root. It stops at the first check that fails and shows the command that repeats it. Missing tools are
+    /// installed through the system's package manager and rustup where that is possible, and named where it is not.
     Test,
     /// Measures our knockd beside the C program, prints the table, and writes docs/benchmarks.md with its plots
     ///

@@ -70,7 +70,7 @@ const RULES: &[Rule] = &[
     Rule::same("delay", "`-d` waits that many milliseconds after each hit, the last one included.", |t| {
         let knocked = knock(t, "-d 400 10.9.0.1 7000 8000:udp 9000");
         assert_eq!(knocked.wire, "7000 8000u 9000");
-        assert!(knocked.took.as_millis() >= 1200, "{:?}", knocked.took);
+        assert!((1200..10_000).contains(&knocked.took.as_millis()), "{:?}", knocked.took);
     }),
     Rule::same(
         "options_anywhere",

@@ -52,15 +52,15 @@ impl Knockd {
     ///
     /// Lines on different outputs are collected in any order.
     pub(crate) fn wait_for(&mut self, text: &str) -> Line {
-        self.wait_until(text, |line| line.contains(text))
+        self.wait_for_line(text, |line| line.contains(text))
     }
 
     /// Waits for a line that is this and no more: what a command has printed, not that it is run.
     pub(crate) fn wait_for_output(&mut self, text: &str) -> Line {
-        self.wait_until(text, |line| line == text)
+        self.wait_for_line(text, |line| line == text)
     }
 
-    fn wait_until(&mut self, text: &str, is_it: impl Fn(&str) -> bool) -> Line {
+    fn wait_for_line(&mut self, text: &str, is_it: impl Fn(&str) -> bool) -> Line {
         let mut found = None;
         let end = Instant::now() + SOON;
         while found.is_none() {
