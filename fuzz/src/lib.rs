@@ -12,8 +12,8 @@ mod model;
 mod placement;
 
 use knockd_cli::control::{MAX_REQUEST, Request};
-use knockd_cli::record::Record;
-use knockd_cli::state::StoredLease;
+use knockd_cli::capture::record::Record;
+use knockd_cli::leases::store::StoredLease;
 use knockd_core::config::{Parsed, Severity};
 use knockd_core::{Config, OneTime, STRIKE};
 

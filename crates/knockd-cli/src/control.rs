@@ -2,10 +2,11 @@
 //!
 //! docs/json.md describes it; names and meanings stay, and there may be more of them one day.
 
-pub mod client;
-pub(crate) mod show;
+pub(crate) mod explain;
+pub(crate) mod metrics;
 pub(crate) mod socket;
 mod status;
+pub(crate) mod trace_feed;
 
 use std::fmt;
 use std::net::IpAddr;

@@ -5,8 +5,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use knockd_cli::args::{Args, Close, Command, Control, Extend, Format, Open, Trace};
-use knockd_cli::control::{Request, client};
-use knockd_cli::{Exit, check, decoder, replay, trace, watch};
+use knockd_cli::capture::decoder;
+use knockd_cli::control::Request;
+use knockd_cli::tools::{check, client, replay, trace, watch};
+use knockd_cli::{Exit, daemon};
 
 fn main() -> ExitCode {
     if std::env::args_os().next().is_some_and(|name| name == decoder::NAME) {
@@ -26,7 +28,7 @@ fn main() -> ExitCode {
 fn run(mut args: Args) -> anyhow::Result<Exit> {
     match args.command.take() {
         None if args.test => check::run(&args.config, false, Format::Text),
-        None => knockd_cli::run(args).map(|()| Exit::Succeeded),
+        None => daemon::run(args).map(|()| Exit::Succeeded),
         Some(Command::Check(check)) => check::run(&check.file, check.strict, check.format),
         Some(Command::Replay(replay)) => replay::run(&replay),
         Some(Command::Status(status)) => ask(&status.control, &Request::Status {}),

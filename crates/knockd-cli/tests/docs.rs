@@ -197,7 +197,7 @@ fn nothing_is_unwise_in_our_examples_but_what_the_reader_is_to_change() {
 
 #[test]
 fn every_code_that_check_prints_is_documented() {
-    let mut sources = read("crates/knockd-cli/src/check.rs");
+    let mut sources = read("crates/knockd-cli/src/tools/check.rs");
     for file in ["advice.rs", "value.rs"] {
         sources += &read(&format!("crates/knockd-core/src/config/{file}"));
     }
@@ -258,7 +258,19 @@ fn the_threat_model_names_tests_that_exist() {
     assert!(named.len() > 15, "{named:?}");
     let mut sources = String::new();
     for krate in ["knockd-core", "knockd-capture", "knockd-cli"] {
-        for folder in ["src", "src/config", "src/control", "src/watch", "tests"] {
+        for folder in [
+            "src",
+            "src/config",
+            "src/capture",
+            "src/control",
+            "src/daemon",
+            "src/leases",
+            "src/log",
+            "src/system",
+            "src/tools",
+            "src/tools/watch",
+            "tests",
+        ] {
             let path = root().join("crates").join(krate).join(folder);
             for file in fs::read_dir(path).into_iter().flatten().flatten() {
                 sources += &fs::read_to_string(file.path()).unwrap_or_default();

@@ -15,7 +15,7 @@ use crate::tools::{BUSYBOX, CPIO, DEPMOD, PPPD, QEMU, ensure_present};
 
 /// Test programs of the daemon, and which of their tests.
 const TESTS: [(&str, &str); 4] =
-    [("knockd_cli", "sandbox::"), ("separation", ""), ("packets", ""), ("kernels", "--ignored")];
+    [("knockd_cli", "capture::sandbox::"), ("separation", ""), ("packets", ""), ("kernels", "--ignored")];
 
 /// Seconds until the machine is given up.
 const PATIENCE: u32 = 1200;

@@ -15,7 +15,7 @@ use nix::unistd::{Uid, User};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{MAX_REQUEST, Reply, Request};
-use crate::accounts;
+use crate::system::users;
 
 /// The group that may use the socket, if there is one.
 const GROUP: &str = "knockd";
@@ -132,7 +132,7 @@ impl Bound {
         let listener = UnixListener::bind(&fresh)?;
         fs::set_permissions(&fresh, Permissions::from_mode(0o600))?;
         let mut notice = None;
-        if let Some(group) = accounts::group(GROUP) {
+        if let Some(group) = users::group(GROUP) {
             let shared = chown(&fresh, None, Some(group))
                 .and_then(|()| fs::set_permissions(&fresh, Permissions::from_mode(0o660)));
             notice = shared.err().map(|error| {
@@ -180,7 +180,7 @@ impl Serving {
     fn start(bound: Bound, asking: Sender<Ask>) -> anyhow::Result<Self> {
         let listener = bound.listener.try_clone().context("cannot serve the control socket")?;
         let (unwanted, wanted) = io::pipe().context("cannot serve the control socket")?;
-        crate::spawn("control", move || accept(&listener, &unwanted, &asking))?;
+        crate::system::spawn("control", move || accept(&listener, &unwanted, &asking))?;
         Ok(Self { bound, _wanted: wanted })
     }
 }
@@ -327,7 +327,7 @@ mod tests {
         drop(UnixListener::bind(&path).unwrap());
         let (bound, _) = Bound::make(&path).unwrap();
         let mode = fs::metadata(&path).unwrap().mode() & 0o777;
-        let group = accounts::group(GROUP);
+        let group = users::group(GROUP);
         assert!(mode == 0o600 || group.is_some() && mode == 0o660, "{mode:o}");
         let names: Vec<_> =
             fs::read_dir(directory.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();

@@ -1,0 +1,249 @@
+//! What is listened to: a listener for each interface that is meant, as interfaces come, go and change.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use crossbeam_channel::{Receiver, Sender};
+use knockd_capture::{Buffer, Interface, PacketSocket, Program, interfaces};
+use knockd_core::{Interest, LocalPorts, Timestamp};
+
+use crate::capture::listener::{Listener, Message};
+use crate::capture::selection::Selection;
+use crate::log::{Line, Log};
+
+/// How many messages wait for the engine, each with up to 512 packets; behind them the kernel's buffers wait.
+const QUEUE: usize = 64;
+
+/// How many interfaces are listened to at most. Each takes a socket with its buffer and a thread.
+const MAX_LISTENERS: usize = 64;
+
+/// How many of them have memory set aside for their packets, 4 MiB each.
+const MAX_RINGS: usize = 8;
+
+/// The pause until what could not be done is tried again; it doubles each time, up to the second one.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LAST_PAUSE: Duration = Duration::from_secs(60);
+
+/// What every filter is made from.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) interests: Vec<Interest>,
+    /// The UDP ports in use, while strays are to be seen too.
+    pub(crate) guard: Option<LocalPorts>,
+    pub(crate) ipv4_only: bool,
+}
+
+impl Wanted {
+    fn program(&self, interface: &Interface) -> Program {
+        Program::guarded(&self.interests, interface, self.guard.as_ref(), self.ipv4_only)
+    }
+}
+
+/// Open sockets without a thread, so that they survive a fork.
+pub(crate) struct Sockets {
+    selection: Selection,
+    wanted: Wanted,
+    open: Vec<(Interface, PacketSocket)>,
+}
+
+impl Sockets {
+    /// Begins to listen; what comes from now on waits in the kernel's buffers.
+    ///
+    /// # Errors
+    /// When an interface that is named does not exist (unless it is waited for), or may not be listened to.
+    pub(crate) fn open(selection: Selection, waits: bool, wanted: Wanted) -> anyhow::Result<Self> {
+        let chosen = selection.at_start(&interfaces(), waits)?;
+        let open = chosen.into_iter().take(MAX_LISTENERS).enumerate().map(|(others, interface)| {
+            let socket = PacketSocket::open(&interface, &wanted.program(&interface), buffer(others))?;
+            Ok((interface, socket))
+        });
+        let open = open.collect::<anyhow::Result<_>>()?;
+        Ok(Self { selection, wanted, open })
+    }
+
+    /// All addresses that are listened to.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.open.iter().flat_map(|(interface, _)| interface.addresses.iter().copied())
+    }
+}
+
+/// The listeners.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    selection: Selection,
+    wanted: Wanted,
+    open: Vec<Listener>,
+    /// The interfaces that are meant and for which there is no room.
+    left_out: Vec<String>,
+    /// When to look again, since something could not be done, and the pause before.
+    again: Option<(Timestamp, Duration)>,
+    /// What all listeners say.
+    pub(crate) heard: Receiver<Message>,
+    speak: Sender<Message>,
+}
+
+impl Listeners {
+    /// Starts the listeners.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub(crate) fn start(sockets: Sockets) -> anyhow::Result<Self> {
+        let Sockets { selection, wanted, open } = sockets;
+        let (speak, heard) = crossbeam_channel::bounded(QUEUE);
+        let start = |(interface, socket)| Listener::start(socket, interface, speak.clone());
+        let open = open.into_iter().map(start).collect::<anyhow::Result<_>>()?;
+        Ok(Self { selection, wanted, open, left_out: Vec::new(), again: None, heard, speak })
+    }
+
+    /// For others that have something to say.
+    pub(crate) fn speaker(&self) -> Sender<Message> {
+        self.speak.clone()
+    }
+
+    /// The interfaces that are meant by name and not listened to.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = &str> {
+        self.selection.names().filter(|name| self.interfaces().all(|interface| interface.name != *name))
+    }
+
+    /// The interfaces that are listened to.
+    pub(crate) fn interfaces(&self) -> impl Iterator<Item = &Interface> {
+        self.open.iter().map(|listener| &listener.interface)
+    }
+
+    /// All addresses that are listened to.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.open.iter().flat_map(|listener| listener.interface.addresses.iter().copied())
+    }
+
+    /// Means other interfaces from now on; [`Self::follow`] finds them.
+    pub(crate) fn select(&mut self, selection: Selection) {
+        self.selection = selection;
+    }
+
+    /// The names of the interfaces that are listened to.
+    pub(crate) fn names(&self) -> String {
+        let names: Vec<_> = self.open.iter().map(|listener| listener.interface.name.as_str()).collect();
+        if names.is_empty() { "no interface".to_owned() } else { names.join(", ") }
+    }
+
+    /// Listens for something else from now on.
+    pub(crate) fn want(&mut self, wanted: Wanted, log: &Log, now: Timestamp) {
+        if wanted == self.wanted {
+            return;
+        }
+        self.wanted = wanted;
+        for listener in &mut self.open {
+            if let Err(error) = listener.set_filter(&self.wanted.program(&listener.interface)) {
+                log.write(&Line::warning(format!("{}: {error:#}", listener.interface.name)));
+                self.again.get_or_insert((now.after(FIRST_PAUSE), FIRST_PAUSE));
+            }
+        }
+    }
+
+    /// When [`Self::follow`] wants to be called because something could not be done.
+    pub(crate) fn poll_timeout(&self) -> Option<Timestamp> {
+        self.again.map(|(due, _)| due)
+    }
+
+    /// Forgets a listener that has ended by itself, since its interface was gone.
+    pub(crate) fn forget(&mut self, index: u32, log: &Log) {
+        self.retain(|interface| interface.index != index, log);
+    }
+
+    fn retain(&mut self, stays: impl Fn(&Interface) -> bool, log: &Log) {
+        self.open.retain(|Listener { interface, .. }| {
+            let stays = stays(interface);
+            if !stays {
+                log.write(&Line::notice(format!("no longer listening on {}", interface.name)));
+            }
+            stays
+        });
+    }
+
+    /// How many ports some filter shows that are not wanted: with very many ports some in between.
+    pub(crate) fn surplus(&self) -> u32 {
+        self.open.iter().map(Listener::surplus).max().unwrap_or(0)
+    }
+
+    /// Looks again which interfaces there are, and listens to those that are meant.
+    pub(crate) fn follow(&mut self, log: &Log, now: Timestamp) {
+        let has_worked = self.try_follow(log);
+        let pause = self.again.map_or(FIRST_PAUSE, |(_, pause)| LAST_PAUSE.min(pause * 2));
+        self.again = (!has_worked).then(|| (now.after(pause), pause));
+    }
+
+    /// Says whether everything could be done; what could not is in the log.
+    fn try_follow(&mut self, log: &Log) -> bool {
+        let fail = |why: &str| {
+            log.write(&Line::warning(format!("{why}; this is tried again")));
+            false
+        };
+        let all = interfaces();
+        // There is always a loopback interface.
+        if all.is_empty() {
+            return fail("the system does not say which interfaces there are");
+        }
+        let meant = self.selection.of(&all);
+        let is_meant = |interface: &Interface| {
+            meant.iter().any(|found| (found.index, &found.name) == (interface.index, &interface.name))
+        };
+        self.retain(is_meant, log);
+        let mut has_worked = true;
+        let mut left_out = Vec::new();
+        for found in meant {
+            let has_room = self.open.len() < MAX_LISTENERS;
+            let known = self.open.iter_mut().find(|listener| listener.interface.index == found.index);
+            let result = match known {
+                None if has_room => self.listen_to(found, log),
+                None => {
+                    left_out.push(found.name);
+                    continue;
+                }
+                Some(listener) if listener.interface.addresses != found.addresses => {
+                    let changed = listener.set_filter(&self.wanted.program(&found));
+                    // Said when it is so: whoever reads it may knock at once.
+                    log.write(&Line::notice(format!("{} now has {}", found.name, addresses_of(&found))));
+                    listener.interface = found;
+                    changed
+                }
+                Some(listener) if !listener.has_filter => listener.set_filter(&self.wanted.program(&found)),
+                Some(listener) => {
+                    listener.interface.up = found.up;
+                    Ok(())
+                }
+            };
+            if let Err(error) = result {
+                has_worked = fail(&format!("{error:#}"));
+            }
+        }
+        if left_out != self.left_out {
+            self.left_out = left_out;
+            if !self.left_out.is_empty() {
+                let names = self.left_out.join(", ");
+                let text = format!("not listening on {names}: there are {MAX_LISTENERS} others already");
+                log.write(&Line::warning(text));
+            }
+        }
+        has_worked
+    }
+
+    fn listen_to(&mut self, interface: Interface, log: &Log) -> anyhow::Result<()> {
+        let rings = self.open.iter().filter(|listener| listener.buffer() == Buffer::Ring).count();
+        let socket = PacketSocket::open(&interface, &self.wanted.program(&interface), buffer(rings))
+            .with_context(|| format!("cannot listen on {}", interface.name))?;
+        log.write(&Line::notice(format!("listening on {} ({})", interface.name, addresses_of(&interface))));
+        self.open.push(Listener::start(socket, interface, self.speak.clone())?);
+        Ok(())
+    }
+}
+
+/// Where packets are to wait, with that many rings already.
+const fn buffer(rings: usize) -> Buffer {
+    if rings < MAX_RINGS { Buffer::Ring } else { Buffer::Queue }
+}
+
+fn addresses_of(interface: &Interface) -> String {
+    let addresses: Vec<_> = interface.addresses.iter().map(ToString::to_string).collect();
+    if addresses.is_empty() { "no address".to_owned() } else { addresses.join(", ") }
+}

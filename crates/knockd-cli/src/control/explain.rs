@@ -1,0 +1,329 @@
+//! What became of a packet and of the attempts of its source, as sentences for people and as JSON for programs.
+//!
+//! Nothing here decides: it puts into words what the decoder, the guard, the matcher and the leases have said. It never names
+//! a step that was not sent: neither the next one nor those that are left.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use knockd_core::{
+    Door, Effect, Event, EventKind, Full, Hit, Packet, Run, RunKind, Sighting, TcpFlags, Visibility,
+};
+use serde::{Serialize, Serializer};
+
+use crate::tools::link_layer::Unread;
+
+/// One thing that happened to a source.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub(crate) struct Note<'a> {
+    pub(crate) source: IpAddr,
+    /// The name of the door, if it happened at a certain one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) door: Option<&'a str>,
+    #[serde(flatten)]
+    pub(crate) what: What<'a>,
+}
+
+/// What happened, as the JSON names it; docs/json.md has the list.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(tag = "what", rename_all = "snake_case")]
+pub(crate) enum What<'a> {
+    /// Knocking does not look at such a packet.
+    Unread { reason: Unread },
+    /// No door watches its destination.
+    NotWatched,
+    /// No door that watches its destination uses its port.
+    NoDoorsPort,
+    /// The doors that use its port want other flags.
+    OtherFlags,
+    /// Its source has become a scanner with it.
+    Scanner,
+    /// Its source is a scanner.
+    FromScanner,
+    /// A door looks at it, and nothing changes.
+    NoEffect,
+    /// An attempt has reached this stage.
+    Stage { stage: u8 },
+    /// The sequence is complete.
+    Opened,
+    /// The time of an attempt is over.
+    TimedOut { stage: u8 },
+    /// A packet has ended an attempt; `by` is its port and protocol.
+    Spoiled { stage: u8, by: String },
+    /// An attempt had to make room.
+    Evicted { stage: u8 },
+    /// A packet is a repetition.
+    Repeated { stage: u8 },
+    /// A door does not want the flags of a packet that others look at; stage 0 is no attempt.
+    WrongFlags { stage: u8 },
+    /// The `Cooldown` of a door is not over.
+    Cooling,
+    /// A start command runs.
+    Start { command: &'a str },
+    /// The door was open already, and stays open for a full `Cmd_Timeout` from now.
+    Extended,
+    /// The door has no start command for this address.
+    NothingToRun,
+    /// No more doors may be open.
+    Full { reason: String },
+    /// A stop command runs.
+    Stop { command: &'a str },
+}
+
+/// Tells what became of a packet, from what the guard and the matcher have said of it.
+///
+/// `visibility` is what the matcher said before the packet came, and the events are those that count.
+pub(crate) fn of_packet<'a, 'e>(
+    packet: &Packet,
+    sighting: Sighting,
+    visibility: Visibility,
+    events: impl Iterator<Item = &'e Event>,
+    doors: &'a [Door],
+) -> Vec<Note<'a>> {
+    let mut notes: Vec<_> = events.map(|event| of_event(event, doors, Some(packet))).collect();
+    let is_without_effect = !notes.iter().any(|note| note.source == packet.source);
+    let what = match (sighting, visibility) {
+        (Sighting::NewScanner, _) => What::Scanner,
+        (Sighting::Ignored, _) if is_without_effect => What::FromScanner,
+        (_, Visibility::NotWatched) => What::NotWatched,
+        (_, Visibility::NoDoorsPort) => What::NoDoorsPort,
+        (_, Visibility::WrongFlags) => What::OtherFlags,
+        (_, Visibility::Visible) if is_without_effect => What::NoEffect,
+        (_, Visibility::Visible) => return notes,
+    };
+    notes.push(Note { source: packet.source, door: None, what });
+    notes
+}
+
+/// Tells what happened to an attempt; the packet is the one that was judged, if one was.
+pub(crate) fn of_event<'a>(event: &Event, doors: &'a [Door], packet: Option<&Packet>) -> Note<'a> {
+    let what = match event.kind {
+        EventKind::Stage(stage) => What::Stage { stage },
+        EventKind::Opened => What::Opened,
+        EventKind::TimedOut(stage) => What::TimedOut { stage },
+        EventKind::Spoiled(stage) => What::Spoiled {
+            stage,
+            by: packet.map(|packet| packet.hit.step().to_string()).unwrap_or_default(),
+        },
+        EventKind::Evicted(stage) => What::Evicted { stage },
+        EventKind::Repeated(stage) => What::Repeated { stage },
+        EventKind::WrongFlags(stage) => What::WrongFlags { stage },
+        EventKind::Cooling => What::Cooling,
+    };
+    let door = doors.get(event.door.index()).map(|door| door.name.as_str());
+    Note { source: event.source, door, what }
+}
+
+/// Tells what comes of a complete sequence.
+pub(crate) fn of_opening<'a>(
+    door: &'a Door,
+    source: IpAddr,
+    effects: &'a Result<Vec<Effect>, Full>,
+) -> Note<'a> {
+    let what = match effects {
+        Err(full) => What::Full { reason: full.to_string() },
+        Ok(effects) => match effects.iter().find_map(command) {
+            Some((RunKind::Start, command)) => What::Start { command },
+            Some((RunKind::Stop, command)) => What::Stop { command },
+            None if effects.is_empty() => What::NothingToRun,
+            None => What::Extended,
+        },
+    };
+    Note { source, door: Some(&door.name), what }
+}
+
+/// Tells what is run because time has passed.
+pub(crate) fn of_effect(effect: &Effect) -> Option<Note<'_>> {
+    let Effect::Run(run) = effect else { return None };
+    let what = match run.kind {
+        RunKind::Start => What::Start { command: &run.command },
+        RunKind::Stop => What::Stop { command: &run.command },
+    };
+    Some(Note { source: run.source, door: Some(&run.door), what })
+}
+
+fn command(effect: &Effect) -> Option<(RunKind, &str)> {
+    match effect {
+        Effect::Run(Run { kind, command, .. }) => Some((*kind, command)),
+        _ => None,
+    }
+}
+
+/// Prints `door: what happened`, in the words of the log where it has some.
+impl fmt::Display for Note<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(door) = self.door {
+            write!(f, "{door}: ")?;
+        }
+        write!(f, "{}", self.what)
+    }
+}
+
+impl fmt::Display for What<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unread { reason } => write!(f, "not seen: {reason}"),
+            Self::NotWatched => {
+                f.write_str("not seen: its destination is neither an own address nor the `Target` of a door")
+            }
+            Self::NoDoorsPort => f.write_str("not seen: no door uses this port"),
+            Self::OtherFlags => f.write_str("not seen: the doors that use this port want other TCP flags"),
+            Self::Scanner => f.write_str(
+                "scanner: it has tried more than `ScanLimit` ports that no door uses, its attempts are dropped, and it is \
+                 ignored until it has been quiet for a minute",
+            ),
+            Self::FromScanner => f.write_str("ignored: it comes from a scanner"),
+            Self::NoEffect => {
+                f.write_str("no effect: it begins no sequence, and there is no attempt that it could advance or spoil")
+            }
+            Self::Stage { stage } => write!(f, "Stage {stage}"),
+            Self::Opened => f.write_str("OPEN SESAME"),
+            Self::TimedOut { stage } => write!(f, "sequence timeout (stage {stage})"),
+            Self::Spoiled { stage, by } => {
+                write!(f, "spoiled at stage {stage} by {by}, which was not the next step")
+            }
+            Self::Evicted { stage } => {
+                write!(f, "forgotten at stage {stage}, since there are more attempts than `MaxAttempts` allows")
+            }
+            Self::Repeated { stage: 1 } => f.write_str("ignored: a repetition; the time of the sequence starts anew"),
+            Self::Repeated { .. } => f.write_str("ignored: a repetition"),
+            Self::WrongFlags { stage: 0 } => f.write_str("not begun: this door wants other TCP flags"),
+            Self::WrongFlags { .. } => f.write_str("ignored: this door wants other TCP flags"),
+            Self::Cooling => f.write_str("ignored: it has just opened this door, whose `Cooldown` is not over"),
+            Self::Start { command } => write!(f, "start command: {command}"),
+            Self::Extended => f.write_str("open already: it stays open for a full `Cmd_Timeout` from now"),
+            Self::NothingToRun => f.write_str("no start command for this address"),
+            Self::Full { reason } => write!(f, "stays closed: {reason}"),
+            Self::Stop { command } => write!(f, "stop command: {command}"),
+        }
+    }
+}
+
+/// A packet as it is shown: `192.0.2.7 to 192.0.2.1, 7000:tcp (syn)`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Shown<'a>(pub(crate) &'a Packet);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Packet { source, destination, hit } = self.0;
+        write!(f, "{source} to {destination}, {}", hit.step())?;
+        match hit {
+            Hit::Tcp { flags, .. } if flags.is_empty() => f.write_str(" (no flags)"),
+            Hit::Tcp { flags, .. } => write!(f, " ({flags})"),
+            Hit::Udp { .. } => Ok(()),
+        }
+    }
+}
+
+impl Serialize for Shown<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Fields {
+            source: IpAddr,
+            destination: IpAddr,
+            protocol: String,
+            port: u16,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            flags: Option<Vec<&'static str>>,
+        }
+        let Packet { source, destination, hit } = *self.0;
+        let step = hit.step();
+        let names =
+            |flags: TcpFlags| TcpFlags::NAMES.into_iter().filter(move |&(_, flag)| flags.contains(flag));
+        let flags = match hit {
+            Hit::Tcp { flags, .. } => Some(names(flags).map(|(name, _)| name).collect()),
+            Hit::Udp { .. } => None,
+        };
+        let protocol = step.protocol.to_string();
+        Fields { source, destination, protocol, port: step.port, flags }.serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use knockd_core::config::Secret;
+    use knockd_core::{DoorId, Sequence};
+
+    use super::*;
+
+    fn packet(flags: TcpFlags) -> Packet {
+        let [source, destination] = ["192.0.2.7", "192.0.2.1"].map(|address| address.parse().unwrap());
+        Packet { source, destination, hit: Hit::Tcp { port: 9000, flags } }
+    }
+
+    fn doors() -> Vec<Door> {
+        vec![Door::new("ssh", Secret::Sequence("7000,8123,9000".parse::<Sequence>().unwrap()))]
+    }
+
+    fn told(sighting: Sighting, visibility: Visibility, kinds: &[EventKind]) -> Vec<String> {
+        let packet = packet(TcpFlags::SYN);
+        let of = |&kind| Event { source: packet.source, door: DoorId::new(0), kind };
+        let events: Vec<_> = kinds.iter().map(of).collect();
+        let doors = doors();
+        let notes = of_packet(&packet, sighting, visibility, events.iter(), &doors);
+        notes.iter().map(Note::to_string).collect()
+    }
+
+    #[test]
+    fn what_a_packet_did_is_told_in_the_words_of_the_log() {
+        let kinds = [EventKind::Stage(3), EventKind::Opened];
+        assert_eq!(told(Sighting::AtDoor, Visibility::Visible, &kinds), ["ssh: Stage 3", "ssh: OPEN SESAME"]);
+    }
+
+    #[test]
+    fn what_spoils_is_named_and_what_was_wanted_is_not() {
+        let told = told(Sighting::AtDoor, Visibility::Visible, &[EventKind::Spoiled(1)]);
+        assert_eq!(told, ["ssh: spoiled at stage 1 by 9000:tcp, which was not the next step"]);
+        let doors = doors();
+        for kind in
+            [EventKind::Spoiled(1), EventKind::TimedOut(1), EventKind::Stage(1), EventKind::Repeated(1)]
+        {
+            let packet = packet(TcpFlags::SYN);
+            let event = Event { source: packet.source, door: DoorId::new(0), kind };
+            let note = of_event(&event, &doors, Some(&packet));
+            let said = format!("{note} {}", serde_json::to_string(&note).unwrap());
+            assert!(!said.contains("8123"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_packet_that_did_nothing_has_a_reason() {
+        for (sighting, visibility, expected) in [
+            (Sighting::Elsewhere, Visibility::NoDoorsPort, "not seen: no door uses this port"),
+            (
+                Sighting::AtDoor,
+                Visibility::WrongFlags,
+                "not seen: the doors that use this port want other TCP flags",
+            ),
+            (Sighting::Ignored, Visibility::Visible, "ignored: it comes from a scanner"),
+        ] {
+            assert_eq!(told(sighting, visibility, &[]), [expected]);
+        }
+        assert!(told(Sighting::AtDoor, Visibility::Visible, &[])[0].starts_with("no effect"));
+        assert!(told(Sighting::Elsewhere, Visibility::NotWatched, &[])[0].contains("`Target`"));
+    }
+
+    #[test]
+    fn the_time_that_is_over_for_others_is_no_effect_of_the_packet() {
+        let packet = packet(TcpFlags::SYN);
+        let source = "192.0.2.99".parse().unwrap();
+        let event = Event { source, door: DoorId::new(0), kind: EventKind::TimedOut(1) };
+        let doors = doors();
+        let notes = of_packet(&packet, Sighting::AtDoor, Visibility::Visible, [event].iter(), &doors);
+        assert_eq!(notes.len(), 2);
+        assert_eq!(notes[1].what, What::NoEffect);
+    }
+
+    #[test]
+    fn a_packet_and_a_note_are_flat_objects_of_json() {
+        let text = serde_json::to_string(&Shown(&packet(TcpFlags::SYN.union(TcpFlags::ACK)))).unwrap();
+        assert_eq!(
+            text,
+            r#"{"source":"192.0.2.7","destination":"192.0.2.1","protocol":"tcp","port":9000,"flags":["syn","ack"]}"#
+        );
+        let event =
+            Event { source: "192.0.2.7".parse().unwrap(), door: DoorId::new(0), kind: EventKind::Stage(2) };
+        let text = serde_json::to_string(&of_event(&event, &doors(), None)).unwrap();
+        assert_eq!(text, r#"{"source":"192.0.2.7","door":"ssh","what":"stage","stage":2}"#);
+    }
+}

@@ -1,0 +1,257 @@
+//! The counters as a file in the text format of Prometheus, for a collector of such files.
+//!
+//! A thread of its own writes it: a slow or full disk holds up nobody else.
+
+use std::fmt;
+use std::fs::{self, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Weak;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use crate::capture::listener::Message;
+use crate::control::socket::Ask;
+use crate::control::{Reply, Request, Status};
+use crate::log::Line;
+
+/// How often the file is written.
+const INTERVAL: Duration = Duration::from_secs(15);
+
+/// A file that is kept up to date; dropping it removes it.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    path: PathBuf,
+    /// Dropping it ends the thread.
+    _wanted: Sender<()>,
+}
+
+impl Metrics {
+    /// Begins to write; the first part of `engine` answers requests, the second logs lines.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub(crate) fn start(path: PathBuf, engine: (Sender<Ask>, Sender<Message>)) -> anyhow::Result<Self> {
+        let (wanted, unwanted) = bounded(0);
+        let file = path.clone();
+        crate::system::spawn("metrics", move || keep_up_to_date(&file, &engine.0, &engine.1, &unwanted))?;
+        Ok(Self { path, _wanted: wanted })
+    }
+}
+
+impl Drop for Metrics {
+    fn drop(&mut self) {
+        // Old numbers would look like new ones.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn keep_up_to_date(path: &Path, asking: &Sender<Ask>, speak: &Sender<Message>, unwanted: &Receiver<()>) {
+    let mut is_failing = false;
+    loop {
+        let Some(status) = ask(asking) else { return };
+        let result = write(path, &Text(&status).to_string());
+        if let Err(error) = &result
+            && !is_failing
+        {
+            let text = format!("the metrics cannot be written to {}: {error}", path.display());
+            let _ = speak.send(Message::Line(Line::warning(text)));
+        }
+        is_failing = result.is_err();
+        if unwanted.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout) {
+            return;
+        }
+    }
+}
+
+/// The status, unless the daemon is ending.
+fn ask(asking: &Sender<Ask>) -> Option<Status> {
+    let (reply, replies) = bounded(1);
+    let ask = Ask { request: Request::Status {}, who: "metrics".to_owned(), reply, listening: Weak::new() };
+    asking.send(ask).ok()?;
+    match replies.recv() {
+        Ok(Reply::Status(status)) => Some(*status),
+        Ok(Reply::Done { .. } | Reply::Refused { .. } | Reply::Traced { .. }) | Err(_) => None,
+    }
+}
+
+/// Replaces the file as a whole, so that nobody reads half of it.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let mut file = tempfile::Builder::new()
+        .prefix(".knockd-")
+        .permissions(Permissions::from_mode(0o644))
+        .tempfile_in(directory)?;
+    file.write_all(text.as_bytes())?;
+    file.persist(path)?;
+    Ok(())
+}
+
+/// The status in the text format, version 0.0.4.
+struct Text<'a>(&'a Status);
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Status {
+            version, uptime, interfaces, doors, attempts, leases, counters, commands, health, ..
+        } = self.0;
+        let mut metric = |name: &str, kind: &str, help: &str, samples: &[(String, u64)]| {
+            writeln!(f, "# HELP knockd_{name} {help}\n# TYPE knockd_{name} {kind}")?;
+            samples.iter().try_for_each(|(labels, value)| writeln!(f, "knockd_{name}{labels} {value}"))
+        };
+        let one = |value: u64| [(String::new(), value)];
+        let size = |value: usize| one(u64::try_from(value).unwrap_or(u64::MAX));
+        let labelled = |name: &str, value: &str| format!("{{{name}=\"{}\"}}", escaped(value));
+        metric("info", "gauge", "The version of the daemon.", &[(labelled("version", version), 1)])?;
+        metric("uptime_seconds", "gauge", "How long ago the daemon was started.", &one(*uptime))?;
+        let up: Vec<_> = interfaces
+            .iter()
+            .map(|interface| (labelled("interface", &interface.name), u64::from(interface.up)))
+            .collect();
+        metric("interface_up", "gauge", "Interfaces that are listened to, and whether they are up.", &up)?;
+        metric("doors", "gauge", "Doors of the configuration.", &size(doors.len()))?;
+        metric("attempts", "gauge", "Attempts under way.", &size(attempts.total))?;
+        let states = [
+            ("starting", leases.starting),
+            ("open", leases.open),
+            ("closing", leases.closing),
+            ("retrying", leases.retrying),
+        ];
+        let states =
+            states.map(|(state, count)| (labelled("state", state), u64::try_from(count).unwrap_or(u64::MAX)));
+        metric("leases", "gauge", "Doors that are open for an address.", &states)?;
+        metric("commands_running", "gauge", "Start commands that are running.", &size(commands.starting))?;
+        metric("commands_waiting", "gauge", "Commands that wait for others.", &size(commands.waiting))?;
+        metric(
+            "filter_exact",
+            "gauge",
+            "Whether the kernel lets through only what is wanted.",
+            &one(health.filter_exact.into()),
+        )?;
+        metric(
+            "state_ok",
+            "gauge",
+            "Whether open doors can be remembered, if they have to be.",
+            &one(health.state_problem.is_none().into()),
+        )?;
+        for (name, help, value) in [
+            ("packets", "Packets that passed the filter in the kernel.", counters.packets),
+            ("packets_visible", "Packets that some door wanted to see.", counters.visible),
+            ("packets_dropped", "Packets that were lost before they could be read.", counters.dropped),
+            ("attempts_begun", "Attempts that have begun.", counters.attempts),
+            ("attempts_timed_out", "Attempts that took too long.", counters.timeouts),
+            ("attempts_spoiled", "Attempts that a wrong port has ended.", counters.spoiled),
+            (
+                "attempts_evicted",
+                "Attempts that were forgotten, since there were too many.",
+                counters.evicted,
+            ),
+            ("opens", "Knocks that opened a door.", counters.opens),
+            ("scanners", "Addresses that were recognised as scanners.", counters.scanners),
+            ("commands", "Commands that were run.", commands.run),
+            ("commands_failed", "Commands that have failed.", commands.failed),
+            ("closed", "Doors that were closed by their stop command.", commands.closed),
+            ("given_up", "Doors whose stop command has failed for good.", commands.given_up),
+        ] {
+            metric(&format!("{name}_total"), "counter", help, &one(value))?;
+        }
+        Ok(())
+    }
+}
+
+/// A label's value as it stands between quotes.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::tools::status::tests::example;
+
+    /// Reads the text format strictly (Prometheus, "Exposition formats") and returns the samples.
+    fn samples(text: &str) -> Vec<(String, u64)> {
+        let is_name = |name: &str| {
+            name.starts_with(|c: char| c.is_ascii_lowercase())
+                && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        };
+        let mut found = Vec::new();
+        let mut seen = BTreeSet::new();
+        let mut lines = text.strip_suffix('\n').unwrap().split('\n').peekable();
+        while let Some(help) = lines.next() {
+            let (name, help) = help.strip_prefix("# HELP ").unwrap().split_once(' ').unwrap();
+            assert!(is_name(name) && help.ends_with('.') && seen.insert(name.to_owned()), "{name}: {help}");
+            let kind = lines.next().unwrap().strip_prefix(&format!("# TYPE {name} ")).unwrap();
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{name}");
+            while let Some(line) = lines.next_if(|line| !line.starts_with('#')) {
+                let (sample, value) = line.rsplit_once(' ').unwrap();
+                let labels = sample.strip_prefix(name).unwrap();
+                if !labels.is_empty() {
+                    let label = labels.strip_prefix('{').and_then(|labels| labels.strip_suffix('}')).unwrap();
+                    let (label, value) = label.split_once("=\"").unwrap();
+                    let value = value.strip_suffix('"').unwrap();
+                    let unescaped = value.replace("\\\\", "").replace("\\\"", "").replace("\\n", "");
+                    assert!(is_name(label) && !unescaped.contains(['"', '\\', '\n']), "{line}");
+                }
+                found.push((sample.to_owned(), value.parse().unwrap()));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn the_text_is_what_prometheus_reads() {
+        let mut status = example();
+        if let Some(interface) = status.interfaces.first_mut() {
+            interface.name = "a\"b\\c\n".to_owned();
+        }
+        let samples = samples(&Text(&status).to_string());
+        let value = |name: &str| samples.iter().find(|(sample, _)| sample == name).map(|&(_, value)| value);
+        assert_eq!(value("knockd_packets_total"), Some(1204));
+        assert_eq!(value("knockd_leases{state=\"open\"}"), Some(1));
+        assert_eq!(value("knockd_interface_up{interface=\"wg0\"}"), Some(0));
+        assert_eq!(value("knockd_interface_up{interface=\"a\\\"b\\\\c\\n\"}"), Some(1));
+        assert_eq!(samples.iter().map(|(name, _)| name).collect::<BTreeSet<_>>().len(), samples.len());
+    }
+
+    #[test]
+    fn the_file_is_replaced_as_a_whole_and_a_directory_that_is_missing_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("knockd.prom");
+        for text in ["long text", "text"] {
+            write(&path, text).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        assert!(write(&directory.path().join("no/such"), "").is_err());
+    }
+
+    #[test]
+    fn a_problem_is_told_once_and_the_file_goes_when_it_is_not_wanted() {
+        let (asking, asks) = bounded::<Ask>(1);
+        let (speak, heard) = bounded(10);
+        std::thread::spawn(move || {
+            for ask in asks {
+                let _ = ask.reply.try_send(Reply::Status(Box::new(example())));
+            }
+        });
+        let _bad = Metrics::start("/no/such/file".into(), (asking.clone(), speak.clone())).unwrap();
+        let told = heard.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert!(matches!(told, Message::Line(_)), "{told:?}");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("knockd.prom");
+        let good = Metrics::start(path.clone(), (asking, speak)).unwrap();
+        let end = std::time::Instant::now() + Duration::from_secs(20);
+        while !path.exists() {
+            assert!(std::time::Instant::now() < end);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        drop(good);
+        assert!(!path.exists());
+    }
+}

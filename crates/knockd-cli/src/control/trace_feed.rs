@@ -1,0 +1,237 @@
+//! The feed of `knockd trace`: it tells what becomes of packets to those who listen, and never waits for them.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::sync::Weak;
+
+use crossbeam_channel::{Sender, TrySendError};
+use jiff::Zoned;
+use knockd_core::Packet;
+use serde::Serialize;
+
+use crate::control::Reply;
+use crate::control::explain::{Note, Shown};
+
+/// Those who listen.
+#[derive(Debug, Default)]
+pub(crate) struct Tracers {
+    all: Vec<Tracer>,
+}
+
+#[derive(Debug)]
+struct Tracer {
+    /// The only source that is of interest.
+    source: Option<IpAddr>,
+    to: Sender<Reply>,
+    /// Gone when nobody listens any more.
+    listening: Weak<()>,
+    /// How much could not be told, since he did not listen fast enough.
+    left_out: u64,
+}
+
+/// One line for programs; docs/json.md describes it.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Object<'a> {
+    Begin {
+        addresses: &'a [IpAddr],
+    },
+    Packet {
+        time: String,
+        #[serde(flatten)]
+        packet: Shown<'a>,
+        notes: &'a [&'a Note<'a>],
+    },
+    Note {
+        time: String,
+        #[serde(flatten)]
+        note: &'a Note<'a>,
+    },
+    LeftOut {
+        count: u64,
+    },
+}
+
+impl Tracers {
+    /// Whether nobody listens; then nothing has to be put into words.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Tells somebody from now on what happens to this source, or to all of them. `addresses` are those that are listened to.
+    pub(crate) fn add(
+        &mut self,
+        source: Option<IpAddr>,
+        to: Sender<Reply>,
+        listening: Weak<()>,
+        addresses: &[IpAddr],
+    ) {
+        self.all.retain(|tracer| tracer.listening.strong_count() > 0);
+        let list: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
+        let text = format!(
+            "Packets to {}, until Ctrl-C. Not seen here is what the filter in the kernel holds back: packets to other addresses and \
+             most of those to ports that no door uses. tcpdump sees them, and `knockd replay` says what became of them.",
+            if list.is_empty() { "no address at the moment".to_owned() } else { list.join(", ") }
+        );
+        let mut tracer = Tracer { source, to, listening, left_out: 0 };
+        if tracer.tell(&traced(&Object::Begin { addresses }, text)) {
+            self.all.push(tracer);
+        }
+    }
+
+    /// Tells what became of a packet.
+    pub(crate) fn tell_packet(&mut self, packet: &Packet, notes: &[Note<'_>]) {
+        let own = |source: Option<IpAddr>| {
+            notes.iter().filter(move |note| source.is_none_or(|source| source == note.source))
+        };
+        self.all.retain_mut(|tracer| {
+            if tracer.source.is_some_and(|source| source != packet.source) {
+                // What else happens to the source, such as being pushed out by somebody else's packet.
+                return own(tracer.source).all(|note| tracer.tell_note(note));
+            }
+            let notes: Vec<_> = own(tracer.source).collect();
+            let (time, clock) = now();
+            let mut text = format!("{clock} {}", Shown(packet));
+            for note in &notes {
+                // Writing to a string cannot fail.
+                let _ = if note.source == packet.source {
+                    write!(text, "\n    {note}")
+                } else {
+                    write!(text, "\n    {}: {note}", note.source)
+                };
+            }
+            tracer.tell(&traced(&Object::Packet { time, packet: Shown(packet), notes: &notes }, text))
+        });
+    }
+
+    /// Tells what happened to a source.
+    pub(crate) fn tell_note(&mut self, note: &Note<'_>) {
+        self.all.retain_mut(|tracer| {
+            tracer.source.is_some_and(|source| source != note.source) || tracer.tell_note(note)
+        });
+    }
+}
+
+impl Tracer {
+    /// Says whether he still listens.
+    fn tell_note(&mut self, note: &Note<'_>) -> bool {
+        let (time, clock) = now();
+        let text = format!("{clock} {}: {note}", note.source);
+        self.tell(&traced(&Object::Note { time, note }, text))
+    }
+
+    /// Says whether he still listens. What he has no room for is counted.
+    fn tell(&mut self, told: &Reply) -> bool {
+        if self.left_out > 0 {
+            let count = self.left_out;
+            let text = format!("here {count} packets or notes are left out, they came too fast");
+            match self.to.try_send(traced(&Object::LeftOut { count }, text)) {
+                Ok(()) => self.left_out = 0,
+                Err(error) => return self.note_failure(&error),
+            }
+        }
+        self.to.try_send(told.clone()).map_or_else(|error| self.note_failure(&error), |()| true)
+    }
+
+    fn note_failure(&mut self, error: &TrySendError<Reply>) -> bool {
+        self.left_out += 1;
+        error.is_full()
+    }
+}
+
+fn traced(object: &Object<'_>, text: String) -> Reply {
+    // Its keys are strings and it is written to memory, so it can be written.
+    Reply::Traced { event: serde_json::to_value(object).unwrap_or_default(), text }
+}
+
+/// The time for programs, and for people.
+fn now() -> (String, String) {
+    let now = Zoned::now();
+    (now.timestamp().to_string(), now.strftime("%H:%M:%S%.3f").to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crossbeam_channel::{Receiver, bounded};
+    use knockd_core::Hit;
+
+    use super::*;
+    use crate::control::explain::What;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn packet(source: &str) -> Packet {
+        Packet { source: address(source), destination: address("192.0.2.1"), hit: Hit::Udp { port: 7101 } }
+    }
+
+    fn note(source: &str, stage: u8) -> Note<'static> {
+        Note { source: address(source), door: Some("ssh"), what: What::Stage { stage } }
+    }
+
+    fn listener(tracers: &mut Tracers, source: Option<&str>, room: usize) -> (Receiver<Reply>, Arc<()>) {
+        let (to, told) = bounded(room);
+        let listening = Arc::new(());
+        tracers.add(source.map(address), to, Arc::downgrade(&listening), &[address("192.0.2.1")]);
+        let begin = told.try_recv().unwrap();
+        assert!(matches!(begin, Reply::Traced { text, .. } if text.starts_with("Packets to 192.0.2.1, ")));
+        (told, listening)
+    }
+
+    /// What was told, without the time.
+    fn texts(told: &Receiver<Reply>) -> Vec<String> {
+        let text = |reply| match reply {
+            Reply::Traced { text, event } => {
+                assert!(event["type"].is_string(), "{event}");
+                text.split_once(' ').unwrap().1.to_owned()
+            }
+            other => panic!("{other:?}"),
+        };
+        told.try_iter().map(text).collect()
+    }
+
+    #[test]
+    fn each_listener_is_told_about_his_source() {
+        let mut tracers = Tracers::default();
+        let (all, _all) = listener(&mut tracers, None, 10);
+        let (one, _one) = listener(&mut tracers, Some("192.0.2.7"), 10);
+        tracers.tell_packet(&packet("192.0.2.7"), &[note("192.0.2.7", 1)]);
+        tracers.tell_packet(&packet("192.0.2.8"), &[note("192.0.2.8", 1), note("192.0.2.7", 2)]);
+        tracers.tell_note(&note("192.0.2.9", 3));
+        let first = "192.0.2.7 to 192.0.2.1, 7101:udp\n    ssh: Stage 1";
+        assert_eq!(texts(&one), [first, "192.0.2.7: ssh: Stage 2"]);
+        let second = "192.0.2.8 to 192.0.2.1, 7101:udp\n    ssh: Stage 1\n    192.0.2.7: ssh: Stage 2";
+        assert_eq!(texts(&all), [first, second, "192.0.2.9: ssh: Stage 3"]);
+    }
+
+    #[test]
+    fn what_a_slow_listener_misses_is_counted_and_told() {
+        let mut tracers = Tracers::default();
+        let (told, _listening) = listener(&mut tracers, None, 2);
+        for stage in 1..=5 {
+            tracers.tell_note(&note("192.0.2.7", stage));
+        }
+        assert_eq!(texts(&told).len(), 2);
+        tracers.tell_note(&note("192.0.2.7", 6));
+        assert_eq!(
+            texts(&told),
+            ["3 packets or notes are left out, they came too fast", "192.0.2.7: ssh: Stage 6"]
+        );
+    }
+
+    #[test]
+    fn who_has_gone_is_forgotten() {
+        let mut tracers = Tracers::default();
+        let (told, listening) = listener(&mut tracers, None, 2);
+        drop(told);
+        tracers.tell_note(&note("192.0.2.7", 1));
+        assert!(tracers.is_empty());
+        let (_told, gone) = listener(&mut tracers, None, 2);
+        drop((gone, listening));
+        let (_other, _here) = listener(&mut tracers, None, 2);
+        assert_eq!(tracers.all.len(), 1, "nothing has happened, and yet");
+    }
+}

@@ -1,0 +1,74 @@
+//! The daemon: its start, the loop around the core, reloads, signals, the service manager and the pid file.
+//!
+//! It owns all state and joins the other folders, so it may know all of them but the tools; none of them knows it.
+
+mod engine;
+mod guard;
+mod pid_file;
+mod service_manager;
+mod setup;
+mod startup;
+
+use anyhow::Context;
+use crossbeam_channel::Receiver;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use self::engine::Engine;
+use self::pid_file::PidFile;
+use self::setup::Setup;
+use self::startup::Prepared;
+use crate::args::Args;
+use crate::log::{Destinations, Level, Line, Log, complain};
+use crate::system::spawn;
+
+/// Runs the daemon until a signal ends it.
+///
+/// It starts the program that it is part of once more for each interface, as [`crate::capture::decoder::NAME`]; that has to call
+/// [`crate::capture::decoder::run`] then, before anything else.
+///
+/// With `-d` this returns only in the background process; the foreground one has exited with status 0.
+///
+/// # Errors
+/// When the configuration is missing or wrong, when the interface does not exist, or when capturing is not permitted.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let level = if args.debug { log::LevelFilter::Debug } else { log::LevelFilter::Off };
+    let mut debugging = env_logger::Builder::new();
+    debugging.filter_level(level).parse_default_env().target(env_logger::Target::Stdout).init();
+    let directory = std::env::current_dir().context("cannot find the current directory")?;
+    let setup = Setup::load(&args, &directory, None)?;
+    for warning in &setup.warnings {
+        complain(warning, Level::Warning);
+    }
+    let prepared = Prepared::new(args, directory, setup)?;
+    let Prepared { args, setup, .. } = &prepared;
+    let destinations = Destinations::open(&setup.log_settings(args));
+    // Everything that can fail has failed by now, while there is a terminal to say so and no thread that a fork would lose.
+    if args.daemon {
+        nix::unistd::daemon(false, false).context("cannot go to the background")?;
+    }
+    let pid_file = args.daemon.then(|| PidFile::write(&setup.pid_file)).transpose();
+    let log = Log::new(destinations, args.lookup)?;
+    let pid_file = pid_file.unwrap_or_else(|error| {
+        log.write(&Line::warning(format!("could not create pid file {error}")));
+        None
+    });
+    let signals = signals()?;
+    Engine::start(prepared, log)?.run(&signals);
+    drop(pid_file);
+    Ok(())
+}
+
+/// Catches the signals that the daemon answers to.
+fn signals() -> anyhow::Result<Receiver<i32>> {
+    let (caught, signals) = crossbeam_channel::unbounded();
+    let mut incoming = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("cannot catch signals")?;
+    spawn("signals", move || {
+        for signal in incoming.forever() {
+            if caught.send(signal).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(signals)
+}

@@ -1,0 +1,124 @@
+//! What the command line and the files it names say together, checked whole before anything is changed.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use knockd_capture::interfaces;
+use knockd_core::config::{Commands, Door, Options, Secret};
+use knockd_core::{Config, DoorId};
+
+use crate::args::Args;
+use crate::capture::selection::Selection;
+use crate::leases::one_time_file::OneTimeFile;
+use crate::log;
+use crate::system::config_file::{self, ConfigFileError, check_access, parse, read};
+
+/// A usable configuration with everything that depends on the command line decided.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) doors: Vec<Door>,
+    pub(crate) options: Options,
+    /// What is doubtful about the configuration, drawn with colours.
+    pub(crate) warnings: Vec<String>,
+    /// The files of the doors with one-time sequences.
+    pub(crate) one_time: HashMap<DoorId, OneTimeFile>,
+    pub(crate) config_path: PathBuf,
+    pub(crate) selection: Selection,
+    /// Whether nobody has said which interfaces are meant.
+    pub(crate) is_default_selection: bool,
+    /// Whether interfaces that do not exist yet are waited for.
+    pub(crate) waits: bool,
+    pub(crate) log_file: Option<PathBuf>,
+    pub(crate) pid_file: PathBuf,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) control_socket: Option<PathBuf>,
+    pub(crate) metrics: Option<PathBuf>,
+}
+
+/// Why the daemon cannot run as the command line and the configuration want it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SetupError {
+    #[error(transparent)]
+    Config(#[from] ConfigFileError),
+    #[error("door {door}: cannot read and write the file of one-time sequences {}", path.display())]
+    OneTime { door: String, path: PathBuf, source: io::Error },
+}
+
+impl Setup {
+    /// Reads the configuration and the one-time files; relative paths start at `directory`. When it does not say which
+    /// interfaces are meant, those stay that were meant `before` for the same reason.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or when the configuration is wrong.
+    pub(crate) fn load(args: &Args, directory: &Path, before: Option<&Self>) -> Result<Self, SetupError> {
+        let config_path = directory.join(&args.config);
+        let text = read(&config_path)?;
+        let mut warnings: Vec<String> = check_access(&config_path)?.into_iter().collect();
+        let parsed = parse(&config_path, &text)?;
+        warnings
+            .extend(parsed.warnings.iter().map(|warning| config_file::draw(&config_path, &text, warning)));
+        let Config { options, doors } = parsed.config;
+        let mut one_time = HashMap::new();
+        for (index, door) in doors.iter().enumerate() {
+            if let Secret::OneTime(path) = &door.secret {
+                let path = directory.join(path);
+                warnings.extend(check_access(&path)?);
+                let file = OneTimeFile::open(path.clone()).map_err(|source| SetupError::OneTime {
+                    door: door.name.clone(),
+                    path,
+                    source,
+                })?;
+                one_time.insert(DoorId::new(index), file);
+            }
+        }
+        let in_directory = |path: &Path| directory.join(path);
+        let interface = args.interface.as_deref().or(options.interface.as_deref());
+        let configured = interface.and_then(Selection::parse);
+        let is_default_selection = configured.is_none();
+        let kept = before.filter(|before| before.is_default_selection).map(|before| before.selection.clone());
+        let selection = configured.or(kept).unwrap_or_else(|| {
+            let (selection, warning) = Selection::by_default(&interfaces());
+            warnings.extend(warning);
+            selection
+        });
+        let log_file = options.log_file.as_deref().map(Path::new).or(args.logfile.as_deref());
+        let pid_file = options.pid_file.as_deref().map(Path::new).or(args.pidfile.as_deref());
+        Ok(Self {
+            selection,
+            is_default_selection,
+            waits: args.wait || options.wait_interface,
+            log_file: log_file.map(in_directory),
+            pid_file: in_directory(pid_file.unwrap_or(Path::new("/var/run/knockd.pid"))),
+            state_dir: in_directory(Path::new(&options.state_dir)),
+            control_socket: options.control_socket.as_deref().map(Path::new).map(in_directory),
+            metrics: options.metrics.as_deref().map(Path::new).map(in_directory),
+            doors,
+            options,
+            warnings,
+            one_time,
+            config_path,
+        })
+    }
+
+    /// Whether open doors are to be remembered: a container without a writable directory needs none as long as no door has
+    /// anything to undo.
+    pub(crate) fn needs_state(&self) -> bool {
+        self.doors.iter().any(|door| door.stop != Commands::default()) || self.state_dir.exists()
+    }
+
+    /// Where log lines go.
+    pub(crate) fn log_settings(&self, args: &Args) -> log::Settings {
+        log::Settings {
+            file: self.log_file.clone(),
+            use_syslog: self.options.use_syslog,
+            format: self.options.log_format,
+            verbose: args.verbose,
+        }
+    }
+
+    /// The name of a door, for the log.
+    pub(crate) fn door_name(&self, door: DoorId) -> &str {
+        self.doors.get(door.index()).map_or("?", |door| &door.name)
+    }
+}

@@ -1,0 +1,10 @@
+//! What an open door asks of the system: leases and used sequences on disk, start and stop commands.
+//!
+//! The core decides; here its effects are carried out. It knows the disk, processes and the log, and nothing of packets.
+
+pub(crate) mod commands;
+pub(crate) mod executor;
+pub(crate) mod one_time_file;
+pub(crate) mod programs;
+pub mod store;
+pub(crate) mod writer;

@@ -1,0 +1,404 @@
+//! Leases on disk: one small readable file each, so that nothing can tear and a person can look.
+
+use std::fmt::Write as _;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read as _, Write as _};
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use knockd_core::{LeaseId, LeaseKey, LeaseRecord};
+use nix::libc;
+
+use crate::system::clock::Clock;
+
+/// The first line of every file.
+const HEADER: &str = "# knockd lease, version 1";
+/// The last line, which only a complete file has.
+const FOOTER: &str = "# end";
+/// What the name of a lease's file ends in.
+const SUFFIX: &str = ".lease";
+/// What the name of one begins with until it is written.
+const UNFINISHED: &str = "new-";
+
+/// The pause before another try to lock the directory; the second one is twice as long.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// A lease as it is stored. The identity of the lease is the name of its file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoredLease {
+    /// What the lease is to its knocker.
+    pub key: LeaseKey,
+    /// For how long a door is opened.
+    pub cmd_timeout: Duration,
+    /// When the stop command is due, since the Unix epoch, in milliseconds.
+    pub until: Duration,
+    /// Whether the start command has failed.
+    pub failed: bool,
+}
+
+impl StoredLease {
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    /// When anything is missing, twice or wrong.
+    pub fn parse(text: &[u8]) -> anyhow::Result<Self> {
+        let text = std::str::from_utf8(text).context("it is not UTF-8 text")?;
+        let body = text.strip_prefix(HEADER).and_then(|text| text.strip_prefix('\n'));
+        let body = body.context("the first line is not that of a lease")?;
+        let body = body.strip_suffix('\n').and_then(|text| text.strip_suffix(FOOTER));
+        let mut lines = body.context("the last line is missing")?.split_terminator('\n');
+        let mut value = |name: &str| {
+            let line = lines.next().with_context(|| format!("`{name}` is missing"))?;
+            let value = line.strip_prefix(name).and_then(|rest| rest.strip_prefix(" = "));
+            value.with_context(|| format!("{line:?} stands where `{name}` should"))
+        };
+        let door = value("door")?.to_owned();
+        let source: IpAddr = value("source")?.parse().context("`source` is no address")?;
+        let milliseconds = |text: &str| text.parse().map(Duration::from_millis);
+        let until = milliseconds(value("until")?).context("`until` is no number")?;
+        let cmd_timeout = milliseconds(value("cmd_timeout")?).context("`cmd_timeout` is no number")?;
+        let failed = value("failed")?.parse().context("`failed` is neither true nor false")?;
+        let start = value("start_command")?.to_owned();
+        let stop = value("stop_command")?.to_owned();
+        ensure!(!stop.trim().is_empty(), "`stop_command` is empty");
+        ensure!(![&door, &start, &stop].iter().any(|text| text.contains('\0')), "there is a zero byte in it");
+        ensure!(lines.next().is_none(), "there is more in it than belongs there");
+        Ok(Self { key: LeaseKey { door, source, start, stop }, cmd_timeout, until, failed })
+    }
+
+    /// Writes the text that [`Self::parse`] reads.
+    pub fn to_text(&self) -> String {
+        let LeaseKey { door, source, start, stop } = &self.key;
+        let mut text = format!("{HEADER}\n");
+        // Writing to a string cannot fail, and none of the values has a line end: they come from lines.
+        for (name, value) in [
+            ("door", door),
+            ("source", &source.to_string()),
+            ("until", &self.until.as_millis().to_string()),
+            ("cmd_timeout", &self.cmd_timeout.as_millis().to_string()),
+            ("failed", &self.failed.to_string()),
+            ("start_command", start),
+            ("stop_command", stop),
+        ] {
+            let _ = writeln!(text, "{name} = {value}");
+        }
+        text + FOOTER + "\n"
+    }
+}
+
+/// The state directory of this daemon, which no other daemon uses at the same time.
+#[derive(Debug)]
+pub(crate) struct LeaseStore {
+    path: PathBuf,
+    clock: Clock,
+    /// Holds the lock.
+    _lock: File,
+}
+
+/// What was found in a state directory.
+#[derive(Debug)]
+pub(crate) struct Restored {
+    pub(crate) records: Vec<LeaseRecord>,
+    /// The highest number that any file has, those included that are kept for a person to look at.
+    pub(crate) last_id: LeaseId,
+    /// What could not be read, in words.
+    pub(crate) problems: Vec<String>,
+}
+
+impl Default for Restored {
+    fn default() -> Self {
+        Self { records: Vec::new(), last_id: LeaseId(0), problems: Vec::new() }
+    }
+}
+
+impl LeaseStore {
+    /// Opens the directory, making it if need be, readable for its owner only.
+    ///
+    /// # Errors
+    /// When it cannot be made, locked or written, or when others may write to it: what stands in it will be executed.
+    pub(crate) fn open(path: PathBuf, clock: Clock) -> anyhow::Result<Self> {
+        let in_path = || format!("the state directory {} cannot be used", path.display());
+        let opened = (|| {
+            DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+            let metadata = fs::metadata(&path)?;
+            let user = nix::unistd::geteuid().as_raw();
+            if metadata.uid() != user && metadata.uid() != 0 {
+                bail!("it belongs to another user (it should belong to user {user})");
+            }
+            if metadata.mode() & 0o022 != 0 {
+                bail!(
+                    "others can write to it, and what stands in it is executed: look at its files, then chmod 700 {}",
+                    path.display()
+                );
+            }
+            if metadata.mode() & 0o077 != 0 {
+                fs::set_permissions(&path, Permissions::from_mode(0o700))
+                    .context("others may look into it, and that cannot be changed")?;
+            }
+            let lock = File::create(path.join("lock"))?;
+            // A process that a daemon was just starting when it was killed holds its files for a moment.
+            let is_ours = (0..9).any(|round| {
+                std::thread::sleep(LOOK_AGAIN * round);
+                lock.try_lock().is_ok()
+            });
+            if !is_ours {
+                bail!("another knockd uses it; give each a `LeaseStore` of its own");
+            }
+            remove_unfinished(&path)?;
+            Ok(lock)
+        })();
+        let lock = opened.with_context(in_path)?;
+        Ok(Self { path, clock, _lock: lock })
+    }
+
+    /// Reads all leases. A file that cannot be read is renamed, so that it is kept and not met again.
+    pub(crate) fn restore(&self) -> Restored {
+        let mut restored = Restored::default();
+        let entries = match fs::read_dir(&self.path) {
+            Ok(entries) => entries,
+            Err(error) => {
+                restored.problems.push(format!("{}: {error}", self.path.display()));
+                return restored;
+            }
+        };
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            let number = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok()).map(LeaseId);
+            restored.last_id = restored.last_id.max(number.unwrap_or(LeaseId(0)));
+            let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(SUFFIX)) else {
+                continue;
+            };
+            match name
+                .parse()
+                .context("its name is not a number")
+                .and_then(|id| self.read(&path, LeaseId(id)))
+            {
+                Ok(record) => restored.records.push(record),
+                Err(error) => {
+                    let kept = path.with_extension("damaged");
+                    let moved = match fs::rename(&path, &kept) {
+                        Ok(()) => format!("it is kept as {}", kept.display()),
+                        Err(error) => format!("it cannot be renamed: {error}"),
+                    };
+                    restored.problems.push(format!("{}: {error:#}; {moved}", path.display()));
+                }
+            }
+        }
+        restored.records.sort_by_key(|record| record.id);
+        restored
+    }
+
+    /// Writes a lease to disk, but for the name of its file: that is sure only after [`Self::sync`].
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn store(&self, record: &LeaseRecord) -> io::Result<()> {
+        let stored = StoredLease {
+            key: record.key.clone(),
+            cmd_timeout: record.cmd_timeout,
+            until: self.clock.unix_time(record.until),
+            failed: record.failed,
+        };
+        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.path)?;
+        file.write_all(stored.to_text().as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist(self.path_of(record.id))?;
+        Ok(())
+    }
+
+    /// Makes sure on disk which files there are.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+
+    /// Removes a lease.
+    ///
+    /// # Errors
+    /// When it cannot be removed; one that is not there is no error.
+    pub(crate) fn forget(&self, id: LeaseId) -> io::Result<()> {
+        match fs::remove_file(self.path_of(id)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps a lease for a person to look at, under a name that is not read again.
+    ///
+    /// # Errors
+    /// When it cannot be renamed; one that is not there is no error.
+    pub(crate) fn set_aside(&self, id: LeaseId) -> io::Result<()> {
+        let path = self.path_of(id);
+        match fs::rename(&path, path.with_extension("failed")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn path_of(&self, id: LeaseId) -> PathBuf {
+        self.path.join(format!("{}{SUFFIX}", id.0))
+    }
+
+    fn read(&self, path: &Path, id: LeaseId) -> anyhow::Result<LeaseRecord> {
+        let mut file =
+            OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+        let metadata = file.metadata()?;
+        let user = nix::unistd::geteuid().as_raw();
+        ensure!(metadata.is_file() && [user, 0].contains(&metadata.uid()), "it is no file of this user");
+        ensure!(metadata.mode() & 0o022 == 0, "others can write to it");
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        let StoredLease { key, cmd_timeout, until, failed } = StoredLease::parse(&text)?;
+        Ok(LeaseRecord { id, key, cmd_timeout, until: self.clock.moment(until, cmd_timeout), failed })
+    }
+}
+
+/// Removes what a daemon was writing when it died.
+fn remove_unfinished(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn record(id: u64, seconds: u64) -> LeaseRecord {
+        let key = LeaseKey {
+            door: "ssh door".to_owned(),
+            source: "2001:db8::1".parse().unwrap(),
+            start: "open = 1 # x".to_owned(),
+            stop: "close 2001:db8::1".to_owned(),
+        };
+        let until = knockd_core::Timestamp::new(Duration::from_secs(seconds));
+        LeaseRecord { id: LeaseId(id), key, cmd_timeout: Duration::from_secs(60), until, failed: false }
+    }
+
+    fn open(directory: &tempfile::TempDir) -> LeaseStore {
+        LeaseStore::open(directory.path().join("state"), Clock::start()).unwrap()
+    }
+
+    fn names(state: &LeaseStore) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(&state.path)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_is_stored_is_restored_until_it_is_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = open(&directory);
+        for id in [7, 3] {
+            state.store(&record(id, 30)).unwrap();
+        }
+        state.sync().unwrap();
+        drop(state);
+        let state = open(&directory);
+        let restored = state.restore();
+        assert_eq!(restored.problems, Vec::<String>::new());
+        assert_eq!(restored.records.iter().map(|record| record.id.0).collect::<Vec<_>>(), [3, 7]);
+        assert_eq!(restored.records[0].key, record(3, 30).key);
+        let left = restored.records[0].until.since(state.clock.now());
+        assert!(left > Duration::from_secs(25) && left <= Duration::from_secs(30), "{left:?}");
+        state.forget(LeaseId(3)).unwrap();
+        state.forget(LeaseId(3)).unwrap();
+        assert_eq!(names(&state), ["7.lease", "lock"]);
+    }
+
+    #[test]
+    fn a_lease_lasts_no_longer_than_its_time_even_if_the_clock_was_set_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = open(&directory);
+        state.store(&record(1, 1_000_000)).unwrap();
+        let left = state.restore().records[0].until.since(state.clock.now());
+        assert!(left <= Duration::from_secs(60), "{left:?}");
+    }
+
+    #[test]
+    fn damaged_files_are_kept_under_another_name_and_reported() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = open(&directory);
+        state.store(&record(1, 30)).unwrap();
+        let whole = fs::read(state.path_of(LeaseId(1))).unwrap();
+        fs::write(state.path_of(LeaseId(2)), &whole[..whole.len() - 3]).unwrap();
+        fs::write(state.path.join("three.lease"), &whole).unwrap();
+        symlink(state.path_of(LeaseId(1)), state.path_of(LeaseId(3))).unwrap();
+        fs::write(state.path_of(LeaseId(4)), &whole).unwrap();
+        fs::set_permissions(state.path_of(LeaseId(4)), Permissions::from_mode(0o666)).unwrap();
+        let restored = state.restore();
+        assert_eq!((restored.records.len(), restored.problems.len()), (1, 4), "{restored:?}");
+        assert_eq!(
+            names(&state),
+            ["1.lease", "2.damaged", "3.damaged", "4.damaged", "lock", "three.damaged"]
+        );
+        let again = state.restore();
+        assert_eq!(
+            (again.problems.len(), again.last_id),
+            (0, LeaseId(4)),
+            "their numbers are not used again"
+        );
+    }
+
+    #[test]
+    fn what_was_being_written_when_a_daemon_died_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = open(&directory);
+        fs::write(state.path.join("new-abc"), "half of it").unwrap();
+        drop(state);
+        assert_eq!(names(&open(&directory)), ["lock"]);
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_to_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        for mode in [0o770, 0o702] {
+            fs::create_dir(&path).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            let error = LeaseStore::open(path.clone(), Clock::start()).unwrap_err();
+            assert!(format!("{error:#}").contains("others can write to it"), "{error:#}");
+            fs::remove_dir(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn no_truncation_of_a_file_is_read_as_a_lease() {
+        let stored = StoredLease {
+            key: record(1, 1).key,
+            cmd_timeout: Duration::ZERO,
+            until: Duration::ZERO,
+            failed: true,
+        };
+        let text = stored.to_text();
+        assert_eq!(StoredLease::parse(text.as_bytes()).unwrap(), stored);
+        for length in 0..text.len() {
+            assert!(StoredLease::parse(&text.as_bytes()[..length]).is_err(), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn two_daemons_do_not_share_a_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let _first = open(&directory);
+        let error = LeaseStore::open(directory.path().join("state"), Clock::start()).unwrap_err();
+        assert!(format!("{error:#}").ends_with("give each a `LeaseStore` of its own"), "{error:#}");
+    }
+}

@@ -1,0 +1,207 @@
+//! The log: lines go to a file, to the system log and to the terminal, for people or for programs.
+
+mod host_names;
+mod journal;
+mod line;
+pub(crate) mod output;
+pub(crate) mod rate_limiter;
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Stderr, Stdout, Write};
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use crossbeam_channel::{Receiver, Sender};
+use jiff::Zoned;
+use knockd_core::config::LogFormat;
+
+use self::host_names::HostNames;
+use self::journal::{Journal, prefixed};
+use self::line::Terminal;
+pub(crate) use self::line::{Level, Line};
+use self::output::{Output, SystemLog};
+
+/// How long a line waits for a host name.
+const NAME_WAIT: Duration = Duration::from_secs(2);
+
+/// How many lines wait for names; when there are more, they stop waiting.
+const QUEUE: usize = 1024;
+
+/// What the command line and the configuration ask of the log.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) use_syslog: bool,
+    pub(crate) format: LogFormat,
+    /// Whether stdout gets the lines that 0.8 shows with `-v`.
+    pub(crate) verbose: bool,
+}
+
+/// Where lines go.
+#[derive(Debug)]
+pub(crate) struct Destinations {
+    stdout: Output<Stdout>,
+    stderr: Output<Stderr>,
+    file: Option<File>,
+    system_log: Option<SystemLog>,
+    verbose: bool,
+    format: LogFormat,
+    journal: Journal,
+}
+
+/// Writes lines, with host names if asked to, and never makes the caller wait for one.
+#[derive(Debug)]
+pub(crate) enum Log {
+    /// Lines are written by whoever logs them.
+    Direct(Destinations),
+    /// Lines wait for their names in order.
+    Named { names: HostNames, entries: Sender<Entry>, writer: JoinHandle<()> },
+}
+
+/// What the writer of a [`Log::Named`] gets.
+#[derive(Debug)]
+pub(crate) enum Entry {
+    Line { time: Box<Zoned>, line: Box<Line>, name: Option<Receiver<String>>, until: Instant },
+    Destinations(Destinations),
+}
+
+impl Log {
+    /// Makes a log; with `lookup` it starts threads.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub(crate) fn new(destinations: Destinations, lookup: bool) -> anyhow::Result<Self> {
+        if !lookup {
+            return Ok(Self::Direct(destinations));
+        }
+        let (entries, incoming) = crossbeam_channel::bounded(QUEUE);
+        let writer = std::thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || write_named(destinations, &incoming))
+            .context("cannot start the log thread")?;
+        Ok(Self::Named { names: HostNames::start()?, entries, writer })
+    }
+
+    pub(crate) fn write(&self, line: &Line) {
+        match self {
+            Self::Direct(destinations) => destinations.write(&Zoned::now(), line, None),
+            Self::Named { names, entries, .. } => {
+                let source = line.facts.source.filter(|_| line.is_about_knocker);
+                let name = source.map(|source| names.ask(source));
+                let until = Instant::now() + NAME_WAIT;
+                let entry = Entry::Line { time: Zoned::now().into(), line: line.clone().into(), name, until };
+                // A full queue is emptied without waiting for names, so this waits for the disk at most.
+                let _ = entries.send(entry);
+            }
+        }
+    }
+
+    /// Writes to other places from now on.
+    pub(crate) fn redirect(&mut self, to: Destinations) {
+        match self {
+            Self::Direct(destinations) => *destinations = to,
+            Self::Named { entries, .. } => {
+                let _ = entries.send(Entry::Destinations(to));
+            }
+        }
+    }
+
+    /// Writes what is still waiting.
+    pub(crate) fn finish(self) {
+        if let Self::Named { entries, writer, .. } = self {
+            drop(entries);
+            // A panic in the writer has already ended the process.
+            let _ = writer.join();
+        }
+    }
+}
+
+fn write_named(mut destinations: Destinations, incoming: &Receiver<Entry>) {
+    for entry in incoming {
+        match entry {
+            Entry::Destinations(to) => destinations = to,
+            Entry::Line { time, line, name, until } => {
+                let until = if incoming.is_full() { Instant::now() } else { until };
+                let name = name.and_then(|name| name.recv_deadline(until).ok());
+                destinations.write(&time, &line, name.as_deref());
+            }
+        }
+    }
+}
+
+impl Destinations {
+    /// Opens what the command line and the configuration ask for. A log file that cannot be opened is reported to the
+    /// others and left out.
+    pub(crate) fn open(settings: &Settings) -> Self {
+        let mut destinations = Self {
+            stdout: Output::new(io::stdout()),
+            stderr: Output::new(io::stderr()),
+            file: None,
+            system_log: settings.use_syslog.then(SystemLog::default),
+            verbose: settings.verbose,
+            format: settings.format,
+            journal: Journal::find(),
+        };
+        if let Some(path) = &settings.file {
+            match OpenOptions::new().create(true).append(true).open(path) {
+                Ok(file) => destinations.file = Some(file),
+                Err(error) => {
+                    let text = format!("cannot open the log file {}: {error}", path.display());
+                    destinations.write(&Zoned::now(), &Line::warning(text), None);
+                }
+            }
+        }
+        destinations
+    }
+
+    /// Writes a line everywhere. A full disk or a closed terminal loses the line there and nothing else.
+    fn write(&self, time: &Zoned, line: &Line, name: Option<&str>) {
+        let knocker = match (line.facts.source.filter(|_| line.is_about_knocker), name) {
+            (Some(source), Some(name)) => format!("{source} ({name}): "),
+            (Some(source), None) => format!("{source}: "),
+            (None, _) => String::new(),
+        };
+        let text = line.text.as_ref().map(|text| format!("{knocker}{text}"));
+        let shown = match &line.terminal {
+            Terminal::VerboseAs(shown) => shown,
+            _ => text.as_deref().unwrap_or_default(),
+        };
+        let level = line.facts.level;
+        // A program that reads the terminal gets what stands in the file.
+        let as_json = || line.to_json(time, name, text.as_deref().unwrap_or(shown));
+        let shown = |is_journal| match self.format {
+            LogFormat::Classic => prefixed(shown, level, is_journal),
+            LogFormat::Json => prefixed(&as_json(), level, is_journal),
+        };
+        match &line.terminal {
+            Terminal::Verbose | Terminal::VerboseAs(_) if self.verbose => {
+                self.stdout.write_line(&shown(self.journal.stdout));
+            }
+            Terminal::Stderr => self.stderr.write_line(&shown(self.journal.stderr)),
+            _ => {}
+        }
+        let Some(text) = &text else { return };
+        if let Some(file) = &self.file {
+            let entry = match self.format {
+                LogFormat::Classic => format!("[{}] {text}\n", time.strftime("%Y-%m-%d %H:%M")),
+                LogFormat::Json => as_json() + "\n",
+            };
+            let _ = (&mut &*file).write_all(entry.as_bytes());
+        }
+        if let Some(system_log) = &self.system_log {
+            system_log.write_line(time, text);
+        }
+    }
+}
+
+/// Says on standard error why the program ends; it may be closed, then the exit status still tells.
+pub fn complain_of(error: &anyhow::Error) {
+    complain(&format!("knockd: {error:#}"), Level::Error);
+}
+
+pub(crate) fn complain(text: &str, level: Level) {
+    let text = prefixed(text, level, Journal::find().stderr);
+    let _ = writeln!(anstream::stderr(), "{text}");
+}

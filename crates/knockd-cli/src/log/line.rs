@@ -1,0 +1,301 @@
+//! One line of the log: what it says to people, as knockd 0.8 does, and to programs.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use jiff::Zoned;
+use knockd_core::{EventKind, Full, LeaseKey, Run};
+use serde::{Serialize, Serializer};
+
+use crate::leases::commands::Outcome;
+
+/// How much a line matters, as syslog(3) numbers it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Level {
+    Error = 3,
+    Warning = 4,
+    Notice = 5,
+}
+
+impl Serialize for Level {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Notice => "notice",
+        })
+    }
+}
+
+/// One line, and where it goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Line {
+    pub(super) facts: Facts,
+    /// Whether the knocker's address (and name) stands in front.
+    pub(super) is_about_knocker: bool,
+    /// What goes to the log file and the system log behind it.
+    pub(super) text: Option<String>,
+    pub(super) terminal: Terminal,
+}
+
+/// What a program wants to know beside the text.
+#[derive(Serialize, Clone, Debug)]
+pub(super) struct Facts {
+    pub(super) level: Level,
+    event: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) source: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    door: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stage: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    command: Option<String>,
+}
+
+/// What of a line is shown on the terminal.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Terminal {
+    /// The same on stdout with `-v`.
+    Verbose,
+    /// Something else on stdout with `-v`.
+    VerboseAs(String),
+    /// The same on stderr.
+    Stderr,
+    Nothing,
+}
+
+impl Line {
+    fn new(event: &'static str, text: String) -> Self {
+        let facts =
+            Facts { level: Level::Notice, event, source: None, door: None, stage: None, command: None };
+        Self { facts, is_about_knocker: false, text: Some(text), terminal: Terminal::Verbose }
+    }
+
+    /// A line that begins with the knocker's address.
+    fn of(event: &'static str, source: IpAddr, text: String) -> Self {
+        let mut line = Self::new(event, text);
+        line.facts.source = Some(source);
+        Self { is_about_knocker: true, ..line }
+    }
+
+    /// A line about a command.
+    fn about(event: &'static str, run: &Run, text: String) -> Self {
+        let mut line = Self::new(event, text).at(&run.door);
+        line.facts.source = Some(run.source);
+        line.facts.command = Some(run.command.clone());
+        line
+    }
+
+    fn at(mut self, door: &str) -> Self {
+        self.facts.door = Some(door.to_owned());
+        self
+    }
+
+    fn on_stderr(mut self, level: Level) -> Self {
+        self.facts.level = level;
+        Self { terminal: Terminal::Stderr, ..self }
+    }
+
+    fn shown_as(self, text: String) -> Self {
+        Self { terminal: Terminal::VerboseAs(text), ..self }
+    }
+
+    pub(crate) fn starting_up(interface: &str) -> Self {
+        Self::new("start", format!("starting up, listening on {interface}"))
+            .shown_as(format!("listening on {interface}..."))
+    }
+
+    /// The line about what happened to an attempt, if it deserves one. The one about a spoiled attempt is not among those of
+    /// 0.8.
+    pub(crate) fn event(source: IpAddr, door: &str, kind: EventKind) -> Option<Self> {
+        let (event, stage, text) = match kind {
+            EventKind::Stage(stage) => ("stage", Some(stage), format!("{door}: Stage {stage}")),
+            EventKind::Opened => ("open", None, format!("{door}: OPEN SESAME")),
+            EventKind::TimedOut(stage) => {
+                ("timeout", Some(stage), format!("{door}: sequence timeout (stage {stage})"))
+            }
+            EventKind::Spoiled(stage) => {
+                ("spoiled", Some(stage), format!("{door}: sequence spoiled (stage {stage})"))
+            }
+            EventKind::Evicted(_)
+            | EventKind::Repeated(_)
+            | EventKind::WrongFlags(_)
+            | EventKind::Cooling => return None,
+        };
+        let mut line = Self::of(event, source, text).at(door);
+        line.facts.stage = stage;
+        Some(line)
+    }
+
+    /// The line about a source that is not looked at any more.
+    pub(crate) fn scanner(source: IpAddr) -> Self {
+        Self::of("scanner", source, "scanner: ignored until it has been quiet for a minute".to_owned())
+    }
+
+    pub(crate) fn used_up(door: &str) -> Self {
+        Self::warning(format!(
+            "no more sequences left in the one time sequences file for door {door} --> disabling the door"
+        ))
+    }
+
+    pub(crate) fn command_timeout(source: IpAddr, door: &str) -> Self {
+        Self::of("close", source, format!("{door}: command timeout")).at(door)
+    }
+
+    pub(crate) fn running(run: &Run) -> Self {
+        Self::about("run", run, format!("{}: running command: {}", run.door, run.command))
+    }
+
+    /// The line about a command that did not succeed.
+    pub(crate) fn failed(run: &Run, outcome: &Outcome) -> Option<Self> {
+        let door = &run.door;
+        let text = match outcome {
+            Outcome::Status(0) => return None,
+            Outcome::Status(code) => format!("{door}: command returned non-zero status code ({code})"),
+            Outcome::Signal(signal) => format!("{door}: command killed by signal {signal}"),
+            Outcome::NotStarted(reason) => format!("{door}: command could not be started: {reason}"),
+        };
+        Some(Self::about("failed", run, text).on_stderr(Level::Warning))
+    }
+
+    /// The line about a command that has been running for a minute.
+    pub(crate) fn long(run: &Run) -> Self {
+        let text = format!("{}: the command has been running for a minute: {}", run.door, run.command);
+        Self::about("long", run, text)
+    }
+
+    /// The line about a command that is ended, since it takes too long.
+    pub(crate) fn limit(run: &Run) -> Self {
+        let Run { door, command, .. } = run;
+        let text =
+            format!("{door}: the command takes longer than `CommandLimit` allows, it is ended: {command}");
+        Self::about("limit", run, text).on_stderr(Level::Warning)
+    }
+
+    /// The line about a knock that opened nothing because too much is open already.
+    pub(crate) fn full(source: IpAddr, door: &str, full: Full) -> Self {
+        Self::of("full", source, format!("{door}: stays closed: {full}")).at(door).on_stderr(Level::Warning)
+    }
+
+    /// The line about a door that could not be closed.
+    pub(crate) fn given_up(key: &LeaseKey) -> Self {
+        let LeaseKey { door, source, stop, .. } = key;
+        let text = format!(
+            "{door}: the stop command has failed too often and is given up, the door may still be open: {stop}"
+        );
+        let mut line = Self::of("given_up", *source, text).at(door).on_stderr(Level::Error);
+        line.facts.command = Some(stop.clone());
+        line
+    }
+
+    /// The line about a command that failed because its program is missing.
+    pub(crate) fn missing_program(run: &Run, program: &str) -> Self {
+        let text = format!(
+            "{}: {program} is not there, or cannot be executed; perhaps a package has to be installed",
+            run.door
+        );
+        Self::about("missing", run, text).on_stderr(Level::Warning)
+    }
+
+    /// What a failed command said; it stands on stderr already.
+    pub(crate) fn last_words(run: &Run, words: &str) -> Self {
+        let line = Self::about("said", run, format!("{}: command said: {words}", run.door));
+        Self { terminal: Terminal::Nothing, ..line }
+    }
+
+    pub(crate) fn rereading(path: &Path) -> Self {
+        Self::new("reload", format!("re-reading config file: {}", path.display()))
+    }
+
+    pub(crate) fn closing_log(path: &Path) -> Self {
+        Self::new("log_closed", format!("closing log file: {}", path.display()))
+    }
+
+    pub(crate) fn reopening_log(path: &Path) -> Self {
+        Self::new("log_opened", format!("re-opening log file: {}", path.display()))
+    }
+
+    pub(crate) fn waiting_for_children() -> Self {
+        let line = Self::new("waiting", String::new()).shown_as("waiting for child processes...".to_owned());
+        Self { text: None, ..line }
+    }
+
+    pub(crate) fn shutting_down() -> Self {
+        Self::new("stop", "shutting down".to_owned()).shown_as("closing...".to_owned())
+    }
+
+    /// The line about a control socket that could not be made.
+    pub(crate) fn no_control(path: Option<&Path>, error: &anyhow::Error) -> Self {
+        let path = path.unwrap_or(Path::new("")).display();
+        Self::notice(format!(
+            "no control socket {path}: {error:#}; `knockd status` and the like do not work (`ControlSocket`)"
+        ))
+    }
+
+    /// The line about what somebody has asked for on the control socket.
+    pub(crate) fn request(who: &str, request: &str) -> Self {
+        Self::new("request", format!("{who} asks: {request}"))
+    }
+
+    /// Something that somebody should look at.
+    pub(crate) fn warning(text: String) -> Self {
+        Self::new("warning", text).on_stderr(Level::Warning)
+    }
+
+    /// Something that explains what follows.
+    pub(crate) fn notice(text: String) -> Self {
+        Self::new("notice", text)
+    }
+
+    /// The line as a JSON object without line end.
+    pub(super) fn to_json(&self, time: &Zoned, name: Option<&str>, text: &str) -> String {
+        #[derive(Serialize)]
+        struct Object<'a> {
+            time: String,
+            #[serde(flatten)]
+            facts: &'a Facts,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            name: Option<&'a str>,
+            text: &'a str,
+        }
+        let time = time.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string();
+        let object = Object { time, facts: &self.facts, name, text };
+        // Nothing in it can fail to be written: its keys are strings, and it writes to memory.
+        serde_json::to_string(&object).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use knockd_core::{LeaseId, RunKind};
+
+    use super::*;
+
+    fn json(line: &Line, name: Option<&str>) -> String {
+        let time: Zoned = "2026-11-25T09:05:07.0421+01:00[+01:00]".parse().unwrap();
+        line.to_json(&time, name, line.text.as_deref().unwrap_or_default())
+    }
+
+    #[test]
+    fn a_line_for_programs_has_what_is_known_and_nothing_else() {
+        let source = "192.0.2.7".parse().unwrap();
+        let line = Line::event(source, "a \"door\"\x1b", EventKind::TimedOut(2)).unwrap();
+        assert_eq!(
+            json(&line, Some("host")),
+            r#"{"time":"2026-11-25T09:05:07.042+01:00","level":"notice","event":"timeout","source":"192.0.2.7","door":"a \"door\"\u001b","stage":2,"name":"host","text":"a \"door\"\u001b: sequence timeout (stage 2)"}"#
+        );
+        let run = Run {
+            id: LeaseId(1),
+            kind: RunKind::Start,
+            door: "ssh".to_owned(),
+            source,
+            command: "x\ty".to_owned(),
+        };
+        let line = Line::failed(&run, &Outcome::Status(3)).unwrap();
+        assert_eq!(
+            json(&line, None),
+            r#"{"time":"2026-11-25T09:05:07.042+01:00","level":"warning","event":"failed","source":"192.0.2.7","door":"ssh","command":"x\ty","text":"ssh: command returned non-zero status code (3)"}"#
+        );
+    }
+}

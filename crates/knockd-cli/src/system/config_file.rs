@@ -1,0 +1,172 @@
+//! The configuration file: reading it, who else may use it, and drawing what is wrong with it as a compiler would.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use knockd_core::Config;
+use knockd_core::config::{Diagnostic, Parsed, Severity};
+use nix::unistd::geteuid;
+
+/// Why there is no usable configuration.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigFileError {
+    #[error("cannot read {}", path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error(
+        "cannot read {}: No such file or directory; write it (the manual page knockd(1) has examples), or name another one",
+        path.display()
+    )]
+    Missing { path: PathBuf },
+    /// The findings are drawn with colours.
+    #[error("the configuration cannot be used:\n{}", findings.join("\n"))]
+    Invalid { findings: Vec<String> },
+    #[error(
+        "{} can be written by everybody, who could run commands as root with it: chmod o-w {}",
+        path.display(),
+        path.display()
+    )]
+    Writable { path: PathBuf },
+}
+
+/// Reads the text of a configuration.
+///
+/// # Errors
+/// When it is wrong.
+pub(crate) fn parse(path: &Path, text: &[u8]) -> Result<Parsed, ConfigFileError> {
+    Config::parse(text).map_err(|findings| {
+        let findings = findings.iter().map(|finding| draw(path, text, finding)).collect();
+        ConfigFileError::Invalid { findings }
+    })
+}
+
+/// What everybody may do with a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
+/// Looks what everybody may do with a file that has secrets or commands in it.
+pub(crate) fn access_of_others(path: &Path) -> Option<Access> {
+    // A file that is not there is the business of whoever reads it.
+    let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+    match metadata.mode() & 0o006 {
+        0 => None,
+        0o004 => Some(Access::Read),
+        _ => Some(Access::Write),
+    }
+}
+
+/// Looks who else may use a file; returns a warning, if one is due.
+///
+/// # Errors
+/// When everybody may write a file that commands of root come from.
+pub(crate) fn check_access(path: &Path) -> Result<Option<String>, ConfigFileError> {
+    let can = match access_of_others(path) {
+        None => return Ok(None),
+        Some(Access::Write) if geteuid().is_root() => {
+            return Err(ConfigFileError::Writable { path: path.to_owned() });
+        }
+        Some(Access::Write) => "written",
+        Some(Access::Read) => "read",
+    };
+    let name = path.display();
+    Ok(Some(format!(
+        "{name}: warning: it can be {can} by everybody, with the secrets in it: chmod o= {name}"
+    )))
+}
+
+/// Reads a configuration file.
+///
+/// # Errors
+/// When it is missing, or cannot be read.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, ConfigFileError> {
+    fs::read(path).map_err(|source| {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::NotFound => ConfigFileError::Missing { path },
+            _ => ConfigFileError::Unreadable { path, source },
+        }
+    })
+}
+
+/// Draws a finding: `path:line:column: error: message`, then the line it is about with what was expected under it;
+/// a note is the first line alone.
+///
+/// The text has terminal colours; print it through `anstream`, which drops them where they are not wanted.
+pub(crate) fn draw(path: &Path, text: &[u8], finding: &Diagnostic) -> String {
+    let level = match finding.severity {
+        Severity::Error => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+        Severity::Note => Level::NOTE,
+    };
+    let Diagnostic { severity, line, column, message, .. } = finding;
+    let heading = format!("{}:{line}:{column}: {severity}: {message}", path.display());
+    if finding.severity == Severity::Note {
+        return heading;
+    }
+    // The snippet shows one line; whatever is not UTF-8 in it becomes a replacement character behind the span.
+    let before = text.get(..finding.span.start).unwrap_or_default();
+    let start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+    let rest = text.get(start..).unwrap_or_default();
+    let line = rest.split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii_end();
+    let source = String::from_utf8_lossy(line);
+    let at = (finding.span.start - start).min(source.len());
+    let to = (finding.span.end - start).clamp(at, source.len());
+    let snippet = Snippet::source(source)
+        .line_start(finding.line)
+        .annotation(AnnotationKind::Primary.span(at..to).label(format!("expected {}", finding.expected)));
+    let mut group = Group::with_level(level).element(snippet);
+    if let Some(help) = &finding.help {
+        group = group.element(Level::HELP.message(help));
+    }
+    let drawn = Renderer::styled().render(&[group]);
+    format!("{heading}\n{drawn}")
+}
+
+#[cfg(test)]
+mod tests {
+    use knockd_core::Config;
+
+    use super::*;
+
+    fn drawn(text: &[u8]) -> String {
+        let findings = match Config::parse(text) {
+            Ok(parsed) => parsed.warnings,
+            Err(findings) => findings,
+        };
+        let drawn: Vec<_> = findings.iter().map(|finding| draw(Path::new("k.conf"), text, finding)).collect();
+        anstream::adapter::strip_str(&drawn.join("\n")).to_string()
+    }
+
+    #[test]
+    fn every_error_shows_its_line_and_what_was_expected() {
+        let text = b"[ssh]\n  sequence = 7000,80000\n  seq_timeot = 5\n";
+        assert_eq!(
+            drawn(text),
+            "\
+k.conf:2:19: error: \"80000\" does not belong here
+  |
+2 |   sequence = 7000,80000
+  |                   ^^^^^ expected a port number from 0 to 65535
+k.conf:3:3: error: `seq_timeot` is not a directive of a door
+  |
+3 |   seq_timeot = 5
+  |   ^^^^^^^^^^ expected a known directive
+  |
+  = help: did you mean `Seq_Timeout`?"
+        );
+    }
+
+    #[test]
+    fn any_bytes_can_be_drawn() {
+        for text in
+            [&b"\xff"[..], b"[\xff\xfe", b"[a]\nsequence = 1,\xc3", b"", b"\n\n", "[ä]\nö = ü".as_bytes()]
+        {
+            assert!(drawn(text).starts_with("k.conf:"), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! `knockd check`: what is wrong with a configuration and what is unwise, without running it.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use knockd_capture::interfaces;
+use knockd_core::config::{Commands, Diagnostic, Door, Options, Parsed, Places, Secret, Severity};
+use knockd_core::{CommandTemplate, Config, FlagRule, OneTime, Protocol, Sequence};
+use serde::Serialize;
+
+use crate::Exit;
+use crate::args::Format;
+use crate::capture::selection::Selection;
+use crate::leases::programs;
+use crate::system::config_file;
+use crate::system::config_file::{Access, access_of_others};
+use crate::system::listening::Listening;
+
+/// Checks a configuration file and prints all that is wrong with it, all that is unwise, and how hard the doors are to guess.
+///
+/// It fails when the file cannot be used and, with `strict`, when there is a warning.
+///
+/// # Errors
+/// When the file cannot be read, or the answer cannot be printed.
+pub fn run(path: &Path, strict: bool, format: Format) -> anyhow::Result<Exit> {
+    let text = config_file::read(path)?;
+    let check = Check::new(path, &text);
+    let count = |severity: Severity| {
+        check.findings.iter().filter(|finding| finding.severity == severity.name()).count()
+    };
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    let mut out = anstream::stdout().lock();
+    match format {
+        Format::Text => check.print(&mut out, errors, warnings)?,
+        Format::Json => {
+            serde_json::to_writer(&mut out, &check.findings).map_err(io::Error::from)?;
+            writeln!(out)?;
+        }
+    }
+    Ok(if errors > 0 || strict && warnings > 0 { Exit::Failed } else { Exit::Succeeded })
+}
+
+/// One finding, as the JSON has it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+struct Finding {
+    severity: &'static str,
+    code: &'static str,
+    path: PathBuf,
+    /// Line and column; none if it is about the file as a whole.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    place: Option<Place>,
+    message: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    expected: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    help: Option<String>,
+    /// As it is shown to people.
+    #[serde(skip)]
+    drawn: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+struct Place {
+    line: usize,
+    column: usize,
+}
+
+/// The findings about a file.
+struct Check<'a> {
+    path: &'a Path,
+    text: &'a [u8],
+    findings: Vec<Finding>,
+}
+
+impl<'a> Check<'a> {
+    fn new(path: &'a Path, text: &'a [u8]) -> Self {
+        let mut check = Self { path, text, findings: Vec::new() };
+        check.access(path);
+        match Config::parse(text) {
+            Err(findings) => check.add_all(findings),
+            Ok(parsed) => check.usable(&parsed),
+        }
+        check
+    }
+
+    /// What is to be said of a configuration that can be used as far as its text goes.
+    fn usable(&mut self, parsed: &Parsed) {
+        let mut findings = parsed.warnings.clone();
+        findings.extend(parsed.advice(self.text));
+        let Config { options, doors } = &parsed.config;
+        let listening = Listening::read();
+        for (door, places) in doors.iter().zip(&parsed.places) {
+            findings.extend(self.programs(door, places));
+            match &door.secret {
+                Secret::Sequence(sequence) => {
+                    findings.extend(self.live_port(door, sequence, places, &listening));
+                }
+                Secret::OneTime(path) => {
+                    findings.extend(self.one_time_file(Path::new(path), places));
+                }
+            }
+        }
+        self.interface(options);
+        // The notes, which are about all of a door, come last.
+        findings.sort_by_key(|finding| (finding.severity == Severity::Note, finding.span.start));
+        self.add_all(findings);
+    }
+
+    fn programs(&self, door: &Door, places: &Places) -> Vec<Diagnostic> {
+        let mut findings: Vec<Diagnostic> = Vec::new();
+        let Commands { v4: start, v6: start_6 } = &door.start;
+        let Commands { v4: stop, v6: stop_6 } = &door.stop;
+        for (directive, command) in [
+            ("Start_Command", start),
+            ("Start_Command_6", start_6),
+            ("Stop_Command", stop),
+            ("Stop_Command_6", stop_6),
+        ] {
+            let Some(command) = command.as_ref().map(CommandTemplate::to_string) else { continue };
+            let Some(program) = programs::missing(&command) else { continue };
+            // Where the directive for IPv6 is absent, the plain one counts, and that has been looked at.
+            let span = places.of(directive);
+            if span == places.header {
+                continue;
+            }
+            let message = format!("{program} is not there, or cannot be executed");
+            let expected = "a program of this machine; perhaps a package has to be installed";
+            findings.push(self.warning("missing-program", span, message, expected));
+        }
+        findings
+    }
+
+    fn live_port(
+        &self,
+        door: &Door,
+        sequence: &Sequence,
+        places: &Places,
+        listening: &Listening,
+    ) -> Option<Diagnostic> {
+        let step = sequence.steps().find(|&step| listening.is_listening(step))?;
+        let span = places.of("Sequence");
+        let expected = "a port on which nothing listens";
+        let spoils = step.protocol == Protocol::Tcp && door.tcp_flags == FlagRule::ANY;
+        let message = if spoils {
+            format!(
+                "a service of this machine listens on {step}, and without `TCPFlags` every packet to it counts"
+            )
+        } else {
+            format!("a service of this machine listens on {step}: its users hit this port, too")
+        };
+        Some(self.warning("live-port", span, message, expected))
+    }
+
+    fn warning(
+        &self,
+        code: &'static str,
+        span: std::ops::Range<usize>,
+        message: String,
+        expected: &str,
+    ) -> Diagnostic {
+        Diagnostic::new(self.text, span, Severity::Warning, code, message, expected)
+    }
+
+    /// Looks whether the interfaces exist that the configuration names.
+    fn interface(&mut self, options: &Options) {
+        let Some(selection) = options.interface.as_deref().and_then(Selection::parse) else { return };
+        if let Err(error) = selection.at_start(&interfaces(), options.wait_interface) {
+            self.add_about(
+                self.path.to_owned(),
+                Severity::Warning,
+                "missing-interface",
+                error.to_string(),
+                None,
+            );
+        }
+    }
+
+    fn one_time_file(&mut self, path: &Path, places: &Places) -> Option<Diagnostic> {
+        let (message, expected) = match fs::read(path) {
+            Err(reason) => {
+                (format!("cannot read {}: {reason}", path.display()), "a file with a sequence on each line")
+            }
+            Ok(text) => {
+                self.access(path);
+                if OneTime::parse(&text).next.is_some() {
+                    return None;
+                }
+                (
+                    format!("no sequence is left in {}", path.display()),
+                    "a file with a sequence that is not used up",
+                )
+            }
+        };
+        let span = places.of("One_Time_Sequences");
+        Some(Diagnostic::new(self.text, span, Severity::Error, "one-time-file", message, expected))
+    }
+
+    /// Looks who else may use a file.
+    fn access(&mut self, path: &Path) {
+        let Some(access) = access_of_others(path) else { return };
+        let (severity, can) = match access {
+            Access::Write => {
+                (Severity::Error, "written by everybody, who could run commands as root with it")
+            }
+            Access::Read => (Severity::Warning, "read by everybody, with the secrets in it"),
+        };
+        let help = format!("chmod o= {}", path.display());
+        self.add_about(path.to_owned(), severity, "open-to-others", format!("it can be {can}"), Some(help));
+    }
+
+    fn add_all(&mut self, findings: Vec<Diagnostic>) {
+        for finding in findings {
+            let drawn = config_file::draw(self.path, self.text, &finding);
+            let Diagnostic { severity, code, line, column, message, expected, help, .. } = finding;
+            self.findings.push(Finding {
+                severity: severity.name(),
+                code,
+                path: self.path.to_owned(),
+                place: Some(Place { line, column }),
+                message,
+                expected,
+                help,
+                drawn,
+            });
+        }
+    }
+
+    /// Adds a finding about a file as a whole.
+    fn add_about(
+        &mut self,
+        path: PathBuf,
+        severity: Severity,
+        code: &'static str,
+        message: String,
+        help: Option<String>,
+    ) {
+        let mut drawn = format!("{}: {severity}: {message}", path.display());
+        if let Some(help) = &help {
+            drawn = format!("{drawn}: {help}");
+        }
+        let (severity, expected) = (severity.name(), String::new());
+        self.findings.push(Finding { severity, code, path, place: None, message, expected, help, drawn });
+    }
+
+    fn print(&self, out: &mut impl Write, errors: usize, warnings: usize) -> io::Result<()> {
+        for finding in &self.findings {
+            writeln!(out, "{}", finding.drawn)?;
+        }
+        let path = self.path.display();
+        writeln!(out, "{path}: errors: {errors}, warnings: {warnings}")
+    }
+}

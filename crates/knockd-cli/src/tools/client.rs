@@ -1,0 +1,104 @@
+//! The other side of the control socket: `knockd status` and what else asks a running daemon.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+
+use super::status;
+use crate::Exit;
+use crate::args::Format;
+use crate::control::{Reply, Request};
+use crate::system::text::harmless;
+
+/// How long to wait for a reply.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// A connection to a daemon.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: BufReader<UnixStream>,
+}
+
+impl Connection {
+    /// Connects to the daemon that listens on this socket.
+    ///
+    /// # Errors
+    /// When there is none, or when this user may not talk to it; the message says what can be done.
+    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
+        let stream = UnixStream::connect(path).map_err(|error| explain(path, error))?;
+        stream.set_read_timeout(Some(PATIENCE)).context("cannot talk to knockd")?;
+        Ok(Self { stream: BufReader::new(stream) })
+    }
+
+    /// Asks, and waits for the reply: its line, and what that means.
+    ///
+    /// # Errors
+    /// When the daemon goes away, or says what this program does not know.
+    pub(crate) fn ask(&mut self, request: &Request) -> anyhow::Result<(String, Reply)> {
+        let mut line = serde_json::to_vec(request).context("cannot write the request")?;
+        line.push(b'\n');
+        // A daemon that lets us go has said why.
+        let _ = self.stream.get_mut().write_all(&line);
+        self.next()
+    }
+
+    /// Waits for the next reply however long that takes, from now on.
+    ///
+    /// # Errors
+    /// When the system does not allow that.
+    pub(crate) fn wait_for_ever(&mut self) -> anyhow::Result<()> {
+        self.stream.get_mut().set_read_timeout(None).context("cannot talk to knockd")
+    }
+
+    /// Waits for the next reply: its line, and what that means.
+    ///
+    /// # Errors
+    /// When the daemon goes away, or says what this program does not know.
+    pub(crate) fn next(&mut self) -> anyhow::Result<(String, Reply)> {
+        let mut answer = String::new();
+        self.stream.read_line(&mut answer).context("knockd does not answer")?;
+        if answer.is_empty() {
+            return Err(anyhow!("knockd has gone away"));
+        }
+        let reply = serde_json::from_str(&answer)
+            .context("knockd says what this program does not know; are both of the same version?")?;
+        Ok((answer, reply))
+    }
+}
+
+fn explain(path: &Path, error: io::Error) -> anyhow::Error {
+    let path = path.display();
+    let help = match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            "is it running? If its configuration has a `ControlSocket`, name that with --socket"
+        }
+        io::ErrorKind::PermissionDenied => "only root and members of the group knockd may talk to it",
+        _ => return anyhow!(error).context(format!("cannot talk to knockd on {path}")),
+    };
+    anyhow!("no knockd can be asked on {path} ({error}); {help}")
+}
+
+/// Asks one thing and prints the reply.
+///
+/// # Errors
+/// When no daemon can be asked, or when it refuses; the message says why.
+pub fn run(socket: &Path, request: &Request, format: Format) -> anyhow::Result<Exit> {
+    let (line, reply) = Connection::open(socket)?.ask(request)?;
+    let mut out = anstream::stdout();
+    // A reader that goes away, such as `head`, has seen enough.
+    let _ = match (format, &reply) {
+        (Format::Json, Reply::Status(status)) => {
+            writeln!(out, "{}", serde_json::to_string_pretty(status).context("cannot print the status")?)
+        }
+        (Format::Json, _) => write!(out, "{line}"),
+        (Format::Text, Reply::Status(status)) => write!(out, "{}", status::Text(status)),
+        (Format::Text, Reply::Done { text } | Reply::Traced { text, .. }) => {
+            writeln!(out, "{}", harmless(text))
+        }
+        (Format::Text, Reply::Refused { reason }) => return Err(anyhow!("{}", harmless(reason))),
+    };
+    Ok(if matches!(reply, Reply::Refused { .. }) { Exit::Failed } else { Exit::Succeeded })
+}

@@ -1,0 +1,308 @@
+//! What a replay prints, for people or for programs.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufWriter, StdoutLock, Write};
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use knockd_core::{Door, Event, EventKind, Packet, Sighting};
+use serde::Serialize;
+
+use super::Own;
+use crate::args::Format;
+use crate::control::explain::{Note, Shown, What};
+use crate::tools::capture_file::Captured;
+use crate::tools::link_layer::Unread;
+
+/// How much of what happened there was.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Summary {
+    pub(super) packets: u64,
+    pub(super) visible: u64,
+    attempts: u64,
+    opened: u64,
+    spoiled: u64,
+    timed_out: u64,
+    evicted: u64,
+    pub(super) scanners: u64,
+    /// By the name of the reason.
+    unread: BTreeMap<&'static str, u64>,
+    #[serde(skip)]
+    reasons: BTreeMap<&'static str, Unread>,
+}
+
+impl Summary {
+    pub(super) fn add_unread(&mut self, reason: Unread) {
+        *self.unread.entry(reason.code()).or_default() += 1;
+        self.reasons.entry(reason.code()).or_insert(reason);
+    }
+
+    pub(super) fn count(&mut self, events: &[Event]) {
+        for event in events {
+            match event.kind {
+                EventKind::Stage(1) => self.attempts += 1,
+                EventKind::Opened => self.opened += 1,
+                EventKind::Spoiled(_) => self.spoiled += 1,
+                EventKind::TimedOut(_) => self.timed_out += 1,
+                EventKind::Evicted(_) => self.evicted += 1,
+                EventKind::Stage(_)
+                | EventKind::Repeated(_)
+                | EventKind::WrongFlags(_)
+                | EventKind::Cooling => {}
+            }
+        }
+    }
+}
+
+/// One line of JSON.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Object<'a> {
+    Begin {
+        config: String,
+        doors: Vec<&'a str>,
+        /// `given`, `machine` or `every`.
+        own: &'static str,
+        addresses: &'a [IpAddr],
+    },
+    Packet {
+        #[serde(flatten)]
+        when: When,
+        #[serde(flatten)]
+        packet: Shown<'a>,
+        notes: &'a [Note<'a>],
+    },
+    Unread {
+        #[serde(flatten)]
+        when: When,
+        source: IpAddr,
+        reason: Unread,
+    },
+    Note {
+        #[serde(flatten)]
+        when: When,
+        #[serde(flatten)]
+        note: &'a Note<'a>,
+    },
+    EndOfFile,
+    Summary {
+        /// Whether the file was read to its end.
+        complete: bool,
+        #[serde(flatten)]
+        summary: &'a Summary,
+    },
+}
+
+#[derive(Serialize)]
+struct When {
+    /// The number of the packet; what happens because time passes has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    number: Option<u64>,
+    time: String,
+    /// Seconds since the first packet.
+    offset: f64,
+}
+
+/// Where everything is printed.
+pub(super) struct Output {
+    out: BufWriter<StdoutLock<'static>>,
+    format: Format,
+    /// The only source that is of interest, and with every packet.
+    explain: Option<IpAddr>,
+    zone: TimeZone,
+    first: Option<Duration>,
+    /// Whether the source in question has sent anything.
+    told: bool,
+    /// Whether the end of the file has to be told of before anything else.
+    at_end: bool,
+}
+
+impl Output {
+    pub(super) fn new(format: Format, explain: Option<IpAddr>) -> Self {
+        let out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+        Self { out, format, explain, zone: TimeZone::system(), first: None, told: false, at_end: false }
+    }
+
+    /// Whether a packet is to be told of that has caused no event.
+    pub(super) fn wants(&self, source: IpAddr, sighting: Sighting) -> bool {
+        self.explain == Some(source) || self.explain.is_none() && sighting == Sighting::NewScanner
+    }
+
+    pub(super) fn begin(&mut self, config: &Path, doors: &[Door], own: &Own) -> io::Result<()> {
+        let doors: Vec<_> = doors.iter().map(|door| door.name.as_str()).collect();
+        let (own, addresses): (_, &[IpAddr]) = match own {
+            Own::Given(addresses) => ("given", addresses),
+            Own::Machine(addresses) => ("machine", addresses),
+            Own::Every => ("every", &[]),
+        };
+        if self.format == Format::Json {
+            let config = config.display().to_string();
+            return self.json(&Object::Begin { config, doors, own, addresses });
+        }
+        writeln!(self.out, "Doors of {}: {}", config.display(), doors.join(", "))?;
+        let list: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        match own {
+            "given" => writeln!(self.out, "Own addresses, as given: {}\n", list.join(", ")),
+            "machine" => writeln!(self.out, "Own addresses, those of this machine: {}\n", list.join(", ")),
+            _ => writeln!(
+                self.out,
+                "Own addresses: every destination, since no packet is known to go to this machine; --address names the right ones\n"
+            ),
+        }
+    }
+
+    pub(super) fn packet(
+        &mut self,
+        captured: &Captured<'_>,
+        packet: &Packet,
+        notes: &[Note<'_>],
+    ) -> io::Result<()> {
+        if self.explain.is_none() {
+            let worth_a_line = notes.iter().filter(|note| is_progress(&note.what));
+            return worth_a_line
+                .into_iter()
+                .try_for_each(|note| self.note(Some(captured), captured.time, note));
+        }
+        if self.explain == Some(packet.source) {
+            self.told = true;
+            let notes: Vec<_> = notes.iter().filter(|note| note.source == packet.source).cloned().collect();
+            let when = self.when(Some(captured.number), captured.time);
+            if self.format == Format::Json {
+                return self.json(&Object::Packet { when, packet: Shown(packet), notes: &notes });
+            }
+            self.heading(&when, captured.time)?;
+            writeln!(self.out, "{}", Shown(packet))?;
+            return notes.iter().try_for_each(|note| writeln!(self.out, "    {note}"));
+        }
+        // What else happens to the source, such as being pushed out by somebody else's packet.
+        notes.iter().try_for_each(|note| self.note(None, captured.time, note))
+    }
+
+    /// Tells of a packet that could not be read, if it comes from the source in question.
+    pub(super) fn unread(&mut self, captured: &Captured<'_>, reason: Unread) -> io::Result<()> {
+        let Some(explain) = self.explain else { return Ok(()) };
+        if captured.carried.ok().and_then(|carried| claimed_source(carried.ip_packet)) != Some(explain) {
+            return Ok(());
+        }
+        self.told = true;
+        let when = self.when(Some(captured.number), captured.time);
+        if self.format == Format::Json {
+            return self.json(&Object::Unread { when, source: explain, reason });
+        }
+        self.heading(&when, captured.time)?;
+        writeln!(self.out, "{explain}\n    {}", What::Unread { reason })
+    }
+
+    /// Tells of something that happened, unless it is about another source than the one in question.
+    pub(super) fn note(
+        &mut self,
+        captured: Option<&Captured<'_>>,
+        time: Duration,
+        note: &Note<'_>,
+    ) -> io::Result<()> {
+        if self.explain.is_some_and(|explain| explain != note.source) {
+            return Ok(());
+        }
+        let when = self.when(captured.map(|captured| captured.number), time);
+        if self.format == Format::Json {
+            return self.json(&Object::Note { when, note });
+        }
+        if self.explain.is_some() && captured.is_some() {
+            return writeln!(self.out, "    {note}");
+        }
+        self.heading(&when, time)?;
+        writeln!(self.out, "{}: {note}", note.source)
+    }
+
+    pub(super) fn end_of_file(&mut self) -> io::Result<()> {
+        match self.format {
+            Format::Json => self.json(&Object::EndOfFile),
+            Format::Text => {
+                self.at_end = true;
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn summary(&mut self, summary: &Summary, complete: bool) -> io::Result<()> {
+        if self.format == Format::Json {
+            self.json(&Object::Summary { complete, summary })?;
+            return self.out.flush();
+        }
+        if let Some(explain) = self.explain.filter(|_| !self.told) {
+            writeln!(
+                self.out,
+                "No packet in the file comes from {explain}. Perhaps another address stands in its place on the way."
+            )?;
+        }
+        let Summary { packets, visible, attempts, opened, spoiled, timed_out, evicted, scanners, .. } =
+            summary;
+        writeln!(
+            self.out,
+            "\nPackets: {packets}, of them seen by a door: {visible}\n\
+             Attempts: {attempts}, opened: {opened}, spoiled: {spoiled}, timed out: {timed_out}, pushed out: {evicted}\n\
+             Scanners: {scanners}"
+        )?;
+        for (code, count) in &summary.unread {
+            if let Some(reason) = summary.reasons.get(code) {
+                writeln!(self.out, "Not looked at: {count} ({reason})")?;
+            }
+        }
+        if *packets > 0 && *visible == 0 && self.explain.is_none() {
+            writeln!(
+                self.out,
+                "No door has seen a packet: --explain ADDRESS says why, for the address of the knocker."
+            )?;
+        }
+        self.out.flush()
+    }
+
+    fn when(&mut self, number: Option<u64>, time: Duration) -> When {
+        let first = *self.first.get_or_insert(time);
+        let offset = time.as_secs_f64() - first.as_secs_f64();
+        When { number, time: moment(time).to_string(), offset }
+    }
+
+    fn heading(&mut self, when: &When, time: Duration) -> io::Result<()> {
+        if std::mem::take(&mut self.at_end) {
+            writeln!(self.out, "End of the file. If nobody sends anything more:")?;
+        }
+        let local = moment(time).to_zoned(self.zone.clone()).strftime("%Y-%m-%d %H:%M:%S%.6f").to_string();
+        let number = when.number.map(|number| format!("#{number}")).unwrap_or_default();
+        write!(self.out, "{local} {:+12.6} {number:>8} ", when.offset)
+    }
+
+    fn json(&mut self, object: &Object<'_>) -> io::Result<()> {
+        serde_json::to_writer(&mut self.out, object)?;
+        writeln!(self.out)
+    }
+}
+
+fn moment(time: Duration) -> jiff::Timestamp {
+    let nanoseconds = i128::try_from(time.as_nanos()).unwrap_or(i128::MAX);
+    jiff::Timestamp::from_nanosecond(nanoseconds).unwrap_or(jiff::Timestamp::MAX)
+}
+
+/// What the daemon logs, and the ends of attempts that it does not.
+const fn is_progress(what: &What<'_>) -> bool {
+    matches!(
+        what,
+        What::Stage { .. }
+            | What::Opened
+            | What::TimedOut { .. }
+            | What::Spoiled { .. }
+            | What::Evicted { .. }
+            | What::Scanner
+    )
+}
+
+/// The source address of a packet that is otherwise not looked at (RFC 791, section 3.1; RFC 8200, section 3).
+fn claimed_source(ip_packet: &[u8]) -> Option<IpAddr> {
+    match ip_packet.first()? >> 4 {
+        4 => ip_packet.get(12..)?.first_chunk::<4>().map(|&bytes| bytes.into()),
+        6 => ip_packet.get(8..)?.first_chunk::<16>().map(|&bytes| bytes.into()),
+        _ => None,
+    }
+}

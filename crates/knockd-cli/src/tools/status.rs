@@ -1,0 +1,274 @@
+//! The status as a text for people.
+
+use std::fmt::{self, Write as _};
+
+use anstyle::{AnsiColor, Style};
+
+use crate::control::{AttemptStatus, DoorStatus, LeaseState, LeaseStatus, Status};
+use crate::system::text::{count, harmless, span};
+
+const HEADING: Style = Style::new().bold();
+const GOOD: Style = AnsiColor::Green.on_default();
+const BAD: Style = AnsiColor::Red.on_default();
+
+/// A status, printed with colours; print it through `anstream`, which drops them where they are not wanted.
+pub(crate) struct Text<'a>(pub(crate) &'a Status);
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = self.0;
+        writeln!(f, "knockd {}, up {}, pid {}", harmless(&status.version), span(status.uptime), status.pid)?;
+        section(f, "Interfaces", interfaces(status))?;
+        section(f, "Doors", doors(status))?;
+        let more = |total: usize, listed: usize| match total - listed.min(total) {
+            0 => String::new(),
+            left => format!(", {left} more are not shown"),
+        };
+        let attempts = &status.attempts;
+        let heading = format!("Attempts: {}{}", attempts.total, more(attempts.total, attempts.listed.len()));
+        section(f, &heading, attempt_rows(status))?;
+        let leases = &status.leases;
+        let heading = format!("Open doors: {}{}", leases.total, more(leases.total, leases.listed.len()));
+        section(f, &heading, lease_rows(status))?;
+        section(f, "Since the start", counters(status))?;
+        section(f, "Health", health(status))
+    }
+}
+
+/// A cell, and how it is shown.
+type Cell = (String, Style);
+
+fn plain(text: impl Into<String>) -> Cell {
+    (text.into(), Style::new())
+}
+
+/// Writes a heading and its rows with their columns aligned.
+fn section(f: &mut fmt::Formatter<'_>, heading: &str, rows: Vec<Vec<Cell>>) -> fmt::Result {
+    writeln!(f, "\n{HEADING}{heading}{HEADING:#}")?;
+    let mut widths: Vec<usize> = Vec::new();
+    for row in &rows {
+        widths.resize(widths.len().max(row.len()), 0);
+        for (width, (text, _)) in widths.iter_mut().zip(row) {
+            *width = (*width).max(text.chars().count());
+        }
+    }
+    for row in rows {
+        let mut line = String::from(" ");
+        for (index, ((text, style), width)) in row.iter().zip(&widths).enumerate() {
+            // Nothing stands behind the last cell, not even blanks.
+            let width = if index + 1 == row.len() { 0 } else { *width };
+            let gap = width.saturating_sub(text.chars().count());
+            write!(line, " {style}{text}{style:#}{:gap$} ", "")?;
+        }
+        writeln!(f, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+fn interfaces(status: &Status) -> Vec<Vec<Cell>> {
+    let rows = status.interfaces.iter().map(|interface| {
+        let state = match (interface.listening, interface.up) {
+            (false, _) => ("missing".to_owned(), BAD),
+            (true, false) => ("down".to_owned(), BAD),
+            (true, true) => ("up".to_owned(), GOOD),
+        };
+        let addresses: Vec<_> = interface.addresses.iter().map(ToString::to_string).collect();
+        let addresses = if addresses.is_empty() { "no address".to_owned() } else { addresses.join(", ") };
+        vec![plain(harmless(&interface.name)), state, plain(addresses)]
+    });
+    let rows: Vec<_> = rows.collect();
+    if rows.is_empty() { vec![vec![("none at the moment".to_owned(), BAD)]] } else { rows }
+}
+
+fn doors(status: &Status) -> Vec<Vec<Cell>> {
+    let row = |door: &DoorStatus| {
+        let state = match (door.steps, door.one_time) {
+            (None, _) => ("disabled, no sequence is left".to_owned(), BAD),
+            (Some(steps), false) => plain(count(steps, "step")),
+            (Some(steps), true) => plain(format!("{}, counts once", count(steps, "step"))),
+        };
+        vec![plain(harmless(&door.name)), state]
+    };
+    status.doors.iter().map(row).collect()
+}
+
+fn attempt_rows(status: &Status) -> Vec<Vec<Cell>> {
+    let row = |attempt: &AttemptStatus| {
+        vec![
+            plain(attempt.source.to_string()),
+            plain(harmless(&attempt.door)),
+            plain(format!("stage {}", attempt.stage)),
+            plain(format!("begun {} ago", span(attempt.age))),
+        ]
+    };
+    status.attempts.listed.iter().map(row).collect()
+}
+
+fn lease_rows(status: &Status) -> Vec<Vec<Cell>> {
+    let row = |lease: &LeaseStatus| {
+        let (state, what_next) = lease_state(lease);
+        let style = if lease.failed { BAD } else { GOOD };
+        vec![
+            plain(lease.source.to_string()),
+            plain(harmless(&lease.door)),
+            (state.to_owned(), style),
+            plain(what_next),
+        ]
+    };
+    status.leases.listed.iter().map(row).collect()
+}
+
+/// A lease's state in a word, and what comes next.
+pub(crate) fn lease_state(lease: &LeaseStatus) -> (&'static str, String) {
+    let left = span(lease.left.unwrap_or_default());
+    let failed = |what: &str| {
+        if lease.failed { format!("{what}, start command failed") } else { what.to_owned() }
+    };
+    match lease.state {
+        LeaseState::Starting => ("starting", "the start command is running".to_owned()),
+        LeaseState::Open => ("open", failed(&format!("closes in {left}"))),
+        LeaseState::Closing => ("closing", "the stop command is running".to_owned()),
+        LeaseState::Retrying => ("retrying", format!("stop command failed, tried again in {left}")),
+    }
+}
+
+fn counters(status: &Status) -> Vec<Vec<Cell>> {
+    let row = |name: &str, count: u64, is_bad: bool| {
+        vec![plain(name), (count.to_string(), if is_bad && count > 0 { BAD } else { Style::new() })]
+    };
+    let (counters, commands) = (&status.counters, &status.commands);
+    let waiting = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    vec![
+        row("packets that passed the kernel's filter", counters.packets, false),
+        row("of these, seen by a door", counters.visible, false),
+        row("packets lost before they could be read", counters.dropped, true),
+        row("attempts begun", counters.attempts, false),
+        row("attempts that took too long", counters.timeouts, false),
+        row("attempts spoiled by a wrong port", counters.spoiled, false),
+        row("attempts forgotten, there were too many", counters.evicted, true),
+        row("knocks that opened", counters.opens, false),
+        row("scanners recognised", counters.scanners, false),
+        row("commands run", commands.run, false),
+        row("commands failed", commands.failed, true),
+        row("start commands running now", waiting(commands.starting), false),
+        row("commands waiting now", waiting(commands.waiting), true),
+        row("doors closed", commands.closed, false),
+        row("doors that could not be closed", commands.given_up, true),
+    ]
+}
+
+fn health(status: &Status) -> Vec<Vec<Cell>> {
+    let health = &status.health;
+    let state = match (&health.state_directory, &health.state_problem) {
+        (_, Some(problem)) => (harmless(problem), BAD),
+        (Some(path), None) => plain(format!("open doors are remembered in {}", harmless(path))),
+        (None, None) => plain("nothing has to be remembered"),
+    };
+    let filter = if health.filter_exact {
+        plain("the kernel's filter lets through what is wanted and nothing else")
+    } else {
+        ("the kernel's filter lets more through than is wanted, there are too many ports".to_owned(), BAD)
+    };
+    let decoder = match &health.decoder {
+        Some(text) => (harmless(text), BAD),
+        None => plain("the packet decoder has no right that it does not need"),
+    };
+    [state, filter, decoder].into_iter().map(|cell| vec![cell]).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::control::{Attempts, Commands, Counters, Health, InterfaceStatus, Leases};
+
+    pub(crate) fn example() -> Status {
+        Status {
+            version: "0.9.0".to_owned(),
+            pid: 42,
+            uptime: 93_784,
+            interfaces: vec![
+                InterfaceStatus {
+                    name: "eth0".to_owned(),
+                    listening: true,
+                    up: true,
+                    addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+                },
+                InterfaceStatus { name: "wg0".to_owned(), listening: true, up: false, addresses: vec![] },
+                InterfaceStatus { name: "ppp0".to_owned(), listening: false, up: false, addresses: vec![] },
+            ],
+            doors: vec![
+                DoorStatus { name: "ssh".to_owned(), steps: Some(3), one_time: false },
+                DoorStatus { name: "a \x1b[31mdoor".to_owned(), steps: None, one_time: true },
+            ],
+            attempts: Attempts {
+                total: 120,
+                listed: vec![AttemptStatus {
+                    source: "198.51.100.7".parse().unwrap(),
+                    door: "ssh".to_owned(),
+                    stage: 2,
+                    age: 4,
+                }],
+            },
+            leases: Leases {
+                total: 2,
+                starting: 0,
+                open: 1,
+                closing: 0,
+                retrying: 1,
+                listed: vec![
+                    LeaseStatus {
+                        door: "ssh".to_owned(),
+                        source: "203.0.113.5".parse().unwrap(),
+                        state: LeaseState::Open,
+                        left: Some(25),
+                        failed: false,
+                    },
+                    LeaseStatus {
+                        door: "ssh".to_owned(),
+                        source: "203.0.113.50".parse().unwrap(),
+                        state: LeaseState::Retrying,
+                        left: Some(61),
+                        failed: true,
+                    },
+                ],
+            },
+            counters: Counters { packets: 1204, opens: 7, ..Counters::default() },
+            commands: Commands { run: 14, ..Commands::default() },
+            health: Health {
+                state_directory: Some("/var/lib/knockd".to_owned()),
+                state_problem: None,
+                filter_exact: true,
+                decoder: None,
+            },
+        }
+    }
+
+    #[test]
+    fn columns_are_aligned_and_nothing_is_obeyed_by_a_terminal() {
+        let text = anstream::adapter::strip_str(&Text(&example()).to_string()).to_string();
+        let (before, after) = text.split_once("\nSince the start\n").unwrap();
+        assert_eq!(
+            before,
+            "\
+knockd 0.9.0, up 1 d 2 h, pid 42
+
+Interfaces
+  eth0  up       192.0.2.1, 2001:db8::1
+  wg0   down     no address
+  ppp0  missing  no address
+
+Doors
+  ssh          3 steps
+  a \u{fffd}[31mdoor  disabled, no sequence is left
+
+Attempts: 120, 119 more are not shown
+  198.51.100.7  ssh  stage 2  begun 4 s ago
+
+Open doors: 2
+  203.0.113.5   ssh  open      closes in 25 s
+  203.0.113.50  ssh  retrying  stop command failed, tried again in 1 min 1 s
+"
+        );
+        assert!(after.starts_with("  packets that passed the kernel's filter  1204\n"), "{after}");
+    }
+}

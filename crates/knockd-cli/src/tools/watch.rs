@@ -1,0 +1,172 @@
+//! `knockd watch`: the status of the running daemon, live in the terminal.
+
+mod draw;
+
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::cursor::Show;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use self::draw::{Palette, View};
+use crate::Exit;
+use crate::control::{Reply, Request, Status};
+use crate::tools::client::Connection;
+use crate::tools::status::Text;
+
+/// How often the daemon is asked.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a key or a signal waits at most.
+const TICK: Duration = Duration::from_millis(200);
+
+/// The latest status, or why there is none.
+type News = Result<Box<Status>, String>;
+
+/// Shows the status of the daemon on this socket until somebody ends it.
+///
+/// # Errors
+/// When no daemon can be asked to begin with, or when there is no terminal.
+pub fn run(socket: &Path) -> anyhow::Result<Exit> {
+    // Whoever starts this without a daemon is told why at once.
+    let first = ask(&mut Connection::open(socket)?)?;
+    if !io::stdout().is_terminal() {
+        bail!("this is no terminal; `knockd status` prints what is going on once");
+    }
+    let ended = Arc::new(AtomicBool::new(false));
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&ended)).context("cannot catch signals")?;
+    }
+    let (tell, news) = bounded(1);
+    let path = socket.to_owned();
+    crate::system::spawn("watch", move || keep_asking(&path, &tell))?;
+    let term = std::env::var("TERM").unwrap_or_default();
+    if term.is_empty() || term == "dumb" {
+        print(&news, &first, &ended);
+        return Ok(Exit::Succeeded);
+    }
+    let mut view = View { status: *first, lost: None };
+    show_cursor_after_a_panic();
+    // From here on a panic restores the rest of the terminal, too.
+    let mut terminal = ratatui::try_init().context("cannot use the terminal")?;
+    let result = show(&mut terminal, &mut view, &news, &ended);
+    ratatui::restore();
+    result.context("cannot use the terminal")?;
+    Ok(Exit::Succeeded)
+}
+
+/// What restores the terminal leaves that to a destructor, and after a panic none runs.
+fn show_cursor_after_a_panic() {
+    let earlier = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let _ = ratatui::crossterm::execute!(io::stdout(), Show);
+        earlier(panic);
+    }));
+}
+
+fn show(
+    terminal: &mut DefaultTerminal,
+    view: &mut View,
+    news: &Receiver<News>,
+    ended: &AtomicBool,
+) -> io::Result<()> {
+    let palette = Palette::of_the_environment();
+    terminal.draw(|frame| draw::draw(frame, view, palette))?;
+    while !ended.load(Ordering::Relaxed) {
+        let mut is_new = false;
+        for news in news.try_iter() {
+            view.take(news);
+            is_new = true;
+        }
+        // A signal interrupts the wait or is seen after it.
+        match event::poll(TICK) {
+            Ok(true) => match event::read()? {
+                Event::Key(key) if key.kind == KeyEventKind::Press => {
+                    let is_ctrl_c =
+                        key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
+                    if is_ctrl_c || matches!(key.code, KeyCode::Char('q' | 'Q') | KeyCode::Esc) {
+                        return Ok(());
+                    }
+                }
+                Event::Resize(..) => is_new = true,
+                _ => {}
+            },
+            Ok(false) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if is_new {
+            terminal.draw(|frame| draw::draw(frame, view, palette))?;
+        }
+    }
+    Ok(())
+}
+
+/// What a terminal gets that can only print lines: the status whenever it has changed in more than its times.
+fn print(news: &Receiver<News>, first: &Status, ended: &AtomicBool) {
+    let mut out = anstream::stdout();
+    let mut shown: News = Err(String::new());
+    let mut latest: News = Ok(Box::new(first.clone()));
+    while !ended.load(Ordering::Relaxed) {
+        let is_same = match (&latest, &shown) {
+            (Ok(latest), Ok(shown)) => without_times(latest) == without_times(shown),
+            (latest, shown) => latest == shown,
+        };
+        if !is_same {
+            let written = match &latest {
+                Ok(status) => writeln!(out, "{}", Text(status)),
+                Err(reason) => writeln!(out, "{reason}"),
+            };
+            if written.is_err() {
+                break;
+            }
+            shown.clone_from(&latest);
+        }
+        if let Ok(news) = news.recv_timeout(TICK) {
+            latest = news;
+        }
+    }
+}
+
+fn without_times(status: &Status) -> Status {
+    let mut status = status.clone();
+    status.uptime = 0;
+    status.attempts.listed.iter_mut().for_each(|attempt| attempt.age = 0);
+    status.leases.listed.iter_mut().for_each(|lease| lease.left = None);
+    status
+}
+
+/// Asks the daemon again and again, and connects anew when it has gone away.
+fn keep_asking(socket: &Path, tell: &Sender<News>) {
+    let mut connection = None;
+    loop {
+        std::thread::sleep(INTERVAL);
+        let answer = (|| {
+            if connection.is_none() {
+                connection = Some(Connection::open(socket)?);
+            }
+            ask(connection.as_mut().context("there is no connection")?)
+        })();
+        if answer.is_err() {
+            connection = None;
+        }
+        if tell.send(answer.map_err(|error| format!("{error:#}"))).is_err() {
+            return;
+        }
+    }
+}
+
+fn ask(connection: &mut Connection) -> anyhow::Result<Box<Status>> {
+    match connection.ask(&Request::Status {})?.1 {
+        Reply::Status(status) => Ok(status),
+        Reply::Refused { reason } => Err(anyhow!(reason)),
+        Reply::Done { .. } | Reply::Traced { .. } => Err(anyhow!("knockd has answered something else")),
+    }
+}
