@@ -13,9 +13,8 @@ mod placement;
 
 use knockd_cli::control::{MAX_REQUEST, Request};
 use knockd_cli::capture::record::Record;
-use knockd_cli::leases::store::StoredLease;
 use knockd_core::config::{Parsed, Severity};
-use knockd_core::{Config, OneTime, STRIKE};
+use knockd_core::{Config, LeaseId, LeaseRecord, OneTime, STRIKE};
 
 pub use capture::capture;
 pub use frame::frame;
@@ -31,9 +30,9 @@ pub fn config(text: &[u8]) {
             assert_eq!(again, Ok(config), "{printed}");
             warnings
         }
-        Err(findings) => {
-            assert!(findings.iter().any(|finding| finding.severity == Severity::Error));
-            findings
+        Err(error) => {
+            assert!(error.findings.iter().any(|finding| finding.severity == Severity::Error));
+            error.findings
         }
     };
     placement::check(&findings, text);
@@ -44,28 +43,34 @@ pub fn one_time(text: &[u8]) {
     let mut text = text.to_vec();
     let lines = text.split(|&byte| byte == b'\n').count();
     for _ in 0..=lines {
-        let OneTime { next, passed_over } = OneTime::parse(&text);
+        let mut file = OneTime::parse(&text);
+        let passed_over = file.passed_over();
         assert!(
             passed_over.is_sorted_by(|a, b| a < b)
                 && passed_over.iter().all(|line| (1..=lines).contains(line))
         );
-        let Some(unused) = next else { return };
+        let Some(unused) = file.next().cloned() else { return };
         let before = &text[..unused.offset];
         assert!(before.is_empty() || before.ends_with(b"\n"), "the strike is not at the start of a line");
         let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
         assert!(passed_over.iter().all(|&other| other < line));
         assert_ne!(text[unused.offset], STRIKE);
         text[unused.offset] = STRIKE;
+        file.use_up();
+        assert_eq!(file, OneTime::parse(&text));
     }
     panic!("a line is used twice");
 }
 
 /// What is read as a lease is written as what was read, and a part of it is no lease.
 pub fn state(text: &[u8]) {
-    if let Ok(lease) = StoredLease::parse(text) {
-        let written = lease.to_text();
-        assert_eq!(StoredLease::parse(written.as_bytes()).ok(), Some(lease));
-        assert!(StoredLease::parse(&text[..text.len() - 1]).is_err());
+    let parse = |text: &[u8]| {
+        let text = std::str::from_utf8(text).ok()?;
+        LeaseRecord::parse(LeaseId(7), text).ok()
+    };
+    if let Some(lease) = parse(text) {
+        assert_eq!(parse(lease.to_string().as_bytes()), Some(lease));
+        assert_eq!(parse(&text[..text.len() - 1]), None);
     }
 }
 

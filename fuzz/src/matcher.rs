@@ -5,8 +5,8 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
-use knockd_core::config::Secret;
-use knockd_core::{Door, FlagRule, Hit, Packet, Protocol, Sequence, Step, TcpFlags};
+use knockd_core::config::Key;
+use knockd_core::{Door, DoorName, FlagRule, Hit, Packet, Protocol, Seconds, Sequence, Step, TcpFlags, Text};
 
 use crate::model::{Op, compare};
 
@@ -27,8 +27,10 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
         _ => 1_000_000,
     };
     let bits = byte(input)?;
-    let cooldown = Duration::from_secs((bits >> 4 & 3).into());
-    let with_cooldown = |door: Door| Door { cooldown, ..door };
+    let with_cooldown = |mut door: Door| {
+        door.cooldown = Seconds::new((bits >> 4 & 3).into());
+        door
+    };
     let doors = (0..=bits % 4).map(|_| door(input).map(with_cooldown)).collect::<Result<Vec<_>>>()?;
     let mut ops = Vec::new();
     while !input.is_empty() && ops.len() < MAX_OPS {
@@ -44,16 +46,18 @@ fn door(input: &mut Unstructured<'_>) -> Result<Door> {
     let sequence = sequence(input)?;
     let is_one_time = bits & 0x40 != 0;
     let syn = FlagRule::ANY.and_set(TcpFlags::SYN);
-    Ok(Door {
-        seq_timeout: Duration::from_secs((bits & 3).into()),
-        tcp_flags: [FlagRule::ANY, FlagRule::ANY, syn, syn.and_clear(TcpFlags::ACK)]
-            [usize::from(bits >> 2 & 3)],
-        target: [None, None, Some(addresses()[0]), Some(addresses()[2])][usize::from(bits >> 4 & 3)],
-        ..Door::new(
-            if bits & 0x80 == 0 { "a" } else { "b" },
-            if is_one_time { Secret::OneTime("file".to_owned()) } else { Secret::Sequence(sequence) },
-        )
-    })
+    let key = if is_one_time {
+        Key::OneTime(Text::new("file").expect("a path"))
+    } else {
+        Key::Sequence(sequence)
+    };
+    let name = DoorName::new(if bits & 0x80 == 0 { "a" } else { "b" }).expect("a name");
+    let mut door = Door::new(name, key);
+    door.seq_timeout = Seconds::new((bits & 3).into());
+    door.tcp_flags =
+        [FlagRule::ANY, FlagRule::ANY, syn, syn.and_clear(TcpFlags::ACK)][usize::from(bits >> 2 & 3)];
+    door.target = [None, None, Some(addresses()[0]), Some(addresses()[2])][usize::from(bits >> 4 & 3)];
+    Ok(door)
 }
 
 /// The number of further steps, 0 to 4, and the steps.

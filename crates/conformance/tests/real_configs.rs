@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use conformance::{SOON, Subject};
-use knockd_core::config::Secret;
+use knockd_core::config::{Action, Commands, Key};
 use knockd_core::{Config, Door, FlagRule, OneTime, Protocol, Sequence, Step, TcpFlags};
 use testbed::{Flags, Frame, Net, Running, workspace_root};
 
@@ -99,7 +99,7 @@ fn run_all(reals: &[Real], subject: Subject, program: &str) -> BTreeMap<String, 
     for real in reals {
         net.server.run_with_input(&["tee", &format!("/run/{}", real.name)], &real.text).unwrap();
         for door in &real.config.doors {
-            if let Secret::OneTime(path) = &door.secret {
+            if let Some(path) = door.key.one_time_file() {
                 net.server.write_file(path, ONE_TIME).unwrap();
             }
         }
@@ -122,13 +122,15 @@ fn run(net: &Net, subject: Subject, program: &str, real: &Real) -> Vec<String> {
     let mut stops = Vec::new();
     for (door, last) in real.config.doors.iter().zip(1..) {
         let source = Ipv4Addr::new(198, 18, 0, last).into();
-        stops.extend(door.stop.expand(source).map(|stop| format!("{}: running command: {stop}", door.name)));
+        stops.extend(
+            commands(door).1.expand(source).map(|stop| format!("{}: running command: {stop}", door.name)),
+        );
         send(net, door, source);
         if subject == Subject::Theirs && ONLY_OURS.contains(&(&real.name, &door.name)) {
             continue;
         }
         let opened = format!("{source}: {}: OPEN SESAME", door.name);
-        let starts = door.start.expand(source);
+        let starts = commands(door).0.expand(source);
         let started = starts.map(|start| format!("{}: running command: {start}", door.name));
         for line in std::iter::once(opened).chain(started) {
             knockd.wait_for_line(&line, SOON).unwrap_or_else(|error| panic!("{}: {error:#}", real.name));
@@ -153,9 +155,9 @@ fn said(knockd: &Running) -> Vec<String> {
 }
 
 fn send(net: &Net, door: &Door, source: IpAddr) {
-    let sequence = match &door.secret {
-        Secret::Sequence(sequence) => sequence.clone(),
-        Secret::OneTime(_) => first_one_time(),
+    let sequence = match &door.key {
+        Key::Sequence(sequence) => sequence.clone(),
+        _ => first_one_time(),
     };
     let destination = door.target.unwrap_or(net.server.ipv4.into());
     let frames: Vec<_> =
@@ -168,8 +170,14 @@ fn send(net: &Net, door: &Door, source: IpAddr) {
     net.client.send_frames(&frames).unwrap();
 }
 
+/// The start and the stop commands of a door.
+fn commands(door: &Door) -> (&Commands, &Commands) {
+    let Action::Commands { start, stop } = &door.action else { panic!("no commands") };
+    (start, stop)
+}
+
 fn first_one_time() -> Sequence {
-    OneTime::parse(ONE_TIME.as_bytes()).next.expect("a sequence").sequence
+    OneTime::parse(ONE_TIME.as_bytes()).next().expect("a sequence").sequence.clone()
 }
 
 fn frame(source: IpAddr, destination: IpAddr, step: Step, rule: FlagRule) -> Vec<u8> {

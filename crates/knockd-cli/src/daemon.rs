@@ -2,9 +2,11 @@
 //!
 //! It owns all state and joins the other folders, so it may know all of them but the tools; none of them knows it.
 
+mod answers;
+mod dispatcher;
 mod engine;
-mod guard;
 mod pid_file;
+mod reload;
 mod service_manager;
 mod setup;
 mod startup;
@@ -20,6 +22,7 @@ use self::setup::Setup;
 use self::startup::Prepared;
 use crate::args::Args;
 use crate::log::{Destinations, Level, Line, Log, complain};
+use crate::system::config_file::Style;
 use crate::system::spawn;
 
 /// Runs the daemon until a signal ends it.
@@ -37,8 +40,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     debugging.filter_level(level).parse_default_env().target(env_logger::Target::Stdout).init();
     let directory = std::env::current_dir().context("cannot find the current directory")?;
     let setup = Setup::load(&args, &directory, None)?;
-    for warning in &setup.warnings {
-        complain(warning, Level::Warning);
+    for warning in setup.warnings.lines(Style::Coloured) {
+        complain(&warning, Level::Warning);
     }
     let prepared = Prepared::new(args, directory, setup)?;
     let Prepared { args, setup, .. } = &prepared;

@@ -7,7 +7,6 @@ pub mod args;
 pub mod capture;
 pub mod control;
 pub mod daemon;
-mod judge;
 #[doc(hidden)]
 pub mod leases;
 mod log;

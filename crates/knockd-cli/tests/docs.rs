@@ -87,8 +87,8 @@ fn options(command: &clap::Command) -> BTreeSet<String> {
 }
 
 fn parsed(place: &str, text: &str) -> Parsed {
-    Config::parse(text.as_bytes()).unwrap_or_else(|findings| {
-        let findings: Vec<_> = findings.iter().map(Diagnostic::to_string).collect();
+    Config::parse(text.as_bytes()).unwrap_or_else(|error| {
+        let findings: Vec<_> = error.findings.iter().map(Diagnostic::to_string).collect();
         panic!("{place}:\n{}\nin:\n{text}", findings.join("\n"))
     })
 }
@@ -180,7 +180,7 @@ fn the_configurations_in_the_readme_are_right() {
 
 /// The codes of what `knockd check` finds unwise, machine or not.
 fn advised(text: &str) -> BTreeSet<&'static str> {
-    let advice = parsed("", text).advice(text.as_bytes());
+    let advice = knockd_core::advise(text.as_bytes(), &parsed("", text));
     advice
         .into_iter()
         .filter(|finding| finding.severity == Severity::Warning)
@@ -240,7 +240,7 @@ fn the_default_configuration_has_no_door_until_somebody_writes_a_sequence() {
         .map(|line| line.strip_prefix('#').filter(|rest| rest.starts_with(['[', '\t'])).unwrap_or(line))
         .collect();
     let uncommented = lines.join("\n");
-    let findings = Config::parse(uncommented.as_bytes()).unwrap_err();
+    let findings = Config::parse(uncommented.as_bytes()).unwrap_err().findings;
     let [Diagnostic { line, .. }] = &findings[..] else { panic!("{findings:?}") };
     assert!(lines[line - 1].contains("Sequence"), "{findings:?}");
 

@@ -7,7 +7,6 @@
 
 mod index;
 
-use std::hash::RandomState;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -15,6 +14,7 @@ use std::time::Duration;
 use hashbrown::HashTable;
 
 use self::index::{Head, Network};
+use crate::seed::Seed;
 use crate::time::Timestamp;
 
 /// Attempts of one source are found together when their doors watch the same destination.
@@ -61,7 +61,7 @@ pub(crate) struct Attempts {
     chains: HashTable<Head>,
     /// The IPv6 networks that have attempts at their first stage.
     networks: HashTable<Network>,
-    hasher: RandomState,
+    seed: Seed,
     queues: Vec<Queue>,
     stages: Vec<List>,
     /// No attempt ends before this moment.
@@ -111,7 +111,7 @@ enum Order {
 
 impl Attempts {
     /// Makes an empty table with a queue for attempts that last that long each; it takes memory only as it fills.
-    pub(crate) fn new(limit: NonZeroU32, lasts: &[Duration]) -> Self {
+    pub(crate) fn new(limit: NonZeroU32, lasts: &[Duration], seed: Seed) -> Self {
         let queues = lasts.iter().map(|&lasts| Queue { lasts, list: List::default() });
         Self {
             limit: limit.get() as usize,
@@ -120,7 +120,7 @@ impl Attempts {
             len: 0,
             chains: HashTable::new(),
             networks: HashTable::new(),
-            hasher: RandomState::new(),
+            seed,
             queues: queues.collect(),
             stages: vec![List::default(); crate::Sequence::MAX_STEPS + 1],
             next_end: None,
@@ -335,7 +335,7 @@ mod tests {
     }
 
     fn table(limit: u32) -> Attempts {
-        Attempts::new(NonZeroU32::new(limit).unwrap(), &[Duration::from_secs(1)])
+        Attempts::new(NonZeroU32::new(limit).unwrap(), &[Duration::from_secs(1)], Seed::new(1, 2))
     }
 
     fn doors_of(table: &Attempts, source: u32) -> Vec<u32> {

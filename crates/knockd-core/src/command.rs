@@ -2,13 +2,16 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
+
+use crate::text::{Text, TextError};
 
 const PLACEHOLDER: &str = "%IP%";
 
 /// A command of a door in which every `%IP%` stands for the knocker's address.
 ///
 /// Only an [`IpAddr`] can fill it, so nothing that a packet contains reaches a shell but digits, letters a to f, dots and
-/// colons. It is never blank.
+/// colons. It is never blank, and stands on one line.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct CommandTemplate {
     /// The text before, between and after the placeholders: one more than there are placeholders.
@@ -16,15 +19,24 @@ pub struct CommandTemplate {
 }
 
 impl CommandTemplate {
-    /// Takes a template apart; `None` when the text is blank.
+    /// Takes a template apart; `None` when the text is no line of a configuration.
     pub fn parse(text: &str) -> Option<Self> {
-        let text = text.trim();
-        (!text.is_empty()).then(|| Self { pieces: text.split(PLACEHOLDER).map(str::to_owned).collect() })
+        text.parse().ok()
     }
 
     /// Returns the command for one knocker. IPv6 addresses are written compressed, as RFC 5952 recommends.
     pub fn expand(&self, source: IpAddr) -> String {
         self.pieces.join(&source.to_string())
+    }
+}
+
+/// Takes a template apart; white space around it is no part of it.
+impl FromStr for CommandTemplate {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        let text = Text::new(text.trim())?;
+        Ok(Self { pieces: text.split(PLACEHOLDER).map(str::to_owned).collect() })
     }
 }
 

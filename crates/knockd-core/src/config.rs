@@ -1,8 +1,6 @@
 //! The configuration of the daemon, as types that cannot be wrong.
 
-mod advice;
 mod diagnostic;
-mod odds;
 mod parser;
 mod value;
 
@@ -10,18 +8,21 @@ use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::ops::Range;
-use std::time::Duration;
+use std::str::FromStr;
 
 pub use diagnostic::{Diagnostic, Severity};
 
 use crate::command::CommandTemplate;
 use crate::sequence::Sequence;
 use crate::tcp_flags::FlagRule;
+use crate::text::{DoorName, Text};
+use crate::time::Seconds;
 
 /// Everything that a knockd.conf says.
 ///
 /// Its [`Display`](fmt::Display) form is a knockd.conf that parses back equal.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Config {
     /// The global directives.
     pub options: Options,
@@ -57,39 +58,60 @@ impl Places {
     }
 }
 
-impl Parsed {
-    /// Says what is unwise about a configuration that can be used, and how hard its doors are to guess.
-    ///
-    /// `text` is the one that was parsed. The findings are of severity [`Severity::Warning`] and [`Severity::Note`].
-    pub fn advice(&self, text: &[u8]) -> Vec<Diagnostic> {
-        advice::advise(text, self)
-    }
-}
-
 impl Config {
     /// Parses the text of a knockd.conf (man page knockd(1), section CONFIGURATION).
     ///
     /// Lines end in LF or CRLF. The text has to be UTF-8, except in comments.
     ///
     /// # Errors
-    /// Returns everything that is wrong and everything that is doubtful about the file, in file order; at least one
-    /// of them is of severity [`Severity::Error`].
-    pub fn parse(text: &[u8]) -> Result<Parsed, Vec<Diagnostic>> {
-        parser::parse(text)
+    /// Returns everything that is wrong and everything that is doubtful about the file.
+    pub fn parse(text: &[u8]) -> Result<Parsed, ConfigError> {
+        parser::parse(text).map_err(|findings| ConfigError { findings })
     }
 }
 
+/// Reads the text of a knockd.conf, as [`Config::parse`] does, and drops its warnings.
+impl FromStr for Config {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        Self::parse(text.as_bytes()).map(|parsed| parsed.config)
+    }
+}
+
+/// Why a text is no configuration. It prints as one line a finding.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConfigError {
+    /// All that is wrong or doubtful, in file order; at least one is of severity [`Severity::Error`].
+    pub findings: Vec<Diagnostic>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for finding in &self.findings {
+            write!(f, "{separator}{finding}")?;
+            separator = "\n";
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
 /// The directives of `[options]`. Paths and names are as written.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Options {
     /// `UseSyslog`: log to the system log as well.
     pub use_syslog: bool,
     /// `LogFile`.
-    pub log_file: Option<String>,
+    pub log_file: Option<Text>,
     /// `PidFile`.
-    pub pid_file: Option<String>,
+    pub pid_file: Option<Text>,
     /// `Interface`.
-    pub interface: Option<String>,
+    pub interface: Option<Text>,
     /// `WaitInterface`: wait for an interface that does not exist yet instead of failing at the start.
     pub wait_interface: bool,
     /// `MaxAttempts`: how many attempts may be under way at the same time, over all sources.
@@ -98,25 +120,26 @@ pub struct Options {
     pub max_open: NonZeroU32,
     /// `MaxCommands`: how many start commands may run at the same time; others wait.
     pub max_commands: NonZeroU32,
-    /// `CommandLimit`: how long a command may run before it is ended; whole seconds; `None` (written 0) is for ever.
-    pub command_limit: Option<Duration>,
+    /// `CommandLimit`: how long a command may run before it is ended; `None` (written 0) is for ever.
+    pub command_limit: Option<Seconds>,
     /// `ScanLimit`: how many ports that no door uses a source may try within a minute before it is taken for a scanner;
     /// `None` (written 0) never does.
     pub scan_limit: Option<NonZeroU32>,
     /// `StateDir`: where leases are stored. The path is as written.
-    pub state_dir: String,
+    pub state_dir: Text,
     /// `OnExit`: what happens to open doors when the daemon ends.
     pub on_exit: OnExit,
     /// `ControlSocket`: where the daemon can be asked; `None` (written as nothing) is nowhere. The path is as written.
-    pub control_socket: Option<String>,
+    pub control_socket: Option<Text>,
     /// `LogFormat`: how log lines are written.
     pub log_format: LogFormat,
     /// `Metrics`: the file to which the counters are written again and again. The path is as written.
-    pub metrics: Option<String>,
+    pub metrics: Option<Text>,
 }
 
 /// How log lines are written.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum LogFormat {
     /// As in knockd 0.8, for people.
     #[default]
@@ -127,6 +150,7 @@ pub enum LogFormat {
 
 /// What happens to open doors when the daemon is stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum OnExit {
     /// Their stop commands run at once.
     #[default]
@@ -147,6 +171,8 @@ impl Options {
     pub const DEFAULT_MAX_COMMANDS: NonZeroU32 = NonZeroU32::new(256).unwrap();
     /// The value of `ScanLimit` when it is not given.
     pub const DEFAULT_SCAN_LIMIT: Option<NonZeroU32> = NonZeroU32::new(10);
+    /// The largest value of `ScanLimit`.
+    pub const MAX_SCAN_LIMIT: u32 = 64;
     /// The value of `StateDir` when it is not given.
     pub const DEFAULT_STATE_DIR: &str = "/var/lib/knockd";
     /// The value of `ControlSocket` when it is not given.
@@ -166,77 +192,126 @@ impl Default for Options {
             max_commands: Self::DEFAULT_MAX_COMMANDS,
             command_limit: None,
             scan_limit: Self::DEFAULT_SCAN_LIMIT,
-            state_dir: Self::DEFAULT_STATE_DIR.to_owned(),
+            state_dir: Text::from_static(Self::DEFAULT_STATE_DIR),
             on_exit: OnExit::default(),
-            control_socket: Some(Self::DEFAULT_CONTROL_SOCKET.to_owned()),
+            control_socket: Some(Text::from_static(Self::DEFAULT_CONTROL_SOCKET)),
             log_format: LogFormat::default(),
             metrics: None,
         }
     }
 }
 
-/// A section that is not `[options]`: a secret, and what happens when somebody knows it.
+/// A section that is not `[options]`: a key, and the action that follows when somebody has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Door {
-    /// Name of the section, as it appears in the log; never empty.
-    pub name: String,
-    /// What has to be knocked.
-    pub secret: Secret,
-    /// `Seq_Timeout`: how long a knock may take from its first to its last step; whole seconds.
-    pub seq_timeout: Duration,
+    /// Name of the section, as it appears in the log.
+    pub name: DoorName,
+    /// What opens the door.
+    pub key: Key,
+    /// `Seq_Timeout`: how long a knock may take from its first to its last step.
+    pub seq_timeout: Seconds,
     /// `TCPFlags`: what every TCP step has to carry.
     pub tcp_flags: FlagRule,
     /// `Target`: the address that has to be hit, instead of the interface's own.
     pub target: Option<IpAddr>,
-    /// `Start_Command` and `Start_Command_6`.
-    pub start: Commands,
-    /// `Stop_Command` and `Stop_Command_6`.
-    pub stop: Commands,
-    /// `Cmd_Timeout`: how long the door stays open after the start command has ended; whole seconds.
-    pub cmd_timeout: Duration,
+    /// What opening does.
+    pub action: Action,
+    /// `Cmd_Timeout`: how long the door stays open after the start command has ended.
+    pub cmd_timeout: Seconds,
     /// `Reopen`.
     pub reopen: Reopen,
     /// `Max_Open`: how many leases this door may have at the same time; `None` (written 0) is as many as `MaxOpen` allows.
     pub max_open: Option<NonZeroU32>,
-    /// `Cooldown`: how long a source is not looked at by this door after it has opened it; whole seconds.
-    pub cooldown: Duration,
+    /// `Cooldown`: how long a source is not looked at by this door after it has opened it.
+    pub cooldown: Seconds,
 }
 
 impl Door {
     /// The value of `Seq_Timeout` when it is not given.
-    pub const DEFAULT_SEQ_TIMEOUT: Duration = Duration::from_secs(25);
+    pub const DEFAULT_SEQ_TIMEOUT: Seconds = Seconds::new(25);
     /// The value of `Cmd_Timeout` when it is not given.
-    pub const DEFAULT_CMD_TIMEOUT: Duration = Duration::from_secs(10);
+    pub const DEFAULT_CMD_TIMEOUT: Seconds = Seconds::new(10);
 
     /// Makes a door with these two and the default of everything else.
-    pub fn new(name: impl Into<String>, secret: Secret) -> Self {
+    pub fn new(name: DoorName, key: Key) -> Self {
         Self {
-            name: name.into(),
-            secret,
+            name,
+            key,
             seq_timeout: Self::DEFAULT_SEQ_TIMEOUT,
             tcp_flags: FlagRule::ANY,
             target: None,
-            start: Commands::default(),
-            stop: Commands::default(),
+            action: Action::default(),
             cmd_timeout: Self::DEFAULT_CMD_TIMEOUT,
             reopen: Reopen::default(),
             max_open: None,
-            cooldown: Duration::ZERO,
+            cooldown: Seconds::ZERO,
         }
     }
 }
 
-/// What has to be knocked at a door.
+/// What opens a door.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Secret {
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum Key {
     /// `Sequence`: always the same steps.
     Sequence(Sequence),
     /// `One_Time_Sequences`: the next unused line of this file. The path is as written.
-    OneTime(String),
+    OneTime(Text),
+}
+
+impl Key {
+    /// Returns the file of one-time sequences, if this is such a key.
+    pub const fn one_time_file(&self) -> Option<&Text> {
+        match self {
+            Self::Sequence(_) => None,
+            Self::OneTime(path) => Some(path),
+        }
+    }
+}
+
+/// What opening a door does.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum Action {
+    /// Commands run.
+    Commands {
+        /// `Start_Command` and `Start_Command_6`.
+        start: Commands,
+        /// `Stop_Command` and `Stop_Command_6`.
+        stop: Commands,
+    },
+}
+
+/// Nothing: the door only logs.
+impl Default for Action {
+    fn default() -> Self {
+        Self::Commands { start: Commands::default(), stop: Commands::default() }
+    }
+}
+
+impl Action {
+    /// Says whether anything that an opening does has to be undone later.
+    pub fn is_undone(&self) -> bool {
+        match self {
+            Self::Commands { stop, .. } => *stop != Commands::default(),
+        }
+    }
+
+    /// Says whether an opening does anything for a source of this address family.
+    pub fn applies_to(&self, source: IpAddr) -> bool {
+        match self {
+            Self::Commands { start, .. } => start.of(source).is_some(),
+        }
+    }
 }
 
 /// A command for knockers of either address family.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Commands {
     /// What runs for IPv4 knockers, if anything does.
     pub v4: Option<CommandTemplate>,
@@ -245,20 +320,25 @@ pub struct Commands {
 }
 
 impl Commands {
-    /// The same command for both families.
+    /// Returns the same command for both families.
     pub fn both(command: CommandTemplate) -> Self {
         Self { v4: Some(command.clone()), v6: Some(command) }
     }
 
-    /// The command for this knocker, filled in; `None` when nothing is to run.
+    /// Returns the command for this knocker's family; `None` when nothing is to run.
+    pub fn of(&self, source: IpAddr) -> Option<&CommandTemplate> {
+        if source.is_ipv4() { self.v4.as_ref() } else { self.v6.as_ref() }
+    }
+
+    /// Returns the command for this knocker, filled in; `None` when nothing is to run.
     pub fn expand(&self, source: IpAddr) -> Option<String> {
-        let template = if source.is_ipv4() { &self.v4 } else { &self.v6 };
-        template.as_ref().map(|template| template.expand(source))
+        self.of(source).map(|template| template.expand(source))
     }
 }
 
 /// What a knock does at a door that is already open for its source.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Reopen {
     /// The door stays open for a full `Cmd_Timeout` from now; no command runs.
     #[default]
@@ -293,17 +373,13 @@ impl fmt::Display for Options {
         writeln!(f, "\tMaxAttempts = {}", self.max_attempts)?;
         writeln!(f, "\tMaxOpen = {}", self.max_open)?;
         writeln!(f, "\tMaxCommands = {}", self.max_commands)?;
-        writeln!(f, "\tCommandLimit = {}", self.command_limit.unwrap_or_default().as_secs())?;
+        writeln!(f, "\tCommandLimit = {}", self.command_limit.unwrap_or_default())?;
         writeln!(f, "\tScanLimit = {}", self.scan_limit.map_or(0, NonZeroU32::get))?;
         writeln!(f, "\tStateDir = {}", self.state_dir)?;
-        let on_exit = match self.on_exit {
-            OnExit::Close => "close",
-            OnExit::Keep => "keep",
-        };
-        writeln!(f, "\tOnExit = {on_exit}")?;
+        writeln!(f, "\tOnExit = {}", self.on_exit)?;
         writeln!(f, "\tControlSocket = {}", self.control_socket.as_deref().unwrap_or_default())?;
         if self.log_format == LogFormat::Json {
-            writeln!(f, "\tLogFormat = json")?;
+            writeln!(f, "\tLogFormat = {}", self.log_format)?;
         }
         if let Some(path) = &self.metrics {
             writeln!(f, "\tMetrics = {path}")?;
@@ -315,18 +391,19 @@ impl fmt::Display for Options {
 impl fmt::Display for Door {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "[{}]", self.name)?;
-        match &self.secret {
-            Secret::Sequence(sequence) => writeln!(f, "\tSequence = {sequence}")?,
-            Secret::OneTime(path) => writeln!(f, "\tOne_Time_Sequences = {path}")?,
+        match &self.key {
+            Key::Sequence(sequence) => writeln!(f, "\tSequence = {sequence}")?,
+            Key::OneTime(path) => writeln!(f, "\tOne_Time_Sequences = {path}")?,
         }
-        writeln!(f, "\tSeq_Timeout = {}", self.seq_timeout.as_secs())?;
+        writeln!(f, "\tSeq_Timeout = {}", self.seq_timeout)?;
         if self.tcp_flags != FlagRule::ANY {
             writeln!(f, "\tTCPFlags = {}", self.tcp_flags)?;
         }
         if let Some(target) = self.target {
             writeln!(f, "\tTarget = {target}")?;
         }
-        for (key, Commands { v4, v6 }) in [("Start_Command", &self.start), ("Stop_Command", &self.stop)] {
+        let Action::Commands { start, stop } = &self.action;
+        for (key, Commands { v4, v6 }) in [("Start_Command", start), ("Stop_Command", stop)] {
             if let Some(command) = v4 {
                 writeln!(f, "\t{key} = {command}")?;
             }
@@ -336,16 +413,52 @@ impl fmt::Display for Door {
                 _ => (),
             }
         }
-        writeln!(f, "\tCmd_Timeout = {}", self.cmd_timeout.as_secs())?;
+        writeln!(f, "\tCmd_Timeout = {}", self.cmd_timeout)?;
         if self.reopen == Reopen::Run {
-            writeln!(f, "\tReopen = run")?;
+            writeln!(f, "\tReopen = {}", self.reopen)?;
         }
         if let Some(max_open) = self.max_open {
             writeln!(f, "\tMax_Open = {max_open}")?;
         }
         if !self.cooldown.is_zero() {
-            writeln!(f, "\tCooldown = {}", self.cooldown.as_secs())?;
+            writeln!(f, "\tCooldown = {}", self.cooldown)?;
         }
         Ok(())
     }
 }
+
+/// Gives an enum of plain words its text form, which is that of knockd.conf, in any case.
+macro_rules! words {
+    ($type:ident { $($variant:ident = $word:literal),+ }) => {
+        impl $type {
+            /// All values with their words.
+            pub(crate) const WORDS: &[(&str, Self)] = &[$(($word, Self::$variant)),+];
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self {
+                    $(Self::$variant => $word),+
+                })
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = UnknownWord;
+
+            fn from_str(text: &str) -> Result<Self, UnknownWord> {
+                let found = Self::WORDS.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
+                found.map(|&(_, value)| value).ok_or(UnknownWord)
+            }
+        }
+    };
+}
+
+words!(OnExit { Close = "close", Keep = "keep" });
+words!(LogFormat { Classic = "classic", Json = "json" });
+words!(Reopen { Extend = "extend", Run = "run" });
+
+/// The text is none of the words that are allowed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("unknown word")]
+pub struct UnknownWord;

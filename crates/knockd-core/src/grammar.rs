@@ -134,17 +134,20 @@ pub(crate) fn sequence(input: &str) -> Parse<'_, Sequence> {
 }
 
 /// ```abnf
-/// step     = port [ *WSP ":" *WSP protocol ]
-/// protocol = "tcp" / "udp"                   ; in any case; tcp when absent
+/// step = port [ *WSP ":" *WSP protocol ]     ; tcp when absent
 /// ```
 pub(crate) fn step(input: &str) -> Parse<'_, Step> {
-    let protocol = |input| {
-        let names = alt((value(Protocol::Tcp, tag_no_case("tcp")), value(Protocol::Udp, tag_no_case("udp"))));
-        expect("`tcp` or `udp`", terminated(names, end_of_word)).parse(input)
-    };
     let (input, port) = port(input)?;
     let (input, protocol) = opt(preceded((space, char(':'), space), protocol)).parse(input)?;
     Ok((input, Step { port, protocol: protocol.unwrap_or(Protocol::Tcp) }))
+}
+
+/// ```abnf
+/// protocol = "tcp" / "udp"                   ; in any case
+/// ```
+pub(crate) fn protocol(input: &str) -> Parse<'_, Protocol> {
+    let names = alt((value(Protocol::Tcp, tag_no_case("tcp")), value(Protocol::Udp, tag_no_case("udp"))));
+    expect("`tcp` or `udp`", terminated(names, end_of_word)).parse(input)
 }
 
 /// ```abnf

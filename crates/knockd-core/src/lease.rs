@@ -1,16 +1,32 @@
-//! Leases: which door is open for whom until when, and what has to run and to be remembered because of it.
+//! Leases: which door is open for whom until when, and what has to be done and to be remembered because of it.
+//!
+//! A lease goes through these phases; a knock at an open door moves its end, and one that comes while a command runs waits for
+//! the command's end.
+//!
+//! ```text
+//!   knock ──▶ Starting ──start command ends──▶ Open ──its time is over──▶ Stopping ──▶ gone
+//!                ▲                                                         │    ▲
+//!                └────────────── there was a knock meanwhile ──────────────┤    │ again
+//!                                                                 it fails └▶ Failing
+//! ```
 
 mod control;
+mod record;
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::control::{LeaseState, LeaseView};
-use crate::config::{Door, Reopen};
-use crate::time::Timestamp;
+pub use self::control::{LeaseFilter, LeaseState, LeaseView};
+pub use self::record::{LeaseRecord, LeaseRecordError};
+use crate::config::{Action, Door, Reopen};
+use crate::one_time::Unused;
+use crate::outcome::OpeningResult;
+use crate::text::{DoorName, Text};
+use crate::time::{Now, Timestamp};
 
 /// How long after the n-th failure of a stop command it is tried again; after the last one it is given up.
 const RETRIES: [Duration; 5] = [
@@ -23,39 +39,64 @@ const RETRIES: [Duration; 5] = [
 
 /// Identifies a lease and the commands that run for it; unique as long as the lease's [`LeaseRecord`] is stored.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct LeaseId(pub u64);
 
 /// What the caller has to do, in the order in which it is returned.
+///
+/// A [`Self::Run`] waits until what comes before it in the same list is durable; nothing else waits.
+#[must_use = "an effect that nobody carries out leaves a door open or a knock lost"]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Effect {
-    /// Store this durably, in place of an older record of the same lease; before any command that follows is run.
+    /// Make this line of a one-time file unusable, durably, and report to [`crate::Gate::handle_burnt`].
+    Burn(Burn),
+    /// Store this durably, in place of an older record of the same lease.
     Store(LeaseRecord),
+    /// The end of an open lease has moved to this moment, or will be there once its start command has ended. The record with it
+    /// comes before.
+    EndMoved(LeaseId, Timestamp),
     /// Forget what is stored of a lease: its door is closed.
     Forget(LeaseId),
     /// Keep what is stored of a lease for a person to look at, but do not restore it: its stop command has failed for
     /// good, and nothing will be done about it any more.
-    SetAside(LeaseId, LeaseKey),
-    /// Run this command now, and report its end to [`Leases::handle_exit`].
+    SetAside(LeaseId, Arc<LeaseKey>),
+    /// Run this command, and report its end to [`crate::Gate::handle_exit`].
     Run(Run),
 }
+
+/// A line of a one-time file that was knocked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Burn {
+    /// What to call [`crate::Gate::handle_burnt`] with.
+    pub id: BurnId,
+    /// The file, as the configuration names it.
+    pub file: Text,
+    /// The line. [`crate::STRIKE`] has to be written over the byte at its offset, if it still is the file's first unused line.
+    pub line: Unused,
+}
+
+/// Identifies a [`Burn`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct BurnId(pub(crate) u64);
 
 /// A command to run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Run {
-    /// What to call [`Leases::handle_exit`] with when it has ended.
+    /// What to call [`crate::Gate::handle_exit`] with when it has ended.
     pub id: LeaseId,
     /// Which of the door's commands it is.
     pub kind: RunKind,
     /// Name of the door.
-    pub door: String,
+    pub door: DoorName,
     /// The knocker it is run for.
     pub source: IpAddr,
     /// The command line for the shell.
-    pub command: String,
+    pub command: Arc<str>,
 }
 
 /// Which command of a door.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum RunKind {
     /// `Start_Command`.
     Start,
@@ -63,34 +104,28 @@ pub enum RunKind {
     Stop,
 }
 
-/// Everything that is needed to close a door after the daemon has been started anew.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LeaseRecord {
-    /// The lease.
-    pub id: LeaseId,
-    /// What it is to its knocker.
-    pub key: LeaseKey,
-    /// `Cmd_Timeout` as it was when the door was opened or the lease last extended, or the time that somebody has given it
-    /// instead; the end is never further away than that.
-    pub cmd_timeout: Duration,
-    /// When the stop command is due; while the start command is still running, when it would be if that had already ended.
-    pub until: Timestamp,
-    /// Whether the start command has failed, so that another knock runs it again.
-    pub failed: bool,
-}
-
-/// What a lease is to its knocker: two knocks that would run the same commands share it, and a door whose commands have
-/// changed with the configuration begins a new one beside it.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+/// What a lease is to its knocker: two knocks that would do the same share it, and a door whose action has changed with the
+/// configuration begins a new one beside it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct LeaseKey {
     /// Name of the door.
-    pub door: String,
+    pub door: DoorName,
     /// The knocker.
     pub source: IpAddr,
-    /// The start command, filled in.
-    pub start: String,
-    /// The stop command, filled in.
-    pub stop: String,
+    /// What opening has done, and closing undoes.
+    pub access: Access,
+}
+
+/// A door's [`Action`] for one knocker, for a door that closes again.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Access {
+    /// Commands, filled in.
+    Commands {
+        /// The start command.
+        start: Arc<str>,
+        /// The stop command.
+        stop: Arc<str>,
+    },
 }
 
 /// The doors that are open.
@@ -100,14 +135,14 @@ pub struct LeaseKey {
 /// The start and the stop command of a lease never run at the same time.
 #[derive(Debug, Default)]
 pub struct Leases {
-    by_id: HashMap<LeaseId, Lease>,
+    by_id: BTreeMap<LeaseId, Lease>,
     /// The lease that another knock of the same source extends.
-    current: HashMap<LeaseKey, LeaseId>,
+    current: BTreeMap<Arc<LeaseKey>, LeaseId>,
     /// When something is due for a lease that is [`Phase::Open`] or [`Phase::Failing`].
     due: BTreeSet<(Timestamp, LeaseId)>,
     /// How many leases each door has, and each source.
-    of_door: HashMap<String, u32>,
-    of_source: HashMap<IpAddr, u32>,
+    of_door: BTreeMap<DoorName, u32>,
+    of_source: BTreeMap<IpAddr, u32>,
     last_id: u64,
     closing: bool,
 }
@@ -125,7 +160,7 @@ pub enum Full {
 
 #[derive(Debug)]
 struct Lease {
-    key: LeaseKey,
+    key: Arc<LeaseKey>,
     cmd_timeout: Duration,
     phase: Phase,
 }
@@ -142,83 +177,97 @@ enum Phase {
     Failing { failures: usize, again: Timestamp },
 }
 
+/// What an opening would do for one knocker.
+enum Wish {
+    /// It has to be undone later.
+    Lease(Access),
+    /// It is over when it has run.
+    Once(Arc<str>),
+}
+
 impl Leases {
     /// Makes a state in which every door is closed.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes over what an earlier daemon had stored. A lease whose time has passed is due at once. Identities up to
+    /// Takes over what an earlier process had stored. A lease whose time has passed is due at once. Identities up to
     /// `last_id`, and those of the records, are not used again.
-    pub fn restore(&mut self, records: impl IntoIterator<Item = LeaseRecord>, last_id: LeaseId) {
+    pub fn restore(&mut self, records: impl IntoIterator<Item = LeaseRecord>, last_id: LeaseId, now: Now) {
         self.last_id = self.last_id.max(last_id.0);
         for LeaseRecord { id, key, cmd_timeout, until, failed } in records {
             self.last_id = self.last_id.max(id.0);
-            self.current.insert(key.clone(), id);
+            let until = now.moment_at(until, cmd_timeout);
+            self.current.insert(Arc::clone(&key), id);
             self.due.insert((until, id));
             self.insert(id, Lease { key, cmd_timeout, phase: Phase::Open { until, failed } });
         }
     }
 
-    /// Opens a door for a source that has knocked.
+    /// Opens a door for a source that has knocked, and says what came of it.
     ///
     /// A door without a start command for the knocker's address family runs nothing. One without a stop command has no
     /// lease: every knock runs the start command. While a lease is open, a knock moves its end to a full `Cmd_Timeout`
     /// from now, if that is later, and runs nothing, except that a start command which failed runs again, and that with `Reopen = run` every
     /// knock has a lease of its own. A knock that comes while the stop command is running runs the start command after it;
     /// one that comes while a failed stop command waits to be tried again runs it now and ends the trying.
-    ///
-    /// # Errors
-    /// When the knock would need a new lease and there are `max_open` already, or as many at this door as it allows.
     pub fn open(
         &mut self,
         door: &Door,
         source: IpAddr,
         max_open: NonZeroU32,
-        now: Timestamp,
-    ) -> Result<Vec<Effect>, Full> {
-        let Some(start) = door.start.expand(source).filter(|_| !self.closing) else { return Ok(Vec::new()) };
-        let Some(stop) = door.stop.expand(source) else {
-            let (id, kind, door) = (self.fresh_id(), RunKind::Start, door.name.clone());
-            return Ok(vec![Effect::Run(Run { id, kind, door, source, command: start })]);
+        now: Now,
+    ) -> (OpeningResult, Vec<Effect>) {
+        let nothing = |result| (result, Vec::new());
+        if self.closing {
+            return nothing(OpeningResult::Closing);
+        }
+        let access = match wish(door, source) {
+            None => return nothing(OpeningResult::NothingToRun),
+            Some(Wish::Once(command)) => {
+                let (id, kind, door) = (self.fresh_id(), RunKind::Start, door.name.clone());
+                let run = Effect::Run(Run { id, kind, door, source, command });
+                return (OpeningResult::Opened, vec![run]);
+            }
+            Some(Wish::Lease(access)) => access,
         };
-        let key = LeaseKey { door: door.name.clone(), source, start, stop };
+        let key = LeaseKey { door: door.name.clone(), source, access };
         let current = match door.reopen {
             Reopen::Extend => self.current.get(&key).copied(),
             Reopen::Run => None,
         };
         if let Some(id) = current {
-            return Ok(self.knock_again(id, door.cmd_timeout, now));
+            return self.knock_again(id, door.cmd_timeout.into(), now);
         }
         if self.by_id.len() >= max_open.get() as usize {
-            return Err(Full::Everywhere);
+            return nothing(OpeningResult::Full(Full::Everywhere));
         }
         let at_door = self.of_door.get(&door.name).copied().unwrap_or(0);
         if door.max_open.is_some_and(|limit| at_door >= limit.get()) {
-            return Err(Full::Door);
+            return nothing(OpeningResult::Full(Full::Door));
         }
-        let id = self.fresh_id();
+        let (id, key) = (self.fresh_id(), Arc::new(key));
         if door.reopen == Reopen::Extend {
-            self.current.insert(key.clone(), id);
+            self.current.insert(Arc::clone(&key), id);
         }
-        let mut lease =
-            Lease { key, cmd_timeout: door.cmd_timeout, phase: Phase::Starting { closes: false } };
+        let phase = Phase::Starting { closes: false };
+        let mut lease = Lease { key, cmd_timeout: door.cmd_timeout.into(), phase };
         let effects = lease.start(id, now);
         self.insert(id, lease);
-        Ok(effects)
+        (OpeningResult::Opened, effects)
     }
 
     /// Takes note that a command has ended. `succeeded` is whether it ended with status 0. An unknown `id` is ignored.
-    pub fn handle_exit(&mut self, id: LeaseId, succeeded: bool, now: Timestamp) -> Vec<Effect> {
+    pub fn handle_exit(&mut self, id: LeaseId, succeeded: bool, now: Now) -> Vec<Effect> {
         let closing = self.closing;
         let Some(lease) = self.by_id.get_mut(&id) else { return Vec::new() };
         match lease.phase {
             Phase::Starting { closes } if closes || closing => vec![lease.stop(id, 0)],
             Phase::Starting { .. } => {
-                let until = now.after(lease.cmd_timeout);
+                let until = now.monotonic.after(lease.cmd_timeout);
                 lease.phase = Phase::Open { until, failed: !succeeded };
                 self.due.insert((until, id));
-                vec![lease.store(id, until, !succeeded)]
+                vec![lease.store(id, until, !succeeded, now)]
             }
             Phase::Stopping { knocked: true, .. } if !closing => lease.start(id, now),
             Phase::Stopping { .. } if succeeded => {
@@ -232,13 +281,13 @@ impl Leases {
                     Vec::new()
                 }
                 Some(&wait) => {
-                    let again = now.after(wait);
+                    let again = now.monotonic.after(wait);
                     lease.phase = Phase::Failing { failures: failures + 1, again };
                     self.due.insert((again, id));
                     Vec::new()
                 }
                 None => {
-                    let key = lease.key.clone();
+                    let key = Arc::clone(&lease.key);
                     self.drop_lease(id);
                     vec![Effect::SetAside(id, key)]
                 }
@@ -283,10 +332,8 @@ impl Leases {
 
     /// Says whether a knock at this door would go to a lease that there is already.
     pub fn holds(&self, door: &Door, source: IpAddr) -> bool {
-        let (Some(start), Some(stop)) = (door.start.expand(source), door.stop.expand(source)) else {
-            return false;
-        };
-        let key = LeaseKey { door: door.name.clone(), source, start, stop };
+        let Some(Wish::Lease(access)) = wish(door, source) else { return false };
+        let key = LeaseKey { door: door.name.clone(), source, access };
         door.reopen == Reopen::Extend && self.current.contains_key(&key)
     }
 
@@ -300,33 +347,34 @@ impl Leases {
         self.by_id.is_empty()
     }
 
-    fn knock_again(&mut self, id: LeaseId, cmd_timeout: Duration, now: Timestamp) -> Vec<Effect> {
-        let Some(lease) = self.by_id.get_mut(&id) else { return Vec::new() };
+    fn knock_again(&mut self, id: LeaseId, cmd_timeout: Duration, now: Now) -> (OpeningResult, Vec<Effect>) {
+        let Some(lease) = self.by_id.get_mut(&id) else { return (OpeningResult::Queued, Vec::new()) };
         match lease.phase {
             // The time runs from the end of the start command, which is still to come.
             Phase::Starting { .. } => {
                 lease.cmd_timeout = lease.cmd_timeout.max(cmd_timeout);
                 lease.phase = Phase::Starting { closes: false };
-                Vec::new()
+                (OpeningResult::Queued, Vec::new())
             }
             Phase::Open { until, failed } => {
                 self.due.remove(&(until, id));
-                let until = lease.prolong(until, cmd_timeout, now);
+                let until = lease.prolong(until, cmd_timeout, now.monotonic);
                 if failed {
-                    return lease.start(id, now);
+                    return (OpeningResult::Opened, lease.start(id, now));
                 }
                 self.due.insert((until, id));
-                vec![lease.store(id, until, failed)]
+                let effects = vec![lease.store(id, until, failed, now), Effect::EndMoved(id, until)];
+                (OpeningResult::Extended { until }, effects)
             }
             Phase::Stopping { failures, .. } => {
                 lease.cmd_timeout = cmd_timeout;
                 lease.phase = Phase::Stopping { failures, knocked: true };
-                Vec::new()
+                (OpeningResult::Queued, Vec::new())
             }
             Phase::Failing { again, .. } => {
                 self.due.remove(&(again, id));
                 lease.cmd_timeout = cmd_timeout;
-                lease.start(id, now)
+                (OpeningResult::Opened, lease.start(id, now))
             }
         }
     }
@@ -342,7 +390,7 @@ impl Leases {
         if self.current.get(&key) == Some(&id) {
             self.current.remove(&key);
         }
-        one_less(self.of_door.entry(key.door));
+        one_less(self.of_door.entry(key.door.clone()));
         one_less(self.of_source.entry(key.source));
     }
 
@@ -352,8 +400,21 @@ impl Leases {
     }
 }
 
+/// Says what an opening does for this knocker, if anything.
+fn wish(door: &Door, source: IpAddr) -> Option<Wish> {
+    match &door.action {
+        Action::Commands { start, stop } => {
+            let start = start.expand(source)?.into();
+            Some(match stop.expand(source) {
+                Some(stop) => Wish::Lease(Access::Commands { start, stop: stop.into() }),
+                None => Wish::Once(start),
+            })
+        }
+    }
+}
+
 /// Counts down, and forgets what has come to nothing.
-fn one_less<K>(entry: Entry<'_, K, u32>) {
+fn one_less<K: Ord>(entry: Entry<'_, K, u32>) {
     if let Entry::Occupied(mut count) = entry {
         *count.get_mut() -= 1;
         if *count.get() == 0 {
@@ -363,9 +424,10 @@ fn one_less<K>(entry: Entry<'_, K, u32>) {
 }
 
 impl Lease {
-    fn start(&mut self, id: LeaseId, now: Timestamp) -> Vec<Effect> {
+    fn start(&mut self, id: LeaseId, now: Now) -> Vec<Effect> {
         self.phase = Phase::Starting { closes: false };
-        vec![self.store(id, now.after(self.cmd_timeout), false), self.run(id, RunKind::Start)]
+        let until = now.monotonic.after(self.cmd_timeout);
+        vec![self.store(id, until, false, now), self.run(id, RunKind::Start)]
     }
 
     /// Moves the end of an open lease to that long from now, but never nearer; returns where it is then.
@@ -387,16 +449,17 @@ impl Lease {
     }
 
     fn run(&self, id: LeaseId, kind: RunKind) -> Effect {
-        let LeaseKey { door, source, start, stop } = self.key.clone();
+        let LeaseKey { door, source, access: Access::Commands { start, stop } } = &*self.key;
         let command = match kind {
             RunKind::Start => start,
             RunKind::Stop => stop,
         };
-        Effect::Run(Run { id, kind, door, source, command })
+        Effect::Run(Run { id, kind, door: door.clone(), source: *source, command: Arc::clone(command) })
     }
 
-    fn store(&self, id: LeaseId, until: Timestamp, failed: bool) -> Effect {
-        Effect::Store(LeaseRecord { id, key: self.key.clone(), cmd_timeout: self.cmd_timeout, until, failed })
+    fn store(&self, id: LeaseId, until: Timestamp, failed: bool, now: Now) -> Effect {
+        let (key, cmd_timeout) = (Arc::clone(&self.key), self.cmd_timeout);
+        Effect::Store(LeaseRecord { id, key, cmd_timeout, until: now.calendar_at(until), failed })
     }
 
     /// How often the stop command has failed so far.
@@ -412,21 +475,26 @@ impl Lease {
 mod tests {
     use super::*;
     use crate::command::CommandTemplate;
-    use crate::config::{Commands, Options, Secret};
+    use crate::config::{Commands, Key, Options};
+    use crate::time::UnixTime;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     fn door(start: &str, stop: &str) -> Door {
         let commands = |text| CommandTemplate::parse(text).map(Commands::both).unwrap_or_default();
         Door {
-            start: commands(start),
-            stop: commands(stop),
-            ..Door::new("ssh", Secret::Sequence("1,2".parse().unwrap()))
+            action: Action::Commands { start: commands(start), stop: commands(stop) },
+            ..Door::new(DoorName::new("ssh").unwrap(), Key::Sequence("1,2".parse().unwrap()))
         }
     }
 
     fn at(seconds: u32) -> Timestamp {
         Timestamp::ZERO.after(SECOND * seconds)
+    }
+
+    /// The calendar has the same origin.
+    fn on(seconds: u32) -> Now {
+        Now { monotonic: at(seconds), calendar: UnixTime::new(SECOND * seconds) }
     }
 
     fn source() -> IpAddr {
@@ -435,8 +503,10 @@ mod tests {
 
     /// What is to be done, short enough to compare: `store 13`, `run a`, `forget`.
     fn told(effects: Vec<Effect>) -> Vec<String> {
-        let tell = |effect| match effect {
-            Effect::Store(record) => format!("store {}", record.until.since(Timestamp::ZERO).as_secs()),
+        let tell = |effect: Effect| match effect {
+            Effect::Store(record) => format!("store {}", record.until.since_epoch().as_secs()),
+            Effect::EndMoved(_, until) => format!("until {}", until.since(Timestamp::ZERO).as_secs()),
+            Effect::Burn(_) => panic!("{effect:?}"),
             Effect::Forget(_) => "forget".to_owned(),
             Effect::SetAside(..) => "set aside".to_owned(),
             Effect::Run(run) => format!("run {}", run.command),
@@ -455,13 +525,13 @@ mod tests {
     }
 
     fn open(leases: &mut Leases, door: &Door, source: IpAddr, seconds: u32) -> Vec<Effect> {
-        leases.open(door, source, Options::DEFAULT_MAX_OPEN, at(seconds)).unwrap()
+        leases.open(door, source, Options::DEFAULT_MAX_OPEN, on(seconds)).1
     }
 
     /// Opens the door at 0 and lets its start command end at once.
     fn opened(leases: &mut Leases, door: &Door, succeeded: bool) -> LeaseId {
         let id = id_of(&open(leases, door, source(), 0));
-        leases.handle_exit(id, succeeded, at(0));
+        leases.handle_exit(id, succeeded, on(0));
         id
     }
 
@@ -474,12 +544,12 @@ mod tests {
             (told(effects), leases.poll_timeout()),
             (vec!["store 10".into(), "run open 192.0.2.1".into()], None)
         );
-        assert_eq!(told(leases.handle_exit(id, true, at(3))), ["store 13"]);
+        assert_eq!(told(leases.handle_exit(id, true, on(3))), ["store 13"]);
         assert_eq!(leases.poll_timeout(), Some(at(13)));
         assert_eq!(leases.handle_timeout(at(12)), []);
         assert_eq!(told(leases.handle_timeout(at(13))), ["run close 192.0.2.1"]);
         assert_eq!(leases.handle_timeout(at(14)), []);
-        assert_eq!(told(leases.handle_exit(id, true, at(14))), ["forget"]);
+        assert_eq!(told(leases.handle_exit(id, true, on(14))), ["forget"]);
         assert!(leases.is_empty());
     }
 
@@ -488,8 +558,8 @@ mod tests {
         let (mut leases, door) = (Leases::new(), door("a", "b"));
         let id = id_of(&open(&mut leases, &door, source(), 0));
         assert_eq!(open(&mut leases, &door, source(), 1), [], "while the start command is running");
-        leases.handle_exit(id, true, at(2));
-        assert_eq!(told(open(&mut leases, &door, source(), 8)), ["store 18"]);
+        leases.handle_exit(id, true, on(2));
+        assert_eq!(told(open(&mut leases, &door, source(), 8)), ["store 18", "until 18"]);
         assert_eq!(leases.poll_timeout(), Some(at(18)));
         assert_eq!((leases.len(), leases.handle_timeout(at(18)).len()), (1, 1));
     }
@@ -515,7 +585,7 @@ mod tests {
         let (mut leases, door) = (Leases::new(), door("a", "b"));
         let id = opened(&mut leases, &door, false);
         assert_eq!(told(open(&mut leases, &door, source(), 5)), ["store 15", "run a"]);
-        leases.handle_exit(id, true, at(5));
+        leases.handle_exit(id, true, on(5));
         assert_eq!(leases.handle_timeout(at(14)), []);
         assert_eq!(told(leases.handle_timeout(at(15))), ["run b"]);
         assert_eq!(leases.handle_timeout(at(100)), []);
@@ -534,7 +604,7 @@ mod tests {
         let first = open(&mut leases, &door, source(), 0);
         let second = open(&mut leases, &door, source(), 0);
         assert_ne!(id_of(&first), id_of(&second));
-        assert_eq!((leases.handle_exit(id_of(&first), true, at(1)), leases.is_empty()), (vec![], true));
+        assert_eq!((leases.handle_exit(id_of(&first), true, on(1)), leases.is_empty()), (vec![], true));
         assert_eq!(told(first), ["run a"]);
     }
 
@@ -552,8 +622,8 @@ mod tests {
             let id = opened(&mut leases, &door, true);
             leases.handle_timeout(at(10));
             assert_eq!(open(&mut leases, &door, source(), 11), []);
-            assert_eq!(told(leases.handle_exit(id, succeeded, at(12))), ["store 22", "run a"]);
-            leases.handle_exit(id, true, at(12));
+            assert_eq!(told(leases.handle_exit(id, succeeded, on(12))), ["store 22", "run a"]);
+            leases.handle_exit(id, true, on(12));
             assert_eq!(leases.poll_timeout(), Some(at(22)));
         }
     }
@@ -566,7 +636,8 @@ mod tests {
         let mut now = at(10);
         let end = loop {
             runs += leases.handle_timeout(now).len();
-            let effects = leases.handle_exit(id, false, now);
+            let effects =
+                leases.handle_exit(id, false, Now { monotonic: now, calendar: UnixTime::default() });
             match leases.poll_timeout() {
                 Some(next) => now = next,
                 None => break effects,
@@ -581,9 +652,9 @@ mod tests {
         let (mut leases, door) = (Leases::new(), door("a", "b"));
         let id = opened(&mut leases, &door, true);
         leases.handle_timeout(at(10));
-        assert_eq!(leases.handle_exit(id, false, at(10)), []);
+        assert_eq!(leases.handle_exit(id, false, on(10)), []);
         assert_eq!(told(leases.handle_timeout(at(12))), ["run b"]);
-        assert_eq!(told(leases.handle_exit(id, true, at(12))), ["forget"]);
+        assert_eq!(told(leases.handle_exit(id, true, on(12))), ["forget"]);
     }
 
     #[test]
@@ -591,10 +662,10 @@ mod tests {
         let (mut leases, door) = (Leases::new(), door("a", "b"));
         let id = opened(&mut leases, &door, true);
         leases.handle_timeout(at(10));
-        leases.handle_exit(id, false, at(10));
+        leases.handle_exit(id, false, on(10));
         assert_eq!(told(open(&mut leases, &door, source(), 11)), ["store 21", "run a"]);
         assert_eq!(leases.handle_timeout(at(20)), []);
-        leases.handle_exit(id, true, at(20));
+        leases.handle_exit(id, true, on(20));
         assert_eq!(told(leases.handle_timeout(at(30))), ["run b"]);
     }
 
@@ -602,10 +673,12 @@ mod tests {
     fn an_ipv6_knocker_gets_the_commands_for_ipv6() {
         let mut leases = Leases::new();
         let mut door = door("four", "stop");
-        door.start.v6 = CommandTemplate::parse("six %IP%");
+        let Action::Commands { start, .. } = &mut door.action;
+        start.v6 = CommandTemplate::parse("six %IP%");
         let effects = open(&mut leases, &door, "2001:db8::1".parse().unwrap(), 0);
         assert_eq!(told(effects), ["store 10", "run six 2001:db8::1"]);
-        door.start.v6 = None;
+        let Action::Commands { start, .. } = &mut door.action;
+        start.v6 = None;
         assert_eq!(open(&mut leases, &door, "2001:db8::2".parse().unwrap(), 0), []);
     }
 
@@ -616,10 +689,10 @@ mod tests {
         let starting = id_of(&open(&mut leases, &door("c", "d"), source(), 0));
         assert_eq!(told(leases.close_all()), ["run b"]);
         assert_eq!(open(&mut leases, &door("e", "f"), source(), 1), []);
-        assert_eq!(told(leases.handle_exit(starting, true, at(1))), ["run d"]);
+        assert_eq!(told(leases.handle_exit(starting, true, on(1))), ["run d"]);
         assert_eq!(leases.len(), 2);
-        assert_eq!(told(leases.handle_exit(starting, true, at(1))), ["forget"]);
-        assert_eq!(leases.handle_exit(first, false, at(1)), [], "what is stored stays for the next start");
+        assert_eq!(told(leases.handle_exit(starting, true, on(1))), ["forget"]);
+        assert_eq!(leases.handle_exit(first, false, on(1)), [], "what is stored stays for the next start");
         assert!(leases.is_empty());
     }
 
@@ -631,10 +704,10 @@ mod tests {
         let Some(Effect::Store(record)) = effects.first().cloned() else { panic!("{effects:?}") };
         let id = record.id;
         let mut after = Leases::new();
-        after.restore([record], LeaseId(0));
-        assert_eq!(told(open(&mut after, &door, source(), 5)), ["store 15"]);
+        after.restore([record], LeaseId(0), on(0));
+        assert_eq!(told(open(&mut after, &door, source(), 5)), ["store 15", "until 15"]);
         assert_eq!(told(after.handle_timeout(at(15))), ["run b"]);
-        assert_eq!(told(after.handle_exit(id, true, at(15))), ["forget"]);
+        assert_eq!(told(after.handle_exit(id, true, on(15))), ["forget"]);
         assert_ne!(id_of(&open(&mut after, &door, source(), 16)), id, "its number is not used again");
     }
 
@@ -643,31 +716,31 @@ mod tests {
         let mut leases = Leases::new();
         let two = NonZeroU32::new(2).unwrap();
         let door = Door { max_open: NonZeroU32::new(1), ..door("a", "b") };
-        let other = Door { name: "other".to_owned(), max_open: None, ..door.clone() };
+        let other = Door { name: DoorName::new("other").unwrap(), max_open: None, ..door.clone() };
         let [first, second, third] =
             ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|source| source.parse().unwrap());
-        assert!(leases.open(&door, first, two, at(0)).is_ok());
-        assert_eq!(leases.open(&door, second, two, at(0)), Err(Full::Door));
-        let id = id_of(&leases.open(&other, second, two, at(0)).unwrap());
-        assert_eq!(leases.open(&other, third, two, at(0)), Err(Full::Everywhere));
-        assert!(leases.open(&door, first, two, at(0)).is_ok());
-        leases.handle_exit(id, true, at(0));
+        assert_eq!(leases.open(&door, first, two, on(0)).0, OpeningResult::Opened);
+        assert_eq!(leases.open(&door, second, two, on(0)).0, OpeningResult::Full(Full::Door));
+        let id = id_of(&leases.open(&other, second, two, on(0)).1);
+        assert_eq!(leases.open(&other, third, two, on(0)).0, OpeningResult::Full(Full::Everywhere));
+        assert_eq!(leases.open(&door, first, two, on(0)).0, OpeningResult::Queued);
+        leases.handle_exit(id, true, on(0));
         leases.handle_timeout(at(10));
-        leases.handle_exit(id, true, at(10));
-        assert!(leases.open(&other, third, two, at(10)).is_ok());
+        leases.handle_exit(id, true, on(10));
+        assert_eq!(leases.open(&other, third, two, on(10)).0, OpeningResult::Opened);
     }
 
     #[test]
     fn who_holds_a_lease_is_known_until_it_ends() {
         let (mut leases, door) = (Leases::new(), door("a", "b"));
-        let other = Door { name: "other".to_owned(), ..door.clone() };
+        let other = Door { name: DoorName::new("other").unwrap(), ..door.clone() };
         assert!(!leases.holds_any(source()) && !leases.holds(&door, source()));
         let id = opened(&mut leases, &door, true);
         assert!(
             leases.holds_any(source()) && leases.holds(&door, source()) && !leases.holds(&other, source())
         );
         leases.handle_timeout(at(10));
-        leases.handle_exit(id, true, at(10));
+        leases.handle_exit(id, true, on(10));
         assert!(!leases.holds_any(source()) && !leases.holds(&door, source()));
     }
 }

@@ -1,13 +1,13 @@
 //! Port knocking without I/O: the configuration of knockd, who has knocked what, and which door is open until when.
 //!
 //! Nothing here opens a file or a socket, starts a process or a thread, or asks a clock: time is an argument, text and packets
-//! come from the caller, and what is to be done is returned as plain values. So the same calls always have the same results. No
-//! public function panics, whatever it is given, and what strangers can make grow is bounded.
+//! come from the caller, and what is to be done is returned as plain values. So the same calls always have the same results,
+//! given the same [`Seed`]. No public function panics, whatever it is given, and what strangers can make grow is bounded.
 //!
 //! - [`Config::parse`] reads a knockd.conf.
-//! - [`Matcher`] takes packets and says what they mean: an attempt reached a stage, a door opened.
-//! - [`Leases`] takes openings and the ends of commands, and says what to run and what to remember.
-//! - Both say when they want to be called again ([`Matcher::poll_timeout`], [`Leases::poll_timeout`]).
+//! - [`Gate`] takes packets, ends of commands, requests and the present, and says what to tell and what to do: an attempt reached a
+//!   stage, a door opened, run this command, remember that. It owns the scanner guard, the attempts and the leases.
+//! - [`advise`] says what is unwise about a configuration, and how hard its doors are to guess.
 //!
 //! # Example
 //!
@@ -16,24 +16,24 @@
 //! ```
 //! use std::time::Duration;
 //!
-//! use knockd_core::{
-//!     Config, Effect, EventKind, Hit, Leases, Matcher, Packet, Run, RunKind, TcpFlags, Timestamp,
-//! };
+//! use knockd_core::{Config, Effect, Gate, Hit, Now, OneTimeFiles, Outcome, Packet, Run, Seed, TcpFlags};
 //!
-//! let text = b"
+//! let config: Config = "
 //! [ssh]
 //!     Sequence      = 7101,8202:udp,9303
 //!     TCPFlags      = syn
 //!     Start_Command = /usr/local/sbin/gate open %IP%
 //!     Cmd_Timeout   = 10
 //!     Stop_Command  = /usr/local/sbin/gate close %IP%
-//! ";
-//! let Config { options, doors } = Config::parse(text).unwrap().config;
-//! let (server, knocker) = ("192.0.2.1".parse().unwrap(), "198.51.100.7".parse().unwrap());
+//! "
+//! .parse()?;
+//! let (server, knocker) = ("192.0.2.1".parse()?, "198.51.100.7".parse()?);
 //!
-//! let mut matcher = Matcher::new(&doors, options.max_attempts);
-//! matcher.set_addresses([server]);
-//! let mut leases = Leases::new();
+//! // A daemon takes the seed from the system's randomness, and sets up a packet filter that lets through what is wanted.
+//! let mut gate = Gate::new(config, OneTimeFiles::new(), Seed::new(1, 2));
+//! for outcome in gate.set_addresses([server]) {
+//!     assert!(matches!(outcome, Outcome::Wanted(wanted) if wanted.interests.len() == 3));
+//! }
 //!
 //! // Three packets come, one second after the other.
 //! let hits = [
@@ -41,64 +41,82 @@
 //!     Hit::Udp { port: 8202 },
 //!     Hit::Tcp { port: 9303, flags: TcpFlags::SYN },
 //! ];
-//! let mut now = Timestamp::ZERO;
-//! let mut opened = Vec::new();
+//! let mut now = Now::default();
+//! let mut runs = Vec::new();
 //! for hit in hits {
-//!     now = now.after(Duration::from_secs(1));
-//!     let packet = Packet { source: knocker, destination: server, hit };
-//!     let events = matcher.handle_packet(&packet, now);
-//!     opened.extend(events.iter().filter(|event| event.kind == EventKind::Opened).copied());
+//!     now.monotonic = now.monotonic.after(Duration::from_secs(1));
+//!     for outcome in gate.handle_packet(&Packet { source: knocker, destination: server, hit }, now) {
+//!         match outcome {
+//!             // Carried out in order: what is to be stored, in case of a crash, is on disk before the command runs.
+//!             Outcome::Effect(Effect::Store(record)) => println!("{record}"),
+//!             Outcome::Effect(Effect::Run(run)) => runs.push(run),
+//!             told => println!("{told:?}"),
+//!         }
+//!     }
 //! }
-//! assert_eq!(opened.len(), 1);
-//!
-//! // The lease says what to store, in case of a crash, and what to run.
-//! let door = &doors[opened[0].door.index()];
-//! let effects = leases.open(door, opened[0].source, options.max_open, now).unwrap();
-//! let [Effect::Store(_), Effect::Run(Run { id, kind: RunKind::Start, command, .. })] = &effects[..] else {
-//!     panic!("{effects:?}");
-//! };
-//! assert_eq!(command, "/usr/local/sbin/gate open 198.51.100.7");
+//! let [Run { id, command, .. }] = &runs[..] else { panic!("{runs:?}") };
+//! assert_eq!(&**command, "/usr/local/sbin/gate open 198.51.100.7");
 //!
 //! // The command ends well; ten seconds later the stop command is due.
-//! leases.handle_exit(*id, true, now);
-//! let due = leases.poll_timeout().unwrap();
-//! assert_eq!(due, now.after(Duration::from_secs(10)));
-//! let effects = leases.handle_timeout(due);
-//! let [Effect::Run(Run { id, kind: RunKind::Stop, command, .. })] = &effects[..] else {
-//!     panic!("{effects:?}");
-//! };
-//! assert_eq!(command, "/usr/local/sbin/gate close 198.51.100.7");
+//! let stored = gate.handle_exit(*id, true, now).count();
+//! assert_eq!((stored, gate.poll_timeout()), (1, Some(now.monotonic.after(Duration::from_secs(10)))));
+//! now.monotonic = now.monotonic.after(Duration::from_secs(10));
+//! let stop: Vec<_> = gate.handle_timeout(now).collect();
+//! assert!(matches!(&stop[..], [Outcome::Effect(Effect::Run(run))] if run.command.ends_with("close 198.51.100.7")));
 //!
-//! // When that has ended, the door is closed and what was stored is forgotten.
-//! assert_eq!(leases.handle_exit(*id, true, due), [Effect::Forget(*id)]);
-//! assert!(leases.is_empty());
+//! // When that has ended, the door is closed, and what was stored is forgotten.
+//! let end: Vec<_> = gate.handle_exit(*id, true, now).collect();
+//! assert_eq!(end, [Outcome::Effect(Effect::Forget(*id))]);
+//! assert_eq!(gate.lease_count(), 0);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![forbid(unsafe_code)]
 
+mod advice;
 mod attempts;
 mod command;
 pub mod config;
-mod event;
+mod gate;
 mod grammar;
 mod lease;
 mod matcher;
 mod one_time;
+mod outcome;
 mod packet;
 mod scanners;
+mod seed;
 mod sequence;
+#[cfg(feature = "serde")]
+mod serde_text;
 mod similar;
 mod tcp_flags;
+mod text;
 mod time;
 
+pub use advice::advise;
 pub use command::CommandTemplate;
-pub use config::{Config, Door};
-pub use event::{DoorId, Event, EventKind, Visibility};
-pub use lease::{Effect, Full, LeaseId, LeaseKey, LeaseRecord, LeaseState, LeaseView, Leases, Run, RunKind};
-pub use matcher::{Interest, Matcher, Underway};
+pub use config::{Config, ConfigError, Door};
+pub use gate::{Gate, OneTimeFiles, Outcomes};
+pub use lease::{
+    Access, Burn, BurnId, Effect, Full, LeaseFilter, LeaseId, LeaseKey, LeaseRecord, LeaseRecordError,
+    LeaseState, LeaseView, Run, RunKind,
+};
+pub use matcher::{Interest, Underway};
 pub use one_time::{OneTime, STRIKE, Unused};
+pub use outcome::{DoorId, Event, EventKind, OpeningResult, Outcome, Visibility, Wanted};
 pub use packet::{Hit, Packet};
-pub use scanners::{LocalPorts, Scanners, Sighting};
+pub use scanners::LocalPorts;
+pub use seed::Seed;
 pub use sequence::{Protocol, Sequence, SequenceError, Step};
 pub use similar::similar;
 pub use tcp_flags::{FlagRule, TcpFlags};
-pub use time::Timestamp;
+pub use text::{DoorName, Text, TextError};
+pub use time::{Now, Seconds, Timestamp, UnixTime};
+
+/// The parts of a [`Gate`], for the tests, the fuzz targets and the benchmarks of this project; they may change at any time.
+#[doc(hidden)]
+pub mod parts {
+    pub use crate::lease::Leases;
+    pub use crate::matcher::Matcher;
+    pub use crate::scanners::{Scanners, Sighting};
+}

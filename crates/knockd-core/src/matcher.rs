@@ -5,7 +5,7 @@
 mod doors;
 mod view;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
@@ -13,8 +13,9 @@ use self::doors::{Meaning, StepKey, Watched};
 pub use self::view::Underway;
 use crate::attempts::{Attempt, Attempts, ClassId};
 use crate::config::Door;
-use crate::event::{DoorId, Event, EventKind, Visibility};
+use crate::outcome::{DoorId, Event, EventKind, Visibility};
 use crate::packet::{Hit, Packet};
+use crate::seed::Seed;
 use crate::sequence::Step;
 use crate::tcp_flags::{FlagRule, TcpFlags};
 use crate::time::Timestamp;
@@ -24,7 +25,7 @@ use crate::time::Timestamp;
 const COOLING: u8 = 0;
 
 /// One thing that makes a packet worth looking at; input for a filter in the kernel.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Interest {
     /// The port that is hit, with its protocol.
     pub step: Step,
@@ -43,15 +44,16 @@ pub struct Interest {
 #[derive(Debug)]
 pub struct Matcher {
     doors: Vec<Watched>,
-    addresses: HashSet<IpAddr>,
+    addresses: BTreeSet<IpAddr>,
     /// The class of the doors with each target, and of those without one.
-    classes: HashMap<Option<IpAddr>, ClassId>,
+    classes: BTreeMap<Option<IpAddr>, ClassId>,
     /// The classes of doors that watch each destination: those without `Target` if it is our own, those whose target it is.
     /// Like the next one, it is filled by nobody but the administrator, so it needs no hash that resists attackers.
     watched: hashbrown::HashMap<IpAddr, [Option<ClassId>; 2]>,
     /// What each step means to the doors of each class.
     steps: hashbrown::HashMap<StepKey, Meaning>,
     attempts: Attempts,
+    seed: Seed,
     latest: Timestamp,
     /// Counts packets, to know which doors the current one has already moved.
     packet: u64,
@@ -61,16 +63,19 @@ pub struct Matcher {
 impl Matcher {
     /// Makes a matcher for these doors, with room for `max_attempts` attempts.
     ///
+    /// The seed has to be a secret wherever strangers send the packets.
+    ///
     /// Doors with one-time sequences stay closed until [`Self::set_sequence`] gives them one, and doors without
     /// `Target` until [`Self::set_addresses`] says which addresses are our own.
-    pub fn new(doors: &[Door], max_attempts: NonZeroU32) -> Self {
+    pub fn new(doors: &[Door], max_attempts: NonZeroU32, seed: Seed) -> Self {
         let mut matcher = Self {
             doors: Vec::new(),
-            addresses: HashSet::new(),
-            classes: HashMap::new(),
+            addresses: BTreeSet::new(),
+            classes: BTreeMap::new(),
             watched: hashbrown::HashMap::new(),
             steps: hashbrown::HashMap::new(),
-            attempts: Attempts::new(max_attempts, &[]),
+            attempts: Attempts::new(max_attempts, &[], seed),
+            seed,
             latest: Timestamp::ZERO,
             packet: 0,
             events: Vec::new(),
@@ -111,7 +116,7 @@ impl Matcher {
             let own = self.events.len();
             let mut completed = false;
             for class in classes.into_iter().flatten() {
-                completed |= self.judge(packet, step, class);
+                completed |= self.judge(packet, class);
             }
             for class in classes.into_iter().flatten() {
                 self.begin(packet, step, class, completed);
@@ -142,7 +147,7 @@ impl Matcher {
     }
 
     /// Lets every attempt of the source move on, stay or be spoiled; says whether one of two or more steps was completed.
-    fn judge(&mut self, packet: &Packet, step: Step, class: ClassId) -> bool {
+    fn judge(&mut self, packet: &Packet, class: ClassId) -> bool {
         let source = packet.source;
         let mut completed = false;
         let mut next = self.attempts.first_of_source(source, class);
@@ -163,7 +168,7 @@ impl Matcher {
             if !door.accepts(packet.hit) {
                 door.judged = self.packet;
                 report(EventKind::WrongFlags(stage));
-            } else if sequence.step(done) == Some(step) {
+            } else if sequence.step(done).is_some_and(|step| step.matches(packet.hit)) {
                 door.judged = self.packet;
                 report(EventKind::Stage(stage + 1));
                 if done + 1 == sequence.len() {
@@ -178,7 +183,7 @@ impl Matcher {
                 } else {
                     self.attempts.advance(slot);
                 }
-            } else if sequence.step(done - 1) == Some(step) {
+            } else if sequence.step(done - 1).is_some_and(|step| step.matches(packet.hit)) {
                 // A retransmission, or a browser's second SYN.
                 door.judged = self.packet;
                 report(EventKind::Repeated(stage));
@@ -270,8 +275,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{Options, Secret};
+    use crate::config::{Key, Options};
     use crate::sequence::Sequence;
+    use crate::text::{DoorName, Text};
+    use crate::time::Seconds;
 
     const SYN: TcpFlags = TcpFlags::SYN;
     const ACK: TcpFlags = TcpFlags::ACK;
@@ -285,11 +292,11 @@ mod tests {
     }
 
     fn door(name: &str, steps: &str) -> Door {
-        Door::new(name, Secret::Sequence(sequence(steps)))
+        Door::new(DoorName::new(name).unwrap(), Key::Sequence(sequence(steps)))
     }
 
     fn one_time(name: &str) -> Door {
-        Door::new(name, Secret::OneTime("file".to_owned()))
+        Door::new(DoorName::new(name).unwrap(), Key::OneTime(Text::new("file").unwrap()))
     }
 
     fn with_flags(tcp_flags: FlagRule, door: Door) -> Door {
@@ -300,8 +307,8 @@ mod tests {
         Door { target: Some(address(target)), ..door }
     }
 
-    fn with_timeout(seconds: u64, door: Door) -> Door {
-        Door { seq_timeout: Duration::from_secs(seconds), ..door }
+    fn with_timeout(seconds: u32, door: Door) -> Door {
+        Door { seq_timeout: Seconds::new(seconds), ..door }
     }
 
     fn limit(max_attempts: u32) -> NonZeroU32 {
@@ -314,7 +321,7 @@ mod tests {
 
     /// Its own addresses are 192.0.2.1, 192.0.2.2 and `2001:db8::1`.
     fn limited(doors: &[Door], max_attempts: u32) -> Matcher {
-        let mut matcher = Matcher::new(doors, limit(max_attempts));
+        let mut matcher = Matcher::new(doors, limit(max_attempts), Seed::new(1, 2));
         matcher.set_addresses(["192.0.2.1", "192.0.2.2", "2001:db8::1"].map(address));
         matcher
     }
@@ -658,7 +665,7 @@ mod tests {
     #[test]
     fn without_addresses_only_targets_are_watched() {
         let doors = [door("a", "1"), with_target("198.51.100.1", door("b", "1"))];
-        let mut matcher = Matcher::new(&doors, limit(10));
+        let mut matcher = Matcher::new(&doors, limit(10), Seed::new(1, 2));
         assert_eq!(send(&mut matcher, &[syn(1), to("198.51.100.1", syn(1))]), [(1, Stage(1)), (1, Opened)]);
     }
 
@@ -758,7 +765,7 @@ mod tests {
     fn what_does_not_concern_matching_may_change_and_attempts_stay() {
         let mut matcher = matcher(&[door("a", "1,2")]);
         knock(&mut matcher, &[1]);
-        let cmd_timeout = Duration::from_secs(99);
+        let cmd_timeout = Seconds::new(99);
         matcher.set_doors(&[Door { cmd_timeout, ..door("a", "1,2") }], limit(1000));
         assert_eq!(knock(&mut matcher, &[2]), [(0, Stage(2)), (0, Opened)]);
     }
@@ -830,13 +837,13 @@ mod tests {
         knock(&mut matcher, &[1]);
         matcher.set_doors(&[door("b", "8,9"), one_time("a")], limit(1000));
         assert_eq!(knock(&mut matcher, &[2]), [(1, Stage(2)), (1, Opened)]);
-        let other_file = Door::new("a", Secret::OneTime("other".to_owned()));
+        let other_file = Door::new(DoorName::new("a").unwrap(), Key::OneTime(Text::new("other").unwrap()));
         matcher.set_doors(&[other_file], limit(1000));
         assert_eq!(knock(&mut matcher, &[1, 2]), [], "another file, another sequence");
     }
 
     #[test]
-    fn interests_are_the_steps_of_all_doors_once_each() {
+    fn interests_are_the_steps_of_all_doors_once_each_and_in_order() {
         let syn_only = FlagRule::ANY.and_set(SYN);
         let target = with_target("198.51.100.1", door("c", "1"));
         let doors = [
@@ -852,18 +859,14 @@ mod tests {
             wanted(Step::udp(2), syn_only, None),
             wanted(Step::tcp(1), FlagRule::ANY, Some(address("198.51.100.1"))),
         ];
-        let sorted = |mut interests: Vec<Interest>| {
-            interests.sort_by_key(|interest| (interest.target, interest.step));
-            interests
-        };
-        assert_eq!(sorted(matcher.interests()), expected);
+        assert_eq!(matcher.interests(), expected);
         matcher.set_sequence(DoorId::new(3), Some(sequence("9")));
-        expected.insert(2, wanted(Step::tcp(9), FlagRule::ANY, None));
-        assert_eq!(sorted(matcher.interests()), sorted(expected));
+        expected.push(wanted(Step::tcp(9), FlagRule::ANY, None));
+        assert_eq!(matcher.interests(), expected);
     }
 
-    fn with_cooldown(seconds: u64, door: Door) -> Door {
-        Door { cooldown: Duration::from_secs(seconds), ..door }
+    fn with_cooldown(seconds: u32, door: Door) -> Door {
+        Door { cooldown: Seconds::new(seconds), ..door }
     }
 
     #[test]
@@ -940,7 +943,7 @@ mod tests {
 
     #[test]
     fn a_million_spoofed_first_steps_do_not_push_out_who_is_past_the_first() {
-        let mut matcher = Matcher::new(&[door("a", "1,2,3")], Options::DEFAULT_MAX_ATTEMPTS);
+        let mut matcher = Matcher::new(&[door("a", "1,2,3")], Options::DEFAULT_MAX_ATTEMPTS, Seed::new(1, 2));
         matcher.set_addresses([address("192.0.2.1")]);
         knock(&mut matcher, &[1, 2]);
         for number in 0..1_000_000_u32 {
@@ -955,7 +958,7 @@ mod tests {
 
     #[test]
     fn what_is_under_way_is_shown_from_the_most_advanced_and_without_those_who_wait() {
-        let cooled = Door { cooldown: Duration::from_secs(60), ..door("one", "9") };
+        let cooled = Door { cooldown: Seconds::new(60), ..door("one", "9") };
         let mut matcher = matcher(&[door("three", "1,2,3"), cooled, one_time("once")]);
         let step = |seconds: u64, source, port| (from(source, syn(port)), milliseconds(seconds * 1000));
         let packets =

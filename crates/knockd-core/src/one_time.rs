@@ -6,17 +6,20 @@ use crate::sequence::Sequence;
 /// The byte that 0.8 and we write over the first byte of a used line.
 pub const STRIKE: u8 = b'#';
 
-/// What a one-time file says.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// A file of one-time sequences, as it was read and has been used up since.
+///
+/// Lines end in LF or CRLF; empty lines and lines that start with `#` are skipped. The grammar of a line is that of `Sequence`,
+/// text behind a step included, which is ignored there too.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct OneTime {
-    /// The first usable line; `None` when all are used up.
-    pub next: Option<Unused>,
-    /// The numbers, counted from 1, of the lines before it that are neither comments nor sequences.
-    pub passed_over: Vec<usize>,
+    text: Vec<u8>,
+    next: Option<Unused>,
+    passed_over: Vec<usize>,
 }
 
 /// A line that has not been used yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Unused {
     /// What has to be knocked.
     pub sequence: Sequence,
@@ -25,14 +28,37 @@ pub struct Unused {
 }
 
 impl OneTime {
-    /// Finds the first line that is a sequence.
-    ///
-    /// Lines end in LF or CRLF; empty lines and lines that start with `#` are skipped. The grammar of a line is that
-    /// of `Sequence`, text behind a step included, which is ignored there too.
+    /// Reads the content of a file.
     pub fn parse(text: &[u8]) -> Self {
+        let mut file = Self { text: text.to_vec(), ..Self::default() };
+        file.find_next();
+        file
+    }
+
+    /// Returns the first unused line; `None` when all are used up.
+    pub const fn next(&self) -> Option<&Unused> {
+        self.next.as_ref()
+    }
+
+    /// Returns the numbers, counted from 1, of the lines before it that are neither comments nor sequences.
+    pub fn passed_over(&self) -> &[usize] {
+        &self.passed_over
+    }
+
+    /// Moves on to the next line, and returns the one that has to be struck out on disk.
+    pub fn use_up(&mut self) -> Option<Unused> {
+        let used = self.next.take()?;
+        if let Some(byte) = self.text.get_mut(used.offset) {
+            *byte = STRIKE;
+        }
+        self.find_next();
+        Some(used)
+    }
+
+    fn find_next(&mut self) {
+        self.passed_over.clear();
         let mut offset = 0;
-        let mut passed_over = Vec::new();
-        for (number, line) in (1..).zip(text.split_inclusive(|&byte| byte == b'\n')) {
+        for (number, line) in (1..).zip(self.text.split_inclusive(|&byte| byte == b'\n')) {
             let start = offset;
             offset += line.len();
             let line = line.trim_ascii();
@@ -42,12 +68,12 @@ impl OneTime {
             let sequence = std::str::from_utf8(line).ok();
             match sequence.and_then(|line| grammar::whole(line, grammar::remarked_sequence).ok()) {
                 Some((sequence, _)) => {
-                    return Self { next: Some(Unused { sequence, offset: start }), passed_over };
+                    self.next = Some(Unused { sequence, offset: start });
+                    return;
                 }
-                None => passed_over.push(number),
+                None => self.passed_over.push(number),
             }
         }
-        Self { next: None, passed_over }
     }
 }
 
@@ -56,7 +82,7 @@ mod tests {
     use super::*;
 
     fn next(text: &str) -> Option<(String, usize)> {
-        OneTime::parse(text.as_bytes()).next.map(|unused| (unused.sequence.to_string(), unused.offset))
+        OneTime::parse(text.as_bytes()).next().map(|unused| (unused.sequence.to_string(), unused.offset))
     }
 
     #[test]
@@ -68,8 +94,8 @@ mod tests {
     #[test]
     fn lines_that_are_no_sequence_are_passed_over_and_named() {
         let parsed = OneTime::parse(b"hello\n \xff\n 70000\n 5\n");
-        assert_eq!(parsed.passed_over, [1, 2, 3]);
-        assert_eq!(parsed.next.unwrap().offset, 16);
+        assert_eq!(parsed.passed_over(), [1, 2, 3]);
+        assert_eq!(parsed.next().unwrap().offset, 16);
     }
 
     #[test]
@@ -82,11 +108,22 @@ mod tests {
     fn striking_out_at_the_offset_moves_on_to_the_next_line() {
         let mut text = b"1,2\n 3,4\n".to_vec();
         for expected in ["1:tcp,2:tcp", "3:tcp,4:tcp"] {
-            let unused = OneTime::parse(&text).next.unwrap();
+            let unused = OneTime::parse(&text).next().cloned().unwrap();
             assert_eq!(unused.sequence.to_string(), expected);
             text[unused.offset] = STRIKE;
         }
-        assert_eq!(OneTime::parse(&text).next, None);
+        assert_eq!(OneTime::parse(&text).next(), None);
+        assert_eq!(text, b"#,2\n#3,4\n");
+    }
+
+    #[test]
+    fn using_a_line_up_is_what_striking_it_out_on_disk_is() {
+        let mut text = b"1,2\n 3,4\n".to_vec();
+        let mut file = OneTime::parse(&text);
+        while let Some(used) = file.use_up() {
+            text[used.offset] = STRIKE;
+            assert_eq!(file, OneTime::parse(&text));
+        }
         assert_eq!(text, b"#,2\n#3,4\n");
     }
 }

@@ -7,6 +7,7 @@ use crate::tcp_flags::TcpFlags;
 
 /// One TCP or UDP packet, reduced to what knocking looks at.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Packet {
     /// The address that sent it, as the packet claims.
     pub source: IpAddr,
@@ -18,6 +19,7 @@ pub struct Packet {
 
 /// The part of a [`Packet`] that differs between the protocols.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Hit {
     /// A TCP segment to `port`, in host byte order, with these flags.
     Tcp {

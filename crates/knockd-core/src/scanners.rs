@@ -26,14 +26,15 @@
 
 mod bucket;
 
-use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 
 use self::bucket::{Bucket, Network, Second, Try};
+use crate::config::Options;
 use crate::matcher::Interest;
 use crate::packet::{Hit, Packet};
+use crate::seed::Seed;
 use crate::sequence::{Protocol, Step};
 use crate::tcp_flags::TcpFlags;
 use crate::time::Timestamp;
@@ -74,7 +75,7 @@ pub struct Scanners {
     local_ports: LocalPorts,
     /// None while the guard is off.
     buckets: Vec<Option<Box<Bucket>>>,
-    hasher: RandomState,
+    seed: Seed,
 }
 
 /// What [`Scanners::handle_packet`] makes of a packet.
@@ -124,12 +125,13 @@ impl LocalPorts {
 
 impl Scanners {
     /// The largest limit; a larger one is taken for it.
-    pub const MAX_LIMIT: u32 = 64;
+    pub const MAX_LIMIT: u32 = Options::MAX_SCAN_LIMIT;
 
     /// Makes a guard that has seen nobody yet; without a limit it ignores nobody.
     ///
-    /// Every port is a stray's until [`Self::watch`] has named the doors' own, and no address is watched.
-    pub fn new(limit: Option<NonZeroU32>) -> Self {
+    /// Every port is a stray's until [`Self::watch`] has named the doors' own, and no address is watched. The seed
+    /// has to be a secret wherever strangers send the packets.
+    pub fn new(limit: Option<NonZeroU32>, seed: Seed) -> Self {
         let mut scanners = Self {
             limit: None,
             steps: Vec::new(),
@@ -137,7 +139,7 @@ impl Scanners {
             destinations: Vec::new(),
             local_ports: LocalPorts::default(),
             buckets: Vec::new(),
-            hasher: RandomState::new(),
+            seed,
         };
         scanners.set_limit(limit);
         scanners
@@ -172,6 +174,13 @@ impl Scanners {
     /// The UDP ports in use, for the filter in the kernel; `None` while there is no limit, so that strays need not be seen.
     pub fn local_ports(&self) -> Option<&LocalPorts> {
         self.limit.map(|_| &self.local_ports)
+    }
+
+    /// Says whether a source is a scanner at the moment.
+    pub fn is_scanner(&self, source: IpAddr, now: Timestamp) -> bool {
+        let (network, now) = (Network::of(source), Second::of(now));
+        let bucket = self.buckets.get(self.place_of(network)).and_then(Option::as_ref);
+        bucket.is_some_and(|bucket| bucket.is_scanner(network, now))
     }
 
     /// Looks at a packet before the matcher does.
@@ -218,8 +227,13 @@ impl Scanners {
     }
 
     fn bucket(&mut self, network: Network) -> Option<&mut Option<Box<Bucket>>> {
-        let index = self.hasher.hash_one(network.0) % u64::from(BUCKETS);
-        self.buckets.get_mut(usize::try_from(index).ok()?)
+        let place = self.place_of(network);
+        self.buckets.get_mut(place)
+    }
+
+    fn place_of(&self, network: Network) -> usize {
+        let place = self.seed.hash([network.0]) % u64::from(BUCKETS);
+        usize::try_from(place).unwrap_or_default()
     }
 }
 
@@ -263,7 +277,7 @@ mod tests {
 
     /// Doors use 700 to 702, and 7000 over UDP; UDP port 53 is bound, those from 32768 on are ephemeral.
     fn guard(limit: u32) -> Scanners {
-        let mut guard = Scanners::new(NonZeroU32::new(limit));
+        let mut guard = Scanners::new(NonZeroU32::new(limit), Seed::new(1, 2));
         let steps = [Step::tcp(700), Step::tcp(701), Step::tcp(702), Step::udp(7000)];
         guard.watch(&steps.map(interest), ["192.0.2.1", "192.0.2.2", "2001:db8::1"].map(address));
         guard.set_local_ports(LocalPorts::new(32768, vec![5353, 53, 53, 40000]));

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::grammar::{self, Expected};
+use crate::packet::Hit;
 
 /// The transport protocol of a step or a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -20,6 +21,15 @@ impl fmt::Display for Protocol {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
         })
+    }
+}
+
+/// Reads `tcp` or `udp`, in any case.
+impl FromStr for Protocol {
+    type Err = SequenceError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        grammar::whole(text, grammar::protocol).map_err(|error| SequenceError::new(text, &error))
     }
 }
 
@@ -41,6 +51,11 @@ impl Step {
     /// A UDP step.
     pub const fn udp(port: u16) -> Self {
         Self { port, protocol: Protocol::Udp }
+    }
+
+    /// Says whether a packet does what this step asks for. Its TCP flags are the door's business.
+    pub fn matches(self, hit: Hit) -> bool {
+        hit.step() == self
     }
 }
 
@@ -118,7 +133,7 @@ impl FromStr for Sequence {
     }
 }
 
-/// Why a text is no step or no sequence.
+/// Why a text is no protocol, step, sequence, or list of TCP flags.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("expected {expected}, found {found}")]
 pub struct SequenceError {
@@ -131,7 +146,7 @@ pub struct SequenceError {
 }
 
 impl SequenceError {
-    fn new(text: &str, error: &Expected<'_>) -> Self {
+    pub(crate) fn new(text: &str, error: &Expected<'_>) -> Self {
         Self { offset: text.len() - error.at.len(), expected: error.what, found: error.found() }
     }
 }

@@ -1,11 +1,15 @@
 //! TCP flags as a packet carries them, and the rule that a door makes about them.
 
 use std::fmt;
+use std::str::FromStr;
+
+use crate::grammar::{self, Expected};
+use crate::sequence::SequenceError;
 
 /// The six TCP flags that knockd.conf can name (RFC 9293, section 3.1), with the bits they have on the wire.
 ///
 /// ECE and CWR are not represented: no door can ask for them, and a SYN that offers ECN counts like any other.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct TcpFlags(u8);
 
 impl TcpFlags {
@@ -90,6 +94,20 @@ impl fmt::Display for TcpFlags {
     }
 }
 
+/// Reads names separated by commas, in any case; nothing is [`TcpFlags::NONE`].
+impl FromStr for TcpFlags {
+    type Err = SequenceError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let rule: FlagRule = text.parse()?;
+        if rule.clear.is_empty() {
+            return Ok(rule.set);
+        }
+        let at = text.find('!').and_then(|at| text.get(at..)).unwrap_or_default();
+        Err(SequenceError::new(text, &Expected { at, what: "the name of a TCP flag" }))
+    }
+}
+
 impl fmt::Debug for TcpFlags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TcpFlags({self})")
@@ -99,7 +117,7 @@ impl fmt::Debug for TcpFlags {
 /// What a door's `TCPFlags` asks of a TCP packet: flags that must be set, flags that must be clear; the rest may be either.
 ///
 /// No flag is ever in both sets, so every rule can be satisfied by some packet.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct FlagRule {
     set: TcpFlags,
     clear: TcpFlags,
@@ -151,6 +169,18 @@ impl fmt::Display for FlagRule {
             separator = ",";
         }
         Ok(())
+    }
+}
+
+/// Reads what knockd.conf spells; nothing is [`FlagRule::ANY`].
+impl FromStr for FlagRule {
+    type Err = SequenceError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.trim().is_empty() {
+            return Ok(Self::ANY);
+        }
+        grammar::whole(text, grammar::tcp_flags).map_err(|error| SequenceError::new(text, &error))
     }
 }
 

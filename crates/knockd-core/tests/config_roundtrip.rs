@@ -12,10 +12,11 @@ mod placement;
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::time::Duration;
 
-use knockd_core::config::{Commands, LogFormat, OnExit, Options, Parsed, Reopen, Secret, Severity};
-use knockd_core::{CommandTemplate, Config, Door, FlagRule, Protocol, Scanners, Sequence, Step, TcpFlags};
+use knockd_core::config::{Action, Commands, Key, LogFormat, OnExit, Options, Parsed, Reopen, Severity};
+use knockd_core::{
+    CommandTemplate, Config, Door, DoorName, FlagRule, Protocol, Seconds, Sequence, Step, TcpFlags, Text,
+};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -32,10 +33,8 @@ fn lines() -> impl Strategy<Value = String> {
 }
 
 /// What can stand behind a `=`: white space around it is not part of it.
-fn values() -> impl Strategy<Value = String> {
-    lines()
-        .prop_map(|line| line.trim().to_owned())
-        .prop_filter("means that there is none", |value| !value.is_empty())
+fn values() -> impl Strategy<Value = Text> {
+    lines().prop_filter_map("means that there is none", |line| Text::new(line.trim()).ok())
 }
 
 fn commands() -> impl Strategy<Value = Commands> {
@@ -48,14 +47,14 @@ fn commands() -> impl Strategy<Value = Commands> {
     ]
 }
 
-fn secrets() -> impl Strategy<Value = Secret> {
+fn keys() -> impl Strategy<Value = Key> {
     let step = (any::<u16>(), any::<bool>()).prop_map(|(port, is_tcp)| Step {
         port,
         protocol: if is_tcp { Protocol::Tcp } else { Protocol::Udp },
     });
     let sequence = vec(step, 1..=Sequence::MAX_STEPS)
-        .prop_map(|steps| Secret::Sequence(Sequence::new(steps[0], steps[1..].to_vec()).unwrap()));
-    prop_oneof![sequence, values().prop_map(Secret::OneTime)]
+        .prop_map(|steps| Key::Sequence(Sequence::new(steps[0], steps[1..].to_vec()).unwrap()));
+    prop_oneof![sequence, values().prop_map(Key::OneTime)]
 }
 
 fn flag_rules() -> impl Strategy<Value = FlagRule> {
@@ -64,30 +63,25 @@ fn flag_rules() -> impl Strategy<Value = FlagRule> {
     })
 }
 
-fn seconds() -> impl Strategy<Value = Duration> {
-    prop_oneof![Just(0), 0..100_u32, any::<u32>()].prop_map(|seconds| Duration::from_secs(seconds.into()))
+fn seconds() -> impl Strategy<Value = Seconds> {
+    prop_oneof![Just(0), 0..100_u32, any::<u32>()].prop_map(Seconds::new)
 }
 
 fn doors() -> impl Strategy<Value = Door> {
-    let names = lines().prop_filter("is not a door", |name| name != "options");
+    let names = lines().prop_filter_map("is not a door", |name| DoorName::new(name).ok());
     let reopen = select(vec![Reopen::Extend, Reopen::Run]);
-    let times = (seconds(), seconds());
-    let limits = (counts(), seconds());
-    let reopen = (reopen, limits);
-    (names, secrets(), times, flag_rules(), option::of(any::<IpAddr>()), commands(), commands(), reopen)
-        .prop_map(|(name, secret, (seq_timeout, cmd_timeout), tcp_flags, target, start, stop, reopen)| Door {
-            name,
-            secret,
-            seq_timeout,
-            tcp_flags,
-            target,
-            start,
-            stop,
-            cmd_timeout,
-            reopen: reopen.0,
-            max_open: reopen.1.0,
-            cooldown: reopen.1.1,
-        })
+    let times = (seconds(), seconds(), seconds());
+    let looks = (flag_rules(), option::of(any::<IpAddr>()));
+    (names, keys(), times, looks, (commands(), commands()), reopen, counts()).prop_map(
+        |(name, key, times, (tcp_flags, target), (start, stop), reopen, max_open)| {
+            let mut door = Door::new(name, key);
+            (door.seq_timeout, door.cmd_timeout, door.cooldown) = times;
+            (door.tcp_flags, door.target) = (tcp_flags, target);
+            door.action = Action::Commands { start, stop };
+            (door.reopen, door.max_open) = (reopen, max_open);
+            door
+        },
+    )
 }
 
 /// A number that is written 0 when there is none.
@@ -102,27 +96,21 @@ fn positive() -> impl Strategy<Value = NonZeroU32> {
 fn configs() -> impl Strategy<Value = Config> {
     let value = || option::of(values());
     let places = (value(), value(), value(), values(), value(), value());
-    let scan_limit = (0..=Scanners::MAX_LIMIT).prop_map(NonZeroU32::new);
+    let scan_limit = (0..=Options::MAX_SCAN_LIMIT).prop_map(NonZeroU32::new);
     let limits = (positive(), positive(), positive(), seconds(), scan_limit);
     let choices =
         (select(vec![OnExit::Close, OnExit::Keep]), select(vec![LogFormat::Classic, LogFormat::Json]));
     let options = (any::<bool>(), any::<bool>(), places, limits, choices).prop_map(
-        |(use_syslog, wait_interface, places, limits, (on_exit, log_format))| Options {
-            use_syslog,
-            log_file: places.0,
-            pid_file: places.1,
-            interface: places.2,
-            wait_interface,
-            max_attempts: limits.0,
-            max_open: limits.1,
-            max_commands: limits.2,
-            command_limit: (!limits.3.is_zero()).then_some(limits.3),
-            scan_limit: limits.4,
-            state_dir: places.3,
-            on_exit,
-            control_socket: places.4,
-            log_format,
-            metrics: places.5,
+        |(use_syslog, wait_interface, places, limits, (on_exit, log_format))| {
+            let mut options = Options::default();
+            (options.use_syslog, options.wait_interface) = (use_syslog, wait_interface);
+            (options.log_file, options.pid_file, options.interface) = (places.0, places.1, places.2);
+            (options.state_dir, options.control_socket, options.metrics) = (places.3, places.4, places.5);
+            (options.max_attempts, options.max_open, options.max_commands) = (limits.0, limits.1, limits.2);
+            options.command_limit = (!limits.3.is_zero()).then_some(limits.3);
+            options.scan_limit = limits.4;
+            (options.on_exit, options.log_format) = (on_exit, log_format);
+            options
         },
     );
     (options, vec(doors(), 0..4)).prop_map(|(options, doors)| Config { options, doors })
@@ -160,7 +148,7 @@ proptest! {
     fn every_finding_about_any_text_points_into_it_in_file_order(text in texts()) {
         let (findings, is_usable) = match Config::parse(&text) {
             Ok(parsed) => (parsed.warnings, true),
-            Err(findings) => (findings, false),
+            Err(error) => (error.findings, false),
         };
         placement::check(&findings, &text);
         let has_errors = findings.iter().any(|finding| finding.severity == Severity::Error);

@@ -62,7 +62,7 @@ proptest! {
         for op in &ops {
             caller.do_op(op);
             for id in (0..30).map(LeaseId).filter(|id| caller.running.iter().all(|run| run.id != *id)) {
-                prop_assert_eq!(caller.leases.handle_exit(id, succeeded, caller.now), []);
+                prop_assert_eq!(caller.leases.handle_exit(id, succeeded, caller.both_clocks()), []);
             }
             caller.check();
         }

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use knockd_core::config::Secret;
-use knockd_core::{Door, FlagRule, Hit, Packet, Protocol, Sequence, Step, TcpFlags};
+use knockd_core::config::Key;
+use knockd_core::{Door, DoorName, FlagRule, Hit, Packet, Protocol, Seconds, Sequence, Step, TcpFlags, Text};
 use model::{Op, compare};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -41,20 +41,20 @@ fn flag_rules() -> impl Strategy<Value = FlagRule> {
 }
 
 fn doors() -> impl Strategy<Value = Door> {
-    let secret = prop_oneof![
-        5 => sequences().prop_map(Secret::Sequence),
-        1 => Just(Secret::OneTime("file".to_owned())),
+    let key = prop_oneof![
+        5 => sequences().prop_map(Key::Sequence),
+        1 => Just(Key::OneTime(Text::new("file").unwrap())),
     ];
-    let cooldown = prop_oneof![4 => Just(0), 1 => 1..4_u64];
+    let cooldown = prop_oneof![4 => Just(0), 1 => 1..4_u32];
     let target = prop_oneof![4 => Just(None), 1 => select(addresses().to_vec()).prop_map(Some)];
-    (select(vec!["a", "b", "c"]), secret, (0..4_u64, cooldown), flag_rules(), target).prop_map(
-        |(name, secret, (seconds, cooldown), tcp_flags, target)| Door {
-            seq_timeout: Duration::from_secs(seconds),
-            // Another sequence ends it.
-            cooldown: Duration::from_secs(cooldown),
-            tcp_flags,
-            target,
-            ..Door::new(name, secret)
+    (select(vec!["a", "b", "c"]), key, (0..4_u32, cooldown), flag_rules(), target).prop_map(
+        |(name, key, (seconds, cooldown), tcp_flags, target)| {
+            let mut door = Door::new(DoorName::new(name).unwrap(), key);
+            door.seq_timeout = Seconds::new(seconds);
+            door.cooldown = Seconds::new(cooldown);
+            door.tcp_flags = tcp_flags;
+            door.target = target;
+            door
         },
     )
 }

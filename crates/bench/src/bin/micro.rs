@@ -1,13 +1,12 @@
-//! Decoder, matcher and scanner guard alone: `micro list`, `micro time NAME`, `micro count NAME OPERATIONS`.
+//! Decoder and gate alone: `micro list`, `micro time NAME`, `micro count NAME OPERATIONS`.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
-use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use knockd_capture::decode;
-use knockd_core::{Config, Hit, Matcher, Packet, Scanners, TcpFlags, Timestamp};
+use knockd_core::{Config, Gate, Hit, Now, OneTimeFiles, Packet, Seed, TcpFlags};
 use testbed::{Flags, Frame};
 
 const CONFIG: &str = "[door]\nsequence = 2000,2061,2122\ntcpflags = syn\nseq_timeout = 3600\n";
@@ -77,31 +76,37 @@ fn packet(source: u32, port: u16) -> Packet {
     }
 }
 
+/// A gate with one door, with the scanner guard or without.
+fn gate(guarded: bool) -> Result<Gate> {
+    let mut config: Config = CONFIG.parse()?;
+    if !guarded {
+        config.options.scan_limit = None;
+    }
+    let mut gate = Gate::new(config, OneTimeFiles::new(), Seed::new(1, 2));
+    gate.set_addresses([Ipv4Addr::new(10, 9, 0, 1).into()]).for_each(drop);
+    Ok(gate)
+}
+
 /// Packets to this port, each from a source that has no attempt, while others have that many.
 fn matching(attempts: u32, port: u16) -> Result<Box<dyn FnMut()>> {
-    let config = Config::parse(CONFIG.as_bytes()).ok().context("a wrong configuration")?.config;
-    let mut matcher = Matcher::new(&config.doors, NonZeroU32::new(BOUND).context("no bound")?);
-    matcher.set_addresses([Ipv4Addr::new(10, 9, 0, 1).into()]);
+    let mut gate = gate(false)?;
     for source in 0..attempts {
-        matcher.handle_packet(&packet(source, 2000), Timestamp::ZERO);
+        gate.handle_packet(&packet(source, 2000), Now::default()).for_each(drop);
     }
     let mut source = 1 << 24;
     Ok(Box::new(move || {
         source += 1;
-        black_box(matcher.handle_packet(black_box(&packet(source, port)), Timestamp::ZERO));
+        black_box(gate.handle_packet(black_box(&packet(source, port)), Now::default()).count());
     }))
 }
 
 /// Strays, each from another source, once the guard knows as many as it can keep.
 fn straying() -> Result<Box<dyn FnMut()>> {
-    let config = Config::parse(CONFIG.as_bytes()).ok().context("a wrong configuration")?.config;
-    let matcher = Matcher::new(&config.doors, NonZeroU32::MIN);
-    let mut scanners = Scanners::new(NonZeroU32::new(10));
-    scanners.watch(&matcher.interests(), [Ipv4Addr::new(10, 9, 0, 1).into()]);
+    let mut gate = gate(true)?;
     let mut source = 0_u32;
     let mut next = move || {
         source += 1;
-        black_box(scanners.handle_packet(black_box(&packet(source, 80)), Timestamp::ZERO));
+        black_box(gate.handle_packet(black_box(&packet(source, 80)), Now::default()).count());
     };
     (0..200_000).for_each(|_| next());
     Ok(Box::new(next))

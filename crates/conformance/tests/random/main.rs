@@ -19,7 +19,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use knockd_core::config::Options;
-use knockd_core::{EventKind, Matcher, Packet, Timestamp};
+use knockd_core::parts::Matcher;
+use knockd_core::{EventKind, Packet, Seed, Timestamp};
 
 use crate::model::{Model, Open, Rules};
 use crate::pair::{Pair, Said};
@@ -172,7 +173,7 @@ fn expect(scene: &Scene, packets: &[Packet]) -> Expected {
     let expected =
         Expected { theirs: run(scene, packets, Rules::NONE), ours: run(scene, packets, Rules::ALL) };
 
-    let mut matcher = Matcher::new(&scene.doors, Options::DEFAULT_MAX_ATTEMPTS);
+    let mut matcher = Matcher::new(&scene.doors, Options::DEFAULT_MAX_ATTEMPTS, Seed::new(1, 2));
     matcher.set_addresses(OWN);
     let mut opens = BTreeSet::new();
     for (index, packet) in packets.iter().enumerate() {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use knockd_core::config::Secret;
+use knockd_core::config::Key;
 use knockd_core::{Config, Door, FlagRule, Hit, Packet, Protocol, Sequence, Step, TcpFlags};
 use testbed::{Flags, Frame};
 
@@ -135,7 +135,7 @@ fn story(random: &mut Random, doors: &[Door], number: u16) -> Vec<Packet> {
     let mut packets = Vec::new();
     for _ in 0..=random.below(4) {
         let door = &doors[random.below(doors.len())];
-        let Secret::Sequence(sequence) = &door.secret else { continue };
+        let Key::Sequence(sequence) = &door.key else { continue };
         for step in sequence.steps() {
             if random.chance(12) {
                 let other = &doors[random.below(doors.len())];
@@ -200,15 +200,15 @@ fn hit(random: &mut Random, step: Step, rule: FlagRule) -> Hit {
     }
 }
 
-/// The sequence of a door whose secret is one.
+/// The sequence of a door whose key is one.
 ///
 /// # Panics
 ///
 /// When it has one-time sequences.
 pub(crate) fn sequence(door: &Door) -> &Sequence {
-    match &door.secret {
-        Secret::Sequence(sequence) => sequence,
-        Secret::OneTime(path) => panic!("the door {} has the one-time sequences {path}", door.name),
+    match &door.key {
+        Key::Sequence(sequence) => sequence,
+        _ => panic!("the door {} has no fixed sequence", door.name),
     }
 }
 

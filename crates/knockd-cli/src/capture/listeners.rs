@@ -79,7 +79,7 @@ pub(crate) struct Listeners {
     /// When to look again, since something could not be done, and the pause before.
     again: Option<(Timestamp, Duration)>,
     /// What all listeners say.
-    pub(crate) heard: Receiver<Message>,
+    pub(crate) messages: Receiver<Message>,
     speak: Sender<Message>,
 }
 
@@ -90,15 +90,10 @@ impl Listeners {
     /// When the system has no thread left.
     pub(crate) fn start(sockets: Sockets) -> anyhow::Result<Self> {
         let Sockets { selection, wanted, open } = sockets;
-        let (speak, heard) = crossbeam_channel::bounded(QUEUE);
+        let (speak, messages) = crossbeam_channel::bounded(QUEUE);
         let start = |(interface, socket)| Listener::start(socket, interface, speak.clone());
         let open = open.into_iter().map(start).collect::<anyhow::Result<_>>()?;
-        Ok(Self { selection, wanted, open, left_out: Vec::new(), again: None, heard, speak })
-    }
-
-    /// For others that have something to say.
-    pub(crate) fn speaker(&self) -> Sender<Message> {
-        self.speak.clone()
+        Ok(Self { selection, wanted, open, left_out: Vec::new(), again: None, messages, speak })
     }
 
     /// The interfaces that are meant by name and not listened to.

@@ -6,12 +6,48 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use knockd_capture::Ignored;
 use knockd_core::{
-    Door, Effect, Event, EventKind, Full, Hit, Packet, Run, RunKind, Sighting, TcpFlags, Visibility,
+    Door, Effect, Event, EventKind, Hit, OpeningResult, Outcome, Packet, RunKind, TcpFlags, Visibility,
 };
 use serde::{Serialize, Serializer};
 
-use crate::tools::link_layer::Unread;
+/// Why a frame is none that knocking looks at.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+pub enum Unread {
+    /// Its frame has a tag.
+    #[error("it belongs to the interface of a VLAN")]
+    Vlan,
+    /// There is no telling where the packet begins.
+    #[error("its link type is not known here")]
+    LinkType,
+    /// The decoder says so.
+    #[error(transparent)]
+    Packet(#[from] Ignored),
+}
+
+impl Unread {
+    /// A name for programs.
+    pub(crate) const fn code(self) -> &'static str {
+        match self {
+            Self::Vlan => "vlan",
+            Self::LinkType => "link_type",
+            Self::Packet(Ignored::NotIp) => "not_ip",
+            Self::Packet(Ignored::Truncated) => "truncated",
+            Self::Packet(Ignored::Malformed) => "malformed",
+            Self::Packet(Ignored::Fragment) => "fragment",
+            Self::Packet(Ignored::NotTcpOrUdp) => "not_tcp_or_udp",
+            Self::Packet(Ignored::OnItsWay) => "on_its_way",
+            Self::Packet(Ignored::TooManyHeaders) => "too_many_headers",
+        }
+    }
+}
+
+impl Serialize for Unread {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.code())
+    }
+}
 
 /// One thing that happened to a source.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -62,41 +98,81 @@ pub(crate) enum What<'a> {
     Start { command: &'a str },
     /// The door was open already, and stays open for a full `Cmd_Timeout` from now.
     Extended,
+    /// A command of the door is running, and the knock counts when that has ended.
+    Queued,
     /// The door has no start command for this address.
     NothingToRun,
+    /// The daemon is being stopped.
+    ShuttingDown,
+    /// The one-time sequence could not be struck out.
+    NotStruckOut,
     /// No more doors may be open.
     Full { reason: String },
     /// A stop command runs.
     Stop { command: &'a str },
 }
 
-/// Tells what became of a packet, from what the guard and the matcher have said of it.
+/// Tells what became of a packet, and of attempts that ended when it came.
 ///
-/// `visibility` is what the matcher said before the packet came, and the events are those that count.
-pub(crate) fn of_packet<'a, 'e>(
+/// `visibility` is what the gate said before the packet came. What an opening came to is no part of it: [`of_outcome`].
+pub(crate) fn of_packet<'a>(
     packet: &Packet,
-    sighting: Sighting,
     visibility: Visibility,
-    events: impl Iterator<Item = &'e Event>,
+    outcomes: &'a [Outcome],
     doors: &'a [Door],
 ) -> Vec<Note<'a>> {
-    let mut notes: Vec<_> = events.map(|event| of_event(event, doors, Some(packet))).collect();
+    let mut notes = Vec::new();
+    let mut what = None;
+    for outcome in outcomes {
+        match outcome {
+            Outcome::Attempt(event) => notes.push(of_event(event, doors, Some(packet))),
+            Outcome::Scanner(_) => what = Some(What::Scanner),
+            Outcome::Opening { .. } | Outcome::Effect(_) | Outcome::UsedUp(_) | Outcome::Wanted(_) => {}
+        }
+    }
     let is_without_effect = !notes.iter().any(|note| note.source == packet.source);
-    let what = match (sighting, visibility) {
-        (Sighting::NewScanner, _) => What::Scanner,
-        (Sighting::Ignored, _) if is_without_effect => What::FromScanner,
-        (_, Visibility::NotWatched) => What::NotWatched,
-        (_, Visibility::NoDoorsPort) => What::NoDoorsPort,
-        (_, Visibility::WrongFlags) => What::OtherFlags,
-        (_, Visibility::Visible) if is_without_effect => What::NoEffect,
-        (_, Visibility::Visible) => return notes,
-    };
-    notes.push(Note { source: packet.source, door: None, what });
+    let what = what.or(match visibility {
+        Visibility::NotWatched => Some(What::NotWatched),
+        Visibility::NoDoorsPort => Some(What::NoDoorsPort),
+        Visibility::WrongFlags => Some(What::OtherFlags),
+        Visibility::FromScanner => is_without_effect.then_some(What::FromScanner),
+        Visibility::Visible => is_without_effect.then_some(What::NoEffect),
+    });
+    notes.extend(what.map(|what| Note { source: packet.source, door: None, what }));
     notes
 }
 
+/// Tells what an outcome means to its source, if anything.
+pub(crate) fn of_outcome<'a>(outcome: &'a Outcome, doors: &'a [Door]) -> Option<Note<'a>> {
+    match outcome {
+        Outcome::Attempt(event) => Some(of_event(event, doors, None)),
+        Outcome::Scanner(source) => Some(Note { source: *source, door: None, what: What::Scanner }),
+        Outcome::Opening { door, source, result } => {
+            let what = match result {
+                // The start command tells.
+                OpeningResult::Opened => return None,
+                OpeningResult::Extended { .. } => What::Extended,
+                OpeningResult::Queued => What::Queued,
+                OpeningResult::NothingToRun => What::NothingToRun,
+                OpeningResult::Full(full) => What::Full { reason: full.to_string() },
+                OpeningResult::Closing => What::ShuttingDown,
+                OpeningResult::NotBurnt => What::NotStruckOut,
+            };
+            Some(Note { source: *source, door: Some(door), what })
+        }
+        Outcome::Effect(Effect::Run(run)) => {
+            let what = match run.kind {
+                RunKind::Start => What::Start { command: &run.command },
+                RunKind::Stop => What::Stop { command: &run.command },
+            };
+            Some(Note { source: run.source, door: Some(&run.door), what })
+        }
+        Outcome::Effect(_) | Outcome::UsedUp(_) | Outcome::Wanted(_) => None,
+    }
+}
+
 /// Tells what happened to an attempt; the packet is the one that was judged, if one was.
-pub(crate) fn of_event<'a>(event: &Event, doors: &'a [Door], packet: Option<&Packet>) -> Note<'a> {
+fn of_event<'a>(event: &Event, doors: &'a [Door], packet: Option<&Packet>) -> Note<'a> {
     let what = match event.kind {
         EventKind::Stage(stage) => What::Stage { stage },
         EventKind::Opened => What::Opened,
@@ -110,43 +186,8 @@ pub(crate) fn of_event<'a>(event: &Event, doors: &'a [Door], packet: Option<&Pac
         EventKind::WrongFlags(stage) => What::WrongFlags { stage },
         EventKind::Cooling => What::Cooling,
     };
-    let door = doors.get(event.door.index()).map(|door| door.name.as_str());
+    let door = doors.get(event.door.index()).map(|door| &*door.name);
     Note { source: event.source, door, what }
-}
-
-/// Tells what comes of a complete sequence.
-pub(crate) fn of_opening<'a>(
-    door: &'a Door,
-    source: IpAddr,
-    effects: &'a Result<Vec<Effect>, Full>,
-) -> Note<'a> {
-    let what = match effects {
-        Err(full) => What::Full { reason: full.to_string() },
-        Ok(effects) => match effects.iter().find_map(command) {
-            Some((RunKind::Start, command)) => What::Start { command },
-            Some((RunKind::Stop, command)) => What::Stop { command },
-            None if effects.is_empty() => What::NothingToRun,
-            None => What::Extended,
-        },
-    };
-    Note { source, door: Some(&door.name), what }
-}
-
-/// Tells what is run because time has passed.
-pub(crate) fn of_effect(effect: &Effect) -> Option<Note<'_>> {
-    let Effect::Run(run) = effect else { return None };
-    let what = match run.kind {
-        RunKind::Start => What::Start { command: &run.command },
-        RunKind::Stop => What::Stop { command: &run.command },
-    };
-    Some(Note { source: run.source, door: Some(&run.door), what })
-}
-
-fn command(effect: &Effect) -> Option<(RunKind, &str)> {
-    match effect {
-        Effect::Run(Run { kind, command, .. }) => Some((*kind, command)),
-        _ => None,
-    }
 }
 
 /// Prints `door: what happened`, in the words of the log where it has some.
@@ -192,7 +233,10 @@ impl fmt::Display for What<'_> {
             Self::Cooling => f.write_str("ignored: it has just opened this door, whose `Cooldown` is not over"),
             Self::Start { command } => write!(f, "start command: {command}"),
             Self::Extended => f.write_str("open already: it stays open for a full `Cmd_Timeout` from now"),
+            Self::Queued => f.write_str("queued: a command of this door is still running for this address"),
             Self::NothingToRun => f.write_str("no start command for this address"),
+            Self::ShuttingDown => f.write_str("stays closed: knockd is shutting down"),
+            Self::NotStruckOut => f.write_str("stays closed: its one-time sequence could not be struck out"),
             Self::Full { reason } => write!(f, "stays closed: {reason}"),
             Self::Stop { command } => write!(f, "stop command: {command}"),
         }
@@ -241,8 +285,8 @@ impl Serialize for Shown<'_> {
 
 #[cfg(test)]
 mod tests {
-    use knockd_core::config::Secret;
-    use knockd_core::{DoorId, Sequence};
+    use knockd_core::config::Key;
+    use knockd_core::{DoorId, DoorName, Sequence};
 
     use super::*;
 
@@ -252,27 +296,28 @@ mod tests {
     }
 
     fn doors() -> Vec<Door> {
-        vec![Door::new("ssh", Secret::Sequence("7000,8123,9000".parse::<Sequence>().unwrap()))]
+        let key = Key::Sequence("7000,8123,9000".parse::<Sequence>().unwrap());
+        vec![Door::new(DoorName::new("ssh").unwrap(), key)]
     }
 
-    fn told(sighting: Sighting, visibility: Visibility, kinds: &[EventKind]) -> Vec<String> {
+    fn told(visibility: Visibility, kinds: &[EventKind]) -> Vec<String> {
         let packet = packet(TcpFlags::SYN);
-        let of = |&kind| Event { source: packet.source, door: DoorId::new(0), kind };
-        let events: Vec<_> = kinds.iter().map(of).collect();
+        let of = |&kind| Outcome::Attempt(Event { source: packet.source, door: DoorId::new(0), kind });
+        let outcomes: Vec<_> = kinds.iter().map(of).collect();
         let doors = doors();
-        let notes = of_packet(&packet, sighting, visibility, events.iter(), &doors);
+        let notes = of_packet(&packet, visibility, &outcomes, &doors);
         notes.iter().map(Note::to_string).collect()
     }
 
     #[test]
     fn what_a_packet_did_is_told_in_the_words_of_the_log() {
         let kinds = [EventKind::Stage(3), EventKind::Opened];
-        assert_eq!(told(Sighting::AtDoor, Visibility::Visible, &kinds), ["ssh: Stage 3", "ssh: OPEN SESAME"]);
+        assert_eq!(told(Visibility::Visible, &kinds), ["ssh: Stage 3", "ssh: OPEN SESAME"]);
     }
 
     #[test]
     fn what_spoils_is_named_and_what_was_wanted_is_not() {
-        let told = told(Sighting::AtDoor, Visibility::Visible, &[EventKind::Spoiled(1)]);
+        let told = told(Visibility::Visible, &[EventKind::Spoiled(1)]);
         assert_eq!(told, ["ssh: spoiled at stage 1 by 9000:tcp, which was not the next step"]);
         let doors = doors();
         for kind in
@@ -288,19 +333,15 @@ mod tests {
 
     #[test]
     fn a_packet_that_did_nothing_has_a_reason() {
-        for (sighting, visibility, expected) in [
-            (Sighting::Elsewhere, Visibility::NoDoorsPort, "not seen: no door uses this port"),
-            (
-                Sighting::AtDoor,
-                Visibility::WrongFlags,
-                "not seen: the doors that use this port want other TCP flags",
-            ),
-            (Sighting::Ignored, Visibility::Visible, "ignored: it comes from a scanner"),
+        for (visibility, expected) in [
+            (Visibility::NoDoorsPort, "not seen: no door uses this port"),
+            (Visibility::WrongFlags, "not seen: the doors that use this port want other TCP flags"),
+            (Visibility::FromScanner, "ignored: it comes from a scanner"),
         ] {
-            assert_eq!(told(sighting, visibility, &[]), [expected]);
+            assert_eq!(told(visibility, &[]), [expected]);
         }
-        assert!(told(Sighting::AtDoor, Visibility::Visible, &[])[0].starts_with("no effect"));
-        assert!(told(Sighting::Elsewhere, Visibility::NotWatched, &[])[0].contains("`Target`"));
+        assert!(told(Visibility::Visible, &[])[0].starts_with("no effect"));
+        assert!(told(Visibility::NotWatched, &[])[0].contains("`Target`"));
     }
 
     #[test]
@@ -309,7 +350,8 @@ mod tests {
         let source = "192.0.2.99".parse().unwrap();
         let event = Event { source, door: DoorId::new(0), kind: EventKind::TimedOut(1) };
         let doors = doors();
-        let notes = of_packet(&packet, Sighting::AtDoor, Visibility::Visible, [event].iter(), &doors);
+        let outcomes = [Outcome::Attempt(event)];
+        let notes = of_packet(&packet, Visibility::Visible, &outcomes, &doors);
         assert_eq!(notes.len(), 2);
         assert_eq!(notes[1].what, What::NoEffect);
     }
@@ -325,5 +367,17 @@ mod tests {
             Event { source: "192.0.2.7".parse().unwrap(), door: DoorId::new(0), kind: EventKind::Stage(2) };
         let text = serde_json::to_string(&of_event(&event, &doors(), None)).unwrap();
         assert_eq!(text, r#"{"source":"192.0.2.7","door":"ssh","what":"stage","stage":2}"#);
+    }
+
+    #[test]
+    fn a_knock_that_waits_for_a_command_is_told_apart_from_a_door_without_one() {
+        let told = |result| {
+            let door = DoorName::new("ssh").unwrap();
+            let outcome = Outcome::Opening { door, source: "192.0.2.7".parse().unwrap(), result };
+            of_outcome(&outcome, &doors()).map(|note| note.to_string())
+        };
+        assert!(told(OpeningResult::Queued).unwrap().starts_with("ssh: queued: "));
+        assert_eq!(told(OpeningResult::NothingToRun).unwrap(), "ssh: no start command for this address");
+        assert_eq!(told(OpeningResult::Opened), None);
     }
 }

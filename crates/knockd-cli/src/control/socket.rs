@@ -44,7 +44,7 @@ const QUEUE: usize = MAX_CLIENTS;
 
 /// A request on its way to the engine.
 #[derive(Debug)]
-pub(crate) struct Ask {
+pub(crate) struct QueuedRequest {
     pub(crate) request: Request,
     /// Who asks, for the log.
     pub(crate) who: String,
@@ -57,8 +57,8 @@ pub(crate) struct Ask {
 /// Everything that asks the engine: the socket, if there is one, and whoever else holds a sender.
 #[derive(Debug)]
 pub(crate) struct Control {
-    pub(crate) asks: Receiver<Ask>,
-    asking: Sender<Ask>,
+    pub(crate) requests: Receiver<QueuedRequest>,
+    sender: Sender<QueuedRequest>,
     serving: Option<Serving>,
 }
 
@@ -68,14 +68,20 @@ impl Control {
     /// # Errors
     /// When the system has no thread left.
     pub(crate) fn start(bound: Option<Bound>) -> anyhow::Result<Self> {
-        let (asking, asks) = bounded(QUEUE);
-        let serving = bound.map(|bound| Serving::start(bound, asking.clone())).transpose()?;
-        Ok(Self { asks, asking, serving })
+        let (sender, requests) = bounded(QUEUE);
+        let serving = bound.map(|bound| Serving::start(bound, sender.clone())).transpose()?;
+        Ok(Self { requests, sender, serving })
+    }
+
+    /// A control that nobody can reach.
+    pub(crate) fn closed() -> Self {
+        let (sender, requests) = bounded(0);
+        Self { requests, sender, serving: None }
     }
 
     /// For others that want to ask.
-    pub(crate) fn asking(&self) -> Sender<Ask> {
-        self.asking.clone()
+    pub(crate) fn sender(&self) -> Sender<QueuedRequest> {
+        self.sender.clone()
     }
 
     /// Where it listens, if anywhere.
@@ -91,7 +97,7 @@ impl Control {
         self.serving = None;
         let Some(path) = path else { return Ok(None) };
         let (bound, notice) = Bound::make(path)?;
-        self.serving = Some(Serving::start(bound, self.asking.clone())?);
+        self.serving = Some(Serving::start(bound, self.sender.clone())?);
         Ok(notice)
     }
 }
@@ -177,15 +183,15 @@ struct Serving {
 }
 
 impl Serving {
-    fn start(bound: Bound, asking: Sender<Ask>) -> anyhow::Result<Self> {
+    fn start(bound: Bound, sender: Sender<QueuedRequest>) -> anyhow::Result<Self> {
         let listener = bound.listener.try_clone().context("cannot serve the control socket")?;
         let (unwanted, wanted) = io::pipe().context("cannot serve the control socket")?;
-        crate::system::spawn("control", move || accept(&listener, &unwanted, &asking))?;
+        crate::system::spawn("control", move || accept(&listener, &unwanted, &sender))?;
         Ok(Self { bound, _wanted: wanted })
     }
 }
 
-fn accept(listener: &UnixListener, unwanted: &PipeReader, asking: &Sender<Ask>) {
+fn accept(listener: &UnixListener, unwanted: &PipeReader, asking: &Sender<QueuedRequest>) {
     // Every client holds a copy.
     let seats = Arc::new(());
     loop {
@@ -214,7 +220,7 @@ fn accept(listener: &UnixListener, unwanted: &PipeReader, asking: &Sender<Ask>) 
 }
 
 /// Answers one request after the other, until the client goes away or does what it should not.
-fn serve(client: &UnixStream, asking: &Sender<Ask>) {
+fn serve(client: &UnixStream, asking: &Sender<QueuedRequest>) {
     let who = who_is(client);
     let listening = Arc::new(());
     let mut lines = BufReader::new(client);
@@ -229,7 +235,8 @@ fn serve(client: &UnixStream, asking: &Sender<Ask>) {
             Ok(request) => {
                 let room = if matches!(request, Request::Trace { .. }) { TRACED } else { 1 };
                 let (reply, replies) = bounded(room);
-                let ask = Ask { request, who: who.clone(), reply, listening: Arc::downgrade(&listening) };
+                let ask =
+                    QueuedRequest { request, who: who.clone(), reply, listening: Arc::downgrade(&listening) };
                 let first = answer(ask, asking, &replies);
                 if matches!(first, Reply::Traced { .. }) {
                     return pass_on(client, &first, &replies);
@@ -245,7 +252,7 @@ fn serve(client: &UnixStream, asking: &Sender<Ask>) {
 }
 
 /// Asks the engine and waits for its reply.
-fn answer(ask: Ask, asking: &Sender<Ask>, replies: &Receiver<Reply>) -> Reply {
+fn answer(ask: QueuedRequest, asking: &Sender<QueuedRequest>, replies: &Receiver<Reply>) -> Reply {
     // Its receiver is gone when the daemon is ending.
     let asked = asking.send_timeout(ask, ANSWER_LIMIT).is_ok();
     let reply = asked.then(|| replies.recv_timeout(ANSWER_LIMIT).ok()).flatten();
@@ -297,9 +304,9 @@ mod tests {
         let path = directory.path().join("sub/control");
         let (bound, _) = Bound::make(&path).unwrap();
         let control = Control::start(Some(bound)).unwrap();
-        let asks = control.asks.clone();
+        let requests = control.requests.clone();
         thread::spawn(move || {
-            for Ask { request, reply, .. } in asks {
+            for QueuedRequest { request, reply, .. } in requests {
                 let _ = reply.try_send(Reply::refused(request.to_string()));
             }
         });
@@ -402,7 +409,7 @@ mod tests {
         let (bound, _) = Bound::make(&path).unwrap();
         let mut control = Control::start(Some(bound)).unwrap();
         let client = UnixStream::connect(&path).unwrap();
-        control.asks = crossbeam_channel::never();
+        control.requests = crossbeam_channel::never();
         assert!(status(&client).contains("knockd is ending"));
         drop(control);
         assert!(!path.exists());

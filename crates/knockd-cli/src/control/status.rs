@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use knockd_core::EventKind;
 use serde::{Deserialize, Serialize};
 
 /// Everything that `knockd status` shows. Times are in whole seconds.
@@ -143,23 +142,6 @@ pub struct Counters {
     pub evicted: u64,
     /// Sources that were recognised as scanners.
     pub scanners: u64,
-}
-
-impl Counters {
-    /// Counts something that has happened to an attempt.
-    pub(crate) fn count(&mut self, kind: EventKind) {
-        let counter = match kind {
-            EventKind::Stage(1) => &mut self.attempts,
-            EventKind::Stage(_) | EventKind::Repeated(_) | EventKind::WrongFlags(_) | EventKind::Cooling => {
-                return;
-            }
-            EventKind::Opened => &mut self.opens,
-            EventKind::TimedOut(_) => &mut self.timeouts,
-            EventKind::Spoiled(_) => &mut self.spoiled,
-            EventKind::Evicted(_) => &mut self.evicted,
-        };
-        *counter += 1;
-    }
 }
 
 /// The commands of doors.

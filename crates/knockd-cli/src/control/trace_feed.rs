@@ -1,4 +1,4 @@
-//! The feed of `knockd trace`: it tells what becomes of packets to those who listen, and never waits for them.
+//! The feed of `knockd trace`: it tells subscribers what becomes of packets, and never waits for them.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -14,12 +14,12 @@ use crate::control::explain::{Note, Shown};
 
 /// Those who listen.
 #[derive(Debug, Default)]
-pub(crate) struct Tracers {
-    all: Vec<Tracer>,
+pub(crate) struct TraceFeed {
+    all: Vec<Subscriber>,
 }
 
 #[derive(Debug)]
-struct Tracer {
+struct Subscriber {
     /// The only source that is of interest.
     source: Option<IpAddr>,
     to: Sender<Reply>,
@@ -32,7 +32,7 @@ struct Tracer {
 /// One line for programs; docs/json.md describes it.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-enum Object<'a> {
+enum Traced<'a> {
     Begin {
         addresses: &'a [IpAddr],
     },
@@ -52,7 +52,7 @@ enum Object<'a> {
     },
 }
 
-impl Tracers {
+impl TraceFeed {
     /// Whether nobody listens; then nothing has to be put into words.
     pub(crate) const fn is_empty(&self) -> bool {
         self.all.is_empty()
@@ -66,16 +66,16 @@ impl Tracers {
         listening: Weak<()>,
         addresses: &[IpAddr],
     ) {
-        self.all.retain(|tracer| tracer.listening.strong_count() > 0);
+        self.all.retain(|subscriber| subscriber.listening.strong_count() > 0);
         let list: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
         let text = format!(
             "Packets to {}, until Ctrl-C. Not seen here is what the filter in the kernel holds back: packets to other addresses and \
              most of those to ports that no door uses. tcpdump sees them, and `knockd replay` says what became of them.",
             if list.is_empty() { "no address at the moment".to_owned() } else { list.join(", ") }
         );
-        let mut tracer = Tracer { source, to, listening, left_out: 0 };
-        if tracer.tell(&traced(&Object::Begin { addresses }, text)) {
-            self.all.push(tracer);
+        let mut subscriber = Subscriber { source, to, listening, left_out: 0 };
+        if subscriber.tell(&traced(&Traced::Begin { addresses }, text)) {
+            self.all.push(subscriber);
         }
     }
 
@@ -84,12 +84,12 @@ impl Tracers {
         let own = |source: Option<IpAddr>| {
             notes.iter().filter(move |note| source.is_none_or(|source| source == note.source))
         };
-        self.all.retain_mut(|tracer| {
-            if tracer.source.is_some_and(|source| source != packet.source) {
+        self.all.retain_mut(|subscriber| {
+            if subscriber.source.is_some_and(|source| source != packet.source) {
                 // What else happens to the source, such as being pushed out by somebody else's packet.
-                return own(tracer.source).all(|note| tracer.tell_note(note));
+                return own(subscriber.source).all(|note| subscriber.tell_note(note));
             }
-            let notes: Vec<_> = own(tracer.source).collect();
+            let notes: Vec<_> = own(subscriber.source).collect();
             let (time, clock) = now();
             let mut text = format!("{clock} {}", Shown(packet));
             for note in &notes {
@@ -100,24 +100,24 @@ impl Tracers {
                     write!(text, "\n    {}: {note}", note.source)
                 };
             }
-            tracer.tell(&traced(&Object::Packet { time, packet: Shown(packet), notes: &notes }, text))
+            subscriber.tell(&traced(&Traced::Packet { time, packet: Shown(packet), notes: &notes }, text))
         });
     }
 
     /// Tells what happened to a source.
     pub(crate) fn tell_note(&mut self, note: &Note<'_>) {
-        self.all.retain_mut(|tracer| {
-            tracer.source.is_some_and(|source| source != note.source) || tracer.tell_note(note)
+        self.all.retain_mut(|subscriber| {
+            subscriber.source.is_some_and(|source| source != note.source) || subscriber.tell_note(note)
         });
     }
 }
 
-impl Tracer {
+impl Subscriber {
     /// Says whether he still listens.
     fn tell_note(&mut self, note: &Note<'_>) -> bool {
         let (time, clock) = now();
         let text = format!("{clock} {}: {note}", note.source);
-        self.tell(&traced(&Object::Note { time, note }, text))
+        self.tell(&traced(&Traced::Note { time, note }, text))
     }
 
     /// Says whether he still listens. What he has no room for is counted.
@@ -125,7 +125,7 @@ impl Tracer {
         if self.left_out > 0 {
             let count = self.left_out;
             let text = format!("here {count} packets or notes are left out, they came too fast");
-            match self.to.try_send(traced(&Object::LeftOut { count }, text)) {
+            match self.to.try_send(traced(&Traced::LeftOut { count }, text)) {
                 Ok(()) => self.left_out = 0,
                 Err(error) => return self.note_failure(&error),
             }
@@ -139,7 +139,7 @@ impl Tracer {
     }
 }
 
-fn traced(object: &Object<'_>, text: String) -> Reply {
+fn traced(object: &Traced<'_>, text: String) -> Reply {
     // Its keys are strings and it is written to memory, so it can be written.
     Reply::Traced { event: serde_json::to_value(object).unwrap_or_default(), text }
 }
@@ -172,7 +172,7 @@ mod tests {
         Note { source: address(source), door: Some("ssh"), what: What::Stage { stage } }
     }
 
-    fn listener(tracers: &mut Tracers, source: Option<&str>, room: usize) -> (Receiver<Reply>, Arc<()>) {
+    fn listener(tracers: &mut TraceFeed, source: Option<&str>, room: usize) -> (Receiver<Reply>, Arc<()>) {
         let (to, told) = bounded(room);
         let listening = Arc::new(());
         tracers.add(source.map(address), to, Arc::downgrade(&listening), &[address("192.0.2.1")]);
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn each_listener_is_told_about_his_source() {
-        let mut tracers = Tracers::default();
+        let mut tracers = TraceFeed::default();
         let (all, _all) = listener(&mut tracers, None, 10);
         let (one, _one) = listener(&mut tracers, Some("192.0.2.7"), 10);
         tracers.tell_packet(&packet("192.0.2.7"), &[note("192.0.2.7", 1)]);
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn what_a_slow_listener_misses_is_counted_and_told() {
-        let mut tracers = Tracers::default();
+        let mut tracers = TraceFeed::default();
         let (told, _listening) = listener(&mut tracers, None, 2);
         for stage in 1..=5 {
             tracers.tell_note(&note("192.0.2.7", stage));
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn who_has_gone_is_forgotten() {
-        let mut tracers = Tracers::default();
+        let mut tracers = TraceFeed::default();
         let (told, listening) = listener(&mut tracers, None, 2);
         drop(told);
         tracers.tell_note(&note("192.0.2.7", 1));

@@ -1,66 +1,62 @@
-//! The loop: packets, ends of commands, signals, changes of the links, requests and one timer, all in one place and without
-//! locks.
-
-mod answers;
-mod one_time;
-mod reload;
+//! The loop: packets, ends of commands, what the disk has done, signals, changes of the links, requests and one timer, all in
+//! one place and without locks.
 
 use std::io;
-use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, never, select};
+use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use knockd_capture::LinkWatch;
-use knockd_core::config::LogFormat;
-use knockd_core::{Door, DoorId, Event, EventKind, Matcher, Packet, Sighting, Timestamp};
+use knockd_core::config::OnExit;
+use knockd_core::{DoorId, Gate, Now, OpeningResult, Outcome, Outcomes, Packet, Timestamp};
 use signal_hook::consts::SIGHUP;
 
-use super::guard::Guard;
+use super::dispatcher::Dispatcher;
 use super::service_manager::{self, Watchdog};
 use super::setup::Setup;
 use super::startup::Prepared;
 use crate::args::Args;
 use crate::capture::listener::Message;
-use crate::capture::listeners::{Listeners, Wanted};
-use crate::control::Counters;
 use crate::control::explain;
 use crate::control::metrics::Metrics;
 use crate::control::socket::Control;
-use crate::control::trace_feed::Tracers;
-use crate::judge::judge;
-use crate::leases::executor::Executor;
-use crate::leases::one_time_file::Striker;
-use crate::log::rate_limiter::{DropReport, RateLimiter};
+use crate::leases::commands::Report;
+use crate::leases::one_time_file::StrikeError;
+use crate::leases::writer::Progress;
 use crate::log::{Line, Log};
 use crate::system::clock::Clock;
+use crate::system::local_ports;
+use crate::system::text::count;
 
-/// How long the loop waits when nothing has a deadline.
-const IDLE: Duration = Duration::from_secs(3600);
+/// How long the stop commands of open doors may take when the daemon ends.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+
+/// How old the list of UDP ports in use may be when a packet comes.
+const PORTS_AGE: Duration = Duration::from_secs(5);
+
+/// How many log lines of other threads wait for the loop.
+const LINES: usize = 16;
 
 /// The running daemon.
-pub(crate) struct Engine {
-    args: Args,
-    directory: PathBuf,
-    setup: Setup,
-    matcher: Matcher,
-    guard: Guard,
-    doors: Executor,
-    striker: Striker,
-    log: Log,
-    flood: RateLimiter,
-    losses: DropReport,
+pub(super) struct Engine {
+    pub(super) args: Args,
+    pub(super) directory: PathBuf,
+    pub(super) setup: Setup,
+    /// Decides everything that the core can decide.
+    pub(super) gate: Gate,
+    /// Carries out what the gate decides.
+    pub(super) dispatcher: Dispatcher,
+    pub(super) control: Control,
+    pub(super) metrics: Option<Metrics>,
+    pub(super) clock: Clock,
     watchdog: Watchdog,
-    ears: Listeners,
-    control: Control,
-    counters: Counters,
-    /// What the decoders could not give up.
-    kept: Option<String>,
-    metrics: Option<Metrics>,
-    tracers: Tracers,
+    /// When the UDP ports in use were read.
+    ports_read: Timestamp,
     /// A message whenever an interface has changed.
     links: Receiver<io::Result<()>>,
-    clock: Clock,
+    /// Log lines of other threads.
+    log_lines: Receiver<Line>,
+    pub(super) line_sender: Sender<Line>,
 }
 
 impl Engine {
@@ -68,9 +64,8 @@ impl Engine {
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub(crate) fn start(prepared: Prepared, log: Log) -> anyhow::Result<Self> {
-        let Prepared { args, directory, setup, matcher, guard, sockets, links, clock, state, control } =
-            prepared;
+    pub(super) fn start(prepared: Prepared, log: Log) -> anyhow::Result<Self> {
+        let Prepared { args, directory, setup, mut gate, sockets, links, clock, store, control } = prepared;
         let control = control.transpose().unwrap_or_else(|error| {
             log.write(&Line::no_control(setup.control_socket.as_deref(), &error));
             None
@@ -78,45 +73,38 @@ impl Engine {
         let (bound, notice) = control.unzip();
         notice.flatten().into_iter().for_each(|notice| log.write(&Line::notice(notice)));
         let control = Control::start(bound)?;
-        let mut doors = Executor::start(clock)?;
-        if let Some(state) = state {
-            doors.remember(state, &log);
+        let mut dispatcher = Dispatcher::start(&setup, &args, directory.clone(), sockets, log)?;
+        if let Some(store) = store {
+            let restored = dispatcher.executor.remember(store, &dispatcher.log);
+            gate.restore(restored.records, restored.last_id, clock.both());
         }
-        let ears = Listeners::start(sockets)?;
         let links = watch(links)?;
-        let asking = || (control.asking(), ears.speaker());
-        let metrics = setup.metrics.clone().map(|path| Metrics::start(path, asking())).transpose()?;
-        let (flood, losses, watchdog) =
-            (RateLimiter::default(), DropReport::default(), Watchdog::new(clock.now()));
+        let (line_sender, log_lines) = bounded(LINES);
+        let sender = || (control.sender(), line_sender.clone());
+        let metrics = setup.metrics.clone().map(|path| Metrics::start(path, sender())).transpose()?;
         Ok(Self {
             args,
             directory,
             setup,
-            matcher,
-            guard,
-            doors,
-            striker: Striker::start()?,
-            log,
-            flood,
-            losses,
-            watchdog,
-            ears,
+            gate,
+            dispatcher,
             control,
-            counters: Counters::default(),
-            kept: None,
             metrics,
-            tracers: Tracers::default(),
-            links,
             clock,
+            watchdog: Watchdog::new(clock.now()),
+            ports_read: clock.now(),
+            links,
+            log_lines,
+            line_sender,
         })
     }
 
-    pub(crate) fn log(&self, line: &Line) {
-        self.log.write(line);
+    pub(super) fn log(&self, line: &Line) {
+        self.dispatcher.log.write(line);
     }
 
     /// Does the daemon's work until SIGINT or SIGTERM comes, and closes the open doors then.
-    pub(crate) fn run(mut self, signals: &Receiver<i32>) {
+    pub(super) fn run(mut self, signals: &Receiver<i32>) {
         self.log(&Line::starting_up(&self.setup.selection.to_string()));
         self.log_one_time_files();
         self.log_filter();
@@ -125,41 +113,17 @@ impl Engine {
         service_manager::ready(&self.summary());
         loop {
             select! {
-                recv(self.ears.heard) -> heard => match heard {
-                    Ok(Message::Packets(packets)) => {
-                        // A batch has come within milliseconds.
-                        let now = self.clock.now();
-                        for packet in &packets {
-                            self.handle_packet(packet, now);
-                        }
-                    }
-                    Ok(Message::Dropped(count)) => {
-                        self.counters.dropped += u64::from(count);
-                        self.losses.add(count, self.clock.now());
-                    }
-                    Ok(Message::Line(line)) => self.log(&line),
-                    Ok(Message::Ready(kept)) => {
-                        // It is the same for all decoders, so it is said once.
-                        if let Some(text) = kept.as_ref().filter(|_| self.kept != kept) {
-                            self.log(&Line::notice(text.clone()));
-                        }
-                        self.kept = kept;
-                    }
-                    Ok(Message::Gone(index)) => {
-                        self.ears.forget(index, &self.log);
-                        self.follow_interfaces();
-                    }
-                    // The ears hold a sender themselves.
-                    Err(_) => {}
+                recv(self.dispatcher.listeners.messages) -> message => if let Ok(message) = message {
+                    self.handle_message(message);
                 },
-                recv(self.doors.reports) -> report => if let Ok(report) = report {
-                    self.doors.handle_report(&report, &self.setup.options, &self.log);
+                recv(self.dispatcher.executor.reports) -> report => if let Ok(report) = report {
+                    self.handle_report(&report);
                 },
-                recv(self.doors.problems) -> problem => if let Ok(problem) = problem {
-                    self.doors.handle_problem(problem, &self.log);
+                recv(self.dispatcher.executor.progress) -> progress => if let Ok(progress) = progress {
+                    self.handle_progress(progress);
                 },
-                recv(self.striker.struck) -> struck => if let Ok(struck) = struck { self.handle_struck(struck); },
-                recv(self.control.asks) -> ask => if let Ok(ask) = ask { self.answer(ask); },
+                recv(self.control.requests) -> request => if let Ok(request) = request { self.answer(request); },
+                recv(self.log_lines) -> line => if let Ok(line) = line { self.log(&line); },
                 recv(self.links) -> change => match change {
                     Ok(Ok(())) => self.follow_interfaces(),
                     Ok(Err(error)) => self.log(&Line::warning(format!("cannot watch the network interfaces: {error}"))),
@@ -177,120 +141,184 @@ impl Engine {
         self.shut_down(signals);
     }
 
-    fn handle_packet(&mut self, packet: &Packet, now: Timestamp) {
+    /// Lets the gate decide, and carries out and traces what it has decided.
+    pub(super) fn apply(&mut self, decide: impl for<'g> FnOnce(&'g mut Gate, Now) -> Outcomes<'g>) {
+        let now = self.clock.both();
+        for outcome in decide(&mut self.gate, now) {
+            self.dispatcher.trace(&outcome);
+            self.dispatcher.dispatch(outcome, now.monotonic);
+        }
+        self.end_refused();
+    }
+
+    fn handle_message(&mut self, message: Message) {
+        match message {
+            Message::Packets(packets) => {
+                // A batch has come within milliseconds.
+                let now = self.clock.both();
+                for packet in &packets {
+                    self.handle_packet(packet, now);
+                }
+                self.end_refused();
+                self.refresh_ports(now.monotonic);
+            }
+            Message::Dropped(count) => self.dispatcher.handle_dropped(count, self.clock.now()),
+            Message::Line(line) => self.log(&line),
+            Message::Ready(kept) => self.dispatcher.handle_decoder_ready(kept),
+            Message::Gone(index) => {
+                self.dispatcher.listeners.forget(index, &self.dispatcher.log);
+                self.follow_interfaces();
+            }
+        }
+    }
+
+    fn handle_report(&mut self, report: &Report) {
+        if let Some((id, succeeded)) = self.dispatcher.handle_report(report) {
+            self.apply(|gate, now| gate.handle_exit(id, succeeded, now));
+        }
+    }
+
+    fn handle_progress(&mut self, progress: Progress) {
+        if let Some((id, result)) = self.dispatcher.handle_progress(progress) {
+            let result = result.map_err(|error| self.log_not_struck_out(error));
+            self.apply(|gate, now| gate.handle_burnt(id, result, now));
+        }
+    }
+
+    fn handle_packet(&mut self, packet: &Packet, now: Now) {
         if self.args.only_ip_v4 && packet.source.is_ipv6() {
             return;
         }
-        self.counters.packets += 1;
-        let visibility = (!self.tracers.is_empty()).then(|| self.matcher.visibility(packet));
-        let (scanners, leases) = (&mut self.guard.scanners, self.doors.leases());
-        let judgement = judge(packet, now, scanners, &mut self.matcher, leases, &self.setup.doors);
-        let mut opened = Vec::new();
-        for event in judgement.events() {
-            self.counters.count(event.kind);
-            log::debug!("{packet:?}: {}: {:?}", self.setup.door_name(event.door), event.kind);
-            log_event(event, &self.setup, &mut self.flood, now, &self.log);
-            if event.kind == EventKind::Opened {
-                opened.push((event.door, event.source));
+        self.dispatcher.counters.packets += 1;
+        if self.dispatcher.feed.is_empty() {
+            for outcome in self.gate.handle_packet(packet, now) {
+                self.dispatcher.dispatch(outcome, now.monotonic);
             }
+            return;
         }
-        self.counters.scanners += u64::from(judgement.sighting == Sighting::NewScanner);
-        if let Some(visibility) = visibility {
-            let (sighting, doors) = (judgement.sighting, &self.setup.doors);
-            let notes = explain::of_packet(packet, sighting, visibility, judgement.events(), doors);
-            self.tracers.tell_packet(packet, &notes);
+        let visibility = self.gate.visibility(packet, now);
+        let outcomes: Vec<_> = self.gate.handle_packet(packet, now).collect();
+        let notes = explain::of_packet(packet, visibility, &outcomes, &self.setup.config.doors);
+        self.dispatcher.feed.tell_packet(packet, &notes);
+        for outcome in outcomes {
+            if !matches!(outcome, Outcome::Attempt(_) | Outcome::Scanner(_)) {
+                self.dispatcher.trace(&outcome);
+            }
+            self.dispatcher.dispatch(outcome, now.monotonic);
         }
-        // Whoever forges addresses can make scanners of them all.
-        if judgement.sighting == Sighting::NewScanner && self.flood.admits(packet.source, now) {
-            self.log(&Line::scanner(packet.source));
+    }
+
+    /// Tells the gate of start commands that ended before they began.
+    fn end_refused(&mut self) {
+        while let Some(id) = self.dispatcher.executor.take_refused() {
+            self.apply(|gate, now| gate.handle_exit(id, false, now));
         }
-        for (door, source) in opened {
-            self.open(door, source);
+    }
+
+    /// Reads the UDP ports in use again, when a packet has come and they may have changed since.
+    fn refresh_ports(&mut self, now: Timestamp) {
+        let matter = self.gate.wanted().strays.is_some() && self.gate.wanted().has_udp();
+        if matter && now >= self.ports_read.after(PORTS_AGE) {
+            self.read_ports(now);
         }
+    }
+
+    pub(super) fn read_ports(&mut self, now: Timestamp) {
+        self.ports_read = now;
+        let ports = local_ports::in_use();
+        self.apply(|gate, _| gate.set_local_ports(ports));
     }
 
     fn handle_timeouts(&mut self) {
         let now = self.clock.now();
-        if self.guard.handle_timeout(now) {
-            self.refresh_filter();
-        }
-        if self.ears.poll_timeout().is_some_and(|due| due <= now) {
+        if self.dispatcher.listeners.poll_timeout().is_some_and(|due| due <= now) {
             self.follow_interfaces();
         }
-        for event in self.matcher.handle_timeout(now) {
-            self.counters.count(event.kind);
-            log_event(event, &self.setup, &mut self.flood, now, &self.log);
-            if !self.tracers.is_empty() {
-                self.tracers.tell_note(&explain::of_event(event, &self.setup.doors, None));
-            }
+        if self.gate.poll_timeout().is_some_and(|due| due <= now) {
+            self.apply(Gate::handle_timeout);
         }
-        let tracers = &mut self.tracers;
-        self.doors.handle_timeout(now, &self.setup.options, &self.log, |effects| {
-            if !tracers.is_empty() {
-                effects.iter().filter_map(explain::of_effect).for_each(|note| tracers.tell_note(&note));
-            }
-        });
-        if let Some(count) = self.flood.handle_timeout(now) {
-            let text = format!(
-                "{count} lines about stages, sequence timeouts and scanners were left out, there are too many of them"
-            );
-            self.log(&Line::notice(text));
-        }
-        if let Some(count) = self.losses.handle_timeout(now) {
-            let text = format!(
-                "{count} packets came faster than they could be read and were lost, perhaps knocks among them"
-            );
-            self.log(&Line::warning(text));
-        }
+        self.dispatcher.handle_timeout(now);
         self.watchdog.handle_timeout(now);
     }
 
-    fn open(&mut self, id: DoorId, source: IpAddr) {
-        if !self.use_up_sequence(id, source)
-            && let Some(door) = self.setup.doors.get(id.index()).cloned()
-        {
-            self.open_door(&door, source);
-        }
-    }
-
-    fn open_door(&mut self, door: &Door, source: IpAddr) {
-        // That too much is open is in the log.
-        let tracers = &mut self.tracers;
-        let _ = self.doors.open(door, source, &self.setup.options, &self.log, |effects| {
-            if !tracers.is_empty() {
-                tracers.tell_note(&explain::of_opening(door, source, effects));
-            }
-        });
+    /// `None` while nothing has a deadline.
+    fn until_next_timeout(&self) -> Duration {
+        let timeouts = [
+            self.gate.poll_timeout(),
+            self.dispatcher.poll_timeout(),
+            self.dispatcher.listeners.poll_timeout(),
+            self.watchdog.poll_timeout(),
+        ];
+        let next = timeouts.into_iter().flatten().min();
+        // As long as a channel can wait for.
+        next.map_or(Duration::MAX, |next| next.since(self.clock.now()))
     }
 
     /// Looks again at the interfaces, because some have changed.
-    fn follow_interfaces(&mut self) {
-        self.ears.follow(&self.log, self.clock.now());
-        self.matcher.set_addresses(self.ears.addresses());
-        self.guard.watch(&self.matcher.interests(), self.ears.addresses(), self.clock.now());
+    pub(super) fn follow_interfaces(&mut self) {
+        self.dispatcher.listeners.follow(&self.dispatcher.log, self.clock.now());
+        let addresses: Vec<_> = self.dispatcher.listeners.addresses().collect();
+        self.apply(|gate, _| gate.set_addresses(addresses));
         service_manager::status(&self.summary());
     }
 
-    fn shut_down(self, signals: &Receiver<i32>) {
-        let Self { doors, log, setup, control, .. } = self;
+    fn shut_down(mut self, signals: &Receiver<i32>) {
         // Whoever asks now is told that this is the end.
-        drop(control);
+        drop(std::mem::replace(&mut self.control, Control::closed()));
         service_manager::stopping();
-        log.write(&Line::waiting_for_children());
-        doors.finish(signals, &setup.options, &log);
+        self.log(&Line::waiting_for_children());
+        let keeps = self.setup.config.options.on_exit == OnExit::Keep
+            && self.dispatcher.executor.has_saved_all(SHUTDOWN_LIMIT);
+        if !keeps {
+            self.close_all(signals);
+        } else if self.gate.lease_count() > 0 {
+            let left = count(self.gate.lease_count(), "open door");
+            self.log(&Line::notice(format!("leaving {left} for the next start to close")));
+        }
+        let Dispatcher { executor, log, .. } = self.dispatcher;
+        executor.finish();
         log.write(&Line::shutting_down());
         log.finish();
     }
 
-    fn refresh_filter(&mut self) {
-        let interests = self.matcher.interests();
-        self.guard.watch(&interests, self.ears.addresses(), self.clock.now());
-        let wanted = Wanted { interests, guard: self.guard.local_ports(), ipv4_only: self.args.only_ip_v4 };
-        self.ears.want(wanted, &self.log, self.clock.now());
+    /// Closes all doors; that takes [`SHUTDOWN_LIMIT`] at most, and another SIGTERM cuts it short.
+    fn close_all(&mut self, signals: &Receiver<i32>) {
+        self.apply(|gate, _| gate.close_all());
+        self.dispatcher.executor.refuse_waiting();
+        self.end_refused();
+        let end = Instant::now() + SHUTDOWN_LIMIT;
+        while self.gate.lease_count() > 0 {
+            select! {
+                recv(self.dispatcher.executor.reports) -> report => if let Ok(report) = report {
+                    self.handle_report(&report);
+                },
+                recv(signals) -> signal => if !matches!(signal, Ok(SIGHUP)) { break },
+                default(end.saturating_duration_since(Instant::now())) => break,
+            }
+        }
+        if self.gate.lease_count() > 0 {
+            let left = count(self.gate.lease_count(), "door");
+            self.log(&Line::warning(format!("{left} not closed yet: stop commands are still running")));
+        }
     }
 
-    fn log_filter(&self) {
-        let surplus = self.ears.surplus();
+    /// Logs why a one-time sequence could not be struck out, and returns what its file says now.
+    fn log_not_struck_out(&self, error: StrikeError) -> Option<knockd_core::OneTime> {
+        let StrikeError { path, error, content } = error;
+        let outcome = if content.is_some() {
+            "using the file as it is now"
+        } else {
+            "its doors are disabled until a reload"
+        };
+        self.log(&Line::warning(format!(
+            "{}: cannot strike out the used sequence: {error}; {outcome}",
+            path.display()
+        )));
+        content
+    }
+
+    pub(super) fn log_filter(&self) {
+        let surplus = self.dispatcher.listeners.surplus();
         if surplus > 0 {
             let text = format!(
                 "the doors use more ports than fit into the packet filter of the kernel, which lets packets to {surplus} others \
@@ -301,61 +329,49 @@ impl Engine {
     }
 
     /// Says which doors have no sequence left, and which lines of their files are none.
-    fn log_one_time_files(&self) {
-        for (door, file) in &self.setup.one_time {
-            if file.sequence().is_none() {
-                self.log(&Line::used_up(self.setup.door_name(*door)));
+    pub(super) fn log_one_time_files(&self) {
+        for (index, door) in self.setup.config.doors.iter().enumerate() {
+            let Some(path) = door.key.one_time_file() else { continue };
+            if self.gate.steps_of(DoorId::new(index)).is_none() {
+                self.log(&Line::used_up(&door.name));
             }
-            for line in file.passed_over() {
-                let door = self.setup.door_name(*door);
-                let text = format!(
-                    "{door}: {}:{line}: this line is no sequence, it is passed over",
-                    file.path().display()
-                );
+            let file = self.gate.one_time_files().get(path);
+            for line in file.map(knockd_core::OneTime::passed_over).unwrap_or_default() {
+                let path = self.directory.join(&**path);
+                let text = format!("{}: {}:{line}: not a sequence; skipped", door.name, path.display());
                 self.log(&Line::warning(text));
             }
         }
     }
 
-    fn until_next_timeout(&self) -> Duration {
-        let timeouts = [
-            self.matcher.poll_timeout(),
-            self.doors.poll_timeout(),
-            self.flood.poll_timeout(),
-            self.losses.poll_timeout(),
-            self.guard.poll_timeout(),
-            self.ears.poll_timeout(),
-            self.watchdog.poll_timeout(),
-        ];
-        let next = timeouts.into_iter().flatten().min();
-        next.map_or(IDLE, |next| next.since(self.clock.now()))
-    }
-
     /// What a service manager shows of the daemon.
-    fn summary(&self) -> String {
-        format!("Listening on {}; doors: {}", self.ears.names(), self.setup.doors.len())
+    pub(super) fn summary(&self) -> String {
+        let (names, doors) = (self.dispatcher.listeners.names(), self.setup.config.doors.len());
+        format!("Listening on {names}; doors: {doors}")
     }
-}
 
-/// Logs what happened to an attempt, unless strangers cause too many such lines.
-fn log_event(event: &Event, setup: &Setup, flood: &mut RateLimiter, now: Timestamp, log: &Log) {
-    let kind = event.kind;
-    // 0.8 does not tell.
-    if matches!(kind, EventKind::Spoiled(_)) && setup.options.log_format == LogFormat::Classic {
-        return;
-    }
-    let is_limited = matches!(kind, EventKind::Stage(_) | EventKind::TimedOut(_) | EventKind::Spoiled(_));
-    if is_limited && !flood.admits(event.source, now) {
-        return;
-    }
-    if let Some(line) = Line::event(event.source, setup.door_name(event.door), event.kind) {
-        log.write(&line);
+    /// Opens doors by hand, and returns what that came to.
+    pub(super) fn open_by_hand(&mut self, door: &str, source: std::net::IpAddr) -> Vec<OpeningResult> {
+        let now = self.clock.both();
+        let mut results = Vec::new();
+        for outcome in self.gate.open(door, source, now) {
+            if let Outcome::Opening { door, result, .. } = &outcome {
+                if *result != OpeningResult::NothingToRun {
+                    self.dispatcher.log.write(&Line::opened(source, door));
+                }
+                results.push(*result);
+            }
+            self.dispatcher.trace(&outcome);
+            self.dispatcher.dispatch(outcome, now.monotonic);
+        }
+        self.end_refused();
+        results
     }
 }
 
 /// Turns the wake-ups of a [`LinkWatch`] into messages.
 fn watch(links: LinkWatch) -> anyhow::Result<Receiver<io::Result<()>>> {
-    let (changes, receiver) = crossbeam_channel::bounded(1);
+    let (changes, receiver) = bounded(1);
     crate::system::spawn("links", move || {
         loop {
             let change = links.wait();

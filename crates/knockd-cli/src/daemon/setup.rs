@@ -1,28 +1,27 @@
 //! What the command line and the files it names say together, checked whole before anything is changed.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use knockd_capture::interfaces;
-use knockd_core::config::{Commands, Door, Options, Secret};
-use knockd_core::{Config, DoorId};
+use knockd_core::config::{Diagnostic, Parsed};
+use knockd_core::{Config, DoorId, OneTimeFiles};
 
 use crate::args::Args;
 use crate::capture::selection::Selection;
-use crate::leases::one_time_file::OneTimeFile;
+use crate::leases::one_time_file;
 use crate::log;
-use crate::system::config_file::{self, ConfigFileError, check_access, parse, read};
+use crate::system::config_file::{ConfigFile, ConfigFileError, Style, check_access};
 
 /// A usable configuration with everything that depends on the command line decided.
 #[derive(Debug)]
 pub(crate) struct Setup {
-    pub(crate) doors: Vec<Door>,
-    pub(crate) options: Options,
-    /// What is doubtful about the configuration, drawn with colours.
-    pub(crate) warnings: Vec<String>,
-    /// The files of the doors with one-time sequences.
-    pub(crate) one_time: HashMap<DoorId, OneTimeFile>,
+    pub(crate) config: Arc<Config>,
+    /// What is doubtful about it.
+    pub(crate) warnings: Warnings,
+    /// What the files of the doors with one-time sequences say; the gate takes it.
+    pub(crate) one_time_files: OneTimeFiles,
     pub(crate) config_path: PathBuf,
     pub(crate) selection: Selection,
     /// Whether nobody has said which interfaces are meant.
@@ -34,6 +33,23 @@ pub(crate) struct Setup {
     pub(crate) state_dir: PathBuf,
     pub(crate) control_socket: Option<PathBuf>,
     pub(crate) metrics: Option<PathBuf>,
+}
+
+/// What is doubtful about a configuration.
+#[derive(Debug)]
+pub(crate) struct Warnings {
+    file: ConfigFile,
+    findings: Vec<Diagnostic>,
+    /// What is not about a place in the file.
+    texts: Vec<String>,
+}
+
+impl Warnings {
+    /// What to say; a finding is drawn, and has several lines.
+    pub(crate) fn lines(&self, style: Style) -> impl Iterator<Item = String> {
+        let drawn = self.findings.iter().map(move |finding| self.file.draw(finding, style));
+        drawn.chain(self.texts.iter().cloned())
+    }
 }
 
 /// Why the daemon cannot run as the command line and the configuration want it.
@@ -53,25 +69,22 @@ impl Setup {
     /// When a file cannot be read, or when the configuration is wrong.
     pub(crate) fn load(args: &Args, directory: &Path, before: Option<&Self>) -> Result<Self, SetupError> {
         let config_path = directory.join(&args.config);
-        let text = read(&config_path)?;
-        let mut warnings: Vec<String> = check_access(&config_path)?.into_iter().collect();
-        let parsed = parse(&config_path, &text)?;
-        warnings
-            .extend(parsed.warnings.iter().map(|warning| config_file::draw(&config_path, &text, warning)));
-        let Config { options, doors } = parsed.config;
-        let mut one_time = HashMap::new();
-        for (index, door) in doors.iter().enumerate() {
-            if let Secret::OneTime(path) = &door.secret {
-                let path = directory.join(path);
-                warnings.extend(check_access(&path)?);
-                let file = OneTimeFile::open(path.clone()).map_err(|source| SetupError::OneTime {
-                    door: door.name.clone(),
-                    path,
-                    source,
-                })?;
-                one_time.insert(DoorId::new(index), file);
-            }
+        let file = ConfigFile::read(&config_path)?;
+        let mut texts: Vec<String> = check_access(&config_path)?.into_iter().collect();
+        let Parsed { config, warnings: findings, .. } = file.parse()?;
+        let mut one_time_files = OneTimeFiles::new();
+        for door in &config.doors {
+            let Some(name) = door.key.one_time_file() else { continue };
+            let path = directory.join(&**name);
+            texts.extend(check_access(&path)?);
+            let content = one_time_file::read(&path).map_err(|source| SetupError::OneTime {
+                door: door.name.to_string(),
+                path,
+                source,
+            })?;
+            one_time_files.insert(name.clone(), content);
         }
+        let options = &config.options;
         let in_directory = |path: &Path| directory.join(path);
         let interface = args.interface.as_deref().or(options.interface.as_deref());
         let configured = interface.and_then(Selection::parse);
@@ -79,7 +92,7 @@ impl Setup {
         let kept = before.filter(|before| before.is_default_selection).map(|before| before.selection.clone());
         let selection = configured.or(kept).unwrap_or_else(|| {
             let (selection, warning) = Selection::by_default(&interfaces());
-            warnings.extend(warning);
+            texts.extend(warning);
             selection
         });
         let log_file = options.log_file.as_deref().map(Path::new).or(args.logfile.as_deref());
@@ -90,13 +103,12 @@ impl Setup {
             waits: args.wait || options.wait_interface,
             log_file: log_file.map(in_directory),
             pid_file: in_directory(pid_file.unwrap_or(Path::new("/var/run/knockd.pid"))),
-            state_dir: in_directory(Path::new(&options.state_dir)),
+            state_dir: in_directory(Path::new(&*options.state_dir)),
             control_socket: options.control_socket.as_deref().map(Path::new).map(in_directory),
             metrics: options.metrics.as_deref().map(Path::new).map(in_directory),
-            doors,
-            options,
-            warnings,
-            one_time,
+            config: Arc::new(config),
+            warnings: Warnings { file, findings, texts },
+            one_time_files,
             config_path,
         })
     }
@@ -104,21 +116,21 @@ impl Setup {
     /// Whether open doors are to be remembered: a container without a writable directory needs none as long as no door has
     /// anything to undo.
     pub(crate) fn needs_state(&self) -> bool {
-        self.doors.iter().any(|door| door.stop != Commands::default()) || self.state_dir.exists()
+        self.config.doors.iter().any(|door| door.action.is_undone()) || self.state_dir.exists()
     }
 
     /// Where log lines go.
     pub(crate) fn log_settings(&self, args: &Args) -> log::Settings {
         log::Settings {
             file: self.log_file.clone(),
-            use_syslog: self.options.use_syslog,
-            format: self.options.log_format,
+            use_syslog: self.config.options.use_syslog,
+            format: self.config.options.log_format,
             verbose: args.verbose,
         }
     }
 
     /// The name of a door, for the log.
     pub(crate) fn door_name(&self, door: DoorId) -> &str {
-        self.doors.get(door.index()).map_or("?", |door| &door.name)
+        self.config.doors.get(door.index()).map_or("?", |door| &door.name)
     }
 }

@@ -1,32 +1,32 @@
 //! What is made before there are threads, so that the daemon can still fork, and tell whoever started it what is wrong.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 use knockd_capture::LinkWatch;
-use knockd_core::Matcher;
+use knockd_core::{Gate, Seed};
 
+use super::setup::Setup;
 use crate::args::Args;
 use crate::capture::listeners::{Sockets, Wanted};
 use crate::control::socket::Bound;
-use crate::daemon::guard::Guard;
-use crate::daemon::setup::Setup;
 use crate::leases::store::LeaseStore;
 use crate::system::clock::Clock;
+use crate::system::local_ports;
 
 /// What has to succeed before the daemon goes to the background. It has no thread, so it survives the fork.
-pub(crate) struct Prepared {
-    pub(crate) args: Args,
+pub(super) struct Prepared {
+    pub(super) args: Args,
     /// Where relative paths start.
-    pub(crate) directory: PathBuf,
-    pub(crate) setup: Setup,
-    pub(super) matcher: Matcher,
-    pub(super) guard: Guard,
+    pub(super) directory: PathBuf,
+    pub(super) setup: Setup,
+    pub(super) gate: Gate,
     pub(super) sockets: Sockets,
     pub(super) links: LinkWatch,
     pub(super) clock: Clock,
     /// The state directory, or why there is none; `None` when no door needs one.
-    pub(super) state: Option<anyhow::Result<LeaseStore>>,
+    pub(super) store: Option<anyhow::Result<LeaseStore>>,
     /// The control socket with what is to be said about it, or why there is none; `None` when there is to be none.
     pub(super) control: Option<anyhow::Result<(Bound, Option<String>)>>,
 }
@@ -36,27 +36,25 @@ impl Prepared {
     ///
     /// # Errors
     /// When an interface does not exist or may not be listened to.
-    pub(crate) fn new(args: Args, directory: PathBuf, setup: Setup) -> anyhow::Result<Self> {
+    pub(super) fn new(args: Args, directory: PathBuf, mut setup: Setup) -> anyhow::Result<Self> {
         let links = LinkWatch::open().context("cannot watch the network interfaces")?;
-        let mut matcher = Matcher::new(&setup.doors, setup.options.max_attempts);
-        arm(&mut matcher, &setup);
-        let clock = Clock::start();
-        let mut guard = Guard::new(setup.options.scan_limit);
-        let interests = matcher.interests();
-        guard.watch(&interests, [], clock.now());
-        let wanted = Wanted { interests, guard: guard.local_ports(), ipv4_only: args.only_ip_v4 };
+        let files = std::mem::take(&mut setup.one_time_files);
+        let mut gate = Gate::new(Arc::clone(&setup.config), files, seed()?);
+        // The filter is made of what the gate wants in the end, so none of its changes has to be carried out.
+        gate.set_local_ports(local_ports::in_use()).for_each(drop);
+        let wanted = gate.wanted();
+        let (interests, guard) = (wanted.interests.clone(), wanted.strays.clone());
+        let wanted = Wanted { interests, guard, ipv4_only: args.only_ip_v4 };
         let sockets = Sockets::open(setup.selection.clone(), setup.waits, wanted)?;
-        matcher.set_addresses(sockets.addresses());
-        guard.watch(&matcher.interests(), sockets.addresses(), clock.now());
-        let state = setup.needs_state().then(|| LeaseStore::open(setup.state_dir.clone(), clock));
+        gate.set_addresses(sockets.addresses()).for_each(drop);
+        let store = setup.needs_state().then(|| LeaseStore::open(setup.state_dir.clone()));
         let control = setup.control_socket.as_deref().map(Bound::make);
-        Ok(Self { args, directory, setup, matcher, guard, sockets, links, clock, state, control })
+        Ok(Self { args, directory, setup, gate, sockets, links, clock: Clock::start(), store, control })
     }
 }
 
-/// Gives the doors with one-time sequences the ones that their files say.
-pub(super) fn arm(matcher: &mut Matcher, setup: &Setup) {
-    for (door, file) in &setup.one_time {
-        matcher.set_sequence(*door, file.sequence().cloned());
-    }
+/// A seed that no stranger can know.
+fn seed() -> anyhow::Result<Seed> {
+    let number = || getrandom::u64().context("the system has no randomness");
+    Ok(Seed::new(number()?, number()?))
 }

@@ -115,7 +115,7 @@ fn execute(run: &Run, limit: Option<Duration>, reports: &Sender<Report>) -> (Opt
         // The name in front of the shell's own messages.
         .arg0("sh")
         .arg("-c")
-        .arg(&run.command)
+        .arg(&*run.command)
         .stdin(Stdio::null())
         .stdout(Stdio::inherit())
         .stderr(Stdio::piped())
@@ -272,8 +272,7 @@ impl Tail {
 
 #[cfg(test)]
 mod tests {
-    use knockd_core::config::{Commands, Options, Secret};
-    use knockd_core::{CommandTemplate, Door, Effect, Leases, Timestamp};
+    use knockd_core::{DoorName, LeaseId, RunKind};
 
     use super::*;
 
@@ -282,12 +281,9 @@ mod tests {
 
     fn exit_within(command: &str, limit: Option<Duration>) -> Exit {
         let (runner, reports) = Runner::new();
-        let mut door = Door::new("door", Secret::Sequence("1".parse().unwrap()));
-        door.start = CommandTemplate::parse(command).map(Commands::both).unwrap();
+        let (id, kind, door) = (LeaseId(1), RunKind::Start, DoorName::new("door").unwrap());
         let source = "192.0.2.1".parse().unwrap();
-        let effects = Leases::new().open(&door, source, Options::DEFAULT_MAX_OPEN, Timestamp::ZERO).unwrap();
-        let Some(Effect::Run(run)) = effects.last() else { panic!("{effects:?}") };
-        runner.start(run.clone(), limit);
+        runner.start(Run { id, kind, door, source, command: command.into() }, limit);
         loop {
             if let Report::Exit(exit) = reports.recv_timeout(Duration::from_secs(30)).unwrap() {
                 return exit;

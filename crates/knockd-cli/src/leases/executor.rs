@@ -1,25 +1,19 @@
-//! The doors that are open: what their leases ask for is carried out here, within the limits on commands.
+//! Carries out what the core's leases ask for: to disk and to the commands, within the limits on commands.
 
-use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, select};
-use knockd_core::config::{OnExit, Options};
-use knockd_core::{Door, Effect, Full, LeaseId, LeaseKey, Leases, Run, RunKind, Timestamp};
-use signal_hook::consts::SIGHUP;
+use crossbeam_channel::Receiver;
+use knockd_core::config::Options;
+use knockd_core::{BurnId, Effect, LeaseId, Run, RunKind};
 
-use crate::control;
-use crate::leases::commands::{Exit, Outcome, Report, Runner};
-use crate::leases::programs;
-use crate::leases::store::{LeaseStore, Restored};
-use crate::leases::writer::Writer;
+use super::commands::{Exit, Outcome, Report, Runner};
+use super::one_time_file::StrikeError;
+use super::programs;
+use super::store::{LeaseStore, Restored};
+use super::writer::{Change, Progress, Ticket, Writer};
 use crate::log::{Line, Log};
-use crate::system::clock::Clock;
-
-/// How long the stop commands of open doors may take when the daemon ends.
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
 
 /// How many start commands wait while `MaxCommands` are running; a knock that comes then runs nothing.
 const MAX_WAITING: usize = 4096;
@@ -32,26 +26,31 @@ const MAX_STOPPING: u32 = 256;
 const CANNOT_EXECUTE: i32 = 126;
 const NOT_FOUND: i32 = 127;
 
-/// Opens and closes doors.
+/// Stores leases and runs commands.
 #[derive(Debug)]
 pub(crate) struct Executor {
-    leases: Leases,
-    clock: Clock,
+    /// Where relative paths start.
+    directory: PathBuf,
     runner: Runner,
     /// What became of commands; each has to be passed to [`Self::handle_report`].
     pub(crate) reports: Receiver<Report>,
-    keeper: Writer,
-    /// What the disk cannot do, in words, or that it can again; each has to be passed to [`Self::handle_problem`].
-    pub(crate) problems: Receiver<Result<(), String>>,
+    writer: Writer,
+    /// What became of changes; each has to be passed to [`Self::handle_progress`].
+    pub(crate) progress: Receiver<Progress>,
     /// Where leases survive this process, if anywhere.
     state: Option<PathBuf>,
     /// Why they do not, or may not.
     state_problem: Option<String>,
-    /// What was done so far.
-    tally: control::Commands,
+    /// The latest change of each lease that is not durable yet.
+    unsaved: BTreeMap<LeaseId, Ticket>,
+    /// Start commands that wait until the record of their lease is durable.
+    unsaved_runs: VecDeque<(Ticket, Run)>,
     /// Start commands and stop commands do not wait for each other.
     starts: Queue,
     stops: Queue,
+    /// Commands that ended before they began, since too many wait.
+    refused: Vec<LeaseId>,
+    tally: Tally,
 }
 
 /// Commands of one kind, of which only so many run at a time.
@@ -61,109 +60,73 @@ struct Queue {
     waiting: VecDeque<Run>,
 }
 
+/// What was done since the start.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Tally {
+    /// Commands that were run.
+    pub(crate) run: u64,
+    /// Commands that have failed.
+    pub(crate) failed: u64,
+    /// Doors that were closed by their stop command.
+    pub(crate) closed: u64,
+    /// Doors that may still be open, since their stop command has failed for good.
+    pub(crate) given_up: u64,
+}
+
 impl Executor {
     /// Starts the threads. Until [`Self::remember`] open doors are kept in memory only.
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub(crate) fn start(clock: Clock) -> anyhow::Result<Self> {
+    pub(crate) fn start(directory: PathBuf) -> anyhow::Result<Self> {
         let (runner, reports) = Runner::new();
-        let (keeper, problems) = Writer::start(runner.clone())?;
+        let (writer, progress) = Writer::start()?;
         Ok(Self {
-            leases: Leases::new(),
-            clock,
+            directory,
             runner,
             reports,
-            keeper,
-            problems,
+            writer,
+            progress,
             state: None,
             state_problem: None,
-            tally: control::Commands::default(),
+            unsaved: BTreeMap::new(),
+            unsaved_runs: VecDeque::new(),
             starts: Queue::default(),
             stops: Queue::default(),
+            refused: Vec::new(),
+            tally: Tally::default(),
         })
     }
 
-    /// Whether nothing is open and no command runs, so that the doors of an earlier run can be taken over.
-    pub(crate) fn are_at_rest(&self) -> bool {
-        self.leases.is_empty() && self.starts.running == 0
+    /// Says whether no start command runs or waits.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.starts.running == 0 && self.unsaved_runs.is_empty()
     }
 
-    /// Remembers open doors there from now on, and takes over those that an earlier daemon left open; or logs why it cannot.
-    /// The doors have to be at rest.
-    pub(crate) fn remember(&mut self, state: anyhow::Result<LeaseStore>, log: &Log) {
-        match state {
-            Ok(state) => {
-                let Restored { records, last_id, problems } = state.restore();
-                for problem in problems {
-                    log.write(&Line::warning(problem));
+    /// Remembers open doors there from now on, and returns those that an earlier daemon left open; or logs why it cannot.
+    pub(crate) fn remember(&mut self, store: anyhow::Result<LeaseStore>, log: &Log) -> Restored {
+        match store {
+            Ok(store) => {
+                let restored = store.restore();
+                for problem in &restored.problems {
+                    log.write(&Line::warning(problem.clone()));
                 }
-                if !records.is_empty() {
-                    let text = format!("open doors taken over from an earlier run: {}", records.len());
-                    log.write(&Line::notice(text));
+                if !restored.records.is_empty() {
+                    let count = crate::system::text::count(restored.records.len(), "open door");
+                    log.write(&Line::notice(format!("restored {count}")));
                 }
-                self.leases.restore(records, last_id);
-                self.state = Some(state.path().to_owned());
+                self.state = Some(store.path().to_owned());
                 self.state_problem = None;
-                self.keeper.remember(state);
+                self.writer.remember(store);
+                restored
             }
             Err(error) => {
                 let text = format!("{error:#}; open doors are kept in memory only");
                 log.write(&Line::warning(text.clone()));
                 self.state_problem = Some(text);
+                Restored::default()
             }
         }
-    }
-
-    /// Opens a door for a source that has knocked at it. `told` gets what comes of it.
-    ///
-    /// # Errors
-    /// When too much is open already; that is logged.
-    pub(crate) fn open(
-        &mut self,
-        door: &Door,
-        source: IpAddr,
-        options: &Options,
-        log: &Log,
-        told: impl FnOnce(&Result<Vec<Effect>, Full>),
-    ) -> Result<(), Full> {
-        let opened = self.leases.open(door, source, options.max_open, self.clock.now());
-        told(&opened);
-        opened.map(|effects| self.carry_out(effects, options, log)).inspect_err(|&full| {
-            log.write(&Line::full(source, &door.name, full));
-        })
-    }
-
-    /// Closes what is meant before its time, and returns how many leases that are.
-    pub(crate) fn close(
-        &mut self,
-        is_meant: impl Fn(&LeaseKey) -> bool,
-        options: &Options,
-        log: &Log,
-    ) -> usize {
-        let (count, effects) = self.leases.close(is_meant);
-        self.carry_out(effects, options, log);
-        count
-    }
-
-    /// Keeps open what is meant, for that long or its own time, and returns how many leases that are.
-    pub(crate) fn extend(
-        &mut self,
-        is_meant: impl Fn(&LeaseKey) -> bool,
-        time: Option<Duration>,
-        options: &Options,
-        log: &Log,
-    ) -> usize {
-        let (count, effects) = self.leases.extend(is_meant, time, self.clock.now());
-        self.carry_out(effects, options, log);
-        count
-    }
-
-    /// What was done so far, and what is to be done.
-    pub(crate) fn commands(&self) -> control::Commands {
-        let starting = usize::try_from(self.starts.running).unwrap_or(usize::MAX);
-        let waiting = self.starts.waiting.len() + self.stops.waiting.len();
-        control::Commands { starting, waiting, ..self.tally }
     }
 
     /// Where leases are stored, if anywhere.
@@ -176,103 +139,132 @@ impl Executor {
         self.state_problem.as_deref()
     }
 
-    /// Takes note of what the disk cannot do, or that it can again.
-    pub(crate) fn handle_problem(&mut self, problem: Result<(), String>, log: &Log) {
-        self.state_problem = problem.err();
-        self.state_problem.iter().for_each(|problem| log.write(&Line::warning(problem.clone())));
+    /// What was done so far.
+    pub(crate) const fn tally(&self) -> Tally {
+        self.tally
     }
 
-    pub(crate) const fn leases(&self) -> &Leases {
-        &self.leases
+    /// How many start commands run, and how many commands wait.
+    pub(crate) fn commands(&self) -> (usize, usize) {
+        let running = usize::try_from(self.starts.running).unwrap_or(usize::MAX);
+        (running, self.starts.waiting.len() + self.stops.waiting.len())
     }
 
-    pub(crate) fn handle_report(&mut self, report: &Report, options: &Options, log: &Log) {
-        match report {
-            Report::Long(run) => log.write(&Line::long(run)),
-            Report::Limit(run) => log.write(&Line::limit(run)),
-            Report::Exit(exit) => self.handle_exit(exit, options, log),
-        }
-    }
-
-    /// Runs the stop commands whose time has come; `told` gets them. Calling it early or twice is harmless.
-    pub(crate) fn handle_timeout(
-        &mut self,
-        now: Timestamp,
-        options: &Options,
-        log: &Log,
-        told: impl FnOnce(&[Effect]),
-    ) {
-        let effects = self.leases.handle_timeout(now);
-        told(&effects);
-        self.carry_out(effects, options, log);
-    }
-
-    /// When [`Self::handle_timeout`] wants to be called; `None` while no door waits for its end.
-    pub(crate) fn poll_timeout(&self) -> Option<Timestamp> {
-        self.leases.poll_timeout()
-    }
-
-    /// Ends: closes the doors or, if they are on disk and `OnExit` says so, leaves them to the next start; waits for the disk.
-    ///
-    /// Closing takes [`SHUTDOWN_LIMIT`] at most, and another SIGTERM cuts it short.
-    pub(crate) fn finish(mut self, signals: &Receiver<i32>, options: &Options, log: &Log) {
-        let keeps = options.on_exit == OnExit::Keep
-            && self.state.is_some()
-            && self.keeper.has_saved_all(SHUTDOWN_LIMIT);
-        if !keeps {
-            self.close_all(signals, options, log);
-        } else if !self.leases.is_empty() {
-            log.write(&Line::notice(format!(
-                "doors that stay open until the next start: {}",
-                self.leases.len()
-            )));
-        }
-        self.keeper.finish();
-    }
-
-    fn close_all(&mut self, signals: &Receiver<i32>, options: &Options, log: &Log) {
-        let effects = self.leases.close_all();
-        self.carry_out(effects, options, log);
-        // Nothing more is opened.
-        for run in std::mem::take(&mut self.starts.waiting) {
-            self.ended(run.id, false, options, log);
-        }
-        let end = Instant::now() + SHUTDOWN_LIMIT;
-        while !self.leases.is_empty() {
-            select! {
-                recv(self.reports) -> report => if let Ok(report) = report { self.handle_report(&report, options, log); },
-                recv(signals) -> signal => if !matches!(signal, Ok(SIGHUP)) { break },
-                default(end.saturating_duration_since(Instant::now())) => break,
-            }
-        }
-        if !self.leases.is_empty() {
-            let left = self.leases.len();
-            let text =
-                format!("doors that are not closed yet, since their commands are still running: {left}");
-            log.write(&Line::warning(text));
-        }
-    }
-
-    fn carry_out(&mut self, effects: Vec<Effect>, options: &Options, log: &Log) {
-        for effect in effects {
-            match effect {
-                Effect::Run(run) if run.kind == RunKind::Stop => {
+    /// Carries out an effect, without waiting for it.
+    pub(crate) fn carry_out(&mut self, effect: Effect, options: &Options, log: &Log) {
+        match effect {
+            Effect::Run(run) => match (run.kind, self.unsaved.get(&run.id)) {
+                (RunKind::Start, Some(&ticket)) => self.unsaved_runs.push_back((ticket, run)),
+                (RunKind::Start, None) => self.start_command(run, options, log),
+                (RunKind::Stop, _) => {
                     self.stops.waiting.push_back(run);
                     self.run_stop_commands(options, log);
                 }
-                Effect::Run(run) if self.starts.running < options.max_commands.get() => {
+            },
+            Effect::Store(record) => self.change(record.id, Change::Store(record)),
+            Effect::Forget(id) => {
+                self.tally.closed += 1;
+                self.change(id, Change::Forget);
+            }
+            Effect::SetAside(id, key) => {
+                self.tally.given_up += 1;
+                log.write(&Line::given_up(&key));
+                self.change(id, Change::SetAside);
+            }
+            Effect::Burn(burn) => {
+                self.writer.burn(burn.id, self.directory.join(&*burn.file), burn.line);
+            }
+            // Its record is on its way to disk, and a command knows no end.
+            Effect::EndMoved(..) => {}
+        }
+    }
+
+    /// Takes note of what the writer has done; returns the line that was struck out, or could not be.
+    pub(crate) fn handle_progress(
+        &mut self,
+        progress: Progress,
+        options: &Options,
+        log: &Log,
+    ) -> Option<(BurnId, Result<(), StrikeError>)> {
+        match progress {
+            Progress::Done(done) => {
+                self.unsaved.retain(|_, ticket| *ticket > done);
+                while self.unsaved_runs.front().is_some_and(|(ticket, _)| *ticket <= done)
+                    && let Some((_, run)) = self.unsaved_runs.pop_front()
+                {
                     self.start_command(run, options, log);
                 }
-                Effect::Run(run) => self.wait(run, options, log),
-                effect => {
-                    if let Effect::SetAside(_, key) = &effect {
-                        self.tally.given_up += 1;
-                        log.write(&Line::given_up(key));
-                    }
-                    self.tally.closed += u64::from(matches!(effect, Effect::Forget(_)));
-                    self.keeper.carry_out(effect, None);
-                }
+                None
             }
+            Progress::Problem(problem) => {
+                self.state_problem = problem.err();
+                self.state_problem.iter().for_each(|problem| log.write(&Line::warning(problem.clone())));
+                None
+            }
+            Progress::Burnt(id, result) => Some((id, result)),
+        }
+    }
+
+    /// Takes note of what became of a command; returns it if it has ended, and whether it has succeeded.
+    pub(crate) fn handle_report(
+        &mut self,
+        report: &Report,
+        options: &Options,
+        log: &Log,
+    ) -> Option<(LeaseId, bool)> {
+        match report {
+            Report::Long(run) => log.write(&Line::long(run)),
+            Report::Limit(run) => log.write(&Line::limit(run)),
+            Report::Exit(exit) => return Some(self.handle_exit(exit, options, log)),
+        }
+        None
+    }
+
+    /// Returns a command that ended before it began, since too many wait.
+    pub(crate) fn take_refused(&mut self) -> Option<LeaseId> {
+        self.refused.pop()
+    }
+
+    /// Gives up the start commands that have not begun: nothing more is to open.
+    pub(crate) fn refuse_waiting(&mut self) {
+        let waiting = self.starts.waiting.drain(..).chain(self.unsaved_runs.drain(..).map(|(_, run)| run));
+        self.refused.extend(waiting.map(|run| run.id));
+    }
+
+    /// Says whether everything is on disk, after trying again what could not be written; `false` when that takes too long.
+    pub(crate) fn has_saved_all(&self, limit: Duration) -> bool {
+        self.state.is_some() && self.writer.has_saved_all(limit)
+    }
+
+    /// Waits for the disk.
+    pub(crate) fn finish(self) {
+        self.writer.finish();
+    }
+
+    /// Without a place to store it, there is nothing to wait for.
+    fn change(&mut self, id: LeaseId, change: Change) {
+        if self.state.is_some() {
+            let ticket = self.writer.change(id, change);
+            self.unsaved.insert(id, ticket);
+        }
+    }
+
+    /// Runs a start command, or lets it wait until another one has ended.
+    fn start_command(&mut self, run: Run, options: &Options, log: &Log) {
+        let running = self.starts.running;
+        if running < options.max_commands.get() {
+            self.starts.running += 1;
+            self.run(run, options, log);
+        } else if self.starts.waiting.len() < MAX_WAITING {
+            let door = &run.door;
+            log.write(&Line::notice(format!(
+                "{door}: command waiting: {running} are running (`MaxCommands`)"
+            )));
+            self.starts.waiting.push_back(run);
+        } else {
+            let text = format!("{}: command not run: {MAX_WAITING} are waiting already", run.door);
+            log.write(&Line::warning(text));
+            self.refused.push(run.id);
         }
     }
 
@@ -282,40 +274,20 @@ impl Executor {
             && let Some(run) = self.stops.waiting.pop_front()
         {
             self.stops.running += 1;
-            self.tally.run += 1;
             log.write(&Line::command_timeout(run.source, &run.door));
-            log.write(&Line::running(&run));
-            self.runner.start(run, options.command_limit);
+            self.run(run, options, log);
         }
     }
 
-    /// Runs a start command, after everything on disk that it depends on.
-    fn start_command(&mut self, run: Run, options: &Options, log: &Log) {
-        self.starts.running += 1;
+    fn run(&mut self, run: Run, options: &Options, log: &Log) {
         self.tally.run += 1;
         log.write(&Line::running(&run));
-        self.keeper.carry_out(Effect::Run(run), options.command_limit);
+        self.runner.start(run, options.command_limit.map(Into::into));
     }
 
-    /// Lets a start command wait until another one has ended.
-    fn wait(&mut self, run: Run, options: &Options, log: &Log) {
-        let Run { id, door, .. } = &run;
-        if self.starts.waiting.len() < MAX_WAITING {
-            let running = self.starts.running;
-            log.write(&Line::notice(format!(
-                "{door}: the command waits, since {running} are running (`MaxCommands`)"
-            )));
-            self.starts.waiting.push_back(run);
-        } else {
-            let text = format!("{door}: the command is not run, since {MAX_WAITING} are waiting already");
-            log.write(&Line::warning(text));
-            self.ended(*id, false, options, log);
-        }
-    }
-
-    fn handle_exit(&mut self, exit: &Exit, options: &Options, log: &Log) {
+    fn handle_exit(&mut self, exit: &Exit, options: &Options, log: &Log) -> (LeaseId, bool) {
         let Exit { run, outcome, last_words } = exit;
-        if let Some(line) = Line::failed(run, outcome) {
+        if let Some(line) = failure(run, outcome) {
             self.tally.failed += 1;
             log.write(&line);
             if !last_words.is_empty() {
@@ -339,11 +311,17 @@ impl Executor {
                 }
             }
         }
-        self.ended(run.id, *outcome == Outcome::Status(0), options, log);
+        (run.id, *outcome == Outcome::Status(0))
     }
+}
 
-    fn ended(&mut self, id: LeaseId, succeeded: bool, options: &Options, log: &Log) {
-        let effects = self.leases.handle_exit(id, succeeded, self.clock.now());
-        self.carry_out(effects, options, log);
-    }
+/// The line about a command that did not succeed.
+fn failure(run: &Run, outcome: &Outcome) -> Option<Line> {
+    let how = match outcome {
+        Outcome::Status(0) => return None,
+        Outcome::Status(code) => format!("command returned non-zero status code ({code})"),
+        Outcome::Signal(signal) => format!("command killed by signal {signal}"),
+        Outcome::NotStarted(reason) => format!("command could not be started: {reason}"),
+    };
+    Some(Line::failed(run, &how))
 }

@@ -1,23 +1,15 @@
 //! Leases on disk: one small readable file each, so that nothing can tear and a person can look.
 
-use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use knockd_core::{LeaseId, LeaseKey, LeaseRecord};
+use knockd_core::{LeaseId, LeaseRecord};
 use nix::libc;
 
-use crate::system::clock::Clock;
-
-/// The first line of every file.
-const HEADER: &str = "# knockd lease, version 1";
-/// The last line, which only a complete file has.
-const FOOTER: &str = "# end";
 /// What the name of a lease's file ends in.
 const SUFFIX: &str = ".lease";
 /// What the name of one begins with until it is written.
@@ -26,74 +18,10 @@ const UNFINISHED: &str = "new-";
 /// The pause before another try to lock the directory; the second one is twice as long.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// A lease as it is stored. The identity of the lease is the name of its file.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct StoredLease {
-    /// What the lease is to its knocker.
-    pub key: LeaseKey,
-    /// For how long a door is opened.
-    pub cmd_timeout: Duration,
-    /// When the stop command is due, since the Unix epoch, in milliseconds.
-    pub until: Duration,
-    /// Whether the start command has failed.
-    pub failed: bool,
-}
-
-impl StoredLease {
-    /// Reads the text of a file.
-    ///
-    /// # Errors
-    /// When anything is missing, twice or wrong.
-    pub fn parse(text: &[u8]) -> anyhow::Result<Self> {
-        let text = std::str::from_utf8(text).context("it is not UTF-8 text")?;
-        let body = text.strip_prefix(HEADER).and_then(|text| text.strip_prefix('\n'));
-        let body = body.context("the first line is not that of a lease")?;
-        let body = body.strip_suffix('\n').and_then(|text| text.strip_suffix(FOOTER));
-        let mut lines = body.context("the last line is missing")?.split_terminator('\n');
-        let mut value = |name: &str| {
-            let line = lines.next().with_context(|| format!("`{name}` is missing"))?;
-            let value = line.strip_prefix(name).and_then(|rest| rest.strip_prefix(" = "));
-            value.with_context(|| format!("{line:?} stands where `{name}` should"))
-        };
-        let door = value("door")?.to_owned();
-        let source: IpAddr = value("source")?.parse().context("`source` is no address")?;
-        let milliseconds = |text: &str| text.parse().map(Duration::from_millis);
-        let until = milliseconds(value("until")?).context("`until` is no number")?;
-        let cmd_timeout = milliseconds(value("cmd_timeout")?).context("`cmd_timeout` is no number")?;
-        let failed = value("failed")?.parse().context("`failed` is neither true nor false")?;
-        let start = value("start_command")?.to_owned();
-        let stop = value("stop_command")?.to_owned();
-        ensure!(!stop.trim().is_empty(), "`stop_command` is empty");
-        ensure!(![&door, &start, &stop].iter().any(|text| text.contains('\0')), "there is a zero byte in it");
-        ensure!(lines.next().is_none(), "there is more in it than belongs there");
-        Ok(Self { key: LeaseKey { door, source, start, stop }, cmd_timeout, until, failed })
-    }
-
-    /// Writes the text that [`Self::parse`] reads.
-    pub fn to_text(&self) -> String {
-        let LeaseKey { door, source, start, stop } = &self.key;
-        let mut text = format!("{HEADER}\n");
-        // Writing to a string cannot fail, and none of the values has a line end: they come from lines.
-        for (name, value) in [
-            ("door", door),
-            ("source", &source.to_string()),
-            ("until", &self.until.as_millis().to_string()),
-            ("cmd_timeout", &self.cmd_timeout.as_millis().to_string()),
-            ("failed", &self.failed.to_string()),
-            ("start_command", start),
-            ("stop_command", stop),
-        ] {
-            let _ = writeln!(text, "{name} = {value}");
-        }
-        text + FOOTER + "\n"
-    }
-}
-
 /// The state directory of this daemon, which no other daemon uses at the same time.
 #[derive(Debug)]
 pub(crate) struct LeaseStore {
     path: PathBuf,
-    clock: Clock,
     /// Holds the lock.
     _lock: File,
 }
@@ -119,7 +47,7 @@ impl LeaseStore {
     ///
     /// # Errors
     /// When it cannot be made, locked or written, or when others may write to it: what stands in it will be executed.
-    pub(crate) fn open(path: PathBuf, clock: Clock) -> anyhow::Result<Self> {
+    pub(crate) fn open(path: PathBuf) -> anyhow::Result<Self> {
         let in_path = || format!("the state directory {} cannot be used", path.display());
         let opened = (|| {
             DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
@@ -145,13 +73,13 @@ impl LeaseStore {
                 lock.try_lock().is_ok()
             });
             if !is_ours {
-                bail!("another knockd uses it; give each a `LeaseStore` of its own");
+                bail!("another knockd uses it; give each a `StateDir` of its own");
             }
             remove_unfinished(&path)?;
             Ok(lock)
         })();
         let lock = opened.with_context(in_path)?;
-        Ok(Self { path, clock, _lock: lock })
+        Ok(Self { path, _lock: lock })
     }
 
     /// Reads all leases. A file that cannot be read is renamed, so that it is kept and not met again.
@@ -170,11 +98,7 @@ impl LeaseStore {
             let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(SUFFIX)) else {
                 continue;
             };
-            match name
-                .parse()
-                .context("its name is not a number")
-                .and_then(|id| self.read(&path, LeaseId(id)))
-            {
+            match name.parse().context("its name is not a number").and_then(|id| read(&path, LeaseId(id))) {
                 Ok(record) => restored.records.push(record),
                 Err(error) => {
                     let kept = path.with_extension("damaged");
@@ -195,14 +119,8 @@ impl LeaseStore {
     /// # Errors
     /// When it cannot be written.
     pub(crate) fn store(&self, record: &LeaseRecord) -> io::Result<()> {
-        let stored = StoredLease {
-            key: record.key.clone(),
-            cmd_timeout: record.cmd_timeout,
-            until: self.clock.unix_time(record.until),
-            failed: record.failed,
-        };
         let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.path)?;
-        file.write_all(stored.to_text().as_bytes())?;
+        write!(file, "{record}")?;
         file.as_file().sync_all()?;
         file.persist(self.path_of(record.id))?;
         Ok(())
@@ -246,19 +164,18 @@ impl LeaseStore {
     fn path_of(&self, id: LeaseId) -> PathBuf {
         self.path.join(format!("{}{SUFFIX}", id.0))
     }
+}
 
-    fn read(&self, path: &Path, id: LeaseId) -> anyhow::Result<LeaseRecord> {
-        let mut file =
-            OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
-        let metadata = file.metadata()?;
-        let user = nix::unistd::geteuid().as_raw();
-        ensure!(metadata.is_file() && [user, 0].contains(&metadata.uid()), "it is no file of this user");
-        ensure!(metadata.mode() & 0o022 == 0, "others can write to it");
-        let mut text = Vec::new();
-        file.read_to_end(&mut text)?;
-        let StoredLease { key, cmd_timeout, until, failed } = StoredLease::parse(&text)?;
-        Ok(LeaseRecord { id, key, cmd_timeout, until: self.clock.moment(until, cmd_timeout), failed })
-    }
+fn read(path: &Path, id: LeaseId) -> anyhow::Result<LeaseRecord> {
+    let mut file =
+        OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    let metadata = file.metadata()?;
+    let user = nix::unistd::geteuid().as_raw();
+    ensure!(metadata.is_file() && [user, 0].contains(&metadata.uid()), "it is no file of this user");
+    ensure!(metadata.mode() & 0o022 == 0, "others can write to it");
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(LeaseRecord::parse(id, &text)?)
 }
 
 /// Removes what a daemon was writing when it died.
@@ -276,21 +193,20 @@ fn remove_unfinished(path: &Path) -> io::Result<()> {
 mod tests {
     use std::os::unix::fs::symlink;
 
+    use knockd_core::{Access, DoorName, LeaseKey, UnixTime};
+
     use super::*;
 
     fn record(id: u64, seconds: u64) -> LeaseRecord {
-        let key = LeaseKey {
-            door: "ssh door".to_owned(),
-            source: "2001:db8::1".parse().unwrap(),
-            start: "open = 1 # x".to_owned(),
-            stop: "close 2001:db8::1".to_owned(),
-        };
-        let until = knockd_core::Timestamp::new(Duration::from_secs(seconds));
+        let access = Access::Commands { start: "open = 1 # x".into(), stop: "close 2001:db8::1".into() };
+        let source = "2001:db8::1".parse().unwrap();
+        let key = LeaseKey { door: DoorName::new("ssh door").unwrap(), source, access }.into();
+        let until = UnixTime::new(Duration::from_secs(seconds));
         LeaseRecord { id: LeaseId(id), key, cmd_timeout: Duration::from_secs(60), until, failed: false }
     }
 
     fn open(directory: &tempfile::TempDir) -> LeaseStore {
-        LeaseStore::open(directory.path().join("state"), Clock::start()).unwrap()
+        LeaseStore::open(directory.path().join("state")).unwrap()
     }
 
     fn names(state: &LeaseStore) -> Vec<String> {
@@ -315,21 +231,10 @@ mod tests {
         let restored = state.restore();
         assert_eq!(restored.problems, Vec::<String>::new());
         assert_eq!(restored.records.iter().map(|record| record.id.0).collect::<Vec<_>>(), [3, 7]);
-        assert_eq!(restored.records[0].key, record(3, 30).key);
-        let left = restored.records[0].until.since(state.clock.now());
-        assert!(left > Duration::from_secs(25) && left <= Duration::from_secs(30), "{left:?}");
+        assert_eq!(restored.records[0], record(3, 30));
         state.forget(LeaseId(3)).unwrap();
         state.forget(LeaseId(3)).unwrap();
         assert_eq!(names(&state), ["7.lease", "lock"]);
-    }
-
-    #[test]
-    fn a_lease_lasts_no_longer_than_its_time_even_if_the_clock_was_set_back() {
-        let directory = tempfile::tempdir().unwrap();
-        let state = open(&directory);
-        state.store(&record(1, 1_000_000)).unwrap();
-        let left = state.restore().records[0].until.since(state.clock.now());
-        assert!(left <= Duration::from_secs(60), "{left:?}");
     }
 
     #[test]
@@ -373,24 +278,9 @@ mod tests {
         for mode in [0o770, 0o702] {
             fs::create_dir(&path).unwrap();
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
-            let error = LeaseStore::open(path.clone(), Clock::start()).unwrap_err();
+            let error = LeaseStore::open(path.clone()).unwrap_err();
             assert!(format!("{error:#}").contains("others can write to it"), "{error:#}");
             fs::remove_dir(&path).unwrap();
-        }
-    }
-
-    #[test]
-    fn no_truncation_of_a_file_is_read_as_a_lease() {
-        let stored = StoredLease {
-            key: record(1, 1).key,
-            cmd_timeout: Duration::ZERO,
-            until: Duration::ZERO,
-            failed: true,
-        };
-        let text = stored.to_text();
-        assert_eq!(StoredLease::parse(text.as_bytes()).unwrap(), stored);
-        for length in 0..text.len() {
-            assert!(StoredLease::parse(&text.as_bytes()[..length]).is_err(), "{length} bytes");
         }
     }
 
@@ -398,7 +288,7 @@ mod tests {
     fn two_daemons_do_not_share_a_directory() {
         let directory = tempfile::tempdir().unwrap();
         let _first = open(&directory);
-        let error = LeaseStore::open(directory.path().join("state"), Clock::start()).unwrap_err();
-        assert!(format!("{error:#}").ends_with("give each a `LeaseStore` of its own"), "{error:#}");
+        let error = LeaseStore::open(directory.path().join("state")).unwrap_err();
+        assert!(format!("{error:#}").ends_with("give each a `StateDir` of its own"), "{error:#}");
     }
 }

@@ -1,111 +1,135 @@
-//! The thread that carries out what the leases ask for: first on disk, then as a command.
+//! The thread that makes things durable: leases, and used lines of one-time files.
+//!
+//! It has one rule: durable, then go on. What has come while it waited for the disk is one batch, of each lease only its latest
+//! change, and shares the next wait. Every change has a ticket, and the writer says up to which ticket all is done.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
-use knockd_core::{Effect, LeaseId, LeaseRecord, Run};
+use knockd_core::{BurnId, LeaseId, LeaseRecord, Unused};
 
-use crate::leases::commands::Runner;
-use crate::leases::store::LeaseStore;
+use super::one_time_file::{StrikeError, strike_out};
+use super::store::LeaseStore;
 
 /// The pause before what could not be written is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// How long the thread waits when it has nothing to try again.
-const IDLE: Duration = Duration::from_secs(3600);
+/// Counts changes: a later one has a larger ticket.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Ticket(u64);
 
-/// Hands effects to the keeper's thread without waiting for the disk.
+/// What the writer says.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// Everything up to this ticket is durable, or is kept in memory and tried again, since it cannot be written.
+    Done(Ticket),
+    /// A line is struck out, or could not be.
+    Burnt(BurnId, Result<(), StrikeError>),
+    /// Leases cannot be written, for this reason; or all of them are again. Said once until it changes.
+    Problem(Result<(), String>),
+}
+
+/// Hands changes to the writer's thread without waiting for the disk.
 #[derive(Debug)]
 pub(crate) struct Writer {
     pending: Arc<Mutex<Pending>>,
+    last: Ticket,
     /// Wakes the thread; one message is enough for all that is pending.
     wake: Sender<()>,
     thread: JoinHandle<()>,
 }
 
-/// What the thread is to do next. Only the latest change of a lease counts, so this is bounded by the leases and the commands,
-/// however slow the disk is.
-#[derive(Default, Debug)]
+/// What the thread is to do next. Only the latest change of a lease counts, so this is bounded by the leases and the knocks at
+/// one-time doors, however slow the disk is.
+#[derive(Debug)]
 struct Pending {
     /// Where leases are kept from now on.
-    state: Option<LeaseStore>,
+    store: Option<LeaseStore>,
     changes: BTreeMap<LeaseId, Change>,
-    /// Commands that run after the changes, and how long they may.
-    runs: Vec<(Run, Option<Duration>)>,
+    burns: Vec<(BurnId, PathBuf, Unused)>,
+    /// That of the latest change.
+    ticket: Ticket,
     /// Who wants to know whether everything is on disk.
     asks: Vec<Sender<bool>>,
 }
 
 #[derive(Debug)]
-enum Change {
+pub(crate) enum Change {
     Store(LeaseRecord),
     Forget,
     SetAside,
 }
 
 impl Writer {
-    /// Starts the thread. Until it is given a state directory, leases are kept in memory only. What the disk cannot do is
-    /// told, in words, once until all of it is done, and then that it is.
+    /// Starts the thread. Until it is given a store, leases are kept in memory only.
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub(crate) fn start(runner: Runner) -> anyhow::Result<(Self, Receiver<Result<(), String>>)> {
-        let pending = Arc::new(Mutex::new(Pending::default()));
+    pub(crate) fn start() -> anyhow::Result<(Self, Receiver<Progress>)> {
+        let pending = Arc::new(Mutex::new(Pending::new(Ticket(0))));
         let (wake, woken) = bounded(1);
-        let (complaints, problems) = unbounded();
+        let (progress, told) = unbounded();
         let work = Arc::clone(&pending);
-        let mut hands = Hands {
-            state: None,
-            runner,
-            complaints,
+        let mut job = Job {
+            store: None,
+            progress,
             undone: BTreeMap::new(),
             tried: Instant::now(),
             has_complained: false,
         };
         let thread = std::thread::Builder::new()
-            .name("keeper".to_owned())
-            .spawn(move || hands.work(&woken, &work))
-            .context("cannot start the keeper thread")?;
-        Ok((Self { pending, wake, thread }, problems))
+            .name("writer".to_owned())
+            .spawn(move || job.work(&woken, &work))
+            .context("cannot start the writer thread")?;
+        Ok((Self { pending, last: Ticket(0), wake, thread }, told))
     }
 
     /// Keeps leases there from now on.
-    pub(crate) fn remember(&self, state: LeaseStore) {
-        self.add(|pending| pending.state = Some(state));
+    pub(crate) fn remember(&self, store: LeaseStore) {
+        lock(&self.pending).store = Some(store);
+        self.wake();
     }
 
-    /// Carries out an effect soon; a command may run for as long as `limit`.
-    pub(crate) fn carry_out(&self, effect: Effect, limit: Option<Duration>) {
-        self.add(|pending| {
-            let (id, change) = match effect {
-                Effect::Run(run) => return pending.runs.push((run, limit)),
-                Effect::Store(record) => (record.id, Change::Store(record)),
-                Effect::Forget(id) => (id, Change::Forget),
-                Effect::SetAside(id, _) => (id, Change::SetAside),
-            };
-            pending.changes.insert(id, change);
-        });
+    /// Makes a change of a lease durable, soon.
+    pub(crate) fn change(&mut self, id: LeaseId, change: Change) -> Ticket {
+        self.add(|pending| drop(pending.changes.insert(id, change)))
+    }
+
+    /// Strikes out a line of a one-time file, soon; exactly one [`Progress::Burnt`] follows.
+    pub(crate) fn burn(&mut self, id: BurnId, path: PathBuf, line: Unused) -> Ticket {
+        self.add(|pending| pending.burns.push((id, path, line)))
     }
 
     /// Says whether everything is on disk, after trying again what could not be written; `false` when that takes too long.
     pub(crate) fn has_saved_all(&self, limit: Duration) -> bool {
         let (ask, answer) = bounded(1);
-        self.add(|pending| pending.asks.push(ask));
+        lock(&self.pending).asks.push(ask);
+        self.wake();
         answer.recv_timeout(limit).unwrap_or(false)
     }
 
-    fn add(&self, to_do: impl FnOnce(&mut Pending)) {
-        to_do(&mut lock(&self.pending));
+    fn add(&mut self, to_do: impl FnOnce(&mut Pending)) -> Ticket {
+        self.last.0 += 1;
+        let mut pending = lock(&self.pending);
+        pending.ticket = self.last;
+        to_do(&mut pending);
+        drop(pending);
+        self.wake();
+        self.last
+    }
+
+    fn wake(&self) {
         // When there is a message already, the thread will look.
         let _ = self.wake.try_send(());
     }
 
-    /// Waits until everything has been carried out.
+    /// Waits until everything has been written.
     pub(crate) fn finish(self) {
         drop(self.wake);
         // A panic in the thread has already ended the process.
@@ -118,10 +142,22 @@ fn lock(pending: &Mutex<Pending>) -> MutexGuard<'_, Pending> {
     pending.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-struct Hands {
-    state: Option<LeaseStore>,
-    runner: Runner,
-    complaints: Sender<Result<(), String>>,
+impl Pending {
+    const fn new(ticket: Ticket) -> Self {
+        Self { store: None, changes: BTreeMap::new(), burns: Vec::new(), ticket, asks: Vec::new() }
+    }
+
+    /// Takes everything out.
+    fn take(&mut self) -> Self {
+        let ticket = self.ticket;
+        std::mem::replace(self, Self::new(ticket))
+    }
+}
+
+/// What the thread works with.
+struct Job {
+    store: Option<LeaseStore>,
+    progress: Sender<Progress>,
     /// What could not be written.
     undone: BTreeMap<LeaseId, Change>,
     /// When all of that was tried last.
@@ -130,24 +166,26 @@ struct Hands {
     has_complained: bool,
 }
 
-impl Hands {
+impl Job {
     fn work(&mut self, woken: &Receiver<()>, pending: &Mutex<Pending>) {
         loop {
-            let pause = if self.undone.is_empty() { IDLE } else { RETRY };
-            let is_over = woken.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected);
-            // What has come meanwhile shares one wait for the disk.
-            let batch = std::mem::take(&mut *lock(pending));
+            let woken = if self.undone.is_empty() {
+                woken.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                woken.recv_timeout(RETRY)
+            };
+            let batch = lock(pending).take();
             self.carry_out(batch);
-            if is_over {
+            if woken == Err(RecvTimeoutError::Disconnected) {
                 return;
             }
         }
     }
 
     fn carry_out(&mut self, batch: Pending) {
-        let Pending { state, mut changes, runs, asks } = batch;
-        if state.is_some() {
-            self.state = state;
+        let Pending { store, mut changes, burns, ticket, asks } = batch;
+        if store.is_some() {
+            self.store = store;
         }
         self.undone.retain(|id, _| !changes.contains_key(id));
         if self.tried.elapsed() >= RETRY || !asks.is_empty() {
@@ -155,20 +193,22 @@ impl Hands {
             changes.append(&mut self.undone);
         }
         self.write(changes);
-        for (run, limit) in runs {
-            self.runner.start(run, limit);
+        for (id, path, line) in burns {
+            let burnt = strike_out(&path, &line);
+            self.tell(Progress::Burnt(id, burnt));
         }
+        self.tell(Progress::Done(ticket));
         for ask in asks {
             let _ = ask.send(self.undone.is_empty());
         }
     }
 
     fn write(&mut self, changes: BTreeMap<LeaseId, Change>) {
-        let Some(state) = &self.state else { return };
+        let Some(store) = &self.store else { return };
         let mut stored = BTreeMap::new();
         let mut problem = None;
         for (id, change) in changes {
-            match apply(state, id, &change) {
+            match apply(store, id, &change) {
                 Ok(()) if matches!(change, Change::Store(_)) => drop(stored.insert(id, change)),
                 Ok(()) => {}
                 Err(error) => {
@@ -178,84 +218,112 @@ impl Hands {
             }
         }
         if !stored.is_empty()
-            && let Err(error) = state.sync()
+            && let Err(error) = store.sync()
         {
             problem = Some(error);
             self.undone.append(&mut stored);
         }
-        // The engine is gone only when the process is about to end.
+        let path = store.path().display();
         if let Some(error) = problem.filter(|_| !self.has_complained) {
-            let path = state.path().display();
-            let text = format!(
-                "open doors cannot be remembered in {path}: {error}; should knockd be killed now, they stay open"
-            );
-            let _ = self.complaints.send(Err(text));
+            let text =
+                format!("cannot save open doors in {path}: {error}; if knockd is killed now, they stay open");
+            self.tell(Progress::Problem(Err(text)));
         } else if self.has_complained && self.undone.is_empty() {
-            let _ = self.complaints.send(Ok(()));
+            self.tell(Progress::Problem(Ok(())));
         }
         self.has_complained = !self.undone.is_empty();
     }
+
+    fn tell(&self, progress: Progress) {
+        // The loop is gone only when the process is about to end.
+        let _ = self.progress.send(progress);
+    }
 }
 
-fn apply(state: &LeaseStore, id: LeaseId, change: &Change) -> io::Result<()> {
+fn apply(store: &LeaseStore, id: LeaseId, change: &Change) -> io::Result<()> {
     match change {
-        Change::Store(record) => state.store(record),
-        Change::Forget => state.forget(id),
-        Change::SetAside => state.set_aside(id),
+        Change::Store(record) => store.store(record),
+        Change::Forget => store.forget(id),
+        Change::SetAside => store.set_aside(id),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use knockd_core::{LeaseKey, Timestamp};
+    use knockd_core::{Access, DoorName, LeaseKey, UnixTime};
 
     use super::*;
-    use crate::system::clock::Clock;
 
-    fn store(id: u64) -> Effect {
-        let key = LeaseKey {
-            door: "door".to_owned(),
-            source: "192.0.2.1".parse().unwrap(),
-            start: "open".to_owned(),
-            stop: "close".to_owned(),
-        };
-        let (cmd_timeout, until) = (Duration::from_secs(60), Timestamp::ZERO);
-        Effect::Store(LeaseRecord { id: LeaseId(id), key, cmd_timeout, until, failed: false })
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn record(id: u64) -> Change {
+        let access = Access::Commands { start: "open".into(), stop: "close".into() };
+        let source = "192.0.2.1".parse().unwrap();
+        let key = LeaseKey { door: DoorName::new("door").unwrap(), source, access }.into();
+        let (cmd_timeout, until) = (Duration::from_secs(60), UnixTime::default());
+        Change::Store(LeaseRecord { id: LeaseId(id), key, cmd_timeout, until, failed: false })
+    }
+
+    /// What the writer says next but that it is done.
+    fn next(progress: &Receiver<Progress>) -> Progress {
+        loop {
+            match progress.recv_timeout(SOON).unwrap() {
+                Progress::Done(_) => {}
+                other => return other,
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_been_done_is_on_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        let (mut writer, progress) = Writer::start().unwrap();
+        writer.remember(LeaseStore::open(path.clone()).unwrap());
+        for id in 0..20 {
+            let ticket = writer.change(LeaseId(id), record(id));
+            while !matches!(progress.recv_timeout(SOON).unwrap(), Progress::Done(done) if done >= ticket) {}
+            assert!(path.join(format!("{id}.lease")).exists());
+        }
+        writer.finish();
     }
 
     #[test]
     fn a_problem_is_over_when_all_is_written_and_not_before() {
-        let soon = Duration::from_secs(10);
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");
-        let (keeper, problems) = Writer::start(Runner::new().0).unwrap();
-        keeper.remember(LeaseStore::open(path.clone(), Clock::start()).unwrap());
-        assert!(keeper.has_saved_all(soon));
+        let (mut writer, progress) = Writer::start().unwrap();
+        writer.remember(LeaseStore::open(path.clone()).unwrap());
+        assert!(writer.has_saved_all(SOON));
         std::fs::remove_dir_all(&path).unwrap();
-        keeper.carry_out(store(1), None);
-        assert!(problems.recv_timeout(soon).unwrap().is_err());
-        keeper.carry_out(Effect::Forget(LeaseId(2)), None);
-        assert!(!keeper.has_saved_all(soon));
-        assert!(problems.is_empty(), "it is told once, and is not over");
+        writer.change(LeaseId(1), record(1));
+        assert!(matches!(next(&progress), Progress::Problem(Err(_))));
+        writer.change(LeaseId(2), Change::Forget);
+        assert!(!writer.has_saved_all(SOON));
+        assert!(
+            progress.try_iter().all(|told| matches!(told, Progress::Done(_))),
+            "it is told once, and is not over"
+        );
         std::fs::create_dir(&path).unwrap();
-        assert!(keeper.has_saved_all(soon));
-        assert_eq!(problems.recv_timeout(soon).unwrap(), Ok(()));
+        assert!(writer.has_saved_all(SOON));
+        assert!(matches!(next(&progress), Progress::Problem(Ok(()))));
         assert!(path.join("1.lease").exists());
-        keeper.finish();
+        writer.finish();
     }
 
     #[test]
     fn however_often_leases_change_no_more_than_the_latest_of_each_waits() {
         let (wake, _woken) = bounded(1);
-        let pending = Arc::default();
-        let keeper = Writer { pending: Arc::clone(&pending), wake, thread: std::thread::spawn(|| {}) };
+        let pending = Arc::new(Mutex::new(Pending::new(Ticket(0))));
+        let thread = std::thread::spawn(|| {});
+        let mut writer = Writer { pending: Arc::clone(&pending), last: Ticket(0), wake, thread };
         for _ in 0..1000 {
             for id in 0..3 {
-                keeper.carry_out(store(id), None);
+                writer.change(LeaseId(id), record(id));
             }
         }
-        keeper.carry_out(Effect::Forget(LeaseId(1)), None);
-        let waiting = std::mem::take(&mut lock(&pending).changes);
+        assert_eq!(writer.change(LeaseId(1), Change::Forget), Ticket(3001));
+        let waiting = lock(&pending).take().changes;
         assert!(matches!(
             waiting.values().collect::<Vec<_>>().as_slice(),
             [Change::Store(_), Change::Forget, Change::Store(_)]

@@ -4,10 +4,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use jiff::Zoned;
-use knockd_core::{EventKind, Full, LeaseKey, Run};
+use knockd_core::{Access, EventKind, Full, LeaseKey, Run};
 use serde::{Serialize, Serializer};
-
-use crate::leases::commands::Outcome;
 
 /// How much a line matters, as syslog(3) numbers it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,7 +81,7 @@ impl Line {
     fn about(event: &'static str, run: &Run, text: String) -> Self {
         let mut line = Self::new(event, text).at(&run.door);
         line.facts.source = Some(run.source);
-        line.facts.command = Some(run.command.clone());
+        line.facts.command = Some(run.command.to_string());
         line
     }
 
@@ -128,6 +126,11 @@ impl Line {
         Some(line)
     }
 
+    /// The line about a door that is opened, by a knock or by hand.
+    pub(crate) fn opened(source: IpAddr, door: &str) -> Self {
+        Self::of("open", source, format!("{door}: OPEN SESAME")).at(door)
+    }
+
     /// The line about a source that is not looked at any more.
     pub(crate) fn scanner(source: IpAddr) -> Self {
         Self::of("scanner", source, "scanner: ignored until it has been quiet for a minute".to_owned())
@@ -148,15 +151,8 @@ impl Line {
     }
 
     /// The line about a command that did not succeed.
-    pub(crate) fn failed(run: &Run, outcome: &Outcome) -> Option<Self> {
-        let door = &run.door;
-        let text = match outcome {
-            Outcome::Status(0) => return None,
-            Outcome::Status(code) => format!("{door}: command returned non-zero status code ({code})"),
-            Outcome::Signal(signal) => format!("{door}: command killed by signal {signal}"),
-            Outcome::NotStarted(reason) => format!("{door}: command could not be started: {reason}"),
-        };
-        Some(Self::about("failed", run, text).on_stderr(Level::Warning))
+    pub(crate) fn failed(run: &Run, how: &str) -> Self {
+        Self::about("failed", run, format!("{}: {how}", run.door)).on_stderr(Level::Warning)
     }
 
     /// The line about a command that has been running for a minute.
@@ -180,12 +176,12 @@ impl Line {
 
     /// The line about a door that could not be closed.
     pub(crate) fn given_up(key: &LeaseKey) -> Self {
-        let LeaseKey { door, source, stop, .. } = key;
+        let LeaseKey { door, source, access: Access::Commands { stop, .. } } = key;
         let text = format!(
             "{door}: the stop command has failed too often and is given up, the door may still be open: {stop}"
         );
         let mut line = Self::of("given_up", *source, text).at(door).on_stderr(Level::Error);
-        line.facts.command = Some(stop.clone());
+        line.facts.command = Some(stop.to_string());
         line
     }
 
@@ -268,7 +264,7 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
-    use knockd_core::{LeaseId, RunKind};
+    use knockd_core::{DoorName, LeaseId, RunKind};
 
     use super::*;
 
@@ -288,11 +284,11 @@ mod tests {
         let run = Run {
             id: LeaseId(1),
             kind: RunKind::Start,
-            door: "ssh".to_owned(),
+            door: DoorName::new("ssh").unwrap(),
             source,
-            command: "x\ty".to_owned(),
+            command: "x\ty".into(),
         };
-        let line = Line::failed(&run, &Outcome::Status(3)).unwrap();
+        let line = Line::failed(&run, "command returned non-zero status code (3)");
         assert_eq!(
             json(&line, None),
             r#"{"time":"2026-11-25T09:05:07.042+01:00","level":"warning","event":"failed","source":"192.0.2.7","door":"ssh","command":"x\ty","text":"ssh: command returned non-zero status code (3)"}"#

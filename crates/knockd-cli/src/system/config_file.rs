@@ -20,9 +20,8 @@ pub(crate) enum ConfigFileError {
         path.display()
     )]
     Missing { path: PathBuf },
-    /// The findings are drawn with colours.
-    #[error("the configuration cannot be used:\n{}", findings.join("\n"))]
-    Invalid { findings: Vec<String> },
+    #[error("the configuration cannot be used:\n{}", drawn(file, findings, Style::Plain))]
+    Invalid { file: ConfigFile, findings: Vec<Diagnostic> },
     #[error(
         "{} can be written by everybody, who could run commands as root with it: chmod o-w {}",
         path.display(),
@@ -31,15 +30,67 @@ pub(crate) enum ConfigFileError {
     Writable { path: PathBuf },
 }
 
-/// Reads the text of a configuration.
-///
-/// # Errors
-/// When it is wrong.
-pub(crate) fn parse(path: &Path, text: &[u8]) -> Result<Parsed, ConfigFileError> {
-    Config::parse(text).map_err(|findings| {
-        let findings = findings.iter().map(|finding| draw(path, text, finding)).collect();
-        ConfigFileError::Invalid { findings }
-    })
+/// How a finding is drawn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Style {
+    /// For a log.
+    Plain,
+    /// With terminal colours; print it through `anstream`, which drops them where they are not wanted.
+    Coloured,
+}
+
+/// The text of a configuration, and where it came from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct ConfigFile {
+    pub(crate) path: PathBuf,
+    pub(crate) text: Vec<u8>,
+}
+
+impl ConfigFile {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// When it is missing, or cannot be read.
+    pub(crate) fn read(path: &Path) -> Result<Self, ConfigFileError> {
+        let path = path.to_owned();
+        match fs::read(&path) {
+            Ok(text) => Ok(Self { path, text }),
+            Err(source) if source.kind() == io::ErrorKind::NotFound => Err(ConfigFileError::Missing { path }),
+            Err(source) => Err(ConfigFileError::Unreadable { path, source }),
+        }
+    }
+
+    /// Parses it.
+    ///
+    /// # Errors
+    /// When it is wrong.
+    pub(crate) fn parse(&self) -> Result<Parsed, ConfigFileError> {
+        Config::parse(&self.text)
+            .map_err(|error| ConfigFileError::Invalid { file: self.clone(), findings: error.findings })
+    }
+
+    /// Draws a finding about it: `path:line:column: error: message`, then the line it is about with what was expected under it;
+    /// a note is the first line alone.
+    pub(crate) fn draw(&self, finding: &Diagnostic, style: Style) -> String {
+        draw(&self.path, &self.text, finding, style)
+    }
+}
+
+impl ConfigFileError {
+    /// What is wrong with the file, if that is it, for a terminal.
+    pub(crate) fn coloured(&self) -> Option<String> {
+        match self {
+            Self::Invalid { file, findings } => {
+                Some(format!("the configuration cannot be used:\n{}", drawn(file, findings, Style::Coloured)))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn drawn(file: &ConfigFile, findings: &[Diagnostic], style: Style) -> String {
+    let drawn: Vec<_> = findings.iter().map(|finding| file.draw(finding, style)).collect();
+    drawn.join("\n")
 }
 
 /// What everybody may do with a file.
@@ -79,25 +130,7 @@ pub(crate) fn check_access(path: &Path) -> Result<Option<String>, ConfigFileErro
     )))
 }
 
-/// Reads a configuration file.
-///
-/// # Errors
-/// When it is missing, or cannot be read.
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>, ConfigFileError> {
-    fs::read(path).map_err(|source| {
-        let path = path.to_owned();
-        match source.kind() {
-            io::ErrorKind::NotFound => ConfigFileError::Missing { path },
-            _ => ConfigFileError::Unreadable { path, source },
-        }
-    })
-}
-
-/// Draws a finding: `path:line:column: error: message`, then the line it is about with what was expected under it;
-/// a note is the first line alone.
-///
-/// The text has terminal colours; print it through `anstream`, which drops them where they are not wanted.
-pub(crate) fn draw(path: &Path, text: &[u8], finding: &Diagnostic) -> String {
+fn draw(path: &Path, text: &[u8], finding: &Diagnostic, style: Style) -> String {
     let level = match finding.severity {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
@@ -123,7 +156,11 @@ pub(crate) fn draw(path: &Path, text: &[u8], finding: &Diagnostic) -> String {
     if let Some(help) = &finding.help {
         group = group.element(Level::HELP.message(help));
     }
-    let drawn = Renderer::styled().render(&[group]);
+    let renderer = match style {
+        Style::Plain => Renderer::plain(),
+        Style::Coloured => Renderer::styled(),
+    };
+    let drawn = renderer.render(&[group]);
     format!("{heading}\n{drawn}")
 }
 
@@ -136,10 +173,10 @@ mod tests {
     fn drawn(text: &[u8]) -> String {
         let findings = match Config::parse(text) {
             Ok(parsed) => parsed.warnings,
-            Err(findings) => findings,
+            Err(error) => error.findings,
         };
-        let drawn: Vec<_> = findings.iter().map(|finding| draw(Path::new("k.conf"), text, finding)).collect();
-        anstream::adapter::strip_str(&drawn.join("\n")).to_string()
+        let file = ConfigFile { path: "k.conf".into(), text: text.to_vec() };
+        super::drawn(&file, &findings, Style::Plain)
     }
 
     #[test]

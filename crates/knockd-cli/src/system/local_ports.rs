@@ -11,6 +11,14 @@ const EPHEMERAL: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 /// All UDP sockets of this network namespace, the kernel's own ones (`WireGuard`) too (`proc_net(5)`).
 const SOCKETS: [&str; 2] = ["/proc/net/udp", "/proc/net/udp6"];
 
+/// The UDP ports in use now. Where they cannot be read, every port counts as in use.
+pub(crate) fn in_use() -> LocalPorts {
+    read().unwrap_or_else(|error| {
+        log::debug!("the UDP ports in use cannot be read: {error}");
+        LocalPorts::default()
+    })
+}
+
 /// Reads which UDP ports are in use now.
 ///
 /// The lists need no privilege. That for IPv6 does not exist while the kernel has IPv6 switched off. A socket that is bound

@@ -12,7 +12,8 @@ use pcap_parser::{
     InterfaceDescriptionBlock, Linktype, PcapBlockOwned, PcapError, PcapHeader, create_reader,
 };
 
-use crate::tools::link_layer::{Carried, Unread, carried};
+use super::link_layer::{Carried, carried};
+use crate::control::explain::Unread;
 
 /// How much is read at a time; most packets are smaller by far.
 const BUFFER_BYTES: usize = 1 << 18;

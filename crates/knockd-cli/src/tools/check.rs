@@ -5,16 +5,15 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use knockd_capture::interfaces;
-use knockd_core::config::{Commands, Diagnostic, Door, Options, Parsed, Places, Secret, Severity};
-use knockd_core::{CommandTemplate, Config, FlagRule, OneTime, Protocol, Sequence};
+use knockd_core::config::{Action, Commands, Diagnostic, Door, Key, Options, Parsed, Places, Severity};
+use knockd_core::{CommandTemplate, Config, FlagRule, OneTime, Protocol, Sequence, advise};
 use serde::Serialize;
 
 use crate::Exit;
 use crate::args::Format;
 use crate::capture::selection::Selection;
 use crate::leases::programs;
-use crate::system::config_file;
-use crate::system::config_file::{Access, access_of_others};
+use crate::system::config_file::{Access, ConfigFile, Style, access_of_others};
 use crate::system::listening::Listening;
 
 /// Checks a configuration file and prints all that is wrong with it, all that is unwise, and how hard the doors are to guess.
@@ -24,8 +23,8 @@ use crate::system::listening::Listening;
 /// # Errors
 /// When the file cannot be read, or the answer cannot be printed.
 pub fn run(path: &Path, strict: bool, format: Format) -> anyhow::Result<Exit> {
-    let text = config_file::read(path)?;
-    let check = Check::new(path, &text);
+    let file = ConfigFile::read(path)?;
+    let check = Check::new(&file);
     let count = |severity: Severity| {
         check.findings.iter().filter(|finding| finding.severity == severity.name()).count()
     };
@@ -68,17 +67,16 @@ struct Place {
 
 /// The findings about a file.
 struct Check<'a> {
-    path: &'a Path,
-    text: &'a [u8],
+    file: &'a ConfigFile,
     findings: Vec<Finding>,
 }
 
 impl<'a> Check<'a> {
-    fn new(path: &'a Path, text: &'a [u8]) -> Self {
-        let mut check = Self { path, text, findings: Vec::new() };
-        check.access(path);
-        match Config::parse(text) {
-            Err(findings) => check.add_all(findings),
+    fn new(file: &'a ConfigFile) -> Self {
+        let mut check = Self { file, findings: Vec::new() };
+        check.access(&file.path);
+        match Config::parse(&file.text) {
+            Err(error) => check.add_all(error.findings),
             Ok(parsed) => check.usable(&parsed),
         }
         check
@@ -87,18 +85,16 @@ impl<'a> Check<'a> {
     /// What is to be said of a configuration that can be used as far as its text goes.
     fn usable(&mut self, parsed: &Parsed) {
         let mut findings = parsed.warnings.clone();
-        findings.extend(parsed.advice(self.text));
+        findings.extend(advise(&self.file.text, parsed));
         let Config { options, doors } = &parsed.config;
         let listening = Listening::read();
         for (door, places) in doors.iter().zip(&parsed.places) {
             findings.extend(self.programs(door, places));
-            match &door.secret {
-                Secret::Sequence(sequence) => {
-                    findings.extend(self.live_port(door, sequence, places, &listening));
-                }
-                Secret::OneTime(path) => {
-                    findings.extend(self.one_time_file(Path::new(path), places));
-                }
+            if let Key::Sequence(sequence) = &door.key {
+                findings.extend(self.live_port(door, sequence, places, &listening));
+            }
+            if let Some(path) = door.key.one_time_file() {
+                findings.extend(self.one_time_file(Path::new(&**path), places));
             }
         }
         self.interface(options);
@@ -109,8 +105,9 @@ impl<'a> Check<'a> {
 
     fn programs(&self, door: &Door, places: &Places) -> Vec<Diagnostic> {
         let mut findings: Vec<Diagnostic> = Vec::new();
-        let Commands { v4: start, v6: start_6 } = &door.start;
-        let Commands { v4: stop, v6: stop_6 } = &door.stop;
+        let Action::Commands { start, stop } = &door.action else { return findings };
+        let Commands { v4: start, v6: start_6 } = start;
+        let Commands { v4: stop, v6: stop_6 } = stop;
         for (directive, command) in [
             ("Start_Command", start),
             ("Start_Command_6", start_6),
@@ -159,7 +156,7 @@ impl<'a> Check<'a> {
         message: String,
         expected: &str,
     ) -> Diagnostic {
-        Diagnostic::new(self.text, span, Severity::Warning, code, message, expected)
+        Diagnostic::new(&self.file.text, span, Severity::Warning, code, message, expected)
     }
 
     /// Looks whether the interfaces exist that the configuration names.
@@ -167,7 +164,7 @@ impl<'a> Check<'a> {
         let Some(selection) = options.interface.as_deref().and_then(Selection::parse) else { return };
         if let Err(error) = selection.at_start(&interfaces(), options.wait_interface) {
             self.add_about(
-                self.path.to_owned(),
+                self.file.path.clone(),
                 Severity::Warning,
                 "missing-interface",
                 error.to_string(),
@@ -183,7 +180,7 @@ impl<'a> Check<'a> {
             }
             Ok(text) => {
                 self.access(path);
-                if OneTime::parse(&text).next.is_some() {
+                if OneTime::parse(&text).next().is_some() {
                     return None;
                 }
                 (
@@ -193,7 +190,7 @@ impl<'a> Check<'a> {
             }
         };
         let span = places.of("One_Time_Sequences");
-        Some(Diagnostic::new(self.text, span, Severity::Error, "one-time-file", message, expected))
+        Some(Diagnostic::new(&self.file.text, span, Severity::Error, "one-time-file", message, expected))
     }
 
     /// Looks who else may use a file.
@@ -211,12 +208,12 @@ impl<'a> Check<'a> {
 
     fn add_all(&mut self, findings: Vec<Diagnostic>) {
         for finding in findings {
-            let drawn = config_file::draw(self.path, self.text, &finding);
+            let drawn = self.file.draw(&finding, Style::Coloured);
             let Diagnostic { severity, code, line, column, message, expected, help, .. } = finding;
             self.findings.push(Finding {
                 severity: severity.name(),
                 code,
-                path: self.path.to_owned(),
+                path: self.file.path.clone(),
                 place: Some(Place { line, column }),
                 message,
                 expected,
@@ -247,7 +244,7 @@ impl<'a> Check<'a> {
         for finding in &self.findings {
             writeln!(out, "{}", finding.drawn)?;
         }
-        let path = self.path.display();
+        let path = self.file.path.display();
         writeln!(out, "{path}: errors: {errors}, warnings: {warnings}")
     }
 }

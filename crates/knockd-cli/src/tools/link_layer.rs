@@ -2,7 +2,8 @@
 
 use knockd_capture::Ignored;
 use pcap_parser::Linktype;
-use serde::Serialize;
+
+use crate::control::explain::Unread;
 
 /// `EtherType` numbers (IEEE 802 Numbers, IANA); the cooked headers of Linux use them, too.
 const IPV4: u16 = 0x0800;
@@ -17,43 +18,6 @@ const VLAN_ID: u16 = 0x0fff;
 const LINUX_SLL2: Linktype = Linktype(276);
 /// `DLT_RAW` as BSD systems number it, written into files by mistake.
 const RAW_BSD: [Linktype; 2] = [Linktype(12), Linktype(14)];
-
-/// Why a frame is none that knocking looks at.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
-pub enum Unread {
-    /// Its frame has a tag.
-    #[error("it belongs to the interface of a VLAN")]
-    Vlan,
-    /// There is no telling where the packet begins.
-    #[error("its link type is not known here")]
-    LinkType,
-    /// The decoder says so.
-    #[error(transparent)]
-    Packet(#[from] Ignored),
-}
-
-impl Unread {
-    /// A name for programs.
-    pub(crate) const fn code(self) -> &'static str {
-        match self {
-            Self::Vlan => "vlan",
-            Self::LinkType => "link_type",
-            Self::Packet(Ignored::NotIp) => "not_ip",
-            Self::Packet(Ignored::Truncated) => "truncated",
-            Self::Packet(Ignored::Malformed) => "malformed",
-            Self::Packet(Ignored::Fragment) => "fragment",
-            Self::Packet(Ignored::NotTcpOrUdp) => "not_tcp_or_udp",
-            Self::Packet(Ignored::OnItsWay) => "on_its_way",
-            Self::Packet(Ignored::TooManyHeaders) => "too_many_headers",
-        }
-    }
-}
-
-impl Serialize for Unread {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.code())
-    }
-}
 
 /// What a frame carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,11 +1,11 @@
 //! `knockd replay`: what would have happened to the packets of a capture file, and why.
 //!
-//! The packets go the same way as in the daemon: decoder, guard, matcher, leases. The clock is that of the file, commands are
+//! The packets go the same way as in the daemon: through the decoder and the gate. The clock is that of the file, commands are
 //! named and taken to succeed at once, and nothing is executed or written.
 
 mod print;
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::IpAddr;
@@ -15,21 +15,20 @@ use std::time::Duration;
 
 use anyhow::Context;
 use knockd_capture::interfaces;
-use knockd_core::config::{Options, Secret};
+use knockd_core::config::Options;
 use knockd_core::{
-    Config, Door, DoorId, Effect, Event, EventKind, Interest, Leases, LocalPorts, Matcher, OneTime, Packet,
-    STRIKE, Scanners, Sighting, Timestamp, Visibility,
+    Config, Effect, Gate, LocalPorts, Now, OneTime, OneTimeFiles, Outcome, Packet, Seed, Timestamp, UnixTime,
+    Visibility,
 };
 
+use self::print::{Output, Summary};
+use super::capture_file::{self, Captured};
 use crate::Exit;
 use crate::args;
 use crate::capture::selection::Selection;
 use crate::control::explain;
-use crate::judge::judge;
-use crate::system::config_file;
+use crate::system::config_file::ConfigFile;
 use crate::system::local_ports;
-use crate::tools::capture_file::{self, Captured};
-use print::{Output, Summary};
 
 /// Where the ephemeral ports begin with Linux unless somebody has changed that (ip(7)).
 const EPHEMERAL_FROM: u16 = 32768;
@@ -40,12 +39,11 @@ const EPHEMERAL_FROM: u16 = 32768;
 /// When the configuration, a one-time file or the capture file cannot be used; a file that is damaged is read as far as
 /// that goes. When the answer cannot be printed.
 pub fn run(args: &args::Replay) -> anyhow::Result<Exit> {
-    let text = config_file::read(&args.config)?;
-    let Config { options, doors } = config_file::parse(&args.config, &text)?.config;
-    let own = Own::choose(args, &options)?;
-    let mut replay = Replay::new(doors, &options, own)?;
+    let config = ConfigFile::read(&args.config)?.parse()?.config;
+    let own = Own::choose(args, &config.options)?;
+    let mut replay = Replay::new(config, own)?;
     let mut output = Output::new(args.format, args.explain);
-    output.begin(&args.config, &replay.doors, &replay.own)?;
+    output.begin(&args.config, &replay.gate.config().doors, &replay.own)?;
     let mut failure = None;
     let read = capture_file::read(open(&args.capture)?, |captured| {
         match replay.handle_captured(&captured, &mut output) {
@@ -106,72 +104,36 @@ impl Own {
 }
 
 /// The daemon without its clock, its sockets and its commands.
-struct Replay<'o> {
-    doors: Vec<Door>,
-    options: &'o Options,
-    /// What the one-time files say, with what has been used struck out.
-    one_time: HashMap<DoorId, Vec<u8>>,
+struct Replay {
+    gate: Gate,
     own: Own,
     /// The destination that counts as own at the moment, while every one does.
     current: Option<IpAddr>,
-    interests: Vec<Interest>,
-    matcher: Matcher,
-    scanners: Scanners,
-    leases: Leases,
-    /// The time of the latest packet; time never goes back.
+    /// The time of the latest packet; it never goes back.
     now: Timestamp,
     summary: Summary,
 }
 
-impl<'o> Replay<'o> {
-    fn new(doors: Vec<Door>, options: &'o Options, own: Own) -> anyhow::Result<Self> {
-        let mut matcher = Matcher::new(&doors, options.max_attempts);
-        let mut one_time = HashMap::new();
-        for (index, door) in doors.iter().enumerate() {
-            if let Secret::OneTime(path) = &door.secret {
-                let text = fs::read(path).with_context(|| format!("{}: cannot read {path}", door.name))?;
-                let id = DoorId::new(index);
-                matcher.set_sequence(id, next_sequence(&text));
-                one_time.insert(id, text);
-            }
+impl Replay {
+    fn new(config: Config, own: Own) -> anyhow::Result<Self> {
+        let mut files = OneTimeFiles::new();
+        for door in &config.doors {
+            let Some(path) = door.key.one_time_file() else { continue };
+            let text = fs::read(&**path).with_context(|| format!("{}: cannot read {path}", door.name))?;
+            files.insert(path.clone(), OneTime::parse(&text));
         }
-        let mut scanners = Scanners::new(options.scan_limit);
+        // The same file has the same answer every time.
+        let mut gate = Gate::new(config, files, Seed::new(0, 0));
         let local_ports = match own {
             Own::Machine(_) => local_ports::read().unwrap_or_default(),
             Own::Given(_) | Own::Every => LocalPorts::new(EPHEMERAL_FROM, Vec::new()),
         };
-        scanners.set_local_ports(local_ports);
-        let mut replay = Self {
-            doors,
-            options,
-            one_time,
-            own,
-            current: None,
-            interests: Vec::new(),
-            matcher,
-            scanners,
-            leases: Leases::new(),
-            now: Timestamp::ZERO,
-            summary: Summary::default(),
-        };
-        if let Own::Given(own) | Own::Machine(own) = &replay.own {
-            replay.matcher.set_addresses(own.iter().copied());
+        // There is no filter here that could be changed.
+        gate.set_local_ports(local_ports).for_each(drop);
+        if let Own::Given(own) | Own::Machine(own) = &own {
+            gate.set_addresses(own.iter().copied()).for_each(drop);
         }
-        replay.watch();
-        Ok(replay)
-    }
-
-    /// Tells the guard what the doors look for.
-    fn watch(&mut self) {
-        self.interests = self.matcher.interests();
-        self.watch_addresses();
-    }
-
-    fn watch_addresses(&mut self) {
-        match &self.own {
-            Own::Given(own) | Own::Machine(own) => self.scanners.watch(&self.interests, own.iter().copied()),
-            Own::Every => self.scanners.watch(&self.interests, self.current),
-        }
+        Ok(Self { gate, own, current: None, now: Timestamp::ZERO, summary: Summary::default() })
     }
 
     fn handle_captured(&mut self, captured: &Captured<'_>, output: &mut Output) -> anyhow::Result<()> {
@@ -195,26 +157,18 @@ impl<'o> Replay<'o> {
         output: &mut Output,
     ) -> anyhow::Result<()> {
         self.follow(packet.destination);
-        let visibility = self.matcher.visibility(packet);
-        let Self { scanners, matcher, leases, doors, .. } = self;
-        let judgement = judge(packet, self.now, scanners, matcher, leases, doors);
-        let events: Vec<Event> = judgement.events().copied().collect();
-        let sighting = judgement.sighting;
-        let is_visible = matches!(sighting, Sighting::AtDoor) && visibility == Visibility::Visible;
-        self.summary.visible += u64::from(is_visible);
-        self.summary.scanners += u64::from(sighting == Sighting::NewScanner);
-        self.summary.count(&events);
-        if events.is_empty() && !output.wants(packet.source, sighting) {
-            return Ok(());
+        let now = self.clocks();
+        let visibility = self.gate.visibility(packet, now);
+        let outcomes: Vec<_> = self.gate.handle_packet(packet, now).collect();
+        self.summary.visible += u64::from(visibility == Visibility::Visible);
+        self.summary.count(&outcomes);
+        let is_news = |outcome: &Outcome| matches!(outcome, Outcome::Attempt(_) | Outcome::Scanner(_));
+        if outcomes.iter().any(is_news) || output.explains(packet.source) {
+            let doors = &self.gate.config().doors;
+            output.packet(captured, packet, &explain::of_packet(packet, visibility, &outcomes, doors))?;
         }
-        let notes = explain::of_packet(packet, sighting, visibility, events.iter(), &self.doors);
-        output.packet(captured, packet, &notes)?;
-        for event in events {
-            if event.kind == EventKind::Opened {
-                self.open(captured, event.door, event.source, output)?;
-            }
-        }
-        Ok(())
+        let follow = outcomes.into_iter().filter(|outcome| !is_news(outcome)).collect();
+        self.carry_out(follow, Some(captured), captured.time, output)
     }
 
     /// Takes a destination for an own one, while every one is.
@@ -223,72 +177,56 @@ impl<'o> Replay<'o> {
             return;
         }
         self.current = Some(destination);
-        let is_target = self.doors.iter().any(|door| door.target == Some(destination));
-        self.matcher.set_addresses(self.current.filter(|_| !is_target));
-        self.watch_addresses();
-    }
-
-    fn open(
-        &mut self,
-        captured: &Captured<'_>,
-        id: DoorId,
-        source: IpAddr,
-        output: &mut Output,
-    ) -> anyhow::Result<()> {
-        if let Some(text) = self.one_time.get_mut(&id) {
-            if let Some(used) = OneTime::parse(text).next
-                && let Some(byte) = text.get_mut(used.offset)
-            {
-                *byte = STRIKE;
-            }
-            self.matcher.set_sequence(id, next_sequence(text));
-            self.watch();
-        }
-        let Some(door) = self.doors.get(id.index()) else { return Ok(()) };
-        let effects = self.leases.open(door, source, self.options.max_open, self.now);
-        output.note(Some(captured), captured.time, &explain::of_opening(door, source, &effects))?;
-        self.end_commands(&effects.unwrap_or_default(), self.now);
-        Ok(())
+        let is_target = self.gate.config().doors.iter().any(|door| door.target == Some(destination));
+        self.gate.set_addresses(self.current.filter(|_| !is_target)).for_each(drop);
     }
 
     /// Lets everything happen whose time comes until `until`.
     fn handle_timeouts(&mut self, until: Timestamp, output: &mut Output) -> anyhow::Result<()> {
-        while let Some(due) = self.due().filter(|&due| due <= until) {
+        while let Some(due) = self.gate.poll_timeout().filter(|&due| due <= until) {
             self.now = self.now.max(due);
             let at = self.now.since(Timestamp::ZERO);
-            let events = self.matcher.handle_timeout(self.now).to_vec();
-            self.summary.count(&events);
-            for event in &events {
-                output.note(None, at, &explain::of_event(event, &self.doors, None))?;
-            }
-            let effects = self.leases.handle_timeout(self.now);
-            for note in effects.iter().filter_map(explain::of_effect) {
-                output.note(None, at, &note)?;
-            }
-            self.end_commands(&effects, self.now);
+            let now = self.clocks();
+            let outcomes: VecDeque<_> = self.gate.handle_timeout(now).collect();
+            self.summary.count(&outcomes);
+            self.carry_out(outcomes, None, at, output)?;
         }
         Ok(())
     }
 
-    fn due(&self) -> Option<Timestamp> {
-        self.matcher.poll_timeout().into_iter().chain(self.leases.poll_timeout()).min()
-    }
-
-    /// Every command has succeeded at once.
-    fn end_commands(&mut self, effects: &[Effect], now: Timestamp) {
-        for effect in effects {
-            if let Effect::Run(run) = effect {
-                self.leases.handle_exit(run.id, true, now);
+    /// Prints outcomes, and what follows from them when every command succeeds and every line is struck out at once.
+    fn carry_out(
+        &mut self,
+        mut outcomes: VecDeque<Outcome>,
+        captured: Option<&Captured<'_>>,
+        at: Duration,
+        output: &mut Output,
+    ) -> anyhow::Result<()> {
+        let now = self.clocks();
+        while let Some(outcome) = outcomes.pop_front() {
+            if let Some(note) = explain::of_outcome(&outcome, &self.gate.config().doors) {
+                output.note(captured, at, &note)?;
+            }
+            match outcome {
+                Outcome::Effect(Effect::Run(run)) => {
+                    outcomes.extend(self.gate.handle_exit(run.id, true, now));
+                }
+                Outcome::Effect(Effect::Burn(burn)) => {
+                    outcomes.extend(self.gate.handle_burnt(burn.id, Ok(()), now));
+                }
+                _ => {}
             }
         }
+        Ok(())
     }
 
     /// Lets everything happen that is still to come, if nobody sends another packet.
     fn finish(&mut self, output: &mut Output) -> anyhow::Result<()> {
         self.handle_timeouts(Timestamp::new(Duration::MAX), output)
     }
-}
 
-fn next_sequence(text: &[u8]) -> Option<knockd_core::Sequence> {
-    OneTime::parse(text).next.map(|unused| unused.sequence)
+    /// Both clocks are that of the file.
+    fn clocks(&self) -> Now {
+        Now { monotonic: self.now, calendar: UnixTime::new(self.now.since(Timestamp::ZERO)) }
+    }
 }

@@ -1,11 +1,11 @@
 //! How the attempts of a source and of a network are found.
 
-use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use hashbrown::hash_table::Entry::{Occupied, Vacant};
 
 use super::{Attempt, Attempts, ClassId, Links, Order, Slot};
+use crate::seed::Seed;
 
 /// How many attempts at their first stage one IPv6 network of 64 bits may have.
 pub(super) const PER_NETWORK: u32 = 1024;
@@ -27,10 +27,13 @@ struct Hash(u32);
 
 impl Hash {
     /// It is keyed, since strangers choose the sources. An address as a number takes fewer rounds than as an enum of bytes.
-    fn of(hasher: &RandomState, source: IpAddr, class: ClassId) -> Self {
+    fn of(seed: Seed, source: IpAddr, class: ClassId) -> Self {
         let hash = match source {
-            IpAddr::V4(source) => hasher.hash_one(u64::from(source.to_bits()) << 32 | u64::from(class.0)),
-            IpAddr::V6(source) => hasher.hash_one((source.to_bits(), class.0)),
+            IpAddr::V4(source) => seed.hash([u64::from(source.to_bits()) << 32 | u64::from(class.0)]),
+            IpAddr::V6(source) => {
+                let (high, low) = halves(source);
+                seed.hash([high, low, class.0.into()])
+            }
         };
         Self(u32::try_from(hash >> 32).unwrap_or_default())
     }
@@ -52,7 +55,7 @@ pub(super) struct Network {
 impl Attempts {
     /// The newest attempt of this source at doors of this class; [`Self::next_of_source`] leads to the older ones.
     pub(crate) fn first_of_source(&self, source: IpAddr, class: ClassId) -> Option<Slot> {
-        let hash = Hash::of(&self.hasher, source, class);
+        let hash = Hash::of(self.seed, source, class);
         let is_it = |head: &Head| head.hash == hash && self.is_of(head.slot, source, class);
         self.chains.find(hash.wide(), is_it).map(|head| head.slot)
     }
@@ -64,7 +67,7 @@ impl Attempts {
     /// Makes room for one more, and then for many: whatever is in a hash table has to move when it grows, during which packets
     /// are lost if it is much. What is not used yet takes next to no memory.
     pub(super) fn grow(&mut self) {
-        let Self { chains, networks, entries, hasher, limit, .. } = self;
+        let Self { chains, networks, entries, seed, limit, .. } = self;
         let more =
             |len: usize, most: usize| most.saturating_sub(len).min(len.max(64).saturating_mul(GROWTH - 1));
         // A hash table that is at most half full hardly ever has to be tidied up, which would take as long: in less than one of
@@ -77,7 +80,7 @@ impl Attempts {
             let prefix = |network: &Network| {
                 entries.get(network.first.index()).and_then(|entry| network_of(&entry.attempt))
             };
-            let hash = |network: &Network| prefix(network).map_or(0, |prefix| hasher.hash_one(prefix));
+            let hash = |network: &Network| prefix(network).map_or(0, |prefix| seed.hash([prefix]));
             networks.reserve(more(networks.len(), *limit), hash);
         }
         if entries.len() == entries.capacity() {
@@ -88,7 +91,7 @@ impl Attempts {
     /// Puts an entry at the head of the chain of its source.
     pub(super) fn chain(&mut self, slot: Slot) {
         let Some(&Attempt { source, class, .. }) = self.get(slot) else { return };
-        let hash = Hash::of(&self.hasher, source, class);
+        let hash = Hash::of(self.seed, source, class);
         let Self { chains, entries, .. } = &mut *self;
         let key =
             |slot: Slot| entries.get(slot.index()).map(|entry| (entry.attempt.source, entry.attempt.class));
@@ -117,7 +120,7 @@ impl Attempts {
         if let Some(links) = previous.and_then(|previous| self.links(previous, Order::Chain)) {
             links.next = next;
         } else if let Ok(mut head) =
-            self.chains.find_entry(Hash::of(&self.hasher, source, class).wide(), |head| head.slot == slot)
+            self.chains.find_entry(Hash::of(self.seed, source, class).wide(), |head| head.slot == slot)
         {
             match next {
                 Some(next) => head.get_mut().slot = next,
@@ -130,7 +133,7 @@ impl Attempts {
     pub(super) fn crowded(&self, attempt: &Attempt) -> Option<Slot> {
         let prefix = network_of(attempt)?;
         let network =
-            self.networks.find(self.hasher.hash_one(prefix), |network| self.is_in(network.first, prefix))?;
+            self.networks.find(self.seed.hash([prefix]), |network| self.is_in(network.first, prefix))?;
         (network.count >= PER_NETWORK).then_some(network.first)
     }
 
@@ -140,14 +143,14 @@ impl Attempts {
 
     pub(super) fn join_network(&mut self, slot: Slot) {
         let Some(prefix) = self.get(slot).and_then(network_of) else { return };
-        let Self { networks, entries, hasher, .. } = &mut *self;
+        let Self { networks, entries, seed, .. } = &mut *self;
         let prefix_of = |network: &Network| {
             entries.get(network.first.index()).and_then(|entry| network_of(&entry.attempt))
         };
         let place = networks.entry(
-            hasher.hash_one(prefix),
+            seed.hash([prefix]),
             |network| prefix_of(network) == Some(prefix),
-            |network| prefix_of(network).map_or(0, |prefix| hasher.hash_one(prefix)),
+            |network| prefix_of(network).map_or(0, |prefix| seed.hash([prefix])),
         );
         let previous = match place {
             Vacant(vacant) => {
@@ -181,7 +184,7 @@ impl Attempts {
         let is_it = |network: &Network| {
             entries.get(network.first.index()).and_then(|entry| network_of(&entry.attempt)) == Some(prefix)
         };
-        let Ok(mut place) = self.networks.find_entry(self.hasher.hash_one(prefix), is_it) else { return };
+        let Ok(mut place) = self.networks.find_entry(self.seed.hash([prefix]), is_it) else { return };
         let network = place.get_mut();
         network.count -= 1;
         match (previous, next) {
@@ -196,7 +199,13 @@ impl Attempts {
 /// The IPv6 network that an attempt counts for; none at later stages.
 fn network_of(attempt: &Attempt) -> Option<u64> {
     match attempt.source {
-        IpAddr::V6(source) if attempt.stage <= 1 => u64::try_from(source.to_bits() >> 64).ok(),
+        IpAddr::V6(source) if attempt.stage <= 1 => Some(halves(source).0),
         _ => None,
     }
+}
+
+fn halves(address: Ipv6Addr) -> (u64, u64) {
+    let bits = address.to_bits();
+    let half = |bits: u128| u64::try_from(bits & u128::from(u64::MAX)).unwrap_or_default();
+    (half(bits >> 64), half(bits))
 }

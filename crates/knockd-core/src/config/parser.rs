@@ -3,10 +3,12 @@
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::ops::Range;
-use std::time::Duration;
 
 use super::value::{BOM, Report, Value};
-use super::{Commands, Config, Diagnostic, Door, LogFormat, OnExit, Options, Parsed, Places, Reopen, Secret};
+use super::{
+    Action, Commands, Config, Diagnostic, Door, DoorName, Key, LogFormat, OnExit, Options, Parsed, Places,
+    Reopen, Seconds, Text,
+};
 use crate::command::CommandTemplate;
 use crate::grammar::{self, Line};
 use crate::similar::similar;
@@ -65,16 +67,14 @@ const OPTION_DIRECTIVES: [Directive<Options>; 15] = [
     }),
     Directive::new("StateDir", |options, value| replace(&mut options.state_dir, value.path())),
     Directive::new("OnExit", |options, value| {
-        let choices = [("close", OnExit::Close), ("keep", OnExit::Keep)];
-        replace(&mut options.on_exit, value.choice(&choices, "`close` or `keep`"));
+        replace(&mut options.on_exit, value.choice(OnExit::WORDS, "`close` or `keep`"));
     }),
     Directive::new("ControlSocket", |options, value| {
         // An empty one says that there is to be none.
-        options.control_socket = value.text.filter(|path| !path.is_empty()).map(str::to_owned);
+        options.control_socket = value.text.and_then(|path| Text::new(path).ok());
     }),
     Directive::new("LogFormat", |options, value| {
-        let choices = [("classic", LogFormat::Classic), ("json", LogFormat::Json)];
-        replace(&mut options.log_format, value.choice(&choices, "`classic` or `json`"));
+        replace(&mut options.log_format, value.choice(LogFormat::WORDS, "`classic` or `json`"));
     }),
     Directive::new("Metrics", |options, value| set(&mut options.metrics, value.path())),
 ];
@@ -82,10 +82,10 @@ const OPTION_DIRECTIVES: [Directive<Options>; 15] = [
 const DOOR_DIRECTIVES: [Directive<Draft>; 13] = [
     Directive::new("Sequence", |door, value| {
         let sequence = value.remarked(grammar::remarked_sequence);
-        set(&mut door.secret, sequence.map(Secret::Sequence));
+        set(&mut door.key, sequence.map(Key::Sequence));
     }),
     Directive::new("One_Time_Sequences", |door, value| {
-        set(&mut door.secret, value.path().map(Secret::OneTime));
+        set(&mut door.key, value.path().map(Key::OneTime));
     }),
     Directive::new("Seq_Timeout", |door: &mut Draft, value| {
         set(&mut door.seq_timeout, value.seconds());
@@ -101,8 +101,7 @@ const DOOR_DIRECTIVES: [Directive<Draft>; 13] = [
     Directive::new("Stop_Command", |door, value| set(&mut door.stop, value.command())),
     Directive::new("Stop_Command_6", |door, value| set(&mut door.stop_6, value.command())),
     Directive::new("Reopen", |door, value| {
-        let choices = [("extend", Reopen::Extend), ("run", Reopen::Run)];
-        set(&mut door.reopen, value.choice(&choices, "`extend` or `run`"));
+        set(&mut door.reopen, value.choice(Reopen::WORDS, "`extend` or `run`"));
     }),
     Directive::new("Max_Open", |door, value| {
         replace(&mut door.max_open, value.count().map(NonZeroU32::new));
@@ -125,13 +124,12 @@ fn set<T>(field: &mut Option<T>, value: Option<T>) {
 }
 
 /// A door of which not every line has been read.
-#[derive(Default)]
 struct Draft {
-    name: String,
+    name: DoorName,
     header: Range<usize>,
     given: Vec<Given>,
-    secret: Option<Secret>,
-    seq_timeout: Option<Duration>,
+    key: Option<Key>,
+    seq_timeout: Option<Seconds>,
     tcp_flags: Option<FlagRule>,
     target: Option<IpAddr>,
     /// Commands as written: an empty one means something else than an absent one.
@@ -139,10 +137,32 @@ struct Draft {
     start_6: Option<String>,
     stop: Option<String>,
     stop_6: Option<String>,
-    cmd_timeout: Option<Duration>,
+    cmd_timeout: Option<Seconds>,
     reopen: Option<Reopen>,
     max_open: Option<NonZeroU32>,
-    cooldown: Option<Duration>,
+    cooldown: Option<Seconds>,
+}
+
+impl Draft {
+    const fn new(name: DoorName, header: Range<usize>) -> Self {
+        Self {
+            name,
+            header,
+            given: Vec::new(),
+            key: None,
+            seq_timeout: None,
+            tcp_flags: None,
+            target: None,
+            start: None,
+            start_6: None,
+            stop: None,
+            stop_6: None,
+            cmd_timeout: None,
+            reopen: None,
+            max_open: None,
+            cooldown: None,
+        }
+    }
 }
 
 /// A directive that was given: its main spelling, and the place of its value.
@@ -225,21 +245,25 @@ fn read_line<'t>(
             let header = start..start + line.len();
             let next = match name {
                 "options" => Section::Options(Vec::new()),
-                "" => {
-                    report.error(
-                        header,
-                        "this section has no name",
-                        "`[options]` or the name of a door",
-                        None,
-                    );
-                    Section::Unknown
+                name => {
+                    if let Ok(name) = DoorName::new(name) {
+                        Section::Door(Box::new(Draft::new(name, header)))
+                    } else {
+                        // An empty name is the only one that gets here.
+                        report.error(
+                            header,
+                            "this section has no name",
+                            "`[options]` or the name of a door",
+                            None,
+                        );
+                        Section::Unknown
+                    }
                 }
-                name => Section::Door(Box::new(Draft { name: name.to_owned(), header, ..Draft::default() })),
             };
             finish(std::mem::replace(section, next), config, report);
         }
         Ok(Line::Directive { key, value }) => {
-            let key = Key { text: key, span: start..start + key.len() };
+            let key = Keyword { text: key, span: start..start + key.len() };
             let value = Value { text: value, span: value_span(line, start, value), report };
             match section {
                 Section::Unknown => (),
@@ -271,14 +295,14 @@ fn apply<S>(
     directives: &[Directive<S>],
     section: &mut S,
     given: &mut Vec<Given>,
-    key: &Key<'_>,
+    key: &Keyword<'_>,
     value: Value<'_, '_>,
     place: &str,
 ) {
     if let Some(directive) = directives.iter().find(|directive| directive.is_called(key.text)) {
         let name = directive.name;
         if let Some((earlier, _)) =
-            given.iter().find(|&&(earlier, _)| earlier == name || is_secret(earlier) && is_secret(name))
+            given.iter().find(|&&(earlier, _)| earlier == name || is_key(earlier) && is_key(name))
         {
             let message = format!("`{earlier}` is already given in this section");
             let which = if name == "Interface" { "first" } else { "last" };
@@ -306,16 +330,16 @@ fn apply<S>(
     value.report.error(key.span.clone(), &message, "a known directive", help);
 }
 
-/// Whether the directive says what has to be knocked; a door has one of them.
-fn is_secret(name: &str) -> bool {
+/// Whether the directive says what opens the door; a door has one of them.
+fn is_key(name: &str) -> bool {
     name == "Sequence" || name == "One_Time_Sequences"
 }
 
 /// Makes a door of the section that has just ended, if it was one.
 fn finish(section: Section, config: &mut Config, report: &mut Report<'_>) {
     let Section::Door(draft) = section else { return };
-    let Some(secret) = draft.secret else {
-        if !draft.given.iter().any(|(name, _)| is_secret(name)) {
+    let Some(key) = draft.key else {
+        if !draft.given.iter().any(|(name, _)| is_key(name)) {
             let message = format!("door `{}` has no sequence", draft.name);
             report.error(
                 draft.header,
@@ -327,12 +351,12 @@ fn finish(section: Section, config: &mut Config, report: &mut Report<'_>) {
         return;
     };
     let seq_timeout = draft.seq_timeout.unwrap_or(Door::DEFAULT_SEQ_TIMEOUT);
-    if seq_timeout.is_zero() && matches!(&secret, Secret::Sequence(sequence) if sequence.len() > 1) {
+    if seq_timeout.is_zero() && matches!(&key, Key::Sequence(sequence) if sequence.len() > 1) {
         let message = format!("door `{}` can never open", draft.name);
         let expected = "a `Seq_Timeout` of 1 or more, since its sequence has more than one step";
         report.warning(draft.header.clone(), &message, expected, None);
     }
-    if let Secret::Sequence(sequence) = &secret
+    if let Key::Sequence(sequence) = &key
         && sequence.steps().any(|step| step.port == 0)
     {
         let message = format!("door `{}` uses port 0", draft.name);
@@ -347,12 +371,14 @@ fn finish(section: Section, config: &mut Config, report: &mut Report<'_>) {
     report.places.push(Places { header: draft.header, values: draft.given });
     config.doors.push(Door {
         name: draft.name,
-        secret,
+        key,
         seq_timeout,
         tcp_flags: draft.tcp_flags.unwrap_or(FlagRule::ANY),
         target: draft.target,
-        start: commands(draft.start, draft.start_6),
-        stop: commands(draft.stop, draft.stop_6),
+        action: Action::Commands {
+            start: commands(draft.start, draft.start_6),
+            stop: commands(draft.stop, draft.stop_6),
+        },
         cmd_timeout: draft.cmd_timeout.unwrap_or(Door::DEFAULT_CMD_TIMEOUT),
         reopen: draft.reopen.unwrap_or_default(),
         max_open: draft.max_open,
@@ -360,7 +386,7 @@ fn finish(section: Section, config: &mut Config, report: &mut Report<'_>) {
     });
 }
 
-struct Key<'t> {
+struct Keyword<'t> {
     text: &'t str,
     span: Range<usize>,
 }
@@ -368,7 +394,6 @@ struct Key<'t> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Scanners;
     use crate::sequence::Sequence;
     use crate::tcp_flags::TcpFlags;
 
@@ -390,12 +415,29 @@ mod tests {
         doors.remove(0)
     }
 
-    fn sequence(text: &str) -> Secret {
-        Secret::Sequence(text.parse::<Sequence>().unwrap())
+    fn sequence(text: &str) -> Key {
+        Key::Sequence(text.parse::<Sequence>().unwrap())
     }
 
     fn both(command: &str) -> Commands {
         CommandTemplate::parse(command).map(Commands::both).unwrap_or_default()
+    }
+
+    fn runs(start: &str, stop: &str) -> Action {
+        Action::Commands { start: both(start), stop: both(stop) }
+    }
+
+    fn commands(door: &Door) -> (&Commands, &Commands) {
+        let Action::Commands { start, stop } = &door.action;
+        (start, stop)
+    }
+
+    fn value(text: &str) -> Text {
+        Text::new(text).unwrap()
+    }
+
+    fn name(name: &str) -> DoorName {
+        DoorName::new(name).unwrap()
     }
 
     /// Everything that is reported about a text, and the pieces of the text that it is about.
@@ -449,36 +491,38 @@ One_Time_Sequences = /etc/knockd/sequences
         let expected = Config {
             options: Options {
                 use_syslog: true,
-                log_file: Some("/var/log/knockd.log".to_owned()),
-                pid_file: Some("/run/knockd.pid".to_owned()),
-                interface: Some("eth1".to_owned()),
+                log_file: Some(value("/var/log/knockd.log")),
+                pid_file: Some(value("/run/knockd.pid")),
+                interface: Some(value("eth1")),
                 wait_interface: true,
                 max_attempts: NonZeroU32::new(1000).unwrap(),
                 max_open: NonZeroU32::new(20).unwrap(),
                 max_commands: NonZeroU32::new(3).unwrap(),
-                command_limit: Some(Duration::from_secs(60)),
+                command_limit: Some(Seconds::new(60)),
                 scan_limit: None,
-                state_dir: "/var/lib/knocks".to_owned(),
+                state_dir: value("/var/lib/knocks"),
                 on_exit: OnExit::Keep,
-                control_socket: Some("/run/knocks".to_owned()),
+                control_socket: Some(value("/run/knocks")),
                 log_format: LogFormat::Json,
-                metrics: Some("/var/lib/knockd.prom".to_owned()),
+                metrics: Some(value("/var/lib/knockd.prom")),
             },
             doors: vec![
                 Door {
-                    name: "door".to_owned(),
-                    secret: sequence("7000,8000:udp,9000"),
-                    seq_timeout: Duration::from_secs(5),
+                    name: name("door"),
+                    key: sequence("7000,8000:udp,9000"),
+                    seq_timeout: Seconds::new(5),
                     tcp_flags: FlagRule::ANY.and_set(TcpFlags::SYN).and_clear(TcpFlags::ACK),
                     target: Some("192.0.2.1".parse().unwrap()),
-                    start: commands("open %IP%", "open6 %IP%"),
-                    stop: commands("close %IP%", "close6 %IP%"),
-                    cmd_timeout: Duration::from_secs(20),
+                    action: Action::Commands {
+                        start: commands("open %IP%", "open6 %IP%"),
+                        stop: commands("close %IP%", "close6 %IP%"),
+                    },
+                    cmd_timeout: Seconds::new(20),
                     reopen: Reopen::Run,
                     max_open: NonZeroU32::new(5),
-                    cooldown: Duration::from_secs(30),
+                    cooldown: Seconds::new(30),
                 },
-                Door::new("other", Secret::OneTime("/etc/knockd/sequences".to_owned())),
+                Door::new(name("other"), Key::OneTime(value("/etc/knockd/sequences"))),
             ],
         };
         assert_eq!(config(text), expected);
@@ -499,19 +543,19 @@ One_Time_Sequences = /etc/knockd/sequences
     fn what_is_not_said_has_its_default() {
         let config = config("[a]\nsequence = 1,2\n");
         assert_eq!(config.options, Options::default());
-        assert_eq!(config.doors, [Door::new("a", sequence("1,2"))]);
+        assert_eq!(config.doors, [Door::new(name("a"), sequence("1,2"))]);
         let door = &config.doors[0];
-        assert_eq!((door.seq_timeout.as_secs(), door.cmd_timeout.as_secs()), (25, 10));
-        assert_eq!((&door.start, &door.stop), (&Commands::default(), &Commands::default()));
+        assert_eq!((door.seq_timeout.get(), door.cmd_timeout.get()), (25, 10));
+        assert_eq!(door.action, Action::default());
         assert_eq!((door.tcp_flags, door.target, door.reopen), (FlagRule::ANY, None, Reopen::Extend));
     }
 
     #[test]
     fn older_names_mean_the_same() {
         let door = door("Timeout = 7\nCommand = a\nCommand_6 = b\n");
-        assert_eq!(door.seq_timeout, Duration::from_secs(7));
+        assert_eq!(door.seq_timeout, Seconds::new(7));
         let commands = Commands { v4: CommandTemplate::parse("a"), v6: CommandTemplate::parse("b") };
-        assert_eq!(door.start, commands);
+        assert_eq!(*self::commands(&door).0, commands);
     }
 
     #[test]
@@ -525,7 +569,7 @@ One_Time_Sequences = /etc/knockd/sequences
         }
         for (lines, expected) in [("5", 5), ("005", 5), ("+5", 5), ("0", 0), ("4294967295", 4_294_967_295)] {
             let door = door(&format!("seq_timeout = {lines}\ncmd_timeout = {lines}"));
-            let expected = Duration::from_secs(expected);
+            let expected = Seconds::new(expected);
             assert_eq!((door.seq_timeout, door.cmd_timeout), (expected, expected), "{lines}");
         }
         for (value, expected) in [("EXTEND", Reopen::Extend), ("Run", Reopen::Run)] {
@@ -542,7 +586,7 @@ One_Time_Sequences = /etc/knockd/sequences
         for count in [1, 32] {
             let steps = vec!["7000"; count].join(" , ");
             let config = config(&format!("[a]\nsequence = {steps}\n"));
-            assert_eq!(config.doors[0].secret, sequence(&vec!["7000"; count].join(",")));
+            assert_eq!(config.doors[0].key, sequence(&vec!["7000"; count].join(",")));
         }
     }
 
@@ -564,7 +608,7 @@ One_Time_Sequences = /etc/knockd/sequences
     fn a_command_is_taken_as_it_stands() {
         for command in ["echo a # b", "X=1; echo a=b=$X", "\"echo hi\"", "[ -e /x ] && y", "é %ip% %IP%%IP%"]
         {
-            assert_eq!(door(&format!("command = {command}")).start, both(command));
+            assert_eq!(door(&format!("command = {command}")).action, runs(command, ""));
         }
     }
 
@@ -581,31 +625,34 @@ One_Time_Sequences = /etc/knockd/sequences
             ("X =\nX_6 = b", commands("", "b")),
             ("X =", Commands::default()),
         ] {
-            assert_eq!(door(&lines.replace('X', "Start_Command")).start, expected, "{lines:?}");
-            assert_eq!(door(&lines.replace('X', "Stop_Command")).stop, expected, "{lines:?}");
+            assert_eq!(*self::commands(&door(&lines.replace('X', "Start_Command"))).0, expected, "{lines:?}");
+            assert_eq!(*self::commands(&door(&lines.replace('X', "Stop_Command"))).1, expected, "{lines:?}");
         }
     }
 
     #[test]
     fn a_scan_limit_is_no_larger_than_the_guard_knows() {
         let text = |limit: u32| format!("[options]\nScanLimit = {limit}\n[a]\nsequence = 1\n");
-        assert_eq!(config(&text(Scanners::MAX_LIMIT)).options.scan_limit, NonZeroU32::new(64));
-        let (messages, _) = findings(&text(Scanners::MAX_LIMIT + 1));
+        assert_eq!(config(&text(Options::MAX_SCAN_LIMIT)).options.scan_limit, NonZeroU32::new(64));
+        let (messages, _) = findings(&text(Options::MAX_SCAN_LIMIT + 1));
         assert_eq!(messages, ["2:13: error: \"65\" does not belong here: a whole number from 0 to 64"]);
     }
 
     #[test]
     fn names_of_doors_are_taken_as_they_stand() {
         for name in ["OPTIONS", " options ", "a]b", "door][x", " ", "do or", "ü", "[", "#"] {
-            assert_eq!(config(&format!("[{name}]\nsequence = 1\n")).doors, [Door::new(name, sequence("1"))]);
+            assert_eq!(
+                config(&format!("[{name}]\nsequence = 1\n")).doors,
+                [Door::new(self::name(name), sequence("1"))]
+            );
         }
     }
 
     #[test]
     fn doors_keep_their_order_and_may_share_a_name() {
         let config = config("[b]\nsequence = 1\n[a]\nsequence = 2\n[b]\nsequence = 3\n");
-        let expected =
-            [("b", "1"), ("a", "2"), ("b", "3")].map(|(name, steps)| Door::new(name, sequence(steps)));
+        let expected = [("b", "1"), ("a", "2"), ("b", "3")]
+            .map(|(name, steps)| Door::new(self::name(name), sequence(steps)));
         assert_eq!(config.doors, expected);
     }
 
@@ -631,9 +678,9 @@ command = y
         assert_eq!(
             parsed(text).config.doors,
             [Door {
-                seq_timeout: Duration::from_secs(6),
-                start: both("y"),
-                ..Door::new("a", sequence("3,4"))
+                seq_timeout: Seconds::new(6),
+                action: runs("y", ""),
+                ..Door::new(name("a"), sequence("3,4"))
             }]
         );
         let (messages, spans) = findings(text);
@@ -650,8 +697,8 @@ command = y
 
     #[test]
     fn of_a_fixed_and_a_one_time_sequence_the_last_one_counts() {
-        assert_eq!(door("one_time_sequences = /f").secret, Secret::OneTime("/f".to_owned()));
-        assert_eq!(door("one_time_sequences = /f\nsequence = 3").secret, sequence("3"));
+        assert_eq!(door("one_time_sequences = /f").key, Key::OneTime(value("/f")));
+        assert_eq!(door("one_time_sequences = /f\nsequence = 3").key, sequence("3"));
     }
 
     #[test]
@@ -676,9 +723,9 @@ cmd_timeout = 5 s
 sequence = 7000 udp,8000:udp # old, 9000
 ";
         let doors = parsed(text).config.doors;
-        assert_eq!((doors[0].seq_timeout.as_secs(), doors[0].cmd_timeout.as_secs()), (1, 5));
-        assert_eq!(doors[0].secret, sequence("7000,8000"));
-        assert_eq!(doors[1].secret, sequence("7000,8000:udp,9000"));
+        assert_eq!((doors[0].seq_timeout.get(), doors[0].cmd_timeout.get()), (1, 5));
+        assert_eq!(doors[0].key, sequence("7000,8000"));
+        assert_eq!(doors[1].key, sequence("7000,8000:udp,9000"));
         let (messages, spans) = findings(text);
         assert_eq!(
             messages,
@@ -934,12 +981,12 @@ sequence = 7000:sctp
   tcpflags = syn
 ";
         let door = |name, steps, letter| Door {
-            seq_timeout: Duration::from_secs(5),
+            seq_timeout: Seconds::new(5),
             tcp_flags: FlagRule::ANY.and_set(TcpFlags::SYN),
-            start: both(&format!("/sbin/iptables -{letter} INPUT -s %IP% -p tcp --dport 22 -j ACCEPT")),
-            ..Door::new(name, sequence(steps))
+            action: runs(&format!("/sbin/iptables -{letter} INPUT -s %IP% -p tcp --dport 22 -j ACCEPT"), ""),
+            ..Door::new(self::name(name), sequence(steps))
         };
-        let options = Options { log_file: Some("/var/log/knockd.log".to_owned()), ..Options::default() };
+        let options = Options { log_file: Some(value("/var/log/knockd.log")), ..Options::default() };
         let doors = vec![door("openSSH", "700,800,900", "I"), door("closeSSH", "900,800,700", "D")];
         assert_eq!(config(text), Config { options, doors });
     }
@@ -956,12 +1003,14 @@ sequence = 7000:sctp
 	stop_command  = /usr/sbin/iptables -D INPUT -s %IP% -p tcp --syn -j ACCEPT
 ";
         let expected = Door {
-            seq_timeout: Duration::from_secs(15),
+            seq_timeout: Seconds::new(15),
             tcp_flags: FlagRule::ANY.and_set(TcpFlags::SYN.union(TcpFlags::ACK)),
-            start: both("/usr/sbin/iptables -A INPUT -s %IP% -p tcp --syn -j ACCEPT"),
-            cmd_timeout: Duration::from_secs(10),
-            stop: both("/usr/sbin/iptables -D INPUT -s %IP% -p tcp --syn -j ACCEPT"),
-            ..Door::new("opencloseSSH", sequence("2222:udp,3333,4444:udp"))
+            action: runs(
+                "/usr/sbin/iptables -A INPUT -s %IP% -p tcp --syn -j ACCEPT",
+                "/usr/sbin/iptables -D INPUT -s %IP% -p tcp --syn -j ACCEPT",
+            ),
+            cmd_timeout: Seconds::new(10),
+            ..Door::new(name("opencloseSSH"), sequence("2222:udp,3333,4444:udp"))
         };
         assert_eq!(config(text).doors, [expected]);
     }
@@ -991,10 +1040,10 @@ sequence = 7000:sctp
 	tcpflags    = syn
 ";
         let door = |name, steps, command| Door {
-            seq_timeout: Duration::from_secs(5),
+            seq_timeout: Seconds::new(5),
             tcp_flags: FlagRule::ANY.and_set(TcpFlags::SYN),
-            start: both(command),
-            ..Door::new(name, sequence(steps))
+            action: runs(command, ""),
+            ..Door::new(self::name(name), sequence(steps))
         };
         let doors = vec![
             door("openSSH", "7000,8000,9000", "/sbin/iptables -A INPUT -s %IP% -p tcp --dport 22 -j ACCEPT"),

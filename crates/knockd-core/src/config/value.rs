@@ -3,10 +3,8 @@
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::ops::Range;
-use std::time::Duration;
 
-use super::{Diagnostic, Places, Severity};
-use crate::Scanners;
+use super::{Diagnostic, Options, Places, Seconds, Severity, Text};
 use crate::grammar::{self, Expected, Parse, Remarked};
 
 /// The byte order mark with which some editors begin a UTF-8 file.
@@ -27,8 +25,8 @@ impl<'t> Value<'t, '_> {
     }
 
     /// A path or a name; an empty one says nothing, as in 0.8.
-    pub(super) fn name(self) -> Option<String> {
-        let text = self.text.filter(|text| !text.is_empty());
+    pub(super) fn name(self) -> Option<Text> {
+        let text = self.text.and_then(|text| Text::new(text).ok());
         if text.is_none() {
             self.report.warning(
                 self.span,
@@ -37,23 +35,23 @@ impl<'t> Value<'t, '_> {
                 None,
             );
         }
-        text.map(str::to_owned)
+        text
     }
 
-    pub(super) fn path(self) -> Option<String> {
-        let text = self.text.filter(|text| !text.is_empty());
+    pub(super) fn path(self) -> Option<Text> {
+        let text = self.text.and_then(|text| Text::new(text).ok());
         if text.is_none() {
             self.report.error(self.span, "this value is empty", "the path of a file", None);
         }
-        text.map(str::to_owned)
+        text
     }
 
     pub(super) fn command(self) -> Option<String> {
         self.text.map(str::to_owned)
     }
 
-    pub(super) fn seconds(self) -> Option<Duration> {
-        self.remarked(grammar::seconds).map(|seconds| Duration::from_secs(seconds.into()))
+    pub(super) fn seconds(self) -> Option<Seconds> {
+        self.remarked(grammar::seconds).map(Seconds::new)
     }
 
     pub(super) fn count(self) -> Option<u32> {
@@ -73,7 +71,7 @@ impl<'t> Value<'t, '_> {
     pub(super) fn scan_limit(self) -> Option<u32> {
         self.remarked(|input| {
             let (rest, (count, remark)) = grammar::count(input)?;
-            if count > Scanners::MAX_LIMIT {
+            if count > Options::MAX_SCAN_LIMIT {
                 return Err(nom::Err::Failure(Expected { at: input, what: "a whole number from 0 to 64" }));
             }
             Ok((rest, (count, remark)))

@@ -1,9 +1,28 @@
 //! What a person may ask of the leases: to see them, to close one before its time, to keep one open longer.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{Effect, LeaseId, LeaseKey, Leases, Phase};
-use crate::time::Timestamp;
+use crate::text::DoorName;
+use crate::time::{Now, Timestamp};
+
+/// Which leases a request means.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LeaseFilter {
+    /// Those of doors with this name; `None` is all doors.
+    pub door: Option<DoorName>,
+    /// Those of this knocker; `None` is everybody.
+    pub source: Option<IpAddr>,
+}
+
+impl LeaseFilter {
+    /// Says whether the request means this lease.
+    pub fn includes(&self, key: &LeaseKey) -> bool {
+        self.door.as_ref().is_none_or(|door| *door == key.door)
+            && self.source.is_none_or(|source| source == key.source)
+    }
+}
 
 /// A lease as a person may see it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,7 +57,7 @@ pub enum LeaseState {
 }
 
 impl Leases {
-    /// All leases, in no order.
+    /// All leases, the oldest first.
     pub fn iter(&self) -> impl Iterator<Item = LeaseView<'_>> {
         self.by_id.values().map(|lease| {
             let state = match lease.phase {
@@ -51,15 +70,14 @@ impl Leases {
         })
     }
 
-    /// Closes every lease that is meant before its time; returns how many those are, and what has to be done.
+    /// Closes every lease that is meant before its time.
     ///
     /// One whose start command is still running is closed when that has ended, unless there is another knock before. A stop
     /// command that is running stays the last one, even if there was a knock meanwhile, and one that waits to be tried again
     /// is tried at once.
-    pub fn close(&mut self, is_meant: impl Fn(&LeaseKey) -> bool) -> (usize, Vec<Effect>) {
-        let meant = self.ids(is_meant);
+    pub fn close(&mut self, which: &LeaseFilter) -> Vec<Effect> {
         let mut effects = Vec::new();
-        for &id in &meant {
+        for id in self.ids(which) {
             let Some(lease) = self.by_id.get_mut(&id) else { continue };
             match lease.phase {
                 Phase::Starting { .. } => lease.phase = Phase::Starting { closes: true },
@@ -72,50 +90,42 @@ impl Leases {
                 }
             }
         }
-        (meant.len(), effects)
+        effects
     }
 
     /// Keeps every lease that is meant open for `time` from now or, without one, for its `Cmd_Timeout`, but never shorter
-    /// than it would be; returns how many those are, and what has to be done.
+    /// than it would be; each has its [`Effect::EndMoved`].
     ///
-    /// For one whose start command is still running the time begins when that has ended. One that is being closed is not
-    /// counted and stays as it is.
-    pub fn extend(
-        &mut self,
-        is_meant: impl Fn(&LeaseKey) -> bool,
-        time: Option<Duration>,
-        now: Timestamp,
-    ) -> (usize, Vec<Effect>) {
-        let mut extended = 0;
+    /// For one whose start command is still running the time begins when that has ended. One that is being closed stays as it
+    /// is.
+    pub fn extend(&mut self, which: &LeaseFilter, time: Option<Duration>, now: Now) -> Vec<Effect> {
         let mut effects = Vec::new();
-        for id in self.ids(is_meant) {
+        for id in self.ids(which) {
             let Some(lease) = self.by_id.get_mut(&id) else { continue };
             let time = time.unwrap_or(lease.cmd_timeout);
-            match lease.phase {
+            let (until, failed) = match lease.phase {
                 Phase::Starting { closes: false } => {
                     lease.cmd_timeout = lease.cmd_timeout.max(time);
                     // Should the daemon die now, its successor keeps the door open as long.
-                    effects.push(lease.store(id, now.after(lease.cmd_timeout), false));
+                    (now.monotonic.after(lease.cmd_timeout), false)
                 }
                 Phase::Open { until, failed } => {
                     self.due.remove(&(until, id));
-                    let until = lease.prolong(until, time, now);
+                    let until = lease.prolong(until, time, now.monotonic);
                     self.due.insert((until, id));
-                    effects.push(lease.store(id, until, failed));
+                    (until, failed)
                 }
                 Phase::Starting { closes: true } | Phase::Stopping { .. } | Phase::Failing { .. } => continue,
-            }
-            extended += 1;
+            };
+            effects.extend([lease.store(id, until, failed, now), Effect::EndMoved(id, until)]);
         }
-        (extended, effects)
+        effects
     }
 
     /// Those that are meant, the oldest first.
-    fn ids(&self, is_meant: impl Fn(&LeaseKey) -> bool) -> Vec<LeaseId> {
-        let meant = self.by_id.iter().filter(|(_, lease)| is_meant(&lease.key));
-        let mut ids: Vec<_> = meant.map(|(&id, _)| id).collect();
-        ids.sort_unstable();
-        ids
+    fn ids(&self, which: &LeaseFilter) -> Vec<LeaseId> {
+        let meant = self.by_id.iter().filter(|(_, lease)| which.includes(&lease.key));
+        meant.map(|(&id, _)| id).collect()
     }
 }
 
@@ -125,11 +135,18 @@ mod tests {
 
     use super::*;
     use crate::command::CommandTemplate;
-    use crate::config::{Commands, Door, Options, Secret};
+    use crate::config::{Action, Commands, Door, Key, Options};
     use crate::lease::{Run, RunKind};
+    use crate::outcome::OpeningResult;
+    use crate::time::UnixTime;
 
     fn at(seconds: u64) -> Timestamp {
         Timestamp::ZERO.after(Duration::from_secs(seconds))
+    }
+
+    /// The calendar has the same origin.
+    fn on(seconds: u64) -> Now {
+        Now { monotonic: at(seconds), calendar: UnixTime::new(Duration::from_secs(seconds)) }
     }
 
     fn source() -> IpAddr {
@@ -139,26 +156,28 @@ mod tests {
     /// Ten seconds long.
     fn door() -> Door {
         let command = |text| Commands::both(CommandTemplate::parse(text).unwrap());
-        let sequence = Secret::Sequence("1,2".parse().unwrap());
-        Door { start: command("a"), stop: command("b"), ..Door::new("door", sequence) }
+        let sequence = Key::Sequence("1,2".parse().unwrap());
+        let action = Action::Commands { start: command("a"), stop: command("b") };
+        Door { action, ..Door::new(DoorName::new("door").unwrap(), sequence) }
     }
 
     /// Knocks at the moment 0.
     fn knocked() -> (Leases, LeaseId) {
         let mut leases = Leases::new();
-        let effects = leases.open(&door(), source(), Options::DEFAULT_MAX_OPEN, at(0)).unwrap();
+        let effects = leases.open(&door(), source(), Options::DEFAULT_MAX_OPEN, on(0)).1;
         let Some(&Effect::Run(Run { id, .. })) = effects.last() else { panic!("{effects:?}") };
         (leases, id)
     }
 
     fn opened() -> (Leases, LeaseId) {
         let (mut leases, id) = knocked();
-        leases.handle_exit(id, true, at(0));
+        leases.handle_exit(id, true, on(0));
         (leases, id)
     }
 
     fn knock(leases: &mut Leases, seconds: u64) {
-        leases.open(&door(), source(), Options::DEFAULT_MAX_OPEN, at(seconds)).unwrap();
+        let (result, _) = leases.open(&door(), source(), Options::DEFAULT_MAX_OPEN, on(seconds));
+        assert!(!matches!(result, OpeningResult::Full(_)));
     }
 
     /// The kinds of commands that are to run.
@@ -170,31 +189,35 @@ mod tests {
         runs.collect()
     }
 
-    fn all(_: &LeaseKey) -> bool {
-        true
+    fn all() -> LeaseFilter {
+        LeaseFilter::default()
+    }
+
+    fn of_door(name: &str) -> LeaseFilter {
+        LeaseFilter { door: Some(DoorName::new(name).unwrap()), source: Some(source()) }
     }
 
     #[test]
     fn an_open_door_is_closed_at_once_and_only_the_one_that_is_meant() {
         let (mut leases, id) = opened();
-        assert_eq!(leases.close(|key| key.door == "other"), (0, vec![]));
-        let (count, effects) = leases.close(|key| key.door == "door" && key.source == source());
-        assert_eq!((count, runs(&effects), leases.poll_timeout()), (1, vec![RunKind::Stop], None));
+        assert_eq!(leases.close(&of_door("other")), []);
+        let effects = leases.close(&of_door("door"));
+        assert_eq!((runs(&effects), leases.poll_timeout()), (vec![RunKind::Stop], None));
         assert_eq!(leases.iter().next().unwrap().state, LeaseState::Closing);
-        assert_eq!(leases.close(all), (1, vec![]), "it is being closed");
-        assert_eq!(leases.handle_exit(id, true, at(1)), [Effect::Forget(id)]);
+        assert_eq!(leases.close(&all()), [], "it is being closed");
+        assert_eq!(leases.handle_exit(id, true, on(1)), [Effect::Forget(id)]);
     }
 
     #[test]
     fn a_door_that_is_just_opening_is_closed_when_its_start_command_has_ended_unless_somebody_knocks() {
         for knocks in [false, true] {
             let (mut leases, id) = knocked();
-            assert_eq!(leases.close(all), (1, vec![]));
-            assert_eq!(leases.extend(all, None, at(0)), (0, vec![]));
+            assert_eq!(leases.close(&all()), []);
+            assert_eq!(leases.extend(&all(), None, on(0)), []);
             if knocks {
                 knock(&mut leases, 0);
             }
-            let stops = runs(&leases.handle_exit(id, true, at(1)));
+            let stops = runs(&leases.handle_exit(id, true, on(1)));
             assert_eq!(stops.is_empty(), knocks);
         }
     }
@@ -204,25 +227,25 @@ mod tests {
         let (mut leases, id) = opened();
         leases.handle_timeout(at(10));
         knock(&mut leases, 10);
-        assert_eq!(leases.close(all), (1, vec![]));
-        assert_eq!(leases.handle_exit(id, false, at(11)), []);
+        assert_eq!(leases.close(&all()), []);
+        assert_eq!(leases.handle_exit(id, false, on(11)), []);
         assert_eq!(leases.iter().next().unwrap().state, LeaseState::Retrying { again: at(13), failures: 1 });
-        assert_eq!(leases.extend(all, None, at(11)), (0, vec![]));
-        assert_eq!(runs(&leases.close(all).1), [RunKind::Stop]);
+        assert_eq!(leases.extend(&all(), None, on(11)), []);
+        assert_eq!(runs(&leases.close(&all())), [RunKind::Stop]);
         assert_eq!(leases.poll_timeout(), None);
-        assert_eq!(leases.handle_exit(id, true, at(12)), [Effect::Forget(id)]);
+        assert_eq!(leases.handle_exit(id, true, on(12)), [Effect::Forget(id)]);
     }
 
     #[test]
     fn a_lease_is_extended_by_its_own_time_or_another_and_never_shortened_not_even_by_a_knock() {
         let (mut leases, _) = opened();
         let until = |leases: &Leases| leases.poll_timeout().unwrap();
-        assert_eq!((leases.extend(all, None, at(5)).0, until(&leases)), (1, at(15)));
-        let (_, effects) = leases.extend(all, Some(Duration::from_secs(3600)), at(5));
+        assert_eq!((leases.extend(&all(), None, on(5)).len(), until(&leases)), (2, at(15)));
+        let effects = leases.extend(&all(), Some(Duration::from_secs(3600)), on(5));
         assert!(
-            matches!(&effects[..], [Effect::Store(record)] if record.until == at(3605) && record.cmd_timeout.as_secs() == 3600)
+            matches!(&effects[..], [Effect::Store(record), Effect::EndMoved(_, end)] if *end == at(3605) && record.until == on(3605).calendar && record.cmd_timeout.as_secs() == 3600)
         );
-        leases.extend(all, Some(Duration::from_secs(1)), at(6));
+        assert_eq!(leases.extend(&all(), Some(Duration::from_secs(1)), on(6)).len(), 2);
         assert_eq!(until(&leases), at(3605));
         knock(&mut leases, 7);
         assert_eq!(until(&leases), at(3605));
@@ -233,9 +256,11 @@ mod tests {
     #[test]
     fn a_lease_that_is_starting_gets_its_longer_time_when_it_has_started() {
         let (mut leases, id) = knocked();
-        let (count, effects) = leases.extend(all, Some(Duration::from_secs(60)), at(0));
-        assert!(count == 1 && matches!(&effects[..], [Effect::Store(record)] if record.until == at(60)));
-        leases.handle_exit(id, true, at(2));
+        let effects = leases.extend(&all(), Some(Duration::from_secs(60)), on(0));
+        assert!(
+            matches!(&effects[..], [Effect::Store(record), Effect::EndMoved(_, end)] if *end == at(60) && record.until == on(60).calendar)
+        );
+        leases.handle_exit(id, true, on(2));
         assert_eq!(leases.poll_timeout(), Some(at(62)));
     }
 }

@@ -1,7 +1,6 @@
 //! What the doors are, and what is looked up in them for every packet.
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -9,17 +8,18 @@ use std::time::Duration;
 
 use super::{COOLING, Interest, Matcher};
 use crate::attempts::{Attempt, Attempts, ClassId, QueueId};
-use crate::config::{Door, Secret};
-use crate::event::DoorId;
+use crate::config::{Door, Key};
+use crate::outcome::DoorId;
 use crate::packet::Hit;
 use crate::sequence::{Protocol, Sequence, Step};
 use crate::tcp_flags::{FlagRule, TcpFlags};
+use crate::text::{DoorName, Text};
 
 /// A door as far as matching goes.
 #[derive(Clone, Debug)]
 pub(super) struct Watched {
-    pub(super) name: String,
-    pub(super) one_time: Option<String>,
+    pub(super) name: DoorName,
+    pub(super) one_time: Option<Text>,
     /// `None` while a one-time door has no unused line.
     pub(super) sequence: Option<Sequence>,
     pub(super) flags: FlagRule,
@@ -95,7 +95,7 @@ impl Matcher {
         kept.truncate(max_attempts.get() as usize);
         // A queue is in the order in which its attempts end.
         kept.sort_by_key(|attempt| attempt.begun);
-        self.attempts = Attempts::new(max_attempts, &lasts);
+        self.attempts = Attempts::new(max_attempts, &lasts, self.seed);
         for attempt in kept {
             self.attempts.insert(attempt);
         }
@@ -123,14 +123,14 @@ impl Matcher {
         self.index_destinations();
     }
 
-    /// Everything that the doors look for at the moment, once each, in no order.
+    /// Everything that the doors look for at the moment, once each, in the order of the doors and their steps.
     pub fn interests(&self) -> Vec<Interest> {
-        let mut interests = HashSet::new();
-        for door in &self.doors {
+        let mut known = hashbrown::HashSet::new();
+        let interests = self.doors.iter().flat_map(|door| {
             let steps = door.sequence.iter().flat_map(Sequence::steps);
-            interests.extend(steps.map(|step| Interest { step, flags: door.flags, target: door.target }));
-        }
-        interests.into_iter().collect()
+            steps.map(|step| Interest { step, flags: door.flags, target: door.target })
+        });
+        interests.filter(|interest| known.insert(*interest)).collect()
     }
 
     /// `lasts` has the duration of each queue so far and gets those that the door needs.
@@ -145,11 +145,11 @@ impl Matcher {
             });
             QueueId(u32::try_from(index).unwrap_or(u32::MAX))
         };
-        let queue = queue_of(door.seq_timeout);
-        let cooldown = (!door.cooldown.is_zero()).then(|| queue_of(door.cooldown));
-        let (sequence, one_time) = match &door.secret {
-            Secret::Sequence(sequence) => (Some(sequence.clone()), None),
-            Secret::OneTime(path) => (None, Some(path.clone())),
+        let queue = queue_of(door.seq_timeout.into());
+        let cooldown = (!door.cooldown.is_zero()).then(|| queue_of(door.cooldown.into()));
+        let (sequence, one_time) = match &door.key {
+            Key::Sequence(sequence) => (Some(sequence.clone()), None),
+            Key::OneTime(path) => (None, Some(path.clone())),
         };
         Watched {
             name: door.name.clone(),
@@ -157,7 +157,7 @@ impl Matcher {
             sequence,
             flags: door.tcp_flags,
             target: door.target,
-            timeout: door.seq_timeout,
+            timeout: door.seq_timeout.into(),
             class,
             queue,
             cooldown,
@@ -168,7 +168,7 @@ impl Matcher {
     /// Finds for each old door the new one that takes over its attempts, and lets it take over its one-time sequence.
     fn adopt(&mut self, old: &[Watched]) -> Vec<Option<DoorId>> {
         let heirs: Vec<Option<usize>> = {
-            let mut candidates: HashMap<_, Vec<usize>> = HashMap::new();
+            let mut candidates: hashbrown::HashMap<_, Vec<usize>> = hashbrown::HashMap::new();
             for (index, door) in self.doors.iter().enumerate().rev() {
                 candidates.entry(door.identity()).or_default().push(index);
             }

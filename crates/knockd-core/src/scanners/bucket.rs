@@ -124,6 +124,12 @@ impl Bucket {
         self.at(place)
     }
 
+    /// Says whether a source is a scanner.
+    pub(super) fn is_scanner(&self, network: Network, now: Second) -> bool {
+        let mut known = self.networks.iter().zip(&self.states);
+        known.any(|(known, state)| *known == network && state.standing_at(now) == Standing::Scanner)
+    }
+
     /// Takes a source in that is not here.
     pub(super) fn remember(&mut self, network: Network, first: Try) {
         // As one number each, they are compared without a branch that nobody could predict.

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
-use knockd_core::config::{Commands, Reopen, Secret};
+use knockd_core::config::{Action, Commands, Key, Reopen};
+use knockd_core::parts::Leases;
 use knockd_core::{
-    CommandTemplate, Door, Effect, Full, LeaseId, LeaseKey, LeaseRecord, Leases, Run, RunKind, Timestamp,
+    Access, CommandTemplate, Door, DoorName, Effect, Full, LeaseFilter, LeaseId, LeaseKey, LeaseRecord, Now,
+    OpeningResult, Run, RunKind, Seconds, Timestamp, UnixTime,
 };
 use proptest::sample::Index;
 
@@ -44,36 +47,57 @@ pub(crate) enum Op {
     Restart,
 }
 
-fn door(name: &str, start: &str, stop: &str, reopen: Reopen, cmd_timeout: u64) -> Door {
+fn door(name: &str, start: &str, stop: &str, reopen: Reopen, cmd_timeout: u32) -> Door {
     let commands = |text| CommandTemplate::parse(text).map(Commands::both).unwrap_or_default();
-    Door {
-        start: commands(start),
-        stop: commands(stop),
-        reopen,
-        cmd_timeout: Duration::from_secs(cmd_timeout),
-        ..Door::new(name, Secret::Sequence("1,2".parse().unwrap()))
-    }
+    let mut door = Door::new(DoorName::new(name).unwrap(), Key::Sequence("1,2".parse().unwrap()));
+    door.action = Action::Commands { start: commands(start), stop: commands(stop) };
+    door.reopen = reopen;
+    door.cmd_timeout = Seconds::new(cmd_timeout);
+    door
 }
 
 /// The first two are one door before and after a change of its timeout, the third one after a change of its command.
 pub(crate) fn doors() -> [Door; 8] {
-    let only_ipv6 = Commands { v4: None, v6: CommandTemplate::parse("open6 %IP%") };
+    let mut limited = door("b", "open %IP%", "close %IP%", Reopen::Extend, 0);
+    limited.max_open = Some(MAX_OPEN_OF_B);
+    let mut only_ipv6 = door("f", "", "close", Reopen::Extend, 4);
+    let Action::Commands { start, .. } = &mut only_ipv6.action else { panic!("no commands") };
+    start.v6 = CommandTemplate::parse("open6 %IP%");
     [
         door("a", "open %IP%", "close %IP%", Reopen::Extend, 10),
         door("a", "open %IP%", "close %IP%", Reopen::Extend, 3),
         door("a", "open %IP%", "close it", Reopen::Extend, 3),
-        Door { max_open: Some(MAX_OPEN_OF_B), ..door("b", "open %IP%", "close %IP%", Reopen::Extend, 0) },
+        limited,
         door("c", "open %IP%", "close %IP%", Reopen::Run, 2),
         door("d", "open %IP%", "", Reopen::Extend, 5),
         door("e", "", "close %IP%", Reopen::Extend, 5),
-        Door { start: only_ipv6, ..door("f", "", "close", Reopen::Extend, 4) },
+        only_ipv6,
     ]
+}
+
+/// The commands of a door for one source.
+fn commands_of(door: &Door, source: IpAddr) -> (Option<String>, Option<String>) {
+    let Action::Commands { start, stop } = &door.action else { panic!("no commands") };
+    (start.expand(source), stop.expand(source))
+}
+
+fn key_of(door: &Door, source: IpAddr, start: String, stop: String) -> LeaseKey {
+    let access = Access::Commands { start: start.into(), stop: stop.into() };
+    LeaseKey { door: door.name.clone(), source, access }
+}
+
+fn command_of(key: &LeaseKey, kind: RunKind) -> &str {
+    let Access::Commands { start, stop } = &key.access;
+    match kind {
+        RunKind::Start => start,
+        RunKind::Stop => stop,
+    }
 }
 
 /// What a caller knows about a lease.
 #[derive(Debug)]
 struct Known {
-    key: LeaseKey,
+    key: Arc<LeaseKey>,
     reopen: Reopen,
     cmd_timeout: Duration,
     state: State,
@@ -130,10 +154,10 @@ impl Caller {
             }
             Op::Exit { .. } => (),
             Op::Close { name, source } => {
-                self.close(|key| key.door == *name && source.is_none_or(|source| source == key.source));
+                self.close(&filter(name, *source));
             }
             Op::Extend { name, source, time } => {
-                self.extend(|key| key.door == *name && key.source == *source, *time);
+                self.extend(&filter(name, Some(*source)), *time);
             }
             Op::Timeout => self.timeout(),
             Op::TimeoutWhenDue => {
@@ -149,6 +173,15 @@ impl Caller {
             Op::Restart => self.restart(),
         }
         self.check();
+    }
+
+    /// The calendar has another origin, and its time is as fine as that of operations.
+    pub(crate) fn both_clocks(&self) -> Now {
+        let since_origin = self.now.since(Timestamp::ZERO);
+        Now {
+            monotonic: self.now,
+            calendar: UnixTime::new(Duration::from_secs(1_800_000_000) + since_origin),
+        }
     }
 
     pub(crate) fn check(&self) {
@@ -180,47 +213,53 @@ impl Caller {
 
     fn knock(&mut self, door: &Door, source: IpAddr) {
         self.reopen = door.reopen;
-        let effects = match self.leases.open(door, source, MAX_OPEN, self.now) {
-            Ok(effects) => effects,
-            Err(full) => return self.check_full(full, door, source),
-        };
-        let (start, stop) = (door.start.expand(source), door.stop.expand(source));
-        let Some(start) = start.filter(|_| !self.closing) else {
+        let (result, effects) = self.leases.open(door, source, MAX_OPEN, self.both_clocks());
+        if let OpeningResult::Full(full) = result {
             assert_eq!(effects, []);
+            return self.check_full(full, door, source);
+        }
+        let (start, stop) = commands_of(door, source);
+        let Some(start) = start.filter(|_| !self.closing) else {
+            let expected = if self.closing { OpeningResult::Closing } else { OpeningResult::NothingToRun };
+            assert_eq!((result, effects), (expected, vec![]));
             return;
         };
         let Some(stop) = stop else {
-            assert!(matches!(effects.as_slice(), [Effect::Run(run)] if run.command == start), "{effects:?}");
+            assert_eq!(result, OpeningResult::Opened);
+            assert!(matches!(effects.as_slice(), [Effect::Run(run)] if *run.command == start), "{effects:?}");
             self.carry_out(effects);
             return;
         };
-        let key = LeaseKey { door: door.name.clone(), source, start, stop };
-        let mut alike = self.known.values_mut().filter(|known| known.key == key);
+        let key = key_of(door, source, start, stop);
+        let now = self.both_clocks();
+        let mut alike = self.known.values_mut().filter(|known| *known.key == key);
         let current = alike.next().filter(|_| door.reopen == Reopen::Extend);
         let runs = match current {
             None => true,
             Some(Known { state, cmd_timeout, .. }) => match state {
                 State::Open { until, failed } => {
                     let failed = *failed;
-                    prolong(until, cmd_timeout, door.cmd_timeout, self.now);
+                    prolong(until, cmd_timeout, door.cmd_timeout.into(), self.now);
                     if !failed {
-                        assert!(
-                            matches!(effects.as_slice(), [Effect::Store(record)] if record.until == *until)
-                        );
+                        assert_eq!(result, OpeningResult::Extended { until: *until });
+                        let [Effect::Store(record), Effect::EndMoved(id, end)] = effects.as_slice() else {
+                            panic!("{effects:?}");
+                        };
+                        assert_eq!((record.id, record.until, *end), (*id, now.calendar_at(*until), *until));
                     }
                     failed
                 }
                 State::Running { knocked, closes, kind } => {
                     (*knocked, *closes) = (true, false);
                     *cmd_timeout = match kind {
-                        RunKind::Start => door.cmd_timeout.max(*cmd_timeout),
-                        RunKind::Stop => door.cmd_timeout,
+                        RunKind::Start => door.cmd_timeout.duration().max(*cmd_timeout),
+                        RunKind::Stop => door.cmd_timeout.into(),
                     };
-                    assert_eq!(effects, []);
+                    assert_eq!((result, effects.as_slice()), (OpeningResult::Queued, [].as_slice()));
                     false
                 }
                 State::Failing => {
-                    *cmd_timeout = door.cmd_timeout;
+                    *cmd_timeout = door.cmd_timeout.into();
                     true
                 }
                 State::Ended { .. } => panic!("{state:?}"),
@@ -228,8 +267,10 @@ impl Caller {
         };
         if runs {
             let [Effect::Store(record), Effect::Run(run)] = effects.as_slice() else { panic!("{effects:?}") };
-            assert_eq!((&record.key, record.until), (&key, self.now.after(record.cmd_timeout)));
-            assert!(record.cmd_timeout >= door.cmd_timeout);
+            assert_eq!(result, OpeningResult::Opened);
+            let until = now.calendar_at(self.now.after(record.cmd_timeout));
+            assert_eq!((&*record.key, record.until), (&key, until));
+            assert!(record.cmd_timeout >= door.cmd_timeout.into());
             assert_eq!((run.id, run.kind), (record.id, RunKind::Start));
         }
         self.carry_out(effects);
@@ -242,9 +283,9 @@ impl Caller {
             Full::Everywhere => assert!(self.known.len() >= MAX_OPEN.get() as usize),
             Full::Door => assert!(of_door.clone().count() >= door.max_open.unwrap().get() as usize),
         }
-        let (start, stop) = (door.start.expand(source).unwrap(), door.stop.expand(source).unwrap());
-        let key = LeaseKey { door: door.name.clone(), source, start, stop };
-        assert!(door.reopen == Reopen::Run || of_door.clone().all(|known| known.key != key));
+        let (start, stop) = commands_of(door, source);
+        let key = key_of(door, source, start.unwrap(), stop.unwrap());
+        assert!(door.reopen == Reopen::Run || of_door.clone().all(|known| *known.key != key));
     }
 
     fn exit(&mut self, which: usize, succeeded: bool) {
@@ -254,14 +295,15 @@ impl Caller {
             let State::Running { kind, knocked, closes } = known.state else { panic!("{known:?}") };
             (known.state, was_knocked) = (State::Ended { kind, succeeded, closes }, knocked);
         }
-        let effects = self.leases.handle_exit(id, succeeded, self.now);
+        let effects = self.leases.handle_exit(id, succeeded, self.both_clocks());
         self.carry_out(effects);
+        let now = self.both_clocks();
         let Some(known) = self.known.get_mut(&id) else { return };
         match known.state {
             State::Ended { kind: RunKind::Start, closes, .. } => {
                 assert!(!self.closing && !closes, "it stays open");
                 let until = self.now.after(known.cmd_timeout);
-                assert_eq!(self.stored[&id].until, until);
+                assert_eq!(self.stored[&id].until, now.calendar_at(until));
                 known.state = State::Open { until, failed: !succeeded };
             }
             State::Ended { kind: RunKind::Stop, .. } if self.closing => {
@@ -276,12 +318,9 @@ impl Caller {
         }
     }
 
-    fn close(&mut self, is_meant: impl Fn(&LeaseKey) -> bool) {
-        let meant = self.known.values_mut().filter(|known| is_meant(&known.key));
-        let mut count = 0;
+    fn close(&mut self, which: &LeaseFilter) {
         let mut stops = 0;
-        for known in meant {
-            count += 1;
+        for known in self.known.values_mut().filter(|known| which.includes(&known.key)) {
             match &mut known.state {
                 State::Running { knocked, closes, kind } => {
                     *knocked &= *kind == RunKind::Start;
@@ -291,17 +330,17 @@ impl Caller {
                 State::Ended { .. } => panic!("{known:?}"),
             }
         }
-        let (closed, effects) = self.leases.close(is_meant);
-        assert_eq!((closed, effects.len()), (count, stops));
+        let effects = self.leases.close(which);
+        assert_eq!(effects.len(), stops);
         assert!(effects.iter().all(|effect| matches!(effect, Effect::Run(run) if run.kind == RunKind::Stop)));
         self.asked = true;
         self.carry_out(effects);
         self.asked = false;
     }
 
-    fn extend(&mut self, is_meant: impl Fn(&LeaseKey) -> bool, time: Option<Duration>) {
+    fn extend(&mut self, which: &LeaseFilter, time: Option<Duration>) {
         let mut ends = Vec::new();
-        for (&id, known) in self.known.iter_mut().filter(|(_, known)| is_meant(&known.key)) {
+        for (&id, known) in self.known.iter_mut().filter(|(_, known)| which.includes(&known.key)) {
             let Known { state, cmd_timeout, .. } = known;
             let time = time.unwrap_or(*cmd_timeout);
             match state {
@@ -316,15 +355,19 @@ impl Caller {
                 _ => {}
             }
         }
-        let (count, effects) = self.leases.extend(is_meant, time, self.now);
-        let stored: Vec<_> = effects
-            .iter()
-            .map(|effect| match effect {
-                Effect::Store(record) => (record.id, record.until),
+        let now = self.both_clocks();
+        let effects = self.leases.extend(which, time, now);
+        let told: Vec<_> = effects
+            .chunks(2)
+            .map(|effects| match effects {
+                [Effect::Store(record), Effect::EndMoved(id, until)] => {
+                    assert_eq!((record.id, record.until), (*id, now.calendar_at(*until)));
+                    (*id, *until)
+                }
                 other => panic!("{other:?}"),
             })
             .collect();
-        assert_eq!((count, stored), (ends.len(), ends));
+        assert_eq!(told, ends);
         self.carry_out(effects);
     }
 
@@ -338,7 +381,8 @@ impl Caller {
 
     fn restart(&mut self) {
         self.leases = Leases::new();
-        self.leases.restore(self.stored.values().cloned(), LeaseId(0));
+        let now = self.both_clocks();
+        self.leases.restore(self.stored.values().cloned(), LeaseId(0), now);
         self.closing = false;
         self.running.clear();
         let reopen_of = |key: &LeaseKey| if key.door == "c" { Reopen::Run } else { Reopen::Extend };
@@ -346,7 +390,10 @@ impl Caller {
             key: record.key.clone(),
             reopen: reopen_of(&record.key),
             cmd_timeout: record.cmd_timeout,
-            state: State::Open { until: record.until, failed: record.failed },
+            state: State::Open {
+                until: now.moment_at(record.until, record.cmd_timeout),
+                failed: record.failed,
+            },
         };
         self.known = self.stored.iter().map(|(&id, record)| (id, known(record))).collect();
     }
@@ -364,6 +411,8 @@ impl Caller {
                     self.end(id, false);
                 }
                 Effect::Run(run) => self.run(run),
+                Effect::EndMoved(..) => {}
+                Effect::Burn(_) => panic!("{effect:?}"),
             }
         }
     }
@@ -386,13 +435,15 @@ impl Caller {
             match (run.kind, known.state) {
                 (RunKind::Start, _) => {
                     assert!(!self.closing);
-                    assert_eq!(run.command, known.key.start);
+                    assert_eq!(&*run.command, command_of(&known.key, RunKind::Start));
                 }
                 (RunKind::Stop, State::Open { until, .. }) => {
                     assert!(until <= self.now || self.closing || self.asked, "too early");
-                    assert_eq!(run.command, known.key.stop);
+                    assert_eq!(&*run.command, command_of(&known.key, RunKind::Stop));
                 }
-                (RunKind::Stop, State::Failing) => assert_eq!(run.command, known.key.stop),
+                (RunKind::Stop, State::Failing) => {
+                    assert_eq!(&*run.command, command_of(&known.key, RunKind::Stop));
+                }
                 (RunKind::Stop, State::Ended { kind: RunKind::Start, closes, .. }) => {
                     assert!(self.closing || closes);
                 }
@@ -404,6 +455,10 @@ impl Caller {
         }
         self.running.push(run);
     }
+}
+
+fn filter(name: &str, source: Option<IpAddr>) -> LeaseFilter {
+    LeaseFilter { door: Some(DoorName::new(name).unwrap()), source }
 }
 
 /// Moves the end of an open lease to `time` from now, but never nearer.

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use knockd_core::parts::Matcher;
 use knockd_core::{
-    Door, DoorId, Event, EventKind, Hit, Interest, Matcher, Packet, Protocol, Sequence, Timestamp, Visibility,
+    Door, DoorId, Event, EventKind, Hit, Interest, Packet, Protocol, Seed, Sequence, Timestamp, Visibility,
 };
 
 use super::Model;
@@ -41,8 +42,8 @@ pub fn compare(doors: &[Door], max_attempts: NonZeroU32, addresses: &[IpAddr], o
         max_attempts,
         addresses: addresses.to_vec(),
         now: Timestamp::ZERO,
-        matcher: Matcher::new(doors, max_attempts),
-        lazy: Matcher::new(doors, max_attempts),
+        matcher: Matcher::new(doors, max_attempts, Seed::new(1, 2)),
+        lazy: Matcher::new(doors, max_attempts, Seed::new(1, 2)),
         model: Model::new(doors),
         events: vec![],
         lazy_events: vec![],
@@ -129,7 +130,7 @@ impl Pair {
                 shown.sort_by_key(|attempt| (attempt.source, attempt.door));
                 let shown = shown.iter().map(|attempt| {
                     let door = attempt.door.index();
-                    let end = attempt.begun.after(self.model.doors[door].0.seq_timeout);
+                    let end = attempt.begun.after(self.model.doors[door].0.seq_timeout.into());
                     (attempt.source, door, attempt.stage, end)
                 });
                 assert_eq!(shown.collect::<Vec<_>>(), attempts);

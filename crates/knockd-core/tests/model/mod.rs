@@ -8,7 +8,7 @@ mod compare;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use knockd_core::config::Secret;
+use knockd_core::config::Key;
 use knockd_core::{Door, DoorId, Event, EventKind, Hit, Packet, Sequence, Step, Timestamp, Visibility};
 
 pub use compare::{Op, compare};
@@ -70,24 +70,25 @@ impl Model {
     }
 
     pub fn is_one_time(&self, door: usize) -> bool {
-        matches!(self.doors.get(door), Some((Door { secret: Secret::OneTime(_), .. }, _)))
+        matches!(self.doors.get(door), Some((Door { key: Key::OneTime(_), .. }, _)))
     }
 
     /// The n-th of several old doors that match alike lives on in the n-th new door that does.
     pub fn set_doors(&mut self, doors: &[Door]) {
-        let key = |door: &Door| {
-            let Door { name, secret, seq_timeout, tcp_flags, target, .. } = door.clone();
-            (name, secret, seq_timeout, tcp_flags, target)
+        let identity = |door: &Door| {
+            let Door { name, key, seq_timeout, tcp_flags, target, .. } = door.clone();
+            (name, key, seq_timeout, tcp_flags, target)
         };
         let mut successor = HashMap::new();
         let mut next = Vec::new();
         for (index, door) in doors.iter().enumerate() {
-            let rank = doors[..index].iter().filter(|other| key(other) == key(door)).count();
-            let old = (0..self.doors.len()).filter(|&old| key(&self.doors[old].0) == key(door)).nth(rank);
-            let sequence = match (&door.secret, old) {
-                (Secret::Sequence(sequence), _) => Some(sequence.clone()),
-                (Secret::OneTime(_), Some(old)) => self.doors[old].1.clone(),
-                (Secret::OneTime(_), None) => None,
+            let rank = doors[..index].iter().filter(|other| identity(other) == identity(door)).count();
+            let old =
+                (0..self.doors.len()).filter(|&old| identity(&self.doors[old].0) == identity(door)).nth(rank);
+            let sequence = match (&door.key, old) {
+                (Key::Sequence(sequence), _) => Some(sequence.clone()),
+                (_, Some(old)) => self.doors[old].1.clone(),
+                (_, None) => None,
             };
             successor.extend(old.map(|old| (old, index)));
             next.push((door.clone(), sequence));
@@ -95,7 +96,7 @@ impl Model {
         self.notes.retain_mut(|note| {
             let Some(&door) = successor.get(&note.door) else { return false };
             // A cooldown that is over does not begin anew because it becomes longer, nor one that has never begun.
-            let is_over = self.now >= note.at.after(self.doors[note.door].0.cooldown);
+            let is_over = self.now >= note.at.after(self.doors[note.door].0.cooldown.into());
             if note.mark == Mark::Opened && (is_over || doors[door].cooldown.is_zero()) {
                 note.mark = Mark::Over;
             }
@@ -211,7 +212,7 @@ impl Model {
         let pairs: BTreeSet<_> = self.notes.iter().map(|note| (note.source, note.door)).collect();
         let attempts = pairs.into_iter().filter_map(|(source, door)| {
             let (stage, begun) = self.attempt(source, door)?;
-            Some((source, door, stage, begun.after(self.doors[door].0.seq_timeout)))
+            Some((source, door, stage, begun.after(self.doors[door].0.seq_timeout.into())))
         });
         attempts.collect()
     }
@@ -223,7 +224,7 @@ impl Model {
         let mut next = wanted.next();
         for note in self.notes_of(source, door) {
             let Some(&step) = next else { break };
-            let in_time = self.now < note.at.after(self.doors[door].0.seq_timeout) || steps.len() == 1;
+            let in_time = self.now < note.at.after(self.doors[door].0.seq_timeout.into()) || steps.len() == 1;
             if note.mark == Mark::Seen(step) && in_time {
                 next = wanted.next();
             }
@@ -233,7 +234,7 @@ impl Model {
 
     fn is_cooling(&self, source: IpAddr, door: usize) -> bool {
         let opened = self.notes_of(source, door).find(|note| note.mark == Mark::Opened);
-        opened.is_some_and(|note| self.now < note.at.after(self.doors[door].0.cooldown))
+        opened.is_some_and(|note| self.now < note.at.after(self.doors[door].0.cooldown.into()))
     }
 
     /// How many sources are not looked at, each counted for every door that does not.

@@ -7,14 +7,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use knockd_core::{Door, Event, EventKind, Packet, Sighting};
+use knockd_core::{Door, EventKind, Outcome, Packet};
 use serde::Serialize;
 
 use super::Own;
 use crate::args::Format;
-use crate::control::explain::{Note, Shown, What};
+use crate::control::explain::{Note, Shown, Unread, What};
 use crate::tools::capture_file::Captured;
-use crate::tools::link_layer::Unread;
 
 /// How much of what happened there was.
 #[derive(Debug, Default, Serialize)]
@@ -26,7 +25,7 @@ pub(super) struct Summary {
     spoiled: u64,
     timed_out: u64,
     evicted: u64,
-    pub(super) scanners: u64,
+    scanners: u64,
     /// By the name of the reason.
     unread: BTreeMap<&'static str, u64>,
     #[serde(skip)]
@@ -39,8 +38,16 @@ impl Summary {
         self.reasons.entry(reason.code()).or_insert(reason);
     }
 
-    pub(super) fn count(&mut self, events: &[Event]) {
-        for event in events {
+    pub(super) fn count<'a>(&mut self, outcomes: impl IntoIterator<Item = &'a Outcome>) {
+        for outcome in outcomes {
+            let event = match outcome {
+                Outcome::Attempt(event) => event,
+                Outcome::Scanner(_) => {
+                    self.scanners += 1;
+                    continue;
+                }
+                _ => continue,
+            };
             match event.kind {
                 EventKind::Stage(1) => self.attempts += 1,
                 EventKind::Opened => self.opened += 1,
@@ -125,13 +132,13 @@ impl Output {
         Self { out, format, explain, zone: TimeZone::system(), first: None, told: false, at_end: false }
     }
 
-    /// Whether a packet is to be told of that has caused no event.
-    pub(super) fn wants(&self, source: IpAddr, sighting: Sighting) -> bool {
-        self.explain == Some(source) || self.explain.is_none() && sighting == Sighting::NewScanner
+    /// Says whether every packet of this source is to be explained.
+    pub(super) fn explains(&self, source: IpAddr) -> bool {
+        self.explain == Some(source)
     }
 
     pub(super) fn begin(&mut self, config: &Path, doors: &[Door], own: &Own) -> io::Result<()> {
-        let doors: Vec<_> = doors.iter().map(|door| door.name.as_str()).collect();
+        let doors: Vec<_> = doors.iter().map(|door| &*door.name).collect();
         let (own, addresses): (_, &[IpAddr]) = match own {
             Own::Given(addresses) => ("given", addresses),
             Own::Machine(addresses) => ("machine", addresses),

@@ -1,23 +1,24 @@
 //! The configuration is read again while the daemon runs.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::anyhow;
 use knockd_capture::interfaces;
 
-use super::Engine;
+use super::engine::Engine;
+use super::service_manager;
+use super::setup::Setup;
 use crate::control::metrics::Metrics;
-use crate::daemon::service_manager;
-use crate::daemon::setup::Setup;
-use crate::daemon::startup::arm;
 use crate::leases::store::LeaseStore;
 use crate::log::{Destinations, Line};
+use crate::system::config_file::Style;
 
 impl Engine {
     /// Reads the configuration again. One that cannot be used changes nothing.
     ///
     /// # Errors
-    /// When it cannot be used; the reason, without colours, is in the log already.
+    /// When it cannot be used; the reason is in the log already.
     pub(super) fn reload(&mut self) -> Result<(), String> {
         service_manager::reloading();
         self.log(&Line::rereading(&self.setup.config_path));
@@ -32,31 +33,32 @@ impl Engine {
 
     fn read_again(&mut self) -> Result<(), String> {
         let setup = Setup::load(&self.args, &self.directory, Some(&self.setup))
-            .map_err(|error| plain(&format!("{:#}", anyhow!(error))))?;
+            .map_err(|error| format!("{:#}", anyhow!(error)))?;
         if setup.selection != self.setup.selection {
             let found = setup.selection.at_start(&interfaces(), setup.waits);
             found.map_err(|error| format!("{error:#}"))?;
         }
-        for warning in &setup.warnings {
-            self.log(&Line::warning(plain(warning)));
+        for warning in setup.warnings.lines(Style::Plain) {
+            self.log(&Line::warning(warning));
         }
-        self.matcher.set_doors(&setup.doors, setup.options.max_attempts);
-        arm(&mut self.matcher, &setup);
         let old = std::mem::replace(&mut self.setup, setup);
         if let Some(path) = &old.log_file {
             self.log(&Line::closing_log(path));
         }
-        self.log.redirect(Destinations::open(&self.setup.log_settings(&self.args)));
+        self.dispatcher.log.redirect(Destinations::open(&self.setup.log_settings(&self.args)));
         if let Some(path) = &self.setup.log_file {
             self.log(&Line::reopening_log(path));
         }
+        let config = Arc::clone(&self.setup.config);
+        self.dispatcher.set_config(Arc::clone(&config));
+        let files = std::mem::take(&mut self.setup.one_time_files);
+        self.apply(|gate, _| gate.set_config(config, files));
+        self.read_ports(self.clock.now());
         self.remember_doors();
         self.move_control();
         self.move_metrics(old.metrics.as_deref());
         self.log_one_time_files();
-        self.guard.scanners.set_limit(self.setup.options.scan_limit);
-        self.ears.select(self.setup.selection.clone());
-        self.refresh_filter();
+        self.dispatcher.listeners.select(self.setup.selection.clone());
         self.follow_interfaces();
         self.log_filter();
         Ok(())
@@ -65,7 +67,7 @@ impl Engine {
     /// Begins to remember open doors, if the new configuration wants that and the old one did not, or it could not be done.
     fn remember_doors(&mut self) {
         let wanted = self.setup.state_dir.clone();
-        match self.doors.state() {
+        match self.dispatcher.executor.state() {
             Some(path) if path != wanted => {
                 let text = format!(
                     "open doors are still remembered in {}; restart knockd to have them in {}",
@@ -74,8 +76,10 @@ impl Engine {
                 );
                 self.log(&Line::warning(text));
             }
-            None if self.setup.needs_state() && self.doors.are_at_rest() => {
-                self.doors.remember(LeaseStore::open(wanted, self.clock), &self.log);
+            None if self.setup.needs_state() && self.is_at_rest() => {
+                let restored =
+                    self.dispatcher.executor.remember(LeaseStore::open(wanted), &self.dispatcher.log);
+                self.gate.restore(restored.records, restored.last_id, self.clock.both());
             }
             None if self.setup.needs_state() => {
                 let text = format!(
@@ -86,6 +90,11 @@ impl Engine {
             }
             _ => {}
         }
+    }
+
+    /// Says whether nothing is open and no command runs, so that the doors of an earlier run can be taken over.
+    fn is_at_rest(&self) -> bool {
+        self.gate.lease_count() == 0 && self.dispatcher.executor.is_at_rest()
     }
 
     /// Serves the control socket that the new configuration names, unless it does so already.
@@ -109,15 +118,10 @@ impl Engine {
         }
         // First the old file goes.
         self.metrics = None;
-        let asking = (self.control.asking(), self.ears.speaker());
-        match path.map(|path| Metrics::start(path, asking)).transpose() {
+        let sender = (self.control.sender(), self.line_sender.clone());
+        match path.map(|path| Metrics::start(path, sender)).transpose() {
             Ok(metrics) => self.metrics = metrics,
             Err(error) => self.log(&Line::warning(format!("{error:#}"))),
         }
     }
-}
-
-/// Drops the colours of a drawing.
-fn plain(drawn: &str) -> String {
-    anstream::adapter::strip_str(drawn).to_string()
 }

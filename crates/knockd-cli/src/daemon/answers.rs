@@ -1,16 +1,20 @@
-//! What the engine answers to requests: values of their own, made at once, for whoever may be slow.
+//! What the daemon answers to requests: values of their own, made at once, for clients that may be slow.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use knockd_core::{DoorId, EventKind, LeaseKey, Timestamp, similar};
-
-use super::Engine;
-use crate::control::socket::Ask;
-use crate::control::{
-    AttemptStatus, Attempts, DoorStatus, Health, InterfaceStatus, LeaseState, LeaseStatus, Leases, Reply,
-    Request, Status,
+use knockd_core::{
+    DoorId, DoorName, Effect, LeaseFilter, LeaseState as State, LeaseView, OpeningResult, Outcome, Timestamp,
+    similar,
 };
+
+use super::engine::Engine;
+use crate::control::socket::QueuedRequest;
+use crate::control::{
+    AttemptStatus, Attempts, Commands, Counters, DoorStatus, Health, InterfaceStatus, LeaseState,
+    LeaseStatus, Leases, Reply, Request, Status,
+};
+use crate::leases::executor::Tally;
 use crate::log::Line;
 use crate::system::text::count;
 
@@ -21,14 +25,14 @@ const MAX_ATTEMPTS: usize = 100;
 const MAX_LEASES: usize = 1000;
 
 impl Engine {
-    pub(super) fn answer(&mut self, ask: Ask) {
-        let Ask { request, who, reply, listening } = ask;
+    pub(super) fn answer(&mut self, queued: QueuedRequest) {
+        let QueuedRequest { request, who, reply, listening } = queued;
         let answer = match &request {
             Request::Status {} => Reply::Status(Box::new(self.status())),
             Request::Trace { address } => {
                 self.log(&Line::request(&who, &request.to_string()));
-                let addresses: Vec<_> = self.ears.addresses().collect();
-                return self.tracers.add(*address, reply, listening, &addresses);
+                let addresses: Vec<_> = self.dispatcher.listeners.addresses().collect();
+                return self.dispatcher.feed.add(*address, reply, listening, &addresses);
             }
             _ => self.obey(&request, &who).map_or_else(Reply::refused, Reply::done),
         };
@@ -53,20 +57,19 @@ impl Engine {
             }
             Request::Open { door, address } => self.open_for(door, *address),
             Request::Close { door, address } => {
-                let is_meant = |key: &LeaseKey| {
-                    door.as_ref().is_none_or(|door| *door == key.door)
-                        && address.is_none_or(|address| address == key.source)
-                };
-                match self.doors.close(is_meant, &self.setup.options, &self.log) {
+                let which = filter(door.as_deref(), *address)?;
+                let closing = self.gate.leases().filter(|lease| which.includes(lease.key)).count();
+                self.apply(|gate, _| gate.close(&which));
+                match closing {
                     0 if address.is_some() => Err(self.not_open(door.as_deref(), *address)),
                     closing => Ok(format!("{} closing", being(closing))),
                 }
             }
             Request::Extend { door, address, seconds } => {
-                let is_meant = |key: &LeaseKey| key.door == *door && key.source == *address;
+                let which = filter(Some(door), Some(*address))?;
                 let time = seconds.map(|seconds| Duration::from_secs(seconds.into()));
-                match self.doors.extend(is_meant, time, &self.setup.options, &self.log) {
-                    0 if self.doors.leases().iter().any(|lease| is_meant(lease.key)) => Err(format!(
+                match self.extend(&which, time) {
+                    0 if self.gate.leases().any(|lease| which.includes(lease.key)) => Err(format!(
                         "{door} is just being closed for {address}; `knockd open` opens it again"
                     )),
                     0 => Err(self.not_open(Some(door), Some(*address))),
@@ -76,10 +79,21 @@ impl Engine {
         }
     }
 
+    /// Returns how many leases last longer.
+    fn extend(&mut self, which: &LeaseFilter, time: Option<Duration>) -> usize {
+        let now = self.clock.both();
+        let mut extended = 0;
+        for outcome in self.gate.extend(which, time, now) {
+            extended += usize::from(matches!(outcome, Outcome::Effect(Effect::EndMoved(..))));
+            self.dispatcher.dispatch(outcome, now.monotonic);
+        }
+        extended
+    }
+
     /// Fails when there is no such door, neither in the configuration nor open from an earlier one.
     fn find(&self, name: &str) -> Result<(), String> {
-        let configured = || self.setup.doors.iter().map(|door| door.name.as_str());
-        let known = || configured().chain(self.doors.leases().iter().map(|lease| lease.key.door.as_str()));
+        let configured = || self.setup.config.doors.iter().map(|door| &*door.name);
+        let known = || configured().chain(self.gate.leases().map(|lease| &*lease.key.door));
         if known().any(|known| known == name) {
             return Ok(());
         }
@@ -92,22 +106,17 @@ impl Engine {
     }
 
     fn open_for(&mut self, name: &str, source: IpAddr) -> Result<String, String> {
-        let mut opened = 0;
-        for door in self.setup.doors.iter().filter(|door| door.name == name) {
-            if door.start.expand(source).is_none() {
-                continue;
+        let results = self.open_by_hand(name, source);
+        let full = results.iter().find_map(|result| match result {
+            OpeningResult::Full(full) => Some(full),
+            _ => None,
+        });
+        match full {
+            Some(full) => Err(format!("{name} stays closed: {full}")),
+            None if results.iter().all(|result| *result == OpeningResult::NothingToRun) => {
+                Err(format!("{name} has no start command for {source}"))
             }
-            if let Some(line) = Line::event(source, &door.name, EventKind::Opened) {
-                self.log.write(&line);
-            }
-            self.doors
-                .open(door, source, &self.setup.options, &self.log, |_| {})
-                .map_err(|full| format!("{name} stays closed: {full}"))?;
-            opened += 1;
-        }
-        match opened {
-            0 => Err(format!("{name} has no start command for {source}")),
-            _ => Ok(format!("{name} is opened for {source}")),
+            None => Ok(format!("{name} is opened for {source}")),
         }
     }
 
@@ -115,8 +124,7 @@ impl Engine {
         let what = door.unwrap_or("no door");
         let is = if door.is_some() { "is not open" } else { "is open" };
         let whom = address.map(|address| format!(" for {address}")).unwrap_or_default();
-        let others =
-            self.doors.leases().iter().filter(|lease| door.is_none_or(|door| door == lease.key.door));
+        let others = self.gate.leases().filter(|lease| door.is_none_or(|door| *door == *lease.key.door));
         let mut others: Vec<_> = others.take(MAX_ATTEMPTS).map(|lease| lease.key.source).collect();
         others.sort_unstable();
         let others: Vec<_> = others.iter().map(IpAddr::to_string).collect();
@@ -127,27 +135,27 @@ impl Engine {
     /// What `knockd status` shows. The cost does not depend on how many attempts there are.
     fn status(&self) -> Status {
         let now = self.clock.now();
-        let interfaces = self.ears.interfaces().map(|interface| InterfaceStatus {
+        let interfaces = self.dispatcher.listeners.interfaces().map(|interface| InterfaceStatus {
             name: interface.name.clone(),
             listening: true,
             up: interface.up,
             addresses: interface.addresses.clone(),
         });
-        let missing = self.ears.missing().map(|name| InterfaceStatus {
+        let missing = self.dispatcher.listeners.missing().map(|name| InterfaceStatus {
             name: name.to_owned(),
             listening: false,
             up: false,
             addresses: Vec::new(),
         });
-        let doors = self.setup.doors.iter().enumerate().map(|(index, door)| {
+        let doors = self.setup.config.doors.iter().enumerate().map(|(index, door)| {
             let id = DoorId::new(index);
             DoorStatus {
-                name: door.name.clone(),
-                steps: self.matcher.steps_of(id),
-                one_time: self.setup.one_time.contains_key(&id),
+                name: door.name.to_string(),
+                steps: self.gate.steps_of(id),
+                one_time: door.key.one_time_file().is_some(),
             }
         });
-        let attempts = self.matcher.underway().take(MAX_ATTEMPTS).map(|attempt| AttemptStatus {
+        let attempts = self.gate.attempts().take(MAX_ATTEMPTS).map(|attempt| AttemptStatus {
             source: attempt.source,
             door: self.setup.door_name(attempt.door).to_owned(),
             stage: attempt.stage,
@@ -159,30 +167,50 @@ impl Engine {
             uptime: now.since(Timestamp::ZERO).as_secs(),
             interfaces: interfaces.chain(missing).collect(),
             doors: doors.collect(),
-            attempts: Attempts { total: self.matcher.underway_count(), listed: attempts.collect() },
+            attempts: Attempts { total: self.gate.attempt_count(), listed: attempts.collect() },
             leases: self.leases(now),
-            counters: crate::control::Counters { visible: self.matcher.visible_packets(), ..self.counters },
-            commands: self.doors.commands(),
+            counters: self.counters(),
+            commands: self.commands(),
             health: Health {
-                state_directory: self.doors.state().map(|path| path.display().to_string()),
-                state_problem: self.doors.state_problem().map(str::to_owned),
-                filter_exact: self.ears.surplus() == 0,
-                decoder: self.kept.clone(),
+                state_directory: self.dispatcher.executor.state().map(|path| path.display().to_string()),
+                state_problem: self.dispatcher.executor.state_problem().map(str::to_owned),
+                filter_exact: self.dispatcher.listeners.surplus() == 0,
+                decoder: self.dispatcher.kept.clone(),
             },
         }
     }
 
+    fn counters(&self) -> Counters {
+        let super::dispatcher::Counters {
+            packets,
+            dropped,
+            attempts,
+            timeouts,
+            spoiled,
+            evicted,
+            opens,
+            scanners,
+        } = self.dispatcher.counters;
+        let visible = self.gate.visible_packets();
+        Counters { packets, dropped, visible, attempts, opens, timeouts, spoiled, evicted, scanners }
+    }
+
+    fn commands(&self) -> Commands {
+        let Tally { run, failed, closed, given_up } = self.dispatcher.executor.tally();
+        let (starting, waiting) = self.dispatcher.executor.commands();
+        Commands { run, failed, closed, given_up, starting, waiting }
+    }
+
     fn leases(&self, now: Timestamp) -> Leases {
         let mut leases = Leases {
-            total: self.doors.leases().len(),
+            total: self.gate.lease_count(),
             starting: 0,
             open: 0,
             closing: 0,
             retrying: 0,
             listed: Vec::new(),
         };
-        let mut found: Vec<_> =
-            self.doors.leases().iter().map(|lease| (end_of(lease.state), lease)).collect();
+        let mut found: Vec<_> = self.gate.leases().map(|lease| (end_of(lease.state), lease)).collect();
         for (_, lease) in &found {
             *match state_of(lease.state) {
                 LeaseState::Starting => &mut leases.starting,
@@ -191,7 +219,7 @@ impl Engine {
                 LeaseState::Retrying => &mut leases.retrying,
             } += 1;
         }
-        let order = |(end, lease): &(Option<Timestamp>, knockd_core::LeaseView<'_>)| (*end, lease.key.source);
+        let order = |(end, lease): &(Option<Timestamp>, LeaseView<'_>)| (*end, lease.key.source);
         if found.len() > MAX_LEASES {
             // The rest need not be sorted.
             found.select_nth_unstable_by_key(MAX_LEASES, order);
@@ -199,40 +227,42 @@ impl Engine {
         }
         found.sort_by_key(order);
         let listed = found.into_iter().map(|(end, lease)| LeaseStatus {
-            door: lease.key.door.clone(),
+            door: lease.key.door.to_string(),
             source: lease.key.source,
             state: state_of(lease.state),
             // 0 only when it is over.
             left: end.map(|end| end.since(now).as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)),
-            failed: matches!(
-                lease.state,
-                knockd_core::LeaseState::Open { failed: true, .. } | knockd_core::LeaseState::Retrying { .. }
-            ),
+            failed: matches!(lease.state, State::Open { failed: true, .. } | State::Retrying { .. }),
         });
         leases.listed = listed.collect();
         leases
     }
 }
 
-const fn state_of(state: knockd_core::LeaseState) -> LeaseState {
+const fn state_of(state: State) -> LeaseState {
     match state {
-        knockd_core::LeaseState::Starting => LeaseState::Starting,
-        knockd_core::LeaseState::Open { .. } => LeaseState::Open,
-        knockd_core::LeaseState::Closing => LeaseState::Closing,
-        knockd_core::LeaseState::Retrying { .. } => LeaseState::Retrying,
+        State::Starting => LeaseState::Starting,
+        State::Open { .. } => LeaseState::Open,
+        State::Closing => LeaseState::Closing,
+        State::Retrying { .. } => LeaseState::Retrying,
     }
 }
 
 /// When something is due; nothing is while a command runs.
-const fn end_of(state: knockd_core::LeaseState) -> Option<Timestamp> {
+const fn end_of(state: State) -> Option<Timestamp> {
     match state {
-        knockd_core::LeaseState::Open { until: end, .. }
-        | knockd_core::LeaseState::Retrying { again: end, .. } => Some(end),
-        knockd_core::LeaseState::Starting | knockd_core::LeaseState::Closing => None,
+        State::Open { until: end, .. } | State::Retrying { again: end, .. } => Some(end),
+        State::Starting | State::Closing => None,
     }
 }
 
 /// That many doors are.
 fn being(doors: usize) -> String {
     format!("{} {}", count(doors, "open door"), if doors == 1 { "is" } else { "are" })
+}
+
+/// Fails when no door can have this name.
+fn filter(door: Option<&str>, source: Option<IpAddr>) -> Result<LeaseFilter, String> {
+    let door = door.map(DoorName::new).transpose().map_err(|error| error.to_string())?;
+    Ok(LeaseFilter { door, source })
 }

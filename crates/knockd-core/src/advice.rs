@@ -3,16 +3,19 @@
 //! Everything here follows from the configuration alone. What depends on the machine, such as which programs there are, is the
 //! business of `knockd check`.
 
+mod odds;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 use std::ops::Range;
 use std::time::Duration;
 
-use super::odds::Odds;
-use super::{Commands, Config, Diagnostic, Door, Options, Parsed, Places, Secret, Severity};
-use crate::event::EventKind;
+use self::odds::Odds;
+use crate::config::{Action, Commands, Config, Diagnostic, Door, Key, Options, Parsed, Places, Severity};
 use crate::matcher::Matcher;
+use crate::outcome::EventKind;
 use crate::packet::{Hit, Packet};
+use crate::seed::Seed;
 use crate::sequence::{Protocol, Sequence, Step};
 use crate::tcp_flags::{FlagRule, TcpFlags};
 use crate::time::Timestamp;
@@ -54,11 +57,14 @@ const FIREWALLS: [&str; 8] =
 const OPENING: [&str; 9] = ["-A", "-I", "--append", "--insert", "add", "insert", "allow", "accept", "ACCEPT"];
 const CLOSING: [&str; 6] = ["-D", "--delete", "delete", "del", "remove", "destroy"];
 
-pub(super) fn advise(text: &[u8], parsed: &Parsed) -> Vec<Diagnostic> {
+/// Says what is unwise about a configuration that can be used, and how hard its doors are to guess.
+///
+/// `text` is the one that was parsed. The findings are of severity [`Severity::Warning`] and [`Severity::Note`].
+pub fn advise(text: &[u8], parsed: &Parsed) -> Vec<Diagnostic> {
     let Config { options, doors } = &parsed.config;
     let mut adviser = Adviser { text, findings: Vec::new() };
     for (door, places) in doors.iter().zip(&parsed.places) {
-        if let Secret::Sequence(sequence) = &door.secret {
+        if let Key::Sequence(sequence) = &door.key {
             adviser.sequence(sequence, places);
             adviser.seq_timeout(door, sequence, places);
             adviser.tcp_flags(door, sequence, places);
@@ -68,7 +74,7 @@ pub(super) fn advise(text: &[u8], parsed: &Parsed) -> Vec<Diagnostic> {
     adviser.pairs(doors, &parsed.places);
     adviser.findings.sort_by_key(|finding| finding.span.start);
     for (door, places) in doors.iter().zip(&parsed.places) {
-        if let Secret::Sequence(sequence) = &door.secret {
+        if let Key::Sequence(sequence) = &door.key {
             adviser.odds(&door.name, sequence, options.scan_limit, places);
         }
     }
@@ -123,18 +129,18 @@ impl Adviser<'_> {
     }
 
     fn seq_timeout(&mut self, door: &Door, sequence: &Sequence, places: &Places) {
-        let seconds = door.seq_timeout.as_secs();
+        let seconds = door.seq_timeout.get();
         // That a longer sequence with 0 can never open is said at every start.
         if sequence.len() < 2 || seconds == 0 {
             return;
         }
         let steps = u32::try_from(sequence.len()).unwrap_or(u32::MAX);
         let needed = TIME_FOR_A_STEP.saturating_mul(steps);
-        if door.seq_timeout < needed {
+        if door.seq_timeout.duration() < needed {
             let message = format!("{seconds} s are not much time for {steps} steps");
             let expected = format!("{} or more, for slow lines", needed.as_millis().div_ceil(1000));
             self.warn("short-timeout", places.of("Seq_Timeout"), message, expected);
-        } else if door.seq_timeout > LONG {
+        } else if door.seq_timeout.duration() > LONG {
             let message =
                 format!("{seconds} s are much time for a knock, also for one that is guessed slowly");
             self.warn("long-timeout", places.of("Seq_Timeout"), message, "some seconds, and 60 at most");
@@ -171,8 +177,9 @@ impl Adviser<'_> {
     }
 
     fn commands(&mut self, door: &Door, places: &Places) {
-        let Commands { v4: start, v6: start_6 } = &door.start;
-        let Commands { v4: stop, v6: stop_6 } = &door.stop;
+        let Action::Commands { start, stop } = &door.action;
+        let Commands { v4: start, v6: start_6 } = start;
+        let Commands { v4: stop, v6: stop_6 } = stop;
         for (family, directive, start, stop) in
             [("", "Stop_Command", start, stop), (" for IPv6", "Stop_Command_6", start_6, stop_6)]
         {
@@ -203,7 +210,7 @@ impl Adviser<'_> {
         let opens =
             |door: usize, other: usize| opened.get(door).is_some_and(|opened| opened.contains(&other));
         for (index, (door, place)) in doors.iter().zip(places).enumerate() {
-            let Secret::Sequence(sequence) = &door.secret else { continue };
+            let Key::Sequence(sequence) = &door.key else { continue };
             let others = || doors.iter().enumerate().filter(|&(other, _)| other != index);
             let span = place.of("Sequence");
             if let Some((_, other)) = others().find(|&(other, _)| opens(index, other)) {
@@ -212,7 +219,7 @@ impl Adviser<'_> {
                 self.warn("opens-another", span.clone(), message, "a sequence that has no other one in it");
             }
             let shared = others().find_map(|(other_index, other)| {
-                let Secret::Sequence(other_sequence) = &other.secret else { return None };
+                let Key::Sequence(other_sequence) = &other.key else { return None };
                 let meet = other_index > index && door.target == other.target;
                 let told = opens(index, other_index) || opens(other_index, index);
                 let has = |step: &Step| other_sequence.steps().any(|other| other == *step);
@@ -273,9 +280,9 @@ fn opens_for_good(command: &str) -> bool {
 
 /// The doors that open when somebody knocks at this one: what the matcher says of a plain knock.
 fn opened_by(door: &Door, doors: &[Door]) -> Vec<usize> {
-    let Secret::Sequence(sequence) = &door.secret else { return Vec::new() };
+    let Key::Sequence(sequence) = &door.key else { return Vec::new() };
     let own = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    let mut matcher = Matcher::new(doors, Options::DEFAULT_MAX_ATTEMPTS);
+    let mut matcher = Matcher::new(doors, Options::DEFAULT_MAX_ATTEMPTS, Seed::new(0, 0));
     matcher.set_addresses([own]);
     let flags =
         if door.tcp_flags.accepts(TcpFlags::SYN) { TcpFlags::SYN } else { door.tcp_flags.must_be_set() };
@@ -305,7 +312,7 @@ mod tests {
     }
 
     fn advice(text: &str) -> Vec<Diagnostic> {
-        Config::parse(text.as_bytes()).unwrap().advice(text.as_bytes())
+        advise(text.as_bytes(), &Config::parse(text.as_bytes()).unwrap())
     }
 
     /// The codes of the warnings, and what of the text each is about.

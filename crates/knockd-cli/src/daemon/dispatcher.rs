@@ -1,0 +1,204 @@
+//! Where outcomes go: to the log, the trace feed and the counters, to the leases' executor, and to the packet filter.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use knockd_core::config::LogFormat;
+use knockd_core::{
+    BurnId, Config, DoorId, Event, EventKind, LeaseId, OpeningResult, Outcome, Timestamp, Wanted,
+};
+
+use super::setup::Setup;
+use crate::args::Args;
+use crate::capture::listeners::{Listeners, Sockets};
+use crate::control::explain;
+use crate::control::trace_feed::TraceFeed;
+use crate::leases::commands::Report;
+use crate::leases::executor::Executor;
+use crate::leases::one_time_file::StrikeError;
+use crate::leases::writer::Progress;
+use crate::log::rate_limiter::{DropReport, RateLimiter};
+use crate::log::{Line, Log};
+use crate::system::text::count;
+
+/// Carries out and tells what the gate has decided.
+pub(super) struct Dispatcher {
+    config: Arc<Config>,
+    only_ip_v4: bool,
+    pub(super) log: Log,
+    limiter: RateLimiter,
+    drops: DropReport,
+    pub(super) feed: TraceFeed,
+    pub(super) counters: Counters,
+    pub(super) executor: Executor,
+    pub(super) listeners: Listeners,
+    /// What the decoders could not give up.
+    pub(super) kept: Option<String>,
+}
+
+/// What has happened since the start.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Counters {
+    pub(super) packets: u64,
+    pub(super) dropped: u64,
+    pub(super) attempts: u64,
+    pub(super) timeouts: u64,
+    pub(super) spoiled: u64,
+    pub(super) evicted: u64,
+    pub(super) opens: u64,
+    pub(super) scanners: u64,
+}
+
+impl Counters {
+    fn count(&mut self, kind: EventKind) {
+        match kind {
+            EventKind::Stage(1) => self.attempts += 1,
+            EventKind::Opened => self.opens += 1,
+            EventKind::TimedOut(_) => self.timeouts += 1,
+            EventKind::Spoiled(_) => self.spoiled += 1,
+            EventKind::Evicted(_) => self.evicted += 1,
+            EventKind::Stage(_) | EventKind::Repeated(_) | EventKind::WrongFlags(_) | EventKind::Cooling => {}
+        }
+    }
+}
+
+impl Dispatcher {
+    /// Starts the threads of the listeners, the writer and the commands.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub(super) fn start(
+        setup: &Setup,
+        args: &Args,
+        directory: PathBuf,
+        sockets: Sockets,
+        log: Log,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            config: Arc::clone(&setup.config),
+            only_ip_v4: args.only_ip_v4,
+            log,
+            limiter: RateLimiter::default(),
+            drops: DropReport::default(),
+            feed: TraceFeed::default(),
+            counters: Counters::default(),
+            executor: Executor::start(directory)?,
+            listeners: Listeners::start(sockets)?,
+            kept: None,
+        })
+    }
+
+    /// Names doors as this configuration does from now on.
+    pub(super) fn set_config(&mut self, config: Arc<Config>) {
+        self.config = config;
+    }
+
+    /// Tells those who trace what an outcome means.
+    pub(super) fn trace(&mut self, outcome: &Outcome) {
+        if !self.feed.is_empty()
+            && let Some(note) = explain::of_outcome(outcome, &self.config.doors)
+        {
+            self.feed.tell_note(&note);
+        }
+    }
+
+    /// Carries out an outcome, and logs and counts it.
+    pub(super) fn dispatch(&mut self, outcome: Outcome, now: Timestamp) {
+        match outcome {
+            Outcome::Attempt(event) => {
+                self.counters.count(event.kind);
+                log::debug!("{}: {}: {:?}", event.source, self.door_name(event.door), event.kind);
+                self.log_event(&event, now);
+            }
+            Outcome::Scanner(source) => {
+                self.counters.scanners += 1;
+                // Whoever forges addresses can make scanners of them all.
+                if self.limiter.admits(source, now) {
+                    self.log.write(&Line::scanner(source));
+                }
+            }
+            Outcome::Opening { door, source, result: OpeningResult::Full(full) } => {
+                self.log.write(&Line::full(source, &door, full));
+            }
+            // What follows from the others has lines of its own.
+            Outcome::Opening { .. } => {}
+            Outcome::Effect(effect) => self.executor.carry_out(effect, &self.config.options, &self.log),
+            Outcome::UsedUp(door) => self.log.write(&Line::used_up(self.door_name(door))),
+            Outcome::Wanted(wanted) => self.set_filter(&wanted, now),
+        }
+    }
+
+    /// Takes note of what became of a command; returns it if it has ended, and whether it has succeeded.
+    pub(super) fn handle_report(&mut self, report: &Report) -> Option<(LeaseId, bool)> {
+        self.executor.handle_report(report, &self.config.options, &self.log)
+    }
+
+    /// Takes note of what the writer has done; returns the line that was struck out, or could not be.
+    pub(super) fn handle_progress(
+        &mut self,
+        progress: Progress,
+    ) -> Option<(BurnId, Result<(), StrikeError>)> {
+        self.executor.handle_progress(progress, &self.config.options, &self.log)
+    }
+
+    pub(super) fn handle_dropped(&mut self, count: u32, now: Timestamp) {
+        self.counters.dropped += u64::from(count);
+        self.drops.add(count, now);
+    }
+
+    pub(super) fn handle_decoder_ready(&mut self, kept: Option<String>) {
+        // It is the same for all decoders, so it is said once.
+        if let Some(text) = kept.as_ref().filter(|_| self.kept != kept) {
+            self.log.write(&Line::notice(text.clone()));
+        }
+        self.kept = kept;
+    }
+
+    /// Logs what was left out of the log or lost, when it is time.
+    pub(super) fn handle_timeout(&mut self, now: Timestamp) {
+        if let Some(suppressed) = self.limiter.handle_timeout(now) {
+            let lines = count(usize::try_from(suppressed).unwrap_or(usize::MAX), "log line");
+            self.log.write(&Line::notice(format!(
+                "suppressed {lines} about stages, sequence timeouts and scanners"
+            )));
+        }
+        if let Some(dropped) = self.drops.handle_timeout(now) {
+            let packets = count(usize::try_from(dropped).unwrap_or(usize::MAX), "packet");
+            self.log.write(&Line::warning(format!("kernel dropped {packets}; knocks may be among them")));
+        }
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    pub(super) fn poll_timeout(&self) -> Option<Timestamp> {
+        self.limiter.poll_timeout().into_iter().chain(self.drops.poll_timeout()).min()
+    }
+
+    fn set_filter(&mut self, wanted: &Arc<Wanted>, now: Timestamp) {
+        let wanted = crate::capture::listeners::Wanted {
+            interests: wanted.interests.clone(),
+            guard: wanted.strays.clone(),
+            ipv4_only: self.only_ip_v4,
+        };
+        self.listeners.want(wanted, &self.log, now);
+    }
+
+    /// Logs what happened to an attempt, unless strangers cause too many such lines.
+    fn log_event(&mut self, event: &Event, now: Timestamp) {
+        let kind = event.kind;
+        // 0.8 does not tell.
+        if matches!(kind, EventKind::Spoiled(_)) && self.config.options.log_format == LogFormat::Classic {
+            return;
+        }
+        let is_limited = matches!(kind, EventKind::Stage(_) | EventKind::TimedOut(_) | EventKind::Spoiled(_));
+        if is_limited && !self.limiter.admits(event.source, now) {
+            return;
+        }
+        if let Some(line) = Line::event(event.source, self.door_name(event.door), kind) {
+            self.log.write(&line);
+        }
+    }
+
+    fn door_name(&self, door: DoorId) -> &str {
+        self.config.doors.get(door.index()).map_or("?", |door| &door.name)
+    }
+}

@@ -1,0 +1,628 @@
+//! The gate: packets, ends of commands, requests and the moment go in, and what has to be told and done comes out.
+//!
+//! It joins the parts of this crate, each of which knows nothing of the next one: the scanner guard sees every packet first, the
+//! matcher those that it lets through, the leases the openings. What is derived from doors, addresses and one-time files is
+//! derived here, whenever one of them changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use std::vec::Drain;
+
+use crate::config::{Config, Door, Key};
+use crate::lease::{Burn, BurnId, Effect, LeaseFilter, LeaseId, LeaseRecord, LeaseView, Leases};
+use crate::matcher::{Matcher, Underway};
+use crate::one_time::{OneTime, Unused};
+use crate::outcome::{DoorId, Event, EventKind, OpeningResult, Outcome, Visibility, Wanted};
+use crate::packet::Packet;
+use crate::scanners::{LocalPorts, Scanners, Sighting};
+use crate::seed::Seed;
+use crate::text::Text;
+use crate::time::{Now, Timestamp};
+
+/// The content of one-time files, by the path that the configuration names. The doors of a file that is missing here are
+/// disabled.
+pub type OneTimeFiles = BTreeMap<Text, OneTime>;
+
+/// Decides who has knocked what, and which door is open for whom until when.
+///
+/// A pure state machine: the same calls with the same seed have the same results. The caller owns the clocks: it passes the
+/// present with every call, never an earlier monotonic moment than before (an earlier one is taken for the latest), carries out
+/// the [`Outcome`]s in order and at once, and calls [`Self::handle_timeout`] at [`Self::poll_timeout`] or whenever it likes.
+///
+/// A packet costs constant time. Memory is bounded by `MaxAttempts`, `MaxOpen`, and the 65,536 sources that the scanner guard
+/// knows.
+#[derive(Debug)]
+pub struct Gate {
+    config: Arc<Config>,
+    scanners: Scanners,
+    matcher: Matcher,
+    leases: Leases,
+    files: OneTimeFiles,
+    /// The openings that wait until their one-time sequence is struck out.
+    burning: BTreeMap<BurnId, Burning>,
+    last_burn: BurnId,
+    addresses: BTreeSet<IpAddr>,
+    wanted: Arc<Wanted>,
+    /// Kept for its memory; empty between calls.
+    outcomes: Vec<Outcome>,
+}
+
+/// What opens once a line is struck out.
+#[derive(Debug)]
+struct Burning {
+    file: Text,
+    line: Unused,
+    openings: Vec<(Door, IpAddr)>,
+}
+
+/// What a call has decided, in order.
+#[must_use = "an outcome that nobody carries out leaves a door open or a knock lost"]
+#[derive(Debug)]
+pub struct Outcomes<'a>(Drain<'a, Outcome>);
+
+impl Iterator for Outcomes<'_> {
+    type Item = Outcome;
+
+    fn next(&mut self) -> Option<Outcome> {
+        self.0.next()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl ExactSizeIterator for Outcomes<'_> {}
+
+impl Gate {
+    /// Makes a gate at which nobody has knocked.
+    ///
+    /// Doors without `Target` stay closed until [`Self::set_addresses`] says which addresses are our own. `seed` keys the hashes
+    /// of what strangers send.
+    pub fn new(config: impl Into<Arc<Config>>, files: OneTimeFiles, seed: Seed) -> Self {
+        let config = config.into();
+        let mut gate = Self {
+            scanners: Scanners::new(config.options.scan_limit, seed),
+            matcher: Matcher::new(&config.doors, config.options.max_attempts, seed),
+            leases: Leases::new(),
+            files,
+            burning: BTreeMap::new(),
+            last_burn: BurnId(0),
+            addresses: BTreeSet::new(),
+            wanted: Arc::default(),
+            outcomes: Vec::new(),
+            config,
+        };
+        gate.set_sequences();
+        gate.derive();
+        gate.outcomes.clear();
+        gate
+    }
+
+    /// Returns the configuration in force.
+    pub const fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// Replaces the configuration and the one-time files.
+    ///
+    /// A door that is the same as before as far as matching goes (name, key, flags, target, timeout) keeps its attempts, and all
+    /// leases live on. Scanners stay scanners, unless the guard is off.
+    pub fn set_config(&mut self, config: impl Into<Arc<Config>>, files: OneTimeFiles) -> Outcomes<'_> {
+        self.config = config.into();
+        self.files = files;
+        // A line that is just being struck out may still have been there when its file was read.
+        for burning in self.burning.values() {
+            if let Some(file) =
+                self.files.get_mut(&burning.file).filter(|file| file.next() == Some(&burning.line))
+            {
+                file.use_up();
+            }
+        }
+        self.scanners.set_limit(self.config.options.scan_limit);
+        self.matcher.set_doors(&self.config.doors, self.config.options.max_attempts);
+        self.set_sequences();
+        self.derive();
+        self.take_outcomes()
+    }
+
+    /// Says which addresses are our own: the destinations that doors without `Target` watch.
+    pub fn set_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) -> Outcomes<'_> {
+        self.addresses = addresses.into_iter().collect();
+        self.watch();
+        self.take_outcomes()
+    }
+
+    /// Says which UDP ports are in use on this machine. Until then all are.
+    pub fn set_local_ports(&mut self, ports: LocalPorts) -> Outcomes<'_> {
+        self.scanners.set_local_ports(ports);
+        self.derive();
+        self.take_outcomes()
+    }
+
+    /// Takes over the leases that an earlier process has stored; one whose time has passed is due at once. Identities up to
+    /// `last_id`, and those of the records, are not used again.
+    pub fn restore(&mut self, records: impl IntoIterator<Item = LeaseRecord>, last_id: LeaseId, now: Now) {
+        self.leases.restore(records, last_id, now);
+    }
+
+    /// Returns what a packet filter has to let through at the moment; every change comes as [`Outcome::Wanted`].
+    pub const fn wanted(&self) -> &Arc<Wanted> {
+        &self.wanted
+    }
+
+    /// Judges a packet.
+    ///
+    /// A scanner is not looked at, except that it can keep open what it has opened. What happens to the attempts of any source
+    /// whose time is over comes first, then what the packet did, in the order of the doors, then the openings.
+    pub fn handle_packet(&mut self, packet: &Packet, now: Now) -> Outcomes<'_> {
+        let is_scanner = match self.scanners.handle_packet(packet, now.monotonic) {
+            Sighting::Elsewhere => return self.take_outcomes(),
+            Sighting::NewScanner => {
+                self.matcher.forget(packet.source);
+                self.outcomes.push(Outcome::Scanner(packet.source));
+                return self.take_outcomes();
+            }
+            Sighting::Ignored if !self.leases.holds_any(packet.source) => return self.take_outcomes(),
+            Sighting::Ignored => true,
+            Sighting::AtDoor => false,
+        };
+        let (doors, leases) = (&self.config.doors, &self.leases);
+        let keeps_open = |event: &Event| {
+            doors.get(event.door.index()).is_some_and(|door| leases.holds(door, event.source))
+        };
+        let counts = |event: &&Event| !is_scanner || event.kind != EventKind::Opened || keeps_open(event);
+        let events = self.matcher.handle_packet(packet, now.monotonic).iter().filter(counts);
+        self.outcomes.extend(events.copied().map(Outcome::Attempt));
+        self.open_completed(now);
+        self.take_outcomes()
+    }
+
+    /// Says whether any door looks at a packet at the moment, and if not, why. That of a scanner can do no more than keep open
+    /// what its source has opened.
+    pub fn visibility(&self, packet: &Packet, now: Now) -> Visibility {
+        if self.scanners.is_scanner(packet.source, now.monotonic) {
+            return Visibility::FromScanner;
+        }
+        self.matcher.visibility(packet)
+    }
+
+    /// Takes note that a command has ended. `succeeded` is whether it ended with status 0. An unknown `id` is ignored.
+    pub fn handle_exit(&mut self, id: LeaseId, succeeded: bool, now: Now) -> Outcomes<'_> {
+        let effects = self.leases.handle_exit(id, succeeded, now);
+        self.outcomes.extend(effects.into_iter().map(Outcome::Effect));
+        self.take_outcomes()
+    }
+
+    /// Takes note that a line of a one-time file is struck out, durably, or could not be; then comes what the file says now,
+    /// if it can be read. An unknown `id` is ignored.
+    pub fn handle_burnt(
+        &mut self,
+        id: BurnId,
+        result: Result<(), Option<OneTime>>,
+        now: Now,
+    ) -> Outcomes<'_> {
+        let Some(Burning { file, openings, .. }) = self.burning.remove(&id) else {
+            return self.take_outcomes();
+        };
+        match result {
+            Ok(()) => {
+                for (door, source) in openings {
+                    self.open_door(&door, source, now);
+                }
+            }
+            Err(content) => {
+                for (Door { name: door, .. }, source) in openings {
+                    let result = OpeningResult::NotBurnt;
+                    self.outcomes.push(Outcome::Opening { door, source, result });
+                }
+                self.files.insert(file, content.unwrap_or_default());
+                self.set_sequences();
+                self.derive();
+            }
+        }
+        self.take_outcomes()
+    }
+
+    /// Ends the attempts and leases whose time is up. Calling it early or twice is harmless.
+    pub fn handle_timeout(&mut self, now: Now) -> Outcomes<'_> {
+        let events = self.matcher.handle_timeout(now.monotonic);
+        self.outcomes.extend(events.iter().copied().map(Outcome::Attempt));
+        let effects = self.leases.handle_timeout(now.monotonic);
+        self.outcomes.extend(effects.into_iter().map(Outcome::Effect));
+        self.take_outcomes()
+    }
+
+    /// Returns the moment at which [`Self::handle_timeout`] wants to be called; `None` while nothing waits for its end.
+    ///
+    /// It may be earlier than needed, never later.
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        self.matcher.poll_timeout().into_iter().chain(self.leases.poll_timeout()).min()
+    }
+
+    /// Opens the doors with this name for a source as if it had knocked, each with its [`Outcome::Opening`]. No one-time
+    /// sequence is used up.
+    pub fn open(&mut self, name: &str, source: IpAddr, now: Now) -> Outcomes<'_> {
+        let config = Arc::clone(&self.config);
+        for door in config.doors.iter().filter(|door| door.name == *name) {
+            self.open_door(door, source, now);
+        }
+        self.take_outcomes()
+    }
+
+    /// Closes leases before their time.
+    ///
+    /// One whose start command is still running is closed when that has ended, unless there is another knock before. A stop
+    /// command that is running stays the last one, even if there was a knock meanwhile, and one that waits to be tried again is
+    /// tried at once.
+    pub fn close(&mut self, which: &LeaseFilter) -> Outcomes<'_> {
+        let effects = self.leases.close(which);
+        self.outcomes.extend(effects.into_iter().map(Outcome::Effect));
+        self.take_outcomes()
+    }
+
+    /// Keeps leases open for `time` from now or, without one, for their `Cmd_Timeout`, but never shorter than they would be;
+    /// each of them has its [`Effect::EndMoved`].
+    ///
+    /// For one whose start command is still running the time begins when that has ended. One that is being closed stays as it
+    /// is.
+    pub fn extend(&mut self, which: &LeaseFilter, time: Option<Duration>, now: Now) -> Outcomes<'_> {
+        let effects = self.leases.extend(which, time, now);
+        self.outcomes.extend(effects.into_iter().map(Outcome::Effect));
+        self.take_outcomes()
+    }
+
+    /// Closes every door for good: from now on nothing opens, a lease whose start command is still running is closed when that
+    /// has ended, and a stop command that fails is left to the next process that restores its record.
+    pub fn close_all(&mut self) -> Outcomes<'_> {
+        let effects = self.leases.close_all();
+        self.outcomes.extend(effects.into_iter().map(Outcome::Effect));
+        self.take_outcomes()
+    }
+
+    /// Returns all leases, the oldest first, those included whose stop command is still running.
+    pub fn leases(&self) -> impl Iterator<Item = LeaseView<'_>> {
+        self.leases.iter()
+    }
+
+    /// Returns the number of leases.
+    pub fn lease_count(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// Returns the attempts under way, the most advanced first, of those the longest at its stage. Each costs the same, however
+    /// many there are.
+    pub fn attempts(&self) -> impl Iterator<Item = Underway> + '_ {
+        self.matcher.underway()
+    }
+
+    /// Returns the number of attempts under way.
+    pub fn attempt_count(&self) -> usize {
+        self.matcher.underway_count()
+    }
+
+    /// Returns the number of steps of a door's sequence; `None` while a door with one-time sequences has none left.
+    pub fn steps_of(&self, door: DoorId) -> Option<usize> {
+        self.matcher.steps_of(door)
+    }
+
+    /// Returns the one-time files as far as they have been used up.
+    pub const fn one_time_files(&self) -> &OneTimeFiles {
+        &self.files
+    }
+
+    /// Returns the number of packets so far that some door looked at.
+    pub const fn visible_packets(&self) -> u64 {
+        self.matcher.visible_packets()
+    }
+
+    fn take_outcomes(&mut self) -> Outcomes<'_> {
+        Outcomes(self.outcomes.drain(..))
+    }
+
+    /// Opens the doors whose sequence was completed by the packet that is judged.
+    fn open_completed(&mut self, now: Now) {
+        let last_burn = self.last_burn;
+        for index in 0..self.outcomes.len() {
+            let Some(Outcome::Attempt(event)) = self.outcomes.get(index) else { continue };
+            let &Event { source, door, kind } = event;
+            let config = Arc::clone(&self.config);
+            let Some(door) = config.doors.get(door.index()).filter(|_| kind == EventKind::Opened) else {
+                continue;
+            };
+            match &door.key {
+                Key::Sequence(_) => self.open_door(door, source, now),
+                Key::OneTime(file) => self.burn(file, door, source, last_burn),
+            }
+        }
+    }
+
+    fn open_door(&mut self, door: &Door, source: IpAddr, now: Now) {
+        let (result, effects) = self.leases.open(door, source, self.config.options.max_open, now);
+        self.outcomes.push(Outcome::Opening { door: door.name.clone(), source, result });
+        self.outcomes.extend(effects.into_iter().map(Outcome::Effect));
+    }
+
+    /// Moves the doors of a one-time file on to its next line. The door opens when the used one is struck out.
+    ///
+    /// Doors that share a file share its lines: those that one packet completes, after the burn `since`, open with one line.
+    fn burn(&mut self, file: &Text, door: &Door, source: IpAddr, since: BurnId) {
+        let mut new = self.burning.range_mut(BurnId(since.0 + 1)..).map(|(_, burning)| burning);
+        if let Some(burning) = new.find(|burning| burning.file == *file) {
+            burning.openings.push((door.clone(), source));
+            return;
+        }
+        let Some(content) = self.files.get_mut(file) else { return };
+        let Some(line) = content.use_up() else { return };
+        if content.next().is_none() {
+            let doors = (0..).map(DoorId::new).zip(&self.config.doors);
+            let disabled = doors.filter(|(_, door)| door.key.one_time_file() == Some(file));
+            self.outcomes.extend(disabled.map(|(id, _)| Outcome::UsedUp(id)));
+        }
+        self.last_burn.0 += 1;
+        let id = self.last_burn;
+        self.outcomes.push(Outcome::Effect(Effect::Burn(Burn {
+            id,
+            file: file.clone(),
+            line: line.clone(),
+        })));
+        self.burning.insert(id, Burning { file: file.clone(), line, openings: vec![(door.clone(), source)] });
+        self.set_sequences();
+        self.derive();
+    }
+
+    /// Gives the doors with one-time sequences the ones that their files say.
+    fn set_sequences(&mut self) {
+        for (index, door) in self.config.doors.iter().enumerate() {
+            let Some(path) = door.key.one_time_file() else { continue };
+            let next = self.files.get(path).and_then(OneTime::next);
+            self.matcher.set_sequence(DoorId::new(index), next.map(|line| line.sequence.clone()));
+        }
+    }
+
+    /// Derives what depends on doors, one-time lines and ports in use.
+    fn derive(&mut self) {
+        let strays = self.scanners.local_ports().cloned();
+        let wanted = Wanted { interests: self.matcher.interests(), strays };
+        if wanted != *self.wanted {
+            self.wanted = Arc::new(wanted);
+            self.outcomes.push(Outcome::Wanted(Arc::clone(&self.wanted)));
+        }
+        self.watch();
+    }
+
+    /// Derives what depends on all of that and on our own addresses.
+    fn watch(&mut self) {
+        self.matcher.set_addresses(self.addresses.iter().copied());
+        self.scanners.watch(&self.wanted.interests, self.addresses.iter().copied());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::Run;
+    use crate::packet::Hit;
+    use crate::tcp_flags::TcpFlags;
+
+    const CONFIG: &str = "
+[ssh]
+    Sequence = 7101,8202:udp,9303
+    Start_Command = open %IP%
+    Stop_Command = close %IP%
+[four]
+    Sequence = 4004
+    Start_Command = four %IP%
+    Start_Command_6 =
+[once]
+    One_Time_Sequences = list
+    Start_Command = once %IP%
+[twin]
+    One_Time_Sequences = list
+    Start_Command = twin %IP%
+";
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn at(seconds: u64) -> Now {
+        let since = Duration::from_secs(seconds);
+        Now { monotonic: Timestamp::new(since), calendar: crate::UnixTime::new(since) }
+    }
+
+    fn list(text: &str) -> OneTimeFiles {
+        [(Text::new("list").unwrap(), OneTime::parse(text.as_bytes()))].into()
+    }
+
+    fn gate(lines: &str) -> Gate {
+        let mut gate = Gate::new(CONFIG.parse::<Config>().unwrap(), list(lines), Seed::new(1, 2));
+        gate.set_addresses([address("192.0.2.1"), address("2001:db8::1")]).count();
+        gate
+    }
+
+    fn tcp(source: &str, port: u16) -> Packet {
+        let source = address(source);
+        let destination = address(if source.is_ipv4() { "192.0.2.1" } else { "2001:db8::1" });
+        Packet { source, destination, hit: Hit::Tcp { port, flags: TcpFlags::SYN } }
+    }
+
+    fn udp(source: &str, port: u16) -> Packet {
+        Packet { hit: Hit::Udp { port }, ..tcp(source, port) }
+    }
+
+    const SOMEBODY: &str = "203.0.113.7";
+
+    /// What these packets come to, short enough to compare; filters and stages are left out.
+    fn told(outcomes: impl Iterator<Item = Outcome>) -> Vec<String> {
+        let tell = |outcome: Outcome| match outcome {
+            Outcome::Attempt(Event { door, kind: EventKind::Opened, .. }) => {
+                Some(format!("open {}", door.index()))
+            }
+            Outcome::Attempt(_) | Outcome::Wanted(_) => None,
+            Outcome::Scanner(source) => Some(format!("scanner {source}")),
+            Outcome::Opening { door, result, .. } => Some(format!("{door}: {result:?}")),
+            Outcome::UsedUp(door) => Some(format!("used up {}", door.index())),
+            Outcome::Effect(Effect::Burn(burn)) => {
+                Some(format!("burn {} at {}", burn.file, burn.line.offset))
+            }
+            Outcome::Effect(Effect::Store(record)) => Some(format!("store {}", record.until)),
+            Outcome::Effect(Effect::EndMoved(..)) => Some("moved".to_owned()),
+            Outcome::Effect(Effect::Forget(_)) => Some("forget".to_owned()),
+            Outcome::Effect(Effect::SetAside(..)) => Some("set aside".to_owned()),
+            Outcome::Effect(Effect::Run(Run { command, .. })) => Some(format!("run {command}")),
+        };
+        outcomes.filter_map(tell).collect()
+    }
+
+    fn send(gate: &mut Gate, packets: &[Packet], now: Now) -> Vec<String> {
+        packets.iter().flat_map(|packet| told(gate.handle_packet(packet, now))).collect()
+    }
+
+    fn knock(gate: &mut Gate, now: Now) -> Vec<String> {
+        send(gate, &[tcp(SOMEBODY, 7101), udp(SOMEBODY, 8202), tcp(SOMEBODY, 9303)], now)
+    }
+
+    /// The number of the latest lease: each opening takes one.
+    fn end(gate: &mut Gate, id: u64, succeeded: bool, now: Now) -> Vec<String> {
+        told(gate.handle_exit(LeaseId(id), succeeded, now))
+    }
+
+    #[test]
+    fn what_an_opening_comes_to_is_told_whatever_the_lease_is_doing() {
+        let mut gate = gate("");
+        assert_eq!(knock(&mut gate, at(0)), ["open 0", "ssh: Opened", "store 10000", "run open 203.0.113.7"]);
+        assert_eq!(knock(&mut gate, at(1)), ["open 0", "ssh: Queued"], "while the start command runs");
+        assert_eq!(end(&mut gate, 1, true, at(2)), ["store 12000"]);
+        let until = at(15).monotonic;
+        assert_eq!(
+            knock(&mut gate, at(5)),
+            ["open 0", &format!("ssh: {:?}", OpeningResult::Extended { until }), "store 15000", "moved"]
+        );
+        assert_eq!(told(gate.handle_timeout(at(15))), ["run close 203.0.113.7"]);
+        assert_eq!(knock(&mut gate, at(16)), ["open 0", "ssh: Queued"], "while the stop command runs");
+        assert_eq!(end(&mut gate, 1, true, at(17)), ["store 27000", "run open 203.0.113.7"]);
+        assert_eq!(send(&mut gate, &[tcp("2001:db8::7", 4004)], at(17)), ["open 1", "four: NothingToRun"]);
+        assert_eq!(told(gate.close_all()), [""; 0]);
+        assert_eq!(knock(&mut gate, at(18)), ["open 0", "ssh: Closing"]);
+    }
+
+    #[test]
+    fn one_ascending_scan_opens_nothing_and_ends_in_a_scanner() {
+        let mut gate = gate("");
+        let strays: Vec<_> = (7000..7101).map(|port| tcp(SOMEBODY, port)).collect();
+        assert_eq!(send(&mut gate, &strays, at(0)), ["scanner 203.0.113.7"]);
+        assert_eq!(gate.visibility(&tcp(SOMEBODY, 7101), at(0)), Visibility::FromScanner);
+        assert_eq!(knock(&mut gate, at(1)), [""; 0]);
+        assert_eq!(gate.visibility(&tcp("203.0.113.8", 7101), at(1)), Visibility::Visible);
+        assert_eq!(knock(&mut gate, at(70))[0], "open 0", "it has been quiet for a minute");
+    }
+
+    #[test]
+    fn a_scanner_keeps_what_it_has_opened_and_opens_nothing_else() {
+        let mut gate = gate("");
+        knock(&mut gate, at(0));
+        assert_eq!(end(&mut gate, 1, true, at(0)), ["store 10000"]);
+        let strays: Vec<_> = (1..=11).map(|port| tcp(SOMEBODY, port)).collect();
+        assert_eq!(send(&mut gate, &strays, at(1)), ["scanner 203.0.113.7"]);
+        assert_eq!(send(&mut gate, &[tcp(SOMEBODY, 4004)], at(2)), [""; 0]);
+        assert_eq!(knock(&mut gate, at(2)).len(), 4);
+    }
+
+    #[test]
+    fn a_one_time_door_opens_when_its_line_is_struck_out_and_not_before() {
+        let mut gate = gate("1,2\n3,4\n");
+        let burnt = send(&mut gate, &[tcp(SOMEBODY, 1), tcp(SOMEBODY, 2)], at(0));
+        assert_eq!(burnt, ["open 2", "open 3", "burn list at 0"], "both doors share the line");
+        assert_eq!(send(&mut gate, &[tcp(SOMEBODY, 1), tcp(SOMEBODY, 2)], at(1)), [""; 0], "it is used");
+        let opened = told(gate.handle_burnt(BurnId(1), Ok(()), at(1)));
+        assert_eq!(opened, ["once: Opened", "run once 203.0.113.7", "twin: Opened", "run twin 203.0.113.7"]);
+        assert_eq!(told(gate.handle_burnt(BurnId(1), Ok(()), at(1))), [""; 0], "an unknown burn");
+        let last = send(&mut gate, &[tcp(SOMEBODY, 3), tcp(SOMEBODY, 4)], at(2));
+        assert_eq!(last, ["open 2", "open 3", "used up 2", "used up 3", "burn list at 4"]);
+        assert_eq!(gate.steps_of(DoorId::new(2)), None);
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_struck_out_opens_nothing_and_what_the_file_says_now_counts() {
+        for (now, next) in [(Some(OneTime::parse(b"5\n")), Some(1)), (None, None)] {
+            let mut gate = gate("1,2\n3,4\n");
+            send(&mut gate, &[tcp(SOMEBODY, 1), tcp(SOMEBODY, 2)], at(0));
+            assert_eq!(
+                told(gate.handle_burnt(BurnId(1), Err(now), at(0))),
+                ["once: NotBurnt", "twin: NotBurnt"]
+            );
+            assert_eq!(gate.steps_of(DoorId::new(2)), next);
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_being_struck_out_does_not_come_back_with_a_reload() {
+        let mut gate = gate("1,2\n3,4,5\n");
+        send(&mut gate, &[tcp(SOMEBODY, 1), tcp(SOMEBODY, 2)], at(0));
+        let config = Arc::clone(gate.config());
+        gate.set_config(config, list("1,2\n3,4,5\n")).count();
+        assert_eq!(gate.steps_of(DoorId::new(2)), Some(3));
+        assert_eq!(told(gate.handle_burnt(BurnId(1), Ok(()), at(0))).len(), 4);
+    }
+
+    #[test]
+    fn whatever_changes_what_is_wanted_tells_so_and_nothing_else_does() {
+        let wanted = |outcomes: Outcomes<'_>| {
+            outcomes
+                .filter_map(|outcome| match outcome {
+                    Outcome::Wanted(wanted) => Some(wanted),
+                    _ => None,
+                })
+                .last()
+        };
+        let mut gate = gate("1,2\n3,4\n");
+        let before = Arc::clone(gate.wanted());
+        assert_eq!((before.interests.len(), before.has_udp()), (6, true));
+        let ports = LocalPorts::new(32768, vec![53]);
+        assert_eq!(wanted(gate.set_local_ports(ports.clone())).unwrap().strays, Some(ports.clone()));
+        assert_eq!(wanted(gate.set_local_ports(ports)), None);
+        assert_eq!(wanted(gate.set_addresses([address("192.0.2.1")])), None);
+        let mut used = None;
+        for port in [1, 2] {
+            used = wanted(gate.handle_packet(&tcp(SOMEBODY, port), at(0)));
+        }
+        let ports: Vec<_> = used.unwrap().interests.iter().map(|interest| interest.step.port).collect();
+        assert_eq!(ports, [7101, 8202, 9303, 4004, 3, 4]);
+        let off: Config = CONFIG.replace("[ssh]", "[options]\nScanLimit = 0\n[ssh]").parse().unwrap();
+        assert_eq!(wanted(gate.set_config(off, OneTimeFiles::new())).unwrap().strays, None);
+        assert_eq!(gate.wanted().interests.len(), 4);
+    }
+
+    #[test]
+    fn a_door_opened_by_hand_uses_up_no_line() {
+        let mut gate = gate("1,2\n");
+        assert_eq!(
+            told(gate.open("once", address(SOMEBODY), at(0))),
+            ["once: Opened", "run once 203.0.113.7"]
+        );
+        assert_eq!(gate.steps_of(DoorId::new(2)), Some(2));
+        assert_eq!(told(gate.open("nobody", address(SOMEBODY), at(0))), [""; 0]);
+    }
+
+    #[test]
+    fn a_restored_lease_is_closed_at_its_time() {
+        let mut before = gate("");
+        let mut records = Vec::new();
+        for packet in [tcp(SOMEBODY, 7101), udp(SOMEBODY, 8202), tcp(SOMEBODY, 9303)] {
+            records.extend(before.handle_packet(&packet, at(0)).filter_map(|outcome| match outcome {
+                Outcome::Effect(Effect::Store(record)) => Some(record),
+                _ => None,
+            }));
+        }
+        let mut after = gate("");
+        // The new process begins its own monotonic time.
+        let now = |seconds| Now { monotonic: at(seconds).monotonic, calendar: at(4 + seconds).calendar };
+        after.restore(records, LeaseId(0), now(0));
+        assert_eq!(told(after.handle_timeout(now(5))), [""; 0]);
+        assert_eq!((after.lease_count(), after.poll_timeout()), (1, Some(at(6).monotonic)));
+        assert_eq!(told(after.handle_timeout(now(6))), ["run close 203.0.113.7"]);
+    }
+}

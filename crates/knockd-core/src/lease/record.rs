@@ -1,0 +1,184 @@
+//! A lease as it is stored: a small text that a person can read.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Access, LeaseId, LeaseKey};
+use crate::text::DoorName;
+use crate::time::UnixTime;
+
+/// The first line.
+const HEADER: &str = "# knockd lease, version 1";
+/// The last line, which only a complete record has.
+const FOOTER: &str = "# end";
+
+/// Everything that is needed to close a door after the daemon has been started anew.
+///
+/// Its text form is one line a value between a header and a footer, so that a part of it is no record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeaseRecord {
+    /// The lease. It is no part of the text: whoever stores it names the file so.
+    pub id: LeaseId,
+    /// What it is to its knocker.
+    pub key: Arc<LeaseKey>,
+    /// `Cmd_Timeout` as it was when the door was opened or the lease last extended, or the time that somebody has given it
+    /// instead, in whole milliseconds; the end is never further away than that.
+    pub cmd_timeout: Duration,
+    /// When the stop command is due; while the start command is still running, when it would be if that had already ended.
+    pub until: UnixTime,
+    /// Whether the start command has failed, so that another knock runs it again.
+    pub failed: bool,
+}
+
+/// Why a text is no lease.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LeaseRecordError {
+    /// It does not begin as a record does.
+    #[error("expected {HEADER:?} as the first line")]
+    Header,
+    /// It does not end as a record does.
+    #[error("expected {FOOTER:?} as the last line")]
+    Footer,
+    /// Another line stands where this value should.
+    #[error("expected `{name} = …`, found {found:?}")]
+    Line {
+        /// The value.
+        name: &'static str,
+        /// The line, or nothing at the end.
+        found: String,
+    },
+    /// A value is wrong.
+    #[error("`{name}`: expected {expected}, found {found:?}")]
+    Value {
+        /// Which.
+        name: &'static str,
+        /// What it should be.
+        expected: &'static str,
+        /// What it is.
+        found: String,
+    },
+    /// There is another line before the last one.
+    #[error("unexpected line {0:?}")]
+    Surplus(String),
+}
+
+impl LeaseRecord {
+    /// Reads the text of the lease with this identity.
+    ///
+    /// # Errors
+    /// When anything is missing, twice or wrong.
+    pub fn parse(id: LeaseId, text: &str) -> Result<Self, LeaseRecordError> {
+        let body = text.strip_prefix(HEADER).and_then(|text| text.strip_prefix('\n'));
+        let body = body.ok_or(LeaseRecordError::Header)?.strip_suffix('\n');
+        let body = body.and_then(|text| text.strip_suffix(FOOTER)).ok_or(LeaseRecordError::Footer)?;
+        let mut lines = Lines(body.split_terminator('\n'));
+        let door = lines.read::<DoorName>("door", "the name of a door")?;
+        let source = lines.read::<IpAddr>("source", "an address")?;
+        let until = lines.read::<UnixTime>("until", "milliseconds")?;
+        let cmd_timeout = lines.read("cmd_timeout", "milliseconds").map(Duration::from_millis)?;
+        let failed = lines.read("failed", "true or false")?;
+        let start = lines.command("start_command")?;
+        let stop = lines.command("stop_command")?;
+        if let Some(line) = lines.0.next() {
+            return Err(LeaseRecordError::Surplus(line.to_owned()));
+        }
+        let key = LeaseKey { door, source, access: Access::Commands { start, stop } };
+        Ok(Self { id, key: Arc::new(key), cmd_timeout, until, failed })
+    }
+}
+
+/// Prints what [`LeaseRecord::parse`] reads.
+impl fmt::Display for LeaseRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let LeaseKey { door, source, access: Access::Commands { start, stop } } = &*self.key;
+        writeln!(f, "{HEADER}")?;
+        writeln!(f, "door = {door}\nsource = {source}\nuntil = {}", self.until)?;
+        writeln!(f, "cmd_timeout = {}\nfailed = {}", self.cmd_timeout.as_millis(), self.failed)?;
+        writeln!(f, "start_command = {start}\nstop_command = {stop}\n{FOOTER}")
+    }
+}
+
+/// The lines of a record that have not been read.
+struct Lines<'a>(std::str::SplitTerminator<'a, char>);
+
+impl<'a> Lines<'a> {
+    fn value(&mut self, name: &'static str) -> Result<&'a str, LeaseRecordError> {
+        let line = self.0.next().unwrap_or_default();
+        let value = line.strip_prefix(name).and_then(|rest| rest.strip_prefix(" = "));
+        value.ok_or_else(|| LeaseRecordError::Line { name, found: line.to_owned() })
+    }
+
+    fn read<T: FromStr>(
+        &mut self,
+        name: &'static str,
+        expected: &'static str,
+    ) -> Result<T, LeaseRecordError> {
+        let found = self.value(name)?;
+        found.parse().map_err(|_| LeaseRecordError::Value { name, expected, found: found.to_owned() })
+    }
+
+    fn command(&mut self, name: &'static str) -> Result<Arc<str>, LeaseRecordError> {
+        let found = self.value(name)?;
+        if found.trim().is_empty() || found.contains('\0') {
+            let expected = "a command without a NUL byte";
+            return Err(LeaseRecordError::Value { name, expected, found: found.to_owned() });
+        }
+        Ok(found.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As version 0.9 before this module wrote it.
+    const STORED: &str = "# knockd lease, version 1\ndoor = ssh\nsource = 192.0.2.7\nuntil = 1795777200123\ncmd_timeout = 10000\n\
+         failed = false\nstart_command = open 192.0.2.7\nstop_command = close 192.0.2.7 # now\n# end\n";
+
+    fn parse(text: &str) -> Result<LeaseRecord, LeaseRecordError> {
+        LeaseRecord::parse(LeaseId(7), text)
+    }
+
+    #[test]
+    fn what_an_earlier_version_stored_is_read_and_written_as_it_was() {
+        let record = parse(STORED).unwrap();
+        let access =
+            Access::Commands { start: "open 192.0.2.7".into(), stop: "close 192.0.2.7 # now".into() };
+        let source = "192.0.2.7".parse().unwrap();
+        assert_eq!(*record.key, LeaseKey { door: DoorName::new("ssh").unwrap(), source, access });
+        assert_eq!(
+            (record.id, record.cmd_timeout, record.failed),
+            (LeaseId(7), Duration::from_secs(10), false)
+        );
+        assert_eq!(record.until.since_epoch().as_millis(), 1_795_777_200_123);
+        assert_eq!(record.to_string(), STORED);
+    }
+
+    #[test]
+    fn no_part_of_a_record_is_a_record() {
+        for end in 0..STORED.len() {
+            assert!(STORED.get(..end).is_none_or(|part| parse(part).is_err()), "{end}");
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_value_and_what_was_expected() {
+        for (from, to, message) in [
+            ("192.0.2.7\nuntil", "here\nuntil", "`source`: expected an address, found \"here\""),
+            ("until", "until_", "expected `until = …`, found \"until_ = 1795777200123\""),
+            ("failed = false", "failed = no", "`failed`: expected true or false, found \"no\""),
+            (
+                "close 192.0.2.7 # now",
+                " ",
+                "`stop_command`: expected a command without a NUL byte, found \" \"",
+            ),
+            ("# end", "more\n# end", "unexpected line \"more\""),
+        ] {
+            assert_eq!(parse(&STORED.replacen(from, to, 1)).unwrap_err().to_string(), message);
+        }
+    }
+}

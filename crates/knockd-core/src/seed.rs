@@ -1,0 +1,81 @@
+//! The keyed hash behind which strangers' addresses are looked up.
+
+use std::fmt;
+use std::hash::Hasher as _;
+
+use siphasher::sip::SipHasher13;
+
+/// The secret key of the hash that spreads sources over tables.
+///
+/// A daemon takes it from the operating system's randomness, once for each run: a stranger who knew it could choose addresses
+/// that all stand in the same place and make every packet slow. Tests and replays take a fixed one, since it decides which of
+/// several sources makes room for another: with the same seed, the same calls have the same results, on any machine.
+///
+/// `Debug` does not show it.
+#[derive(Clone, Copy)]
+pub struct Seed(u64, u64);
+
+impl Seed {
+    /// Makes a seed of these 128 bits.
+    pub const fn new(first: u64, second: u64) -> Self {
+        Self(first, second)
+    }
+
+    /// SipHash-1-3, as the tables of the standard library use it, of the numbers' bytes in little-endian order on any machine.
+    pub(crate) fn hash<const N: usize>(self, numbers: [u64; N]) -> u64 {
+        let mut hasher = SipHasher13::new_with_keys(self.0, self.1);
+        for number in numbers {
+            hasher.write_u64(number.to_le());
+        }
+        hasher.finish()
+    }
+}
+
+impl fmt::Debug for Seed {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Seed(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::DefaultHasher;
+    use std::num::NonZeroU32;
+
+    use super::*;
+    use crate::matcher::Matcher;
+    use crate::scanners::Scanners;
+
+    #[test]
+    fn the_hash_is_the_one_of_the_standard_library_whose_key_is_zero() {
+        let numbers = [1, u64::MAX, 0x0102_0304_0506_0708];
+        let mut reference = DefaultHasher::new();
+        for number in numbers {
+            reference.write(&number.to_le_bytes());
+        }
+        assert_eq!(Seed::new(0, 0).hash(numbers), reference.finish());
+    }
+
+    #[test]
+    fn both_halves_of_the_key_count() {
+        let keys = [(0, 0), (1, 0), (0, 1), (1, 1)];
+        let hashes = keys.map(|(first, second)| Seed::new(first, second).hash([7]));
+        for (index, hash) in hashes.iter().enumerate() {
+            assert!(!hashes[..index].contains(hash), "{hashes:x?}");
+        }
+    }
+
+    #[test]
+    fn neither_the_seed_nor_what_keeps_it_prints_it() {
+        let seed = Seed::new(7_777_777_777, 0x8888_8888);
+        let matcher = Matcher::new(&[], NonZeroU32::MIN, seed);
+        let scanners = Scanners::new(NonZeroU32::new(10), seed);
+        for text in [format!("{seed:?}"), format!("{matcher:?}"), format!("{scanners:#?}")] {
+            assert!(text.contains("Seed(..)"), "{text}");
+            assert!(
+                !text.contains("7777") && !text.contains("2290649224") && !text.contains("8888"),
+                "{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Texts that a configuration can hold as they are: what is printed is read back equal.
+
+use std::fmt;
+use std::ops::Deref;
+use std::str::FromStr;
+
+/// A value on one line of a configuration, such as a path: not empty, without white space around it, a line feed or a NUL byte.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Text(String);
+
+/// The name of a door: not empty, not `options`, without a line feed or a NUL byte.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct DoorName(String);
+
+/// Why a text cannot stand in a configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TextError {
+    /// It has no character.
+    #[error("empty text")]
+    Empty,
+    /// It begins or ends with white space, which a reader would drop.
+    #[error("white space around the text")]
+    Padded,
+    /// It has more than one line.
+    #[error("unexpected line feed")]
+    LineFeed,
+    /// It has a NUL byte.
+    #[error("unexpected NUL byte")]
+    Nul,
+    /// A section with this name holds the global directives.
+    #[error("`options` is no door's name")]
+    Options,
+}
+
+impl Text {
+    /// Checks a text.
+    ///
+    /// # Errors
+    /// When it is empty, has white space around it, a line feed or a NUL byte.
+    pub fn new(text: impl Into<String>) -> Result<Self, TextError> {
+        let text = text.into();
+        check_line(&text)?;
+        if text.trim().len() == text.len() { Ok(Self(text)) } else { Err(TextError::Padded) }
+    }
+}
+
+impl Text {
+    /// Takes a text of ours, of which a test knows that it is one.
+    pub(crate) fn from_static(text: &'static str) -> Self {
+        debug_assert!(Self::new(text).is_ok(), "{text:?}");
+        Self(text.to_owned())
+    }
+}
+
+impl DoorName {
+    /// Checks a name.
+    ///
+    /// # Errors
+    /// When it is empty or `options`, or has a line feed or a NUL byte.
+    pub fn new(name: impl Into<String>) -> Result<Self, TextError> {
+        let name = name.into();
+        check_line(&name)?;
+        if name == "options" { Err(TextError::Options) } else { Ok(Self(name)) }
+    }
+}
+
+fn check_line(text: &str) -> Result<(), TextError> {
+    match text {
+        "" => Err(TextError::Empty),
+        _ if text.contains('\n') => Err(TextError::LineFeed),
+        _ if text.contains('\0') => Err(TextError::Nul),
+        _ => Ok(()),
+    }
+}
+
+/// What both kinds of text have in common.
+macro_rules! text {
+    ($type:ident) => {
+        impl Deref for $type {
+            type Target = str;
+
+            fn deref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = TextError;
+
+            fn from_str(text: &str) -> Result<Self, TextError> {
+                Self::new(text)
+            }
+        }
+
+        impl PartialEq<str> for $type {
+            fn eq(&self, other: &str) -> bool {
+                self.0 == other
+            }
+        }
+
+        impl PartialEq<&str> for $type {
+            fn eq(&self, other: &&str) -> bool {
+                self.0 == *other
+            }
+        }
+    };
+}
+
+text!(Text);
+text!(DoorName);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_configuration_would_read_otherwise_is_refused() {
+        for (text, error) in [
+            ("", TextError::Empty),
+            (" a", TextError::Padded),
+            ("a\u{a0}", TextError::Padded),
+            ("a\nb", TextError::LineFeed),
+            ("a\0b", TextError::Nul),
+        ] {
+            assert_eq!(Text::new(text), Err(error), "{text:?}");
+        }
+        assert_eq!(DoorName::new("options"), Err(TextError::Options));
+        assert_eq!(DoorName::new(" a ").unwrap(), " a ");
+        assert_eq!(Text::new("/etc/a b").unwrap(), "/etc/a b");
+    }
+}
