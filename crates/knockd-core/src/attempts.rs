@@ -1,19 +1,44 @@
 //! The table of attempts under way: found by source, ordered by age and by progress, bounded.
 //!
 //! A stranger can make it grow, one attempt a packet, so every operation takes constant time, and a full table makes room
-//! by dropping the least advanced attempt, of those the one that has stood at its stage longest. Whoever has a network of
-//! IPv6 has 2^64 addresses or more, so of the attempts at their first stage from one /64 no more than [`index::PER_NETWORK`] are kept;
+//! by dropping the least advanced attempt, of those the one that has been at its stage longest. A host in an IPv6 network
+//! has 2^64 addresses, so of the attempts at their first stage from one /64 no more than [`index::PER_NETWORK`] are kept;
 //! the oldest of them makes room.
+//!
+//! Every attempt has a place in one vector and is in four lists through it, or in three if no network counts it:
+//!
+//! ```text
+//!   hash tables                         entries                        vectors of lists
+//!                          ┌──────┬──────┬──────┬──────┬──────┐
+//!   (source, class) ─────▶ │  A1  │  B1  │ free │  A2  │  C1  │ ◀──── queue of each time-out
+//!     newest first         │      │      │      │      │      │         the next to end first
+//!                          │ four pairs of links in each entry│
+//!   IPv6 /64 ────────────▶ │      │      │      │      │      │ ◀──── stage 0, 1, 2, …
+//!     oldest first         └──────┴──────┴──────┴──────┴──────┘         the longest there first
+//! ```
+//!
+//! - What a packet of this source means: its list in [`index::Sources`].
+//! - Which attempts have ended: the fronts of the queues. All of a queue last equally long, so a new one goes to the back.
+//! - Which attempt makes room: the front of the lowest stage.
+//! - Which attempt makes room for another of its network: the front of its list in [`index::Networks`].
+//!
+//! `list.rs` links, `entries.rs` keeps, `index.rs` finds, and this file decides; `properties.rs` says what holds after every
+//! operation. Ordered maps in place of the lists were tried: docs/architecture.md has the figures.
 
+mod entries;
 mod index;
+mod list;
+#[cfg(test)]
+mod properties;
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use hashbrown::HashTable;
-
-use self::index::{Head, Network};
+use self::entries::Entries;
+pub(crate) use self::entries::Slot;
+use self::index::{Networks, Sources};
+use self::list::{List, Order};
 use crate::seed::Seed;
 use crate::time::Timestamp;
 
@@ -39,74 +64,30 @@ pub(crate) struct Attempt {
     pub(crate) begun: Timestamp,
 }
 
-/// A place in the table, counted from 1 so that an `Option` of it takes four bytes; it stays the attempt's own until the
-/// attempt is removed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Slot(NonZeroU32);
-
-impl Slot {
-    fn index(self) -> usize {
-        self.0.get() as usize - 1
-    }
-}
-
 #[derive(Debug)]
 pub(crate) struct Attempts {
     limit: usize,
-    entries: Vec<Entry>,
-    /// Entries that hold no attempt, linked by `in_chain`.
-    free: Option<Slot>,
-    len: usize,
-    /// The newest attempt of each (source, class).
-    chains: HashTable<Head>,
-    /// The IPv6 networks that have attempts at their first stage.
-    networks: HashTable<Network>,
-    seed: Seed,
+    entries: Entries,
+    sources: Sources,
+    networks: Networks,
     queues: Vec<Queue>,
-    stages: Vec<List>,
+    stages: Vec<Stage>,
     /// No attempt ends before this moment.
     next_end: Option<Timestamp>,
 }
 
+/// Attempts that last equally long, the oldest first.
 #[derive(Debug)]
 struct Queue {
     lasts: Duration,
     list: List,
 }
 
-/// 72 bytes, so that the largest table of the default limit takes 18 MiB, and with its indexes 30 at most.
-#[derive(Debug)]
-struct Entry {
-    attempt: Attempt,
-    /// Among the attempts of the same source and class, the newest first; or among the free entries.
-    in_chain: Links,
-    in_queue: Links,
-    in_stage: Links,
-    /// Among the attempts at their first stage of the same IPv6 network, the oldest first.
-    in_network: Links,
-}
-
+/// Attempts that are equally far, the longest there first.
 #[derive(Clone, Copy, Default, Debug)]
-struct Links {
-    previous: Option<Slot>,
-    next: Option<Slot>,
-}
-
-/// Both ends of a list through the entries.
-#[derive(Clone, Copy, Default, Debug)]
-struct List {
-    first: Option<Slot>,
-    last: Option<Slot>,
-    len: u32,
-}
-
-/// Which of its lists an entry is linked into.
-#[derive(Clone, Copy)]
-enum Order {
-    Chain,
-    Queue(QueueId),
-    Stage(u8),
-    Network,
+struct Stage {
+    list: List,
+    len: usize,
 }
 
 impl Attempts {
@@ -115,28 +96,46 @@ impl Attempts {
         let queues = lasts.iter().map(|&lasts| Queue { lasts, list: List::default() });
         Self {
             limit: limit.get() as usize,
-            entries: Vec::new(),
-            free: None,
-            len: 0,
-            chains: HashTable::new(),
-            networks: HashTable::new(),
-            seed,
+            entries: Entries::default(),
+            sources: Sources::new(seed),
+            networks: Networks::new(seed),
             queues: queues.collect(),
-            stages: vec![List::default(); crate::Sequence::MAX_STEPS + 1],
+            stages: vec![Stage::default(); crate::Sequence::MAX_STEPS + 1],
             next_end: None,
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.entries.len()
     }
 
+    /// How many attempts are at this stage.
+    pub(crate) fn len_at(&self, stage: u8) -> usize {
+        self.stages.get(usize::from(stage)).map_or(0, |stage| stage.len)
+    }
+
+    /// `None` for an attempt that has been removed, until its place is another's.
     pub(crate) fn get(&self, slot: Slot) -> Option<&Attempt> {
-        self.entries.get(slot.index()).map(|entry| &entry.attempt)
+        self.entries.get(slot)
     }
 
+    /// The newest attempt of this source at doors of this class.
+    pub(crate) fn first_of_source(&self, source: IpAddr, class: ClassId) -> Option<Slot> {
+        self.sources.newest(source, class, &self.entries)
+    }
+
+    /// The attempt of the same source and class that is older by one.
     pub(crate) fn next_of_source(&self, slot: Slot) -> Option<Slot> {
-        self.entries.get(slot.index()).and_then(|entry| entry.in_chain.next)
+        self.entries.links(slot, Order::Source)?.next
+    }
+
+    /// All attempts, the most advanced first, of those the longest at its stage.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Attempt> + '_ {
+        self.slots().filter_map(|slot| self.get(slot).copied())
+    }
+
+    fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
+        self.stages.iter().rev().flat_map(|stage| stage.list.iter(Order::Stage, &self.entries))
     }
 
     /// The moment at which [`Self::expire`] has something to do; it may be earlier, never later.
@@ -161,30 +160,6 @@ impl Attempts {
         }
     }
 
-    /// Removes the attempts for which `is_over` holds.
-    pub(crate) fn remove_where(&mut self, is_over: impl Fn(&Attempt) -> bool) {
-        let slots = self.slots().filter(|&slot| self.get(slot).is_some_and(&is_over));
-        for slot in slots.collect::<Vec<_>>() {
-            self.remove(slot);
-        }
-    }
-
-    /// How many attempts are at this stage.
-    pub(crate) fn len_at(&self, stage: u8) -> usize {
-        self.stages.get(usize::from(stage)).map_or(0, |list| list.len as usize)
-    }
-
-    /// All attempts, the most advanced first, of those the longest at its stage.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Attempt> + '_ {
-        self.slots().filter_map(|slot| self.get(slot).copied())
-    }
-
-    fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
-        self.stages.iter().rev().flat_map(|list| {
-            std::iter::successors(list.first, |slot| self.entries.get(slot.index())?.in_stage.next)
-        })
-    }
-
     /// The attempt of a queue that began first, and when it ends.
     fn first_end(&self, queue: QueueId) -> Option<(Slot, Timestamp)> {
         let Queue { lasts, list } = self.queues.get(queue.0 as usize)?;
@@ -194,131 +169,103 @@ impl Attempts {
 
     /// Adds an attempt behind all others of its queue and its stage; returns the one that had to make room for it.
     pub(crate) fn insert(&mut self, attempt: Attempt) -> Option<Attempt> {
-        let evicted = match self.crowded(&attempt) {
+        let evicted = match self.networks.crowded_by(&attempt, &self.entries) {
             Some(oldest) => self.remove(oldest),
-            None if self.len < self.limit => None,
-            None => self.evict(),
+            None if self.len() < self.limit => None,
+            None => self.least_advanced().and_then(|slot| self.remove(slot)),
         };
         self.grow();
-        let none = Links::default();
-        let entry = Entry { attempt, in_chain: none, in_queue: none, in_stage: none, in_network: none };
-        let slot = self.place(entry);
-        self.len += 1;
-        self.chain(slot);
-        self.push(slot, Order::Queue(attempt.queue));
-        self.push(slot, Order::Stage(attempt.stage));
-        self.join_network(slot);
+        let slot = self.entries.add(attempt);
+        self.sources.link(slot, &attempt, &mut self.entries);
+        self.networks.link(slot, &attempt, &mut self.entries);
+        self.enter_queue(slot, attempt.queue);
+        self.enter_stage(slot, attempt.stage);
         let lasts = self.queues.get(attempt.queue.0 as usize).map(|queue| queue.lasts).unwrap_or_default();
         let end = attempt.begun.after(lasts);
         self.next_end = Some(self.next_end.map_or(end, |next| next.min(end)));
         evicted
     }
 
+    /// The attempt that a full table does without, of those equally far the longest there.
+    fn least_advanced(&self) -> Option<Slot> {
+        self.stages.iter().find_map(|stage| stage.list.first)
+    }
+
     pub(crate) fn remove(&mut self, slot: Slot) -> Option<Attempt> {
         let attempt = *self.get(slot)?;
-        self.unlink(slot, Order::Queue(attempt.queue));
-        self.unlink(slot, Order::Stage(attempt.stage));
-        self.leave_network(slot);
-        self.unchain(slot);
-        let next = self.free.replace(slot);
-        if let Some(links) = self.links(slot, Order::Chain) {
-            *links = Links { previous: None, next };
-        }
-        self.len -= 1;
+        self.leave_queue(slot, attempt.queue);
+        self.leave_stage(slot, attempt.stage);
+        self.networks.unlink(slot, &attempt, &mut self.entries);
+        self.sources.unlink(slot, &attempt, &mut self.entries);
+        self.entries.free(slot);
         Some(attempt)
+    }
+
+    /// Removes the attempts for which `is_over` holds.
+    pub(crate) fn remove_where(&mut self, is_over: impl Fn(&Attempt) -> bool) {
+        let slots = self.slots().filter(|&slot| self.get(slot).is_some_and(&is_over));
+        for slot in slots.collect::<Vec<_>>() {
+            self.remove(slot);
+        }
     }
 
     /// Moves an attempt to the next stage.
     pub(crate) fn advance(&mut self, slot: Slot) {
         let Some(attempt) = self.get(slot).copied() else { return };
-        self.unlink(slot, Order::Stage(attempt.stage));
-        self.leave_network(slot);
-        let stage = attempt.stage + 1;
-        if let Some(entry) = self.entries.get_mut(slot.index()) {
-            entry.attempt.stage = stage;
+        let next = Attempt { stage: attempt.stage + 1, ..attempt };
+        self.leave_stage(slot, attempt.stage);
+        self.networks.unlink(slot, &attempt, &mut self.entries);
+        if let Some(attempt) = self.entries.get_mut(slot) {
+            *attempt = next;
         }
-        self.push(slot, Order::Stage(stage));
+        self.networks.link(slot, &next, &mut self.entries);
+        self.enter_stage(slot, next.stage);
     }
 
-    /// Lets the time of an attempt begin again.
+    /// Lets the time of an attempt begin again, behind all others of its queue, its stage and its network.
     pub(crate) fn restart_clock(&mut self, slot: Slot, now: Timestamp) {
         let Some(attempt) = self.get(slot).copied() else { return };
-        for order in [Order::Queue(attempt.queue), Order::Stage(attempt.stage)] {
-            self.unlink(slot, order);
-            self.push(slot, order);
+        self.leave_queue(slot, attempt.queue);
+        self.leave_stage(slot, attempt.stage);
+        self.networks.unlink(slot, &attempt, &mut self.entries);
+        if let Some(attempt) = self.entries.get_mut(slot) {
+            attempt.begun = now;
         }
-        self.leave_network(slot);
-        self.join_network(slot);
-        if let Some(entry) = self.entries.get_mut(slot.index()) {
-            entry.attempt.begun = now;
+        self.networks.link(slot, &attempt, &mut self.entries);
+        self.enter_queue(slot, attempt.queue);
+        self.enter_stage(slot, attempt.stage);
+    }
+
+    fn enter_queue(&mut self, slot: Slot, queue: QueueId) {
+        if let Some(queue) = self.queues.get_mut(queue.0 as usize) {
+            queue.list.push_back(slot, Order::Queue, &mut self.entries);
         }
     }
 
-    /// Puts an entry where none is.
-    fn place(&mut self, entry: Entry) -> Slot {
-        if let Some(slot) = self.free
-            && let Some(place) = self.entries.get_mut(slot.index())
-        {
-            self.free = place.in_chain.next;
-            *place = entry;
-            return slot;
-        }
-        self.entries.push(entry);
-        // The limit is a u32, so the count of entries fits one, and it is not 0 after a push.
-        let count = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
-        Slot(NonZeroU32::new(count).unwrap_or(NonZeroU32::MAX))
-    }
-
-    fn evict(&mut self) -> Option<Attempt> {
-        let first = self.stages.iter().find_map(|list| list.first)?;
-        self.remove(first)
-    }
-
-    fn list(&mut self, order: Order) -> Option<&mut List> {
-        match order {
-            // Their ends stand in the hash tables.
-            Order::Chain | Order::Network => None,
-            Order::Queue(queue) => self.queues.get_mut(queue.0 as usize).map(|queue| &mut queue.list),
-            Order::Stage(stage) => self.stages.get_mut(usize::from(stage)),
+    fn leave_queue(&mut self, slot: Slot, queue: QueueId) {
+        if let Some(queue) = self.queues.get_mut(queue.0 as usize) {
+            queue.list.unlink(slot, Order::Queue, &mut self.entries);
         }
     }
 
-    fn links(&mut self, slot: Slot, order: Order) -> Option<&mut Links> {
-        let entry = self.entries.get_mut(slot.index())?;
-        Some(match order {
-            Order::Chain => &mut entry.in_chain,
-            Order::Queue(_) => &mut entry.in_queue,
-            Order::Stage(_) => &mut entry.in_stage,
-            Order::Network => &mut entry.in_network,
-        })
-    }
-
-    fn push(&mut self, slot: Slot, order: Order) {
-        let Some(list) = self.list(order) else { return };
-        list.len += 1;
-        let previous = list.last.replace(slot);
-        if previous.is_none() {
-            list.first = Some(slot);
-        }
-        if let Some(links) = previous.and_then(|previous| self.links(previous, order)) {
-            links.next = Some(slot);
-        }
-        if let Some(links) = self.links(slot, order) {
-            *links = Links { previous, next: None };
+    fn enter_stage(&mut self, slot: Slot, stage: u8) {
+        if let Some(stage) = self.stages.get_mut(usize::from(stage)) {
+            stage.list.push_back(slot, Order::Stage, &mut self.entries);
+            stage.len += 1;
         }
     }
 
-    fn unlink(&mut self, slot: Slot, order: Order) {
-        let Some(&mut Links { previous, next }) = self.links(slot, order) else { return };
-        self.list(order).into_iter().for_each(|list| list.len -= 1);
-        match previous.and_then(|previous| self.links(previous, order)) {
-            Some(links) => links.next = next,
-            None => self.list(order).into_iter().for_each(|list| list.first = next),
+    fn leave_stage(&mut self, slot: Slot, stage: u8) {
+        if let Some(stage) = self.stages.get_mut(usize::from(stage)) {
+            stage.list.unlink(slot, Order::Stage, &mut self.entries);
+            stage.len -= 1;
         }
-        match next.and_then(|next| self.links(next, order)) {
-            Some(links) => links.previous = previous,
-            None => self.list(order).into_iter().for_each(|list| list.last = previous),
-        }
+    }
+
+    fn grow(&mut self) {
+        self.sources.grow(self.limit);
+        self.networks.grow(self.limit, &self.entries);
+        self.entries.grow(self.limit);
     }
 }
 
@@ -346,8 +293,8 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_takes_72_bytes_and_a_network_12() {
-        assert_eq!((size_of::<Entry>(), size_of::<Network>()), (72, 12));
+    fn an_entry_takes_72_bytes_and_what_finds_it_8_each() {
+        assert_eq!((Entries::ENTRY_SIZE, Sources::ITEM_SIZE, Networks::ITEM_SIZE), (72, 8, 8));
     }
 
     #[test]
@@ -390,9 +337,9 @@ mod tests {
         let mut table = table(100_000);
         let mut moved = Vec::new();
         for source in 0..200_000 {
-            let before = (table.entries.capacity(), table.chains.num_buckets());
+            let before = (table.entries.capacity(), table.sources.buckets());
             table.insert(attempt(source, 0, 1));
-            if before != (table.entries.capacity(), table.chains.num_buckets()) {
+            if before != (table.entries.capacity(), table.sources.buckets()) {
                 moved.push(source);
             }
         }
@@ -410,7 +357,7 @@ mod tests {
                 table.remove(slot);
             }
         }
-        assert_eq!((table.len(), table.entries.len()), (4, 5));
+        assert_eq!((table.len(), table.entries.all().count()), (4, 5));
     }
 
     fn in_network(network: u16, host: u128, stage: u8) -> Attempt {

@@ -150,6 +150,8 @@ impl Matcher {
     fn judge(&mut self, packet: &Packet, class: ClassId) -> bool {
         let source = packet.source;
         let mut completed = false;
+        // Added after the loop, since they may push out the attempt that comes next.
+        let mut cooldowns = Vec::new();
         let mut next = self.attempts.first_of_source(source, class);
         while let Some(slot) = next {
             next = self.attempts.next_of_source(slot);
@@ -177,8 +179,7 @@ impl Matcher {
                     completed = true;
                     if let Some(queue) = door.cooldown {
                         let begun = self.latest;
-                        let cooling = Attempt { source, door: id.0, class, queue, stage: COOLING, begun };
-                        add(&mut self.attempts, cooling, &mut self.events);
+                        cooldowns.push(Attempt { source, door: id.0, class, queue, stage: COOLING, begun });
                     }
                 } else {
                     self.attempts.advance(slot);
@@ -194,6 +195,9 @@ impl Matcher {
                 report(EventKind::Spoiled(stage));
                 self.attempts.remove(slot);
             }
+        }
+        for cooldown in cooldowns {
+            add(&mut self.attempts, cooldown, &mut self.events);
         }
         completed
     }
@@ -928,6 +932,30 @@ mod tests {
         matcher.set_sequence(DoorId::new(1), None);
         let events = knock(&mut matcher, &[9, 8]);
         assert_eq!(events, [(0, Stage(1)), (1, Cooling), (0, Stage(2)), (0, Opened), (1, Cooling)]);
+    }
+
+    #[test]
+    fn a_cooldown_that_pushes_out_an_attempt_of_its_own_source_is_no_effect_of_the_packet_that_opened() {
+        let doors = [
+            with_flags(FlagRule::ANY.and_set(ACK), with_timeout(100, door("first", "1,9"))),
+            with_cooldown(10, with_timeout(100, door("cooled", "1,2,3"))),
+            with_timeout(100, door("crowd", "7,8")),
+        ];
+        let mut matcher = limited(&doors, 10_000);
+        let of = |host: u128, port, flags| Packet {
+            source: std::net::Ipv6Addr::from_bits(1 << 64 | host).into(),
+            destination: address("2001:db8::1"),
+            hit: Hit::Tcp { port, flags },
+        };
+        let mut send = |packet: Packet| {
+            let events = matcher.handle_packet(&packet, Timestamp::ZERO).iter();
+            events.map(|event| (event.door.index(), event.kind)).collect::<Vec<_>>()
+        };
+        assert_eq!(send(of(0, 1, SYN.union(ACK))), [(0, Stage(1)), (1, Stage(1))]);
+        assert_eq!(send(of(0, 2, SYN)), [(0, WrongFlags(1)), (1, Stage(2))]);
+        (1..1024).for_each(|host| drop(send(of(host, 7, SYN))));
+        let events = send(of(0, 3, SYN));
+        assert_eq!(events, [(0, WrongFlags(1)), (0, Evicted(1)), (1, Stage(3)), (1, Opened)]);
     }
 
     #[test]

@@ -232,7 +232,7 @@ impl Scanners {
     }
 
     fn place_of(&self, network: Network) -> usize {
-        let place = self.seed.hash([network.0]) % u64::from(BUCKETS);
+        let place = self.seed.hash(network.0) % u64::from(BUCKETS);
         usize::try_from(place).unwrap_or_default()
     }
 }

@@ -1,38 +1,54 @@
-//! How the attempts of a source and of a network are found.
+//! How the attempts of a source, and those of a network, are found: two hash tables of lists.
+//!
+//! Their keys stand in the attempts alone, so that a table takes eight bytes for a list; a lookup compares the attempt that
+//! the list begins with.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use hashbrown::hash_table::Entry::{Occupied, Vacant};
+use hashbrown::HashTable;
 
-use super::{Attempt, Attempts, ClassId, Links, Order, Slot};
+use super::entries::{Entries, Slot, more};
+use super::list::{List, Order};
+use super::{Attempt, ClassId};
 use crate::seed::Seed;
 
 /// How many attempts at their first stage one IPv6 network of 64 bits may have.
 pub(super) const PER_NETWORK: u32 = 1024;
 
-/// How many times larger a table becomes when it is full.
-const GROWTH: usize = 16;
-
-/// The newest attempt of a source. With its hash, the table can grow without looking at the attempts, and hardly ever looks at
-/// one in vain.
+/// The attempts of each source at doors of each class, the newest first.
 #[derive(Debug)]
-pub(super) struct Head {
-    hash: Hash,
-    slot: Slot,
+pub(super) struct Sources {
+    table: HashTable<OfSource>,
+    seed: Seed,
 }
 
-/// The hash of a source and a class.
+/// With its hash, the table can grow without looking at the attempts, and hardly ever looks at one in vain.
+#[derive(Debug)]
+struct OfSource {
+    hash: Hash,
+    list: List,
+}
+
+impl OfSource {
+    fn is_of(&self, (source, class): (IpAddr, ClassId), entries: &Entries) -> bool {
+        let first = self.list.first.and_then(|first| entries.get(first));
+        first.is_some_and(|attempt| attempt.source == source && attempt.class == class)
+    }
+}
+
+/// The hash of a source and a class. It is keyed, since strangers choose the sources.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Hash(u32);
 
 impl Hash {
-    /// It is keyed, since strangers choose the sources. An address as a number takes fewer rounds than as an enum of bytes.
-    fn of(seed: Seed, source: IpAddr, class: ClassId) -> Self {
+    fn of((source, class): (IpAddr, ClassId), seed: Seed) -> Self {
+        let class = u64::from(class.0);
+        // Both in one form: with the other one for IPv4, the code for IPv6 comes out half as fast.
         let hash = match source {
-            IpAddr::V4(source) => seed.hash([u64::from(source.to_bits()) << 32 | u64::from(class.0)]),
+            IpAddr::V4(source) => seed.hash_all([u64::from(source.to_bits()) << 32 | class]),
             IpAddr::V6(source) => {
-                let (high, low) = halves(source);
-                seed.hash([high, low, class.0.into()])
+                let (prefix, host) = halves(source);
+                seed.hash_all([prefix, host, class])
             }
         };
         Self(u32::try_from(hash >> 32).unwrap_or_default())
@@ -44,160 +60,124 @@ impl Hash {
     }
 }
 
-/// An IPv6 network of 64 bits; which one, its attempts tell.
-#[derive(Debug)]
-pub(super) struct Network {
-    first: Slot,
-    last: Slot,
-    count: u32,
+impl Sources {
+    pub(super) const fn new(seed: Seed) -> Self {
+        Self { table: HashTable::new(), seed }
+    }
+
+    /// The newest attempt of a source at doors of a class.
+    pub(super) fn newest(&self, source: IpAddr, class: ClassId, entries: &Entries) -> Option<Slot> {
+        let key = (source, class);
+        let hash = Hash::of(key, self.seed);
+        let is_it = |known: &OfSource| known.hash == hash && known.is_of(key, entries);
+        self.table.find(hash.wide(), is_it)?.list.first
+    }
+
+    pub(super) fn link(&mut self, slot: Slot, attempt: &Attempt, entries: &mut Entries) {
+        let key = (attempt.source, attempt.class);
+        let hash = Hash::of(key, self.seed);
+        let is_it = |known: &OfSource| known.hash == hash && known.is_of(key, entries);
+        let place = self.table.entry(hash.wide(), is_it, |known| known.hash.wide());
+        let mut place = place.or_insert(OfSource { hash, list: List::default() });
+        place.get_mut().list.push_front(slot, Order::Source, entries);
+    }
+
+    pub(super) fn unlink(&mut self, slot: Slot, attempt: &Attempt, entries: &mut Entries) {
+        let key = (attempt.source, attempt.class);
+        let hash = Hash::of(key, self.seed);
+        let is_it = |known: &OfSource| known.hash == hash && known.is_of(key, entries);
+        let Ok(mut place) = self.table.find_entry(hash.wide(), is_it) else { return };
+        let list = &mut place.get_mut().list;
+        list.unlink(slot, Order::Source, entries);
+        if list.first.is_none() {
+            place.remove();
+        }
+    }
+
+    /// Makes room for one more, and then for many.
+    pub(super) fn grow(&mut self, limit: usize) {
+        // A hash table that is at most half full hardly ever has to be tidied up, which would take as long as growing: in less
+        // than one of a thousand removals all 15 neighbours are taken, so that a mark has to be left. A larger one is slower to
+        // look into.
+        let roomy = limit.saturating_mul(7) / 4;
+        let len = self.table.len();
+        if len == self.table.capacity() {
+            self.table.reserve(more(len, roomy), |known| known.hash.wide());
+        }
+    }
 }
 
-impl Attempts {
-    /// The newest attempt of this source at doors of this class; [`Self::next_of_source`] leads to the older ones.
-    pub(crate) fn first_of_source(&self, source: IpAddr, class: ClassId) -> Option<Slot> {
-        let hash = Hash::of(self.seed, source, class);
-        let is_it = |head: &Head| head.hash == hash && self.is_of(head.slot, source, class);
-        self.chains.find(hash.wide(), is_it).map(|head| head.slot)
+/// The attempts at their first stage of each IPv6 network of 64 bits, the oldest first.
+#[derive(Debug)]
+pub(super) struct Networks {
+    table: HashTable<OfNetwork>,
+    seed: Seed,
+    /// How many one network may have.
+    pub(super) most: u32,
+}
+
+#[derive(Debug)]
+struct OfNetwork {
+    list: List,
+    len: u32,
+}
+
+impl OfNetwork {
+    fn prefix(&self, entries: &Entries) -> Option<u64> {
+        network_of(entries.get(self.list.first?)?)
+    }
+}
+
+impl Networks {
+    pub(super) const fn new(seed: Seed) -> Self {
+        Self { table: HashTable::new(), seed, most: PER_NETWORK }
     }
 
-    fn is_of(&self, slot: Slot, source: IpAddr, class: ClassId) -> bool {
-        self.get(slot).is_some_and(|attempt| attempt.source == source && attempt.class == class)
-    }
-
-    /// Makes room for one more, and then for many: whatever is in a hash table has to move when it grows, during which packets
-    /// are lost if it is much. What is not used yet takes next to no memory.
-    pub(super) fn grow(&mut self) {
-        let Self { chains, networks, entries, seed, limit, .. } = self;
-        let more =
-            |len: usize, most: usize| most.saturating_sub(len).min(len.max(64).saturating_mul(GROWTH - 1));
-        // A hash table that is at most half full hardly ever has to be tidied up, which would take as long: in less than one of
-        // a thousand removals all 15 neighbours are taken, so that a mark has to be left. A larger one is slower to look into.
-        let roomy = limit.saturating_mul(7) / 4;
-        if chains.len() == chains.capacity() {
-            chains.reserve(more(chains.len(), roomy), |head| head.hash.wide());
-        }
-        if networks.len() == networks.capacity() {
-            let prefix = |network: &Network| {
-                entries.get(network.first.index()).and_then(|entry| network_of(&entry.attempt))
-            };
-            let hash = |network: &Network| prefix(network).map_or(0, |prefix| seed.hash([prefix]));
-            networks.reserve(more(networks.len(), *limit), hash);
-        }
-        if entries.len() == entries.capacity() {
-            entries.reserve_exact(more(entries.len(), *limit));
-        }
-    }
-
-    /// Puts an entry at the head of the chain of its source.
-    pub(super) fn chain(&mut self, slot: Slot) {
-        let Some(&Attempt { source, class, .. }) = self.get(slot) else { return };
-        let hash = Hash::of(self.seed, source, class);
-        let Self { chains, entries, .. } = &mut *self;
-        let key =
-            |slot: Slot| entries.get(slot.index()).map(|entry| (entry.attempt.source, entry.attempt.class));
-        let is_it = |head: &Head| head.hash == hash && key(head.slot) == Some((source, class));
-        let next = match chains.entry(hash.wide(), is_it, |head| head.hash.wide()) {
-            Vacant(vacant) => {
-                vacant.insert(Head { hash, slot });
-                None
-            }
-            Occupied(mut head) => Some(std::mem::replace(&mut head.get_mut().slot, slot)),
-        };
-        if let Some(links) = next.and_then(|next| self.links(next, Order::Chain)) {
-            links.previous = Some(slot);
-        }
-        if let Some(links) = self.links(slot, Order::Chain) {
-            links.next = next;
-        }
-    }
-
-    pub(super) fn unchain(&mut self, slot: Slot) {
-        let Some(&Attempt { source, class, .. }) = self.get(slot) else { return };
-        let Some(&mut Links { previous, next }) = self.links(slot, Order::Chain) else { return };
-        if let Some(links) = next.and_then(|next| self.links(next, Order::Chain)) {
-            links.previous = previous;
-        }
-        if let Some(links) = previous.and_then(|previous| self.links(previous, Order::Chain)) {
-            links.next = next;
-        } else if let Ok(mut head) =
-            self.chains.find_entry(Hash::of(self.seed, source, class).wide(), |head| head.slot == slot)
-        {
-            match next {
-                Some(next) => head.get_mut().slot = next,
-                None => drop(head.remove()),
-            }
-        }
-    }
-
-    /// The oldest attempt that has to make room because there are too many of its network.
-    pub(super) fn crowded(&self, attempt: &Attempt) -> Option<Slot> {
+    /// The oldest attempt of the network that a new attempt would be one too many for.
+    pub(super) fn crowded_by(&self, attempt: &Attempt, entries: &Entries) -> Option<Slot> {
         let prefix = network_of(attempt)?;
-        let network =
-            self.networks.find(self.seed.hash([prefix]), |network| self.is_in(network.first, prefix))?;
-        (network.count >= PER_NETWORK).then_some(network.first)
+        let is_it = |known: &OfNetwork| known.prefix(entries) == Some(prefix);
+        let network = self.table.find(self.seed.hash(prefix), is_it)?;
+        network.list.first.filter(|_| network.len >= self.most)
     }
 
-    fn is_in(&self, slot: Slot, prefix: u64) -> bool {
-        self.get(slot).and_then(network_of) == Some(prefix)
-    }
-
-    pub(super) fn join_network(&mut self, slot: Slot) {
-        let Some(prefix) = self.get(slot).and_then(network_of) else { return };
-        let Self { networks, entries, seed, .. } = &mut *self;
-        let prefix_of = |network: &Network| {
-            entries.get(network.first.index()).and_then(|entry| network_of(&entry.attempt))
-        };
-        let place = networks.entry(
-            seed.hash([prefix]),
-            |network| prefix_of(network) == Some(prefix),
-            |network| prefix_of(network).map_or(0, |prefix| seed.hash([prefix])),
-        );
-        let previous = match place {
-            Vacant(vacant) => {
-                vacant.insert(Network { first: slot, last: slot, count: 1 });
-                None
-            }
-            Occupied(mut network) => {
-                let network = network.get_mut();
-                network.count += 1;
-                Some(std::mem::replace(&mut network.last, slot))
-            }
-        };
-        if let Some(links) = previous.and_then(|previous| self.links(previous, Order::Network)) {
-            links.next = Some(slot);
-        }
-        if let Some(links) = self.links(slot, Order::Network) {
-            *links = Links { previous, next: None };
-        }
-    }
-
-    pub(super) fn leave_network(&mut self, slot: Slot) {
-        let Some(prefix) = self.get(slot).and_then(network_of) else { return };
-        let Some(&mut Links { previous, next }) = self.links(slot, Order::Network) else { return };
-        if let Some(links) = previous.and_then(|previous| self.links(previous, Order::Network)) {
-            links.next = next;
-        }
-        if let Some(links) = next.and_then(|next| self.links(next, Order::Network)) {
-            links.previous = previous;
-        }
-        let entries = &self.entries;
-        let is_it = |network: &Network| {
-            entries.get(network.first.index()).and_then(|entry| network_of(&entry.attempt)) == Some(prefix)
-        };
-        let Ok(mut place) = self.networks.find_entry(self.seed.hash([prefix]), is_it) else { return };
+    pub(super) fn link(&mut self, slot: Slot, attempt: &Attempt, entries: &mut Entries) {
+        let Some(prefix) = network_of(attempt) else { return };
+        let is_it = |known: &OfNetwork| known.prefix(entries) == Some(prefix);
+        let place = self.table.entry(self.seed.hash(prefix), is_it, hash_of(self.seed, entries));
+        let mut place = place.or_insert(OfNetwork { list: List::default(), len: 0 });
         let network = place.get_mut();
-        network.count -= 1;
-        match (previous, next) {
-            (None, None) => drop(place.remove()),
-            (None, Some(next)) => network.first = next,
-            (Some(previous), None) => network.last = previous,
-            (Some(_), Some(_)) => {}
+        network.list.push_back(slot, Order::Network, entries);
+        network.len += 1;
+    }
+
+    pub(super) fn unlink(&mut self, slot: Slot, attempt: &Attempt, entries: &mut Entries) {
+        let Some(prefix) = network_of(attempt) else { return };
+        let is_it = |known: &OfNetwork| known.prefix(entries) == Some(prefix);
+        let Ok(mut place) = self.table.find_entry(self.seed.hash(prefix), is_it) else { return };
+        let network = place.get_mut();
+        network.list.unlink(slot, Order::Network, entries);
+        network.len -= 1;
+        if network.len == 0 {
+            place.remove();
         }
     }
+
+    /// Makes room for one more, and then for many.
+    pub(super) fn grow(&mut self, limit: usize, entries: &Entries) {
+        let len = self.table.len();
+        if len == self.table.capacity() {
+            self.table.reserve(more(len, limit), hash_of(self.seed, entries));
+        }
+    }
+}
+
+fn hash_of(seed: Seed, entries: &Entries) -> impl Fn(&OfNetwork) -> u64 {
+    move |network| network.prefix(entries).map_or(0, |prefix| seed.hash(prefix))
 }
 
 /// The IPv6 network that an attempt counts for; none at later stages.
-fn network_of(attempt: &Attempt) -> Option<u64> {
+pub(super) fn network_of(attempt: &Attempt) -> Option<u64> {
     match attempt.source {
         IpAddr::V6(source) if attempt.stage <= 1 => Some(halves(source).0),
         _ => None,
@@ -208,4 +188,53 @@ fn halves(address: Ipv6Addr) -> (u64, u64) {
     let bits = address.to_bits();
     let half = |bits: u128| u64::try_from(bits & u128::from(u64::MAX)).unwrap_or_default();
     (half(bits >> 64), half(bits))
+}
+
+#[cfg(test)]
+impl Sources {
+    pub(super) const ITEM_SIZE: usize = size_of::<OfSource>();
+
+    pub(super) fn buckets(&self) -> usize {
+        self.table.num_buckets()
+    }
+
+    /// Checks that every list is found by what its attempts have in common, and returns all attempts.
+    pub(super) fn checked(&self, entries: &Entries) -> Vec<Slot> {
+        let check = |known: &OfSource| {
+            let members = known.list.checked(Order::Source, entries);
+            assert!(!members.is_empty(), "a source without attempts");
+            for attempt in members.iter().map(|&slot| entries.get(slot).unwrap()) {
+                assert_eq!(known.hash, Hash::of((attempt.source, attempt.class), self.seed));
+                assert_eq!(self.newest(attempt.source, attempt.class, entries), known.list.first);
+            }
+            members
+        };
+        self.table.iter().flat_map(check).collect()
+    }
+}
+
+#[cfg(test)]
+impl Networks {
+    pub(super) const ITEM_SIZE: usize = size_of::<OfNetwork>();
+
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// The same; and that no network has more than it may.
+    pub(super) fn checked(&self, entries: &Entries) -> Vec<Slot> {
+        let check = |known: &OfNetwork| {
+            let members = known.list.checked(Order::Network, entries);
+            assert!((1..=self.most as usize).contains(&members.len()), "{} of one network", members.len());
+            assert_eq!(members.len(), known.len as usize);
+            for attempt in members.iter().map(|&slot| entries.get(slot).unwrap()) {
+                assert_eq!(network_of(attempt), known.prefix(entries));
+                let hash = self.seed.hash(known.prefix(entries).unwrap());
+                let is_it = |other: &OfNetwork| other.prefix(entries) == network_of(attempt);
+                assert_eq!(self.table.find(hash, is_it).unwrap().list.first, known.list.first);
+            }
+            members
+        };
+        self.table.iter().flat_map(check).collect()
+    }
 }

@@ -1,0 +1,150 @@
+//! The places that attempts are kept in, each with the links of the lists that it is in.
+
+use std::num::NonZeroU32;
+
+use super::Attempt;
+use super::list::{Links, Order};
+
+/// How many times larger a table becomes when it is full.
+const GROWTH: usize = 16;
+
+/// A place in the table, counted from 1 so that an `Option` of it takes four bytes; it stays the attempt's own until the
+/// attempt is removed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Slot(NonZeroU32);
+
+impl Slot {
+    const fn index(self) -> usize {
+        self.0.get() as usize - 1
+    }
+
+    /// The last of so many places. The limit is a `u32`, so the count fits one.
+    fn last_of(count: usize) -> Self {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        Self(NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN))
+    }
+}
+
+/// 72 bytes, so that the entries of a table of the default limit take 18 MiB.
+#[derive(Debug)]
+struct Entry {
+    attempt: Attempt,
+    of_source: Links,
+    of_network: Links,
+    in_queue: Links,
+    at_stage: Links,
+}
+
+/// All places; those that hold no attempt are chained through `of_source.next`, and are used again first.
+#[derive(Default, Debug)]
+pub(super) struct Entries {
+    places: Vec<Entry>,
+    free: Option<Slot>,
+    len: usize,
+}
+
+impl Entries {
+    /// The number of attempts.
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The attempt at a place; `None` at a free place, which is in no source's list.
+    pub(super) fn get(&self, slot: Slot) -> Option<&Attempt> {
+        let entry = self.places.get(slot.index())?;
+        entry.of_source.is_linked().then_some(&entry.attempt)
+    }
+
+    pub(super) fn get_mut(&mut self, slot: Slot) -> Option<&mut Attempt> {
+        self.places.get_mut(slot.index()).map(|entry| &mut entry.attempt)
+    }
+
+    /// Puts an attempt where none is, in no list yet.
+    pub(super) fn add(&mut self, attempt: Attempt) -> Slot {
+        self.len += 1;
+        let none = Links::default();
+        let entry = Entry { attempt, of_source: none, of_network: none, in_queue: none, at_stage: none };
+        if let Some(slot) = self.free
+            && let Some(place) = self.places.get_mut(slot.index())
+        {
+            self.free = place.of_source.next;
+            *place = entry;
+            return slot;
+        }
+        self.places.push(entry);
+        Slot::last_of(self.places.len())
+    }
+
+    /// Frees the place of an attempt that is in no list any more.
+    pub(super) fn free(&mut self, slot: Slot) {
+        let next = self.free.replace(slot);
+        if let Some(links) = self.links_mut(slot, Order::Source) {
+            links.next = next;
+        }
+        self.len -= 1;
+    }
+
+    pub(super) fn links(&self, slot: Slot, order: Order) -> Option<&Links> {
+        let entry = self.places.get(slot.index())?;
+        Some(match order {
+            Order::Source => &entry.of_source,
+            Order::Network => &entry.of_network,
+            Order::Queue => &entry.in_queue,
+            Order::Stage => &entry.at_stage,
+        })
+    }
+
+    pub(super) fn links_mut(&mut self, slot: Slot, order: Order) -> Option<&mut Links> {
+        let entry = self.places.get_mut(slot.index())?;
+        Some(match order {
+            Order::Source => &mut entry.of_source,
+            Order::Network => &mut entry.of_network,
+            Order::Queue => &mut entry.in_queue,
+            Order::Stage => &mut entry.at_stage,
+        })
+    }
+
+    /// Makes room for one more, and then for many.
+    pub(super) fn grow(&mut self, limit: usize) {
+        let len = self.places.len();
+        if len == self.places.capacity() {
+            self.places.reserve_exact(more(len, limit));
+        }
+    }
+}
+
+/// How many more a full table of this length gets room for. What is in it has to move, during which packets are lost if it is
+/// much, so it grows seldom and by much; what is not used yet takes next to no memory.
+pub(super) fn more(len: usize, most: usize) -> usize {
+    most.saturating_sub(len).min(len.max(64).saturating_mul(GROWTH - 1))
+}
+
+#[cfg(test)]
+impl Entries {
+    pub(super) const ENTRY_SIZE: usize = size_of::<Entry>();
+
+    pub(super) fn capacity(&self) -> usize {
+        self.places.capacity()
+    }
+
+    /// All places that there are.
+    pub(super) fn all(&self) -> impl Iterator<Item = Slot> {
+        (1..=self.places.len()).map(Slot::last_of)
+    }
+
+    /// The free places, which are in no list.
+    pub(super) fn all_free(&self) -> Vec<Slot> {
+        let next = |&slot: &Slot| self.links(slot, Order::Source).unwrap().next;
+        // One more than there are shows a chain without end.
+        let free: Vec<_> = std::iter::successors(self.free, next).take(self.places.len() + 1).collect();
+        for &slot in &free {
+            for order in [Order::Source, Order::Network, Order::Queue, Order::Stage] {
+                assert!(
+                    !self.links(slot, order).unwrap().is_linked(),
+                    "{slot:?} is free and linked: {order:?}"
+                );
+            }
+        }
+        free
+    }
+}

@@ -1,0 +1,108 @@
+//! Lists through the entries.
+//!
+//! An entry has a pair of links for each kind of list, so it is in four lists and takes no memory beside itself. A list's owner
+//! keeps its first entry, four bytes; the first entry's `previous` leads to the last one, so that both ends are at hand.
+//!
+//! ```text
+//!                   ┌──────────────── previous ───────────────┐
+//!                   │                                         ▼
+//!   List ─ first ─▶ A ── next ──▶ B ── next ──▶ C ── next ──▶ D ── next ──▶ None
+//!                   A ◀─ previous B ◀─ previous C ◀─ previous D
+//! ```
+
+use super::entries::{Entries, Slot};
+
+/// The kinds of lists: by what the entries of one list have in common.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Order {
+    Source,
+    Network,
+    Queue,
+    Stage,
+}
+
+/// An entry's neighbours in a list; both are `None` in no list.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Links {
+    previous: Option<Slot>,
+    pub(super) next: Option<Slot>,
+}
+
+impl Links {
+    /// Whether the entry is in a list: even a single entry has a previous one, itself.
+    pub(super) const fn is_linked(self) -> bool {
+        self.previous.is_some()
+    }
+}
+
+/// A list of entries. All calls for one list name the same order.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct List {
+    pub(super) first: Option<Slot>,
+}
+
+impl List {
+    /// Adds an entry that is in no list of this order.
+    pub(super) fn push_front(&mut self, slot: Slot, order: Order, entries: &mut Entries) {
+        let next = self.first.replace(slot);
+        let last = next.and_then(|next| entries.links_mut(next, order)?.previous.replace(slot));
+        if let Some(links) = entries.links_mut(slot, order) {
+            *links = Links { previous: last.or(Some(slot)), next };
+        }
+    }
+
+    /// The same at the other end.
+    pub(super) fn push_back(&mut self, slot: Slot, order: Order, entries: &mut Entries) {
+        let Some(first) = self.first else { return self.push_front(slot, order, entries) };
+        let last = entries.links_mut(first, order).and_then(|links| links.previous.replace(slot));
+        if let Some(links) = last.and_then(|last| entries.links_mut(last, order)) {
+            links.next = Some(slot);
+        }
+        if let Some(links) = entries.links_mut(slot, order) {
+            *links = Links { previous: last, next: None };
+        }
+    }
+
+    /// Takes an entry of this list out of it.
+    pub(super) fn unlink(&mut self, slot: Slot, order: Order, entries: &mut Entries) {
+        let Some(Links { previous: Some(previous), next }) =
+            entries.links_mut(slot, order).map(std::mem::take)
+        else {
+            return;
+        };
+        if self.first == Some(slot) {
+            self.first = next;
+        } else if let Some(links) = entries.links_mut(previous, order) {
+            links.next = next;
+        }
+        // Behind the last one comes the first, as far as `previous` goes.
+        if let Some(links) = next.or(self.first).and_then(|after| entries.links_mut(after, order)) {
+            links.previous = Some(previous);
+        }
+    }
+
+    /// Its entries from the first to the last.
+    pub(super) fn iter(self, order: Order, entries: &Entries) -> impl Iterator<Item = Slot> {
+        std::iter::successors(self.first, move |&slot| entries.links(slot, order)?.next)
+    }
+}
+
+#[cfg(test)]
+impl List {
+    /// Its entries, after their links have been compared from both sides.
+    pub(super) fn checked(self, order: Order, entries: &Entries) -> Vec<Slot> {
+        // One more than there are shows a list without end.
+        let members: Vec<_> = self.iter(order, entries).take(entries.len() + 1).collect();
+        assert!(members.len() <= entries.len(), "a list has more entries than there are: {order:?}");
+        let previous = members.iter().skip(members.len().saturating_sub(1)).chain(&members);
+        for (slot, previous) in members.iter().zip(previous) {
+            assert!(entries.get(*slot).is_some(), "{slot:?} is in a list and free: {order:?}");
+            assert_eq!(
+                entries.links(*slot, order).unwrap().previous,
+                Some(*previous),
+                "before {slot:?}: {order:?}"
+            );
+        }
+        members
+    }
+}

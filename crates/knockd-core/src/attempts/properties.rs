@@ -1,0 +1,297 @@
+//! What holds after every operation, and a naive table that does the same.
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::index::network_of;
+use super::*;
+
+impl Attempts {
+    /// Panics where the table is not what its operations rely on.
+    fn check(&self) {
+        let entries = &self.entries;
+        let attempt = |slot: &Slot| entries.get(*slot).unwrap();
+        assert!(self.len() <= self.limit, "more attempts than allowed");
+
+        let live: BTreeSet<_> = entries.all().filter(|&slot| entries.get(slot).is_some()).collect();
+        assert_eq!(live.len(), self.len());
+        let free = entries.all_free();
+        assert_eq!(free.len() + live.len(), entries.all().count(), "free places are lost, or free twice");
+
+        assert_once(&live, self.sources.checked(entries));
+        let counted = live.iter().copied().filter(|slot| network_of(attempt(slot)).is_some()).collect();
+        assert_once(&counted, self.networks.checked(entries));
+
+        let mut all = Vec::new();
+        for (index, stage) in (0..).zip(&self.stages) {
+            let members = stage.list.checked(Order::Stage, entries);
+            assert_eq!(members.len(), stage.len);
+            assert!(members.iter().all(|slot| attempt(slot).stage == index), "wrong stage");
+            all.extend(members);
+        }
+        assert_once(&live, all);
+
+        let mut all = Vec::new();
+        let mut earliest = None;
+        for (index, queue) in (0..).map(QueueId).zip(&self.queues) {
+            let members = queue.list.checked(Order::Queue, entries);
+            assert!(members.iter().all(|slot| attempt(slot).queue == index), "wrong queue");
+            assert!(members.is_sorted_by_key(|slot| attempt(slot).begun), "who ends later stands behind");
+            let ends = members.iter().map(|slot| attempt(slot).begun.after(queue.lasts));
+            earliest = earliest.into_iter().chain(ends).min();
+            all.extend(members);
+        }
+        assert_once(&live, all);
+        assert!(
+            earliest.is_none_or(|end| self.next_end.is_some_and(|next| next <= end)),
+            "an attempt would end unnoticed at {earliest:?}, next is {:?}",
+            self.next_end
+        );
+    }
+}
+
+/// The lists of one order have these entries, each once.
+fn assert_once(expected: &BTreeSet<Slot>, listed: Vec<Slot>) {
+    assert_eq!(listed.len(), expected.len(), "{listed:?} for {expected:?}");
+    assert_eq!(&listed.into_iter().collect::<BTreeSet<_>>(), expected);
+}
+
+/// The rules of the table, without lists and hashes: everything is found by looking at all attempts.
+struct Naive {
+    limit: usize,
+    per_network: usize,
+    lasts: Vec<Duration>,
+    known: Vec<Known>,
+    /// Counts what happens, so that it tells which of two things came first.
+    count: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    attempt: Attempt,
+    /// Where the real table keeps it.
+    slot: Slot,
+    added: u64,
+    /// When it last came to the back of its queue, of its stage, and of its network.
+    queued: u64,
+    reached_stage: u64,
+    joined_network: u64,
+}
+
+impl Naive {
+    /// Who has to go before this attempt can come.
+    fn victim(&self, attempt: &Attempt) -> Option<Known> {
+        let network = network_of(attempt);
+        let crowd =
+            || self.known.iter().filter(|known| network.is_some() && network_of(&known.attempt) == network);
+        if crowd().count() >= self.per_network {
+            crowd().min_by_key(|known| known.joined_network)
+        } else if self.known.len() >= self.limit {
+            self.known.iter().min_by_key(|known| (known.attempt.stage, known.reached_stage))
+        } else {
+            None
+        }
+        .copied()
+    }
+
+    fn remove(&mut self, is_over: impl Fn(&Known) -> bool) {
+        self.known.retain(|known| !is_over(known));
+    }
+
+    /// Those that have ended, queue by queue.
+    fn expire(&mut self, now: Timestamp) -> Vec<Attempt> {
+        let end = |known: &Known| known.attempt.begun.after(self.lasts[known.attempt.queue.0 as usize]);
+        let mut ended: Vec<_> = self.known.iter().copied().filter(|known| end(known) <= now).collect();
+        ended.sort_by_key(|known| (known.attempt.queue.0, known.queued));
+        self.remove(|known| ended.iter().any(|ended| ended.added == known.added));
+        ended.iter().map(|known| known.attempt).collect()
+    }
+
+    /// The most advanced first, of those the longest at its stage.
+    fn ranked(&self) -> Vec<Known> {
+        let mut ranked = self.known.clone();
+        ranked.sort_by_key(|known| (Reverse(known.attempt.stage), known.reached_stage));
+        ranked
+    }
+
+    fn of_source(&self, source: IpAddr, class: ClassId) -> Vec<Slot> {
+        let is_it = |known: &&Known| known.attempt.source == source && known.attempt.class == class;
+        let mut found: Vec<_> = self.known.iter().filter(is_it).collect();
+        found.sort_by_key(|known| Reverse(known.added));
+        found.iter().map(|known| known.slot).collect()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// An attempt begins at this moment.
+    Insert(Attempt),
+    /// These are done to one of the attempts there are.
+    Remove(prop::sample::Index),
+    Advance(prop::sample::Index),
+    RestartClock(prop::sample::Index),
+    /// A door loses its attempts.
+    RemoveDoor(u32),
+    Expire,
+    Wait(Duration),
+}
+
+const SOURCES: u32 = 8;
+
+/// Two of IPv4, and three in each of two IPv6 networks.
+fn source(number: u32) -> IpAddr {
+    match number {
+        0 | 1 => Ipv4Addr::from_bits(number).into(),
+        _ => Ipv6Addr::from_bits(u128::from(number % 2) << 64 | u128::from(number)).into(),
+    }
+}
+
+fn attempts() -> impl Strategy<Value = Attempt> {
+    let stage = prop_oneof![1 => Just(0), 8 => Just(1), 1 => 2..4_u8];
+    (0..SOURCES, 0..3_u32, 0..2_u32, 0..3_u32, stage).prop_map(|(number, door, class, queue, stage)| {
+        Attempt {
+            source: source(number),
+            door,
+            class: ClassId(class),
+            queue: QueueId(queue),
+            stage,
+            begun: Timestamp::ZERO,
+        }
+    })
+}
+
+fn ops() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        16 => attempts().prop_map(Op::Insert),
+        3 => any::<prop::sample::Index>().prop_map(Op::Remove),
+        6 => any::<prop::sample::Index>().prop_map(Op::Advance),
+        3 => any::<prop::sample::Index>().prop_map(Op::RestartClock),
+        1 => (0..3_u32).prop_map(Op::RemoveDoor),
+        3 => Just(Op::Expire),
+        4 => (0..2000_u64).prop_map(|milliseconds| Op::Wait(Duration::from_millis(milliseconds))),
+    ]
+}
+
+/// Both tables, to which the same is done.
+struct Pair {
+    table: Attempts,
+    naive: Naive,
+    now: Timestamp,
+}
+
+impl Pair {
+    fn new(limit: u32, per_network: u32) -> Self {
+        let lasts = [1, 5, 0].map(Duration::from_secs);
+        let mut table = Attempts::new(NonZeroU32::new(limit).unwrap(), &lasts, Seed::new(1, 2));
+        table.networks.most = per_network;
+        let (limit, per_network) = (limit as usize, per_network as usize);
+        let naive = Naive { limit, per_network, lasts: lasts.to_vec(), known: Vec::new(), count: 0 };
+        Self { table, naive, now: Timestamp::ZERO }
+    }
+
+    fn do_op(&mut self, op: &Op) {
+        let Self { table, naive, now } = self;
+        naive.count += 1;
+        let count = naive.count;
+        let ranked = naive.ranked();
+        let chosen =
+            |index: &prop::sample::Index| (!ranked.is_empty()).then(|| ranked[index.index(ranked.len())]);
+        match op {
+            Op::Insert(attempt) => {
+                let attempt = Attempt { begun: *now, ..*attempt };
+                let victim = naive.victim(&attempt);
+                assert_eq!(table.insert(attempt), victim.map(|known| known.attempt));
+                naive.remove(|known| victim.is_some_and(|victim| victim.added == known.added));
+                let slot = table.first_of_source(attempt.source, attempt.class).unwrap();
+                let known = Known {
+                    attempt,
+                    slot,
+                    added: count,
+                    queued: count,
+                    reached_stage: count,
+                    joined_network: count,
+                };
+                naive.known.push(known);
+            }
+            Op::Remove(index) => {
+                let Some(known) = chosen(index) else { return };
+                assert_eq!(table.remove(known.slot), Some(known.attempt));
+                assert_eq!(table.remove(known.slot), None, "it has gone");
+                naive.remove(|other| other.added == known.added);
+            }
+            Op::Advance(index) => {
+                let Some(known) = chosen(index) else { return };
+                if usize::from(known.attempt.stage) < crate::Sequence::MAX_STEPS {
+                    table.advance(known.slot);
+                    let known = naive.known.iter_mut().find(|other| other.added == known.added).unwrap();
+                    known.attempt.stage += 1;
+                    (known.reached_stage, known.joined_network) = (count, count);
+                }
+            }
+            Op::RestartClock(index) => {
+                let Some(known) = chosen(index) else { return };
+                table.restart_clock(known.slot, *now);
+                let known = naive.known.iter_mut().find(|other| other.added == known.added).unwrap();
+                known.attempt.begun = *now;
+                (known.queued, known.reached_stage, known.joined_network) = (count, count, count);
+            }
+            Op::RemoveDoor(door) => {
+                table.remove_where(|attempt| attempt.door == *door);
+                naive.remove(|known| known.attempt.door == *door);
+            }
+            Op::Expire => {
+                let mut ended = Vec::new();
+                table.expire(*now, |attempt| ended.push(attempt));
+                assert_eq!(ended, naive.expire(*now));
+            }
+            Op::Wait(wait) => *now = now.after(*wait),
+        }
+    }
+
+    fn compare(&self) {
+        let Self { table, naive, .. } = self;
+        table.check();
+        assert_eq!(table.len(), naive.known.len());
+        let ranked = naive.ranked();
+        assert_eq!(
+            table.slots().collect::<Vec<_>>(),
+            ranked.iter().map(|known| known.slot).collect::<Vec<_>>()
+        );
+        assert_eq!(
+            table.iter().collect::<Vec<_>>(),
+            ranked.iter().map(|known| known.attempt).collect::<Vec<_>>()
+        );
+        for stage in 0..5 {
+            let there = ranked.iter().filter(|known| known.attempt.stage == stage).count();
+            assert_eq!(table.len_at(stage), there, "stage {stage}");
+        }
+        for (source, class) in
+            (0..SOURCES).flat_map(|number| [0, 1].map(|class| (source(number), ClassId(class))))
+        {
+            let first = table.first_of_source(source, class);
+            let found: Vec<_> = std::iter::successors(first, |&slot| table.next_of_source(slot)).collect();
+            assert_eq!(found, naive.of_source(source, class), "{source} {class:?}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_table_does_what_the_naive_one_does_and_is_sound_after_every_operation(
+        limit in prop_oneof![1..12_u32, Just(1000)],
+        per_network in 1..6_u32,
+        ops in vec(ops(), 0..150),
+    ) {
+        let mut pair = Pair::new(limit, per_network);
+        for op in &ops {
+            pair.do_op(op);
+            pair.compare();
+        }
+    }
+}
