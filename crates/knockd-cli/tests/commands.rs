@@ -11,6 +11,9 @@ use testbed::{Flags, Frame, Net, Stream};
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// How many threads or descriptors the daemon may have got for other reasons, such as a client of its control socket.
+const A_FEW: usize = 4;
+
 /// A door on port 1 that says what it does.
 fn door(cmd_timeout: u32, more: &str) -> String {
     format!(
@@ -239,28 +242,120 @@ fn the_shutdown_of_an_idle_knockd_takes_no_time_and_no_line_is_on_the_terminal_w
 
 #[test]
 fn very_many_doors_that_close_at_once_are_all_closed_with_few_descriptors() {
-    const COUNT: u16 = 600;
+    const COUNT: usize = 600;
     let net = Net::new().unwrap();
     let config = "[options]\nScanLimit = 0\n[door]\nsequence = 1\nstart_command = true\ncmd_timeout = 600\n\
                   stop_command = echo closed for %IP%\n";
     net.server.write_file(CONFIG, config).unwrap();
     let script = "ulimit -Sn 128; exec \"$0\" \"$@\"";
     let mut knockd = Knockd::run(net.server.command("sh").args(["-c", script, KNOCKD, "-v", "-c", CONFIG]));
-    let frames: Vec<_> = (0..COUNT)
-        .map(|n| {
-            let [high, low] = n.to_be_bytes();
-            Frame::tcp([172, 16, high, low], net.server.ipv4, 1, Flags::SYN)
-        })
-        .collect();
-    send(&net, &frames);
+    send(&net, &strangers(&net, COUNT));
     common::wait_until("every door open", || {
         let status = sh(&net.server, &format!("{KNOCKD} status --format json"));
         status.contains(&format!("\"open\": {COUNT},"))
     });
     sh(&net.server, &format!("{KNOCKD} close --all"));
-    common::wait_until("every door closed", || knockd.count("closed for ") >= 2 * usize::from(COUNT));
+    common::wait_until("every door closed", || knockd.count("closed for ") >= 2 * COUNT);
     assert_eq!(knockd.count("could not be started"), 0);
     knockd.stop();
+}
+
+#[test]
+fn very_many_running_commands_are_that_many_processes_and_no_thread_and_have_the_usual_limit() {
+    const COUNT: usize = 512;
+    const LIMIT: &str = "128";
+    let net = Net::new().unwrap();
+    // Each waits until somebody opens the pipe.
+    sh(&net.server, "mkfifo /run/wait");
+    let config = "[options]\nScanLimit = 0\nMaxCommands = 512\n[door]\nsequence = 1\n\
+                  command = echo limit $(ulimit -Sn); read line < /run/wait; echo ended >&2\n";
+    net.server.write_file(CONFIG, config).unwrap();
+    let script = format!("ulimit -Sn {LIMIT}; exec \"$0\" \"$@\"");
+    let mut knockd = Knockd::run(net.server.command("sh").args(["-c", &script, KNOCKD, "-v", "-c", CONFIG]));
+    let threads = threads(&knockd);
+    send(&net, &strangers(&net, COUNT));
+    wait_until("all running", || knockd.count(&format!("limit {LIMIT}")) >= COUNT);
+    assert_eq!(shells(&knockd), COUNT);
+    assert!(self::threads(&knockd) <= threads + A_FEW);
+    // The daemon has room for other things.
+    assert!(sh(&net.server, &format!("{KNOCKD} status")).contains("door"));
+    release(&net, || knockd.lines().iter().filter(|line| *line == "ended").count() == COUNT);
+    assert_eq!(knockd.lines().iter().filter(|line| line.starts_with("limit ")).count(), COUNT);
+    assert_eq!(knockd.count("could not be started"), 0);
+    knockd.stop();
+}
+
+#[test]
+fn what_commands_leave_in_the_background_costs_no_thread_and_few_descriptors() {
+    const COUNT: usize = 200;
+    let net = Net::new().unwrap();
+    sh(&net.server, "mkfifo /run/wait");
+    let config =
+        "[options]\nScanLimit = 0\n[door]\nsequence = 1\ncommand = (read line < /run/wait) & echo left\n";
+    let mut knockd = Knockd::start(&net, config);
+    let (threads, descriptors) = (threads(&knockd), descriptors(&knockd));
+    send(&net, &strangers(&net, COUNT));
+    wait_until("all left", || knockd.lines().iter().filter(|line| *line == "left").count() == COUNT);
+    // The last commands may not have been waited for yet.
+    wait_until("few descriptors", || self::descriptors(&knockd) <= descriptors + 64 + A_FEW);
+    assert!(self::threads(&knockd) <= threads + A_FEW);
+    release(&net, || self::descriptors(&knockd) <= descriptors + A_FEW);
+    knockd.stop();
+}
+
+#[test]
+fn a_command_has_no_signal_blocked_and_ignores_no_more_than_knockd_was_started_with() {
+    let net = Net::new().unwrap();
+    let show = "grep -E '^Sig(Blk|Ign)' /proc/self/status";
+    // Signals from 32 on are the C library's own (signal(7)): 33 is ignored by what its posix_spawn(3) starts.
+    let signals = |line: &str| {
+        let (name, mask) = line.split_once(":\t")?;
+        Some((name.to_owned(), u64::from_str_radix(mask, 16).ok()? & 0x7fff_ffff))
+    };
+    let usual: Vec<_> = sh(&net.server, show).lines().filter_map(signals).collect();
+    assert!(usual.len() == 2 && usual.contains(&("SigBlk".to_owned(), 0)), "{usual:?}");
+    let knockd = Knockd::start(&net, &format!("[door]\nsequence = 1\ncommand = {show}; echo end\n"));
+    hit(&net, 2, &[1]);
+    wait_until("its end", || knockd.lines().iter().any(|line| line == "end"));
+    let of_command: Vec<_> = knockd.lines().iter().filter_map(|line| signals(line)).collect();
+    assert_eq!(of_command, usual);
+}
+
+/// First hits of so many sources.
+fn strangers(net: &Net, count: usize) -> Vec<Frame> {
+    let sources = (0..count).map(|n| u16::try_from(n).unwrap().to_be_bytes());
+    sources.map(|[high, low]| Frame::tcp([172, 16, high, low], net.server.ipv4, 1, Flags::SYN)).collect()
+}
+
+fn threads(knockd: &Knockd) -> usize {
+    entries(knockd, "task")
+}
+
+fn descriptors(knockd: &Knockd) -> usize {
+    entries(knockd, "fd")
+}
+
+fn entries(knockd: &Knockd, directory: &str) -> usize {
+    std::fs::read_dir(format!("/proc/{}/{directory}", knockd.running.pid().unwrap())).unwrap().count()
+}
+
+/// How many children of the daemon are shells.
+fn shells(knockd: &Knockd) -> usize {
+    let task = format!("/proc/{}/task", knockd.running.pid().unwrap());
+    let lists = std::fs::read_dir(task).unwrap().map(|entry| entry.unwrap().path().join("children"));
+    let lists: Vec<_> = lists.map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    let children = lists.iter().flat_map(|list| list.split_whitespace());
+    let name = |child: &str| std::fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
+    children.filter(|child| name(child).trim_end() == "sh").count()
+}
+
+/// Ends everything that waits for the pipe, also what only comes to it now.
+fn release(net: &Net, is_done: impl Fn() -> bool) {
+    wait_until("everything has ended", || {
+        // To open it for both never waits (fifo(7)).
+        sh(&net.server, ": <> /run/wait");
+        is_done()
+    });
 }
 
 #[test]

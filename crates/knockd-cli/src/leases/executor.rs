@@ -79,7 +79,7 @@ impl Executor {
     /// # Errors
     /// When the system has no thread left.
     pub(crate) fn start(directory: PathBuf) -> anyhow::Result<Self> {
-        let (runner, reports) = Runner::new();
+        let (runner, reports) = Runner::new()?;
         let (writer, progress) = Writer::start()?;
         Ok(Self {
             directory,
@@ -286,12 +286,12 @@ impl Executor {
     }
 
     fn handle_exit(&mut self, exit: &Exit, options: &Options, log: &Log) -> (LeaseId, bool) {
-        let Exit { run, outcome, last_words } = exit;
+        let Exit { run, outcome, message } = exit;
         if let Some(line) = failure(run, outcome) {
             self.tally.failed += 1;
             log.write(&line);
-            if !last_words.is_empty() {
-                log.write(&Line::last_words(run, last_words));
+            if !message.is_empty() {
+                log.write(&Line::last_words(run, message));
             }
             if let Outcome::Status(CANNOT_EXECUTE | NOT_FOUND) = outcome
                 && let Some(program) = programs::missing(&run.command)

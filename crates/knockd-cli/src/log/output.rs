@@ -37,7 +37,7 @@ pub(crate) struct Output<F> {
 
 impl<F: AsFd> Output<F> {
     pub(crate) fn new(to: F) -> Self {
-        let terminal = reopen(to.as_fd());
+        let terminal = to.as_fd().is_terminal().then(|| reopen(to.as_fd()).ok()).flatten();
         Self { to, terminal, lost: Cell::new(0) }
     }
 
@@ -52,13 +52,6 @@ impl<F: AsFd> Output<F> {
             }
             // One write, so that lines of several processes do not mix.
             self.write_all(format!("{text}\n").as_bytes());
-        }
-    }
-
-    /// Writes something, or loses it without counting lines.
-    pub(crate) fn write(&self, bytes: &[u8]) {
-        if self.takes_more() {
-            self.write_all(bytes);
         }
     }
 
@@ -94,12 +87,11 @@ impl<F: AsFd> Output<F> {
     }
 }
 
-/// Opens a terminal anew: one that has some room need not have room for a line, and to write without waiting is a matter of the
-/// open file, which others share.
-fn reopen(to: BorrowedFd<'_>) -> Option<File> {
+/// Opens a terminal or a pipe anew: one that has some room need not have room for a line, and to write without waiting is a matter
+/// of the open file, which others share.
+pub(crate) fn reopen(to: BorrowedFd<'_>) -> io::Result<File> {
     let path = format!("/proc/self/fd/{}", to.as_raw_fd());
-    let open = || OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
-    to.is_terminal().then(open)?.ok()
+    OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
 /// The system log.

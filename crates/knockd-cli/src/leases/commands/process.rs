@@ -1,0 +1,86 @@
+//! The processes of a command: a shell, and what that starts in its process group.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+use rustix::io::{Errno, fcntl_dupfd_cloexec, ioctl_fionbio};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, WaitOptions, getrlimit,
+    kill_process_group, pidfd_open, setrlimit, waitid, waitpgid,
+};
+
+/// Starts a shell with a command, and returns it with the end of its stderr that never makes a reader wait.
+///
+/// What the command inherits is as it should be before it runs its first instruction, since nothing of ours has to be undone: std
+/// clears the signal mask and resets SIGPIPE, our handlers and descriptors go with exec(2), and the limit of descriptors is the usual
+/// one, which this thread never raises while it starts something (see [`out_of_the_way`]).
+pub(super) fn spawn(command: &str) -> io::Result<(Child, Option<File>)> {
+    let mut child = Command::new("/bin/sh")
+        // The name in front of the shell's own messages.
+        .arg0("sh")
+        .arg("-c")
+        .arg(command)
+        .stdin(Stdio::null())
+        .stdout(Stdio::inherit())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        // They concern us alone: a command is no part of the service's protocol.
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("WATCHDOG_PID")
+        .env_remove("WATCHDOG_USEC")
+        .spawn()?;
+    let stderr = child.stderr.take().map(|pipe| File::from(out_of_the_way(pipe.into())));
+    // Only our end of the pipe; a command waits when the pipe is full.
+    Ok((child, stderr.filter(|pipe| ioctl_fionbio(pipe, true).is_ok())))
+}
+
+/// Opens a descriptor that becomes readable when the shell ends; there is none before Linux 5.3.
+pub(super) fn watch(shell: &Child) -> Option<OwnedFd> {
+    pidfd_open(Pid::from_child(shell), PidfdFlags::empty()).ok().map(out_of_the_way)
+}
+
+/// Says whether the shell has ended. Its number, which is also its group's, stays its own until it is waited for.
+pub(super) fn has_ended(shell: &Child) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    !matches!(waitid(WaitId::Pid(Pid::from_child(shell)), options), Ok(None))
+}
+
+/// Sends a signal to all processes of a command whose shell has not been waited for yet.
+pub(super) fn signal(shell: &Child, signal: Signal) {
+    let _ = kill_process_group(Pid::from_child(shell), signal);
+}
+
+/// Waits for what has ended of a command's process group, and says whether there is more that is ours to wait for.
+///
+/// There is when we are process 1, as in a container: a process that has lost its parent becomes our child, and without this
+/// stays as a zombie when it ends. To anybody else's child the system answers that there is none.
+pub(super) fn reap(group: Pid) -> bool {
+    loop {
+        match waitpgid(group, WaitOptions::NOHANG) {
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) => return true,
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Moves a descriptor above the usual limit, if more than half of what that allows is in use; everything else, such as the control
+/// socket, finds room below.
+///
+/// The limit is raised for the moment of the move only, by the thread that starts the commands, so no command ever gets it: the usual
+/// one is low for the sake of programs that use select(2). A descriptor keeps its number when the limit is low again.
+fn out_of_the_way(descriptor: OwnedFd) -> OwnedFd {
+    let usual = getrlimit(Resource::Nofile);
+    let Some(soft) = usual.current.and_then(|limit| i32::try_from(limit).ok()) else { return descriptor };
+    if descriptor.as_raw_fd() < soft / 2 {
+        return descriptor;
+    }
+    // It may always be raised that far (getrlimit(2)). Where that is no further, the descriptor stays where it is.
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: usual.maximum, ..usual });
+    let moved = raised.and_then(|()| fcntl_dupfd_cloexec(&descriptor, soft));
+    let _ = setrlimit(Resource::Nofile, usual);
+    moved.unwrap_or(descriptor)
+}

@@ -1,0 +1,217 @@
+//! What commands say on stderr: it goes to ours, and the last line of a command is kept.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use crate::log::output::reopen;
+
+/// The most that is kept of a line, in bytes.
+const LINE_LIMIT: usize = 512;
+
+/// How long bytes wait for a reader of our stderr that has been keeping up so far.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How many bytes wait for that reader at most; more are lost.
+const BACKLOG: usize = 64 * 1024;
+
+/// How much a pipe takes at once, if it takes anything (`PIPE_BUF`, pipe(7)).
+const PIECE: usize = 4096;
+
+/// The last line of a stream that is not blank.
+#[derive(Default, Debug)]
+pub(super) struct Tail {
+    last: Vec<u8>,
+    current: Vec<u8>,
+}
+
+impl Tail {
+    pub(super) fn push(&mut self, chunk: &[u8]) {
+        for &byte in chunk {
+            if byte == b'\n' {
+                if !self.current.trim_ascii().is_empty() {
+                    std::mem::swap(&mut self.last, &mut self.current);
+                }
+                self.current.clear();
+            } else if self.current.len() < LINE_LIMIT {
+                self.current.push(byte);
+            }
+        }
+    }
+
+    /// The line without control characters; empty if there is none.
+    pub(super) fn line(&self) -> String {
+        let unfinished = self.current.trim_ascii();
+        let line = if unfinished.is_empty() { self.last.trim_ascii() } else { unfinished };
+        String::from_utf8_lossy(line).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    }
+}
+
+/// Our stderr, as all commands share it: writing to it never waits.
+///
+/// While it takes nothing, its owner had better read nothing more, for [`PATIENCE`] at most: commands then wait for their full pipes.
+/// After that everything is lost until somebody reads again.
+#[derive(Debug)]
+pub(super) struct Sink {
+    to: File,
+    pending: Vec<u8>,
+    /// Since when `pending` waits.
+    waiting_since: Option<Instant>,
+    /// Whether the reader was waited for in vain.
+    is_stuck: bool,
+}
+
+impl Sink {
+    pub(super) fn new(stderr: OwnedFd) -> Self {
+        let stderr = File::from(stderr);
+        // Others write there, too, and may take the room that poll(2) has found. Neither a socket, which has some room left then,
+        // nor a file, can be opened anew, nor need they be.
+        let to = if is_pipe_or_terminal(&stderr) { reopen(stderr.as_fd()).ok() } else { None };
+        Self { to: to.unwrap_or(stderr), pending: Vec::new(), waiting_since: None, is_stuck: false }
+    }
+
+    /// Writes this, or keeps it for later, or loses it.
+    pub(super) fn write(&mut self, chunk: &[u8], now: Instant) {
+        if self.pending.len() + chunk.len() <= BACKLOG {
+            self.pending.extend(chunk);
+            self.flush(now);
+        }
+    }
+
+    /// Writes what waits, or loses it when it has waited for too long.
+    pub(super) fn flush(&mut self, now: Instant) {
+        while let Some(piece) = self.pending.chunks(PIECE).next() {
+            match write(&self.to, piece) {
+                Ok(written) => {
+                    self.pending.drain(..written.min(self.pending.len()));
+                    (self.waiting_since, self.is_stuck) = (None, false);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.is_stuck |= self.deadline().is_some_and(|deadline| now >= deadline);
+                    if !self.is_stuck {
+                        self.waiting_since.get_or_insert(now);
+                        return;
+                    }
+                    self.pending.clear();
+                }
+                // It is closed.
+                Err(_) => self.pending.clear(),
+            }
+        }
+        self.waiting_since = None;
+    }
+
+    /// Whether something waits; [`Self::flush`] wants to be called when [`Self::as_fd`] is writable.
+    pub(super) const fn is_waiting(&self) -> bool {
+        self.waiting_since.is_some()
+    }
+
+    /// When [`Self::flush`] wants to be called at the latest.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.waiting_since.map(|since| since + PATIENCE)
+    }
+}
+
+impl AsFd for Sink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.to.as_fd()
+    }
+}
+
+fn is_pipe_or_terminal(file: &File) -> bool {
+    use std::io::IsTerminal;
+    use std::os::unix::fs::FileTypeExt;
+    file.is_terminal() || file.metadata().is_ok_and(|data| data.file_type().is_fifo())
+}
+
+/// Writes without waiting: what could not be opened anew may have no room, and would wait.
+fn write(to: &File, piece: &[u8]) -> Result<usize, Errno> {
+    if poll(&mut [PollFd::new(to, PollFlags::OUT)], Some(&Timespec::default()))? == 0 {
+        return Err(Errno::AGAIN);
+    }
+    rustix::io::write(to, piece)
+}
+
+/// Our own stderr.
+pub(super) fn ours() -> io::Result<Sink> {
+    io::stderr().as_fd().try_clone_to_owned().map(Sink::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn of_a_long_line_the_beginning_is_kept() {
+        let mut tail = Tail::default();
+        for _ in 0..LINE_LIMIT {
+            tail.push(b"xyz");
+        }
+        assert_eq!((tail.line().len(), tail.current.len()), (LINE_LIMIT, LINE_LIMIT));
+        tail.push(b"\n\n  \n");
+        assert_eq!(tail.line().len(), LINE_LIMIT);
+        tail.push(b"short\n");
+        assert_eq!(tail.line(), "short");
+    }
+
+    /// A sink whose pipe is full, and the other end of the pipe.
+    fn full(now: Instant) -> (Sink, io::PipeReader) {
+        let (reader, writer) = io::pipe().unwrap();
+        let mut sink = Sink::new(writer.into());
+        while !sink.is_waiting() {
+            sink.write(&[b'x'; PIECE], now);
+        }
+        (sink, reader)
+    }
+
+    #[test]
+    fn what_does_not_fit_waits_for_the_reader_and_is_then_written() {
+        let now = Instant::now();
+        let (mut sink, mut reader) = full(now);
+        sink.write(b"more", now);
+        assert_eq!(sink.pending.len(), PIECE + 4);
+        reader.read_exact(&mut [0; 2 * PIECE]).unwrap();
+        sink.flush(now + PATIENCE / 2);
+        assert!(!sink.is_waiting() && sink.pending.is_empty());
+        drop(sink);
+        let mut rest = Vec::new();
+        reader.read_to_end(&mut rest).unwrap();
+        assert!(rest.ends_with(b"xmore"));
+    }
+
+    #[test]
+    fn when_nobody_reads_all_is_lost_at_once_after_a_second_until_somebody_reads_again() {
+        let now = Instant::now();
+        let (mut sink, mut reader) = full(now);
+        for _ in 0..2 * BACKLOG / PIECE {
+            sink.write(&[b'y'; PIECE], now);
+        }
+        assert_eq!(sink.pending.len(), BACKLOG);
+        assert_eq!(sink.deadline(), Some(now + PATIENCE));
+        sink.flush(now + PATIENCE);
+        sink.write(b"lost", now + PATIENCE);
+        assert!(!sink.is_waiting() && sink.pending.is_empty());
+        reader.read_exact(&mut [0; 2 * PIECE]).unwrap();
+        sink.write(b"heard", now + PATIENCE);
+        drop(sink);
+        let mut rest = Vec::new();
+        reader.read_to_end(&mut rest).unwrap();
+        assert!(rest.ends_with(b"xheard"));
+    }
+
+    #[test]
+    fn a_closed_pipe_does_no_harm() {
+        let now = Instant::now();
+        let (mut sink, reader) = full(now);
+        drop(reader);
+        sink.write(b"nobody", now);
+        assert!(!sink.is_waiting() && sink.pending.is_empty());
+    }
+}

@@ -1,0 +1,352 @@
+//! The thread that has all commands: what it waits for, and what it does about each.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io::{self, ErrorKind, PipeReader, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use knockd_core::Run;
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal};
+
+use super::stderr::Tail;
+use super::{Exit, Outcome, Report, Settings, process};
+
+/// How long to wait, after a shell has failed, for what it last said on stderr. Only a command that left a process in the
+/// background, which still holds the pipe, makes us wait that long.
+const MESSAGE_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a command that is ended for its `CommandLimit` has to end by itself.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How many pipes are still read whose command has ended, since a process in the background holds them. With one more the oldest is
+/// closed: what that process writes from then on fails, or ends it (SIGPIPE).
+const LEFT_PIPES: usize = 64;
+
+/// How often we look whether a shell has ended that has no pidfd.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How often process 1 looks, while there are any, whether processes have ended that commands have left in the background.
+const REAP: Duration = Duration::from_secs(1);
+
+/// How many descriptors are dealt with at a time.
+const BATCH: usize = 64;
+
+/// How much is read from a pipe at a time.
+const CHUNK: usize = 4096;
+
+/// How many chunks of a command that has ended are read at once: as much as a pipe holds (pipe(7)).
+const FULL_PIPE: usize = 16;
+
+/// The thread's state. A command has a number of its own, by which epoll(7) calls both its descriptors.
+pub(super) struct CommandThread {
+    settings: Settings,
+    new: Receiver<(Run, Option<Duration>)>,
+    /// `None` when nobody is left who could start a command.
+    wake: Option<PipeReader>,
+    reports: Sender<Report>,
+    /// The pidfds of running shells.
+    exits: OwnedFd,
+    /// The pipes of `pipes`.
+    readable: OwnedFd,
+    running: BTreeMap<u64, Running>,
+    /// Where commands say something on stderr, or what they have left in the background.
+    pipes: BTreeMap<u64, File>,
+    /// Those of `pipes` whose command has ended, the oldest first.
+    left: VecDeque<u64>,
+    /// The process groups of commands that have ended, of which something has become our child. Each has a living process.
+    groups: Vec<Pid>,
+    /// When they are looked at next.
+    next_reap: Option<Instant>,
+    /// The number of the latest command.
+    last: u64,
+}
+
+/// A command that has not been reported as ended.
+struct Running {
+    run: Run,
+    shell: Child,
+    pidfd: Option<OwnedFd>,
+    tail: Tail,
+    limit: Option<Instant>,
+    /// What is to be done next, unless it ends before.
+    next: Option<(Instant, Step)>,
+    /// Whether its processes have been told to end.
+    is_ending: bool,
+    /// How it ended, while its last line is waited for.
+    outcome: Option<Outcome>,
+}
+
+/// What is done at a certain moment in the life of a command, in this order.
+#[derive(Clone, Copy)]
+enum Step {
+    ReportLong,
+    End,
+    Kill,
+    /// Its last line is waited for no longer.
+    ReportExit,
+}
+
+impl CommandThread {
+    /// Makes what the thread needs. It is woken by `wake`, whose other end is closed after that of `new`.
+    pub(super) fn new(
+        settings: Settings,
+        new: Receiver<(Run, Option<Duration>)>,
+        wake: PipeReader,
+        reports: Sender<Report>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            settings,
+            new,
+            wake: Some(wake),
+            reports,
+            exits: epoll::create(CreateFlags::CLOEXEC)?,
+            readable: epoll::create(CreateFlags::CLOEXEC)?,
+            running: BTreeMap::new(),
+            pipes: BTreeMap::new(),
+            left: VecDeque::new(),
+            groups: Vec::new(),
+            next_reap: None,
+            last: 0,
+        })
+    }
+
+    /// Runs commands until there is nobody left who could start one, and all have ended.
+    pub(super) fn run(mut self) {
+        while self.wake.is_some() || !self.running.is_empty() {
+            self.wait();
+            self.start_new();
+            self.copy_stderr();
+            self.handle_exits();
+            self.handle_timeout(Instant::now());
+        }
+    }
+
+    /// Waits until there is something to do.
+    fn wait(&self) {
+        let sink = &self.settings.sink;
+        let look = self.running.values().any(Running::is_without_notice).then_some(LOOK);
+        let deadlines = self.running.values().filter_map(|command| command.next.map(|(at, _)| at));
+        let deadline = deadlines.chain(sink.deadline()).chain(self.next_reap).min();
+        let time = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let time = time.into_iter().chain(look).min().and_then(|time| Timespec::try_from(time).ok());
+        let mut polled = vec![PollFd::new(&self.exits, PollFlags::IN)];
+        polled.extend(self.wake.as_ref().map(|wake| PollFd::new(wake, PollFlags::IN)));
+        polled.push(if sink.is_waiting() {
+            PollFd::new(sink, PollFlags::OUT)
+        } else {
+            PollFd::new(&self.readable, PollFlags::IN)
+        });
+        // Whatever comes of it, it does no harm to look.
+        let _ = poll(&mut polled, time.as_ref());
+    }
+
+    fn start_new(&mut self) {
+        // What is in the channel is looked for after the pipe, so that nothing is left without a wake-up.
+        if let Some(wake) = &mut self.wake
+            && matches!(wake.read(&mut [0; BATCH]), Ok(0))
+        {
+            self.wake = None;
+        }
+        while let Ok((run, limit)) = self.new.try_recv() {
+            self.start(run, limit);
+        }
+    }
+
+    fn start(&mut self, run: Run, limit: Option<Duration>) {
+        let (shell, pipe) = match process::spawn(&run.command) {
+            Ok(started) => started,
+            Err(error) => {
+                return self.report_exit(run, Outcome::NotStarted(error.to_string()), String::new());
+            }
+        };
+        self.last += 1;
+        let pidfd = if self.settings.uses_pidfds { process::watch(&shell) } else { None };
+        let pidfd = pidfd.filter(|pidfd| add(&self.exits, pidfd, self.last));
+        if let Some(pipe) = pipe.filter(|pipe| add(&self.readable, pipe, self.last)) {
+            self.pipes.insert(self.last, pipe);
+        }
+        let now = Instant::now();
+        let long = now + self.settings.long;
+        let limit = limit.and_then(|limit| now.checked_add(limit));
+        let next = match limit {
+            Some(limit) if limit < long => (limit, Step::End),
+            _ => (long, Step::ReportLong),
+        };
+        let (tail, next) = (Tail::default(), Some(next));
+        let command = Running { run, shell, pidfd, tail, limit, next, is_ending: false, outcome: None };
+        self.running.insert(self.last, command);
+    }
+
+    /// Copies to our stderr what commands have said on theirs, for as long as ours takes it.
+    fn copy_stderr(&mut self) {
+        self.settings.sink.flush(Instant::now());
+        for number in ready(&self.readable) {
+            if self.settings.sink.is_waiting() {
+                return;
+            }
+            self.copy(number, 1);
+        }
+    }
+
+    /// Copies so many chunks of what a command has said, if there are that many.
+    fn copy(&mut self, number: u64, chunks: usize) {
+        let mut buffer = [0; CHUNK];
+        for _ in 0..chunks {
+            let Some(pipe) = self.pipes.get_mut(&number) else { return };
+            match pipe.read(&mut buffer) {
+                Ok(length @ 1..) => {
+                    let chunk = buffer.get(..length).unwrap_or_default();
+                    if let Some(command) = self.running.get_mut(&number) {
+                        command.tail.push(chunk);
+                    }
+                    self.settings.sink.write(chunk, Instant::now());
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(_) | Err(_) => {
+                    self.close(number);
+                    if self.running.get(&number).is_some_and(|command| command.outcome.is_some()) {
+                        self.finish(number);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn handle_exits(&mut self) {
+        let mut numbers = ready(&self.exits);
+        let unnoticed = self.running.iter().filter(|(_, command)| command.is_without_notice());
+        numbers.extend(unnoticed.map(|(number, _)| number));
+        for number in numbers {
+            self.handle_exit(number);
+        }
+    }
+
+    /// Waits for a shell if it has ended; it may not have.
+    fn handle_exit(&mut self, number: u64) {
+        let Some(command) = self.running.get_mut(&number) else { return };
+        if command.outcome.is_some() || !process::has_ended(&command.shell) {
+            return;
+        }
+        if command.is_ending {
+            // Others of its group may have paid no attention.
+            process::signal(&command.shell, Signal::KILL);
+        }
+        let outcome = match command.shell.wait() {
+            Ok(status) => Outcome::of(status),
+            Err(error) => Outcome::NotStarted(error.to_string()),
+        };
+        if let Some(pidfd) = command.pidfd.take() {
+            // A process that is being started may hold it for a moment longer.
+            let _ = epoll::delete(&self.exits, pidfd);
+        }
+        let group = Pid::from_child(&command.shell);
+        if process::reap(group) {
+            self.groups.push(group);
+            self.next_reap.get_or_insert_with(|| Instant::now() + REAP);
+        }
+        self.copy(number, FULL_PIPE);
+        let is_complete = outcome == Outcome::Status(0) || !self.pipes.contains_key(&number);
+        if let Some(command) = self.running.get_mut(&number) {
+            command.outcome = Some(outcome);
+            command.next = Some((Instant::now() + MESSAGE_WAIT, Step::ReportExit));
+        }
+        if is_complete {
+            self.finish(number);
+        }
+    }
+
+    /// Does everything whose time has come.
+    fn handle_timeout(&mut self, now: Instant) {
+        self.settings.sink.flush(now);
+        let due = |command: &Running| command.next.filter(|(at, _)| *at <= now).map(|(_, step)| step);
+        let steps = self.running.iter().filter_map(|(number, command)| Some((*number, due(command)?)));
+        for (number, step) in steps.collect::<Vec<_>>() {
+            self.take(step, number, now);
+        }
+        if self.next_reap.is_some_and(|at| at <= now) {
+            self.groups.retain(|group| process::reap(*group));
+            self.next_reap = (!self.groups.is_empty()).then_some(now + REAP);
+        }
+    }
+
+    fn take(&mut self, step: Step, number: u64, now: Instant) {
+        let Some(command) = self.running.get_mut(&number) else { return };
+        match step {
+            Step::ReportLong => {
+                command.next = command.limit.map(|limit| (limit, Step::End));
+                let _ = self.reports.send(Report::Long(command.run.clone()));
+            }
+            Step::End => {
+                command.is_ending = true;
+                command.next = Some((now + GRACE, Step::Kill));
+                let _ = self.reports.send(Report::Limit(command.run.clone()));
+                process::signal(&command.shell, Signal::TERM);
+            }
+            Step::Kill => {
+                command.next = None;
+                process::signal(&command.shell, Signal::KILL);
+            }
+            Step::ReportExit => {
+                // Even if our own stderr takes nothing.
+                self.copy(number, FULL_PIPE);
+                self.finish(number);
+            }
+        }
+    }
+
+    /// Reports how a command has ended. What it has left in the background may still have its pipe.
+    fn finish(&mut self, number: u64) {
+        let Some(Running { run, outcome: Some(outcome), tail, .. }) = self.running.remove(&number) else {
+            return;
+        };
+        let message = if outcome == Outcome::Status(0) { String::new() } else { tail.line() };
+        self.report_exit(run, outcome, message);
+        if self.pipes.contains_key(&number) {
+            self.left.push_back(number);
+            if self.left.len() > LEFT_PIPES
+                && let Some(oldest) = self.left.pop_front()
+            {
+                self.close(oldest);
+            }
+        }
+    }
+
+    fn close(&mut self, number: u64) {
+        if let Some(pipe) = self.pipes.remove(&number) {
+            let _ = epoll::delete(&self.readable, pipe);
+            self.left.retain(|left| *left != number);
+        }
+    }
+
+    fn report_exit(&self, run: Run, outcome: Outcome, message: String) {
+        // The engine is gone only when the process is about to end.
+        let _ = self.reports.send(Report::Exit(Exit { run, outcome, message }));
+    }
+}
+
+impl Running {
+    /// Whether nothing tells us when it ends.
+    const fn is_without_notice(&self) -> bool {
+        self.pidfd.is_none() && self.outcome.is_none()
+    }
+}
+
+/// Asks to be told when a command's descriptor is readable.
+fn add(epoll: &OwnedFd, descriptor: impl AsFd, number: u64) -> bool {
+    epoll::add(epoll, descriptor, EventData::new_u64(number), EventFlags::IN).is_ok()
+}
+
+/// The commands of which a descriptor is ready.
+fn ready(epoll: &OwnedFd) -> Vec<u64> {
+    let mut events = Vec::with_capacity(BATCH);
+    let _ = epoll::wait(epoll, spare_capacity(&mut events), Some(&Timespec::default()));
+    events.into_iter().map(|event| event.data.u64()).collect()
+}
