@@ -7,25 +7,25 @@ use knockd_core::TcpFlags;
 
 use crate::Family;
 
-/// Knocks at the ports of a host, in order: one TCP SYN or UDP datagram each
+/// Port-knock client: hits ports of a host in order, each with one TCP SYN or UDP datagram
 #[derive(Parser, Debug)]
 #[command(name = "knock", version, infer_long_args = true, args_override_self = true, after_help = AFTER_HELP)]
 #[allow(clippy::struct_excessive_bools, reason = "one for each option without a value")]
 pub struct Args {
-    /// Send every hit as UDP, whatever the port argument says
+    /// Send every hit over UDP, whatever the port argument says
     #[arg(short, long)]
     pub udp: bool,
 
-    /// Wait this many milliseconds after each hit
+    /// Wait this many milliseconds after each hit, including the last
     #[arg(short, long, value_name = "MS", default_value = "0", value_parser = milliseconds)]
     #[arg(allow_negative_numbers = true)]
     pub delay: Duration,
 
-    /// Use only IPv4
+    /// Use IPv4 only
     #[arg(short = '4', long, overrides_with = "ipv6")]
     pub ipv4: bool,
 
-    /// Use only IPv6
+    /// Use IPv6 only
     #[arg(short = '6', long, overrides_with = "ipv4")]
     pub ipv6: bool,
 
@@ -37,17 +37,17 @@ pub struct Args {
     #[arg(short, long)]
     pub verbose: bool,
 
-    /// Name or address of the host
+    /// Host name or address
     #[arg(value_hint = ValueHint::Hostname)]
     pub host: String,
 
-    /// Port number or service name, TCP unless it ends in :udp
+    /// Port number or service name; TCP unless it ends in :udp
     #[arg(required = true, value_name = "PORT[:PROTO]")]
     pub ports: Vec<String>,
 }
 
 impl Args {
-    /// The family that `-4` or `-6` asks for; the last one counts.
+    /// The family that `-4` or `-6` asks for; the last one wins.
     pub const fn family(&self) -> Option<Family> {
         match (self.ipv4, self.ipv6) {
             (true, _) => Some(Family::V4),
@@ -59,9 +59,9 @@ impl Args {
 
 const AFTER_HELP: &str = "\
 Exit status:
-  0  every hit was sent, or reported as not sent; whether a door opened cannot be known
+  0  every hit was sent or reported as not sent; knock cannot tell whether a door opened
   1  the host does not resolve, or --tcpflags is not permitted; nothing was sent
-  2  the command line is wrong; nothing was sent
+  2  the command line is invalid; nothing was sent
 
 Example:
   knock myserver.example.com 123:tcp 456:udp 789:tcp";
@@ -69,7 +69,7 @@ Example:
 fn milliseconds(text: &str) -> Result<Duration, &'static str> {
     text.parse()
         .map(Duration::from_millis)
-        .map_err(|_| "expected a whole number of milliseconds that is not negative")
+        .map_err(|_| "expected a non-negative whole number of milliseconds")
 }
 
 fn tcp_flags(text: &str) -> Result<TcpFlags, String> {
@@ -78,7 +78,7 @@ fn tcp_flags(text: &str) -> Result<TcpFlags, String> {
     }
     text.split(',').map(str::trim).try_fold(TcpFlags::NONE, |flags, name| {
         let flag = TcpFlags::named(name).ok_or_else(|| {
-            format!("{name:?} is not a TCP flag: expected fin, syn, rst, psh, ack, urg or none")
+            format!("{name:?} is not a TCP flag; expected fin, syn, rst, psh, ack, urg or none")
         })?;
         Ok(flags.union(flag))
     })

@@ -12,19 +12,20 @@ fn knock(line: &str) -> OutputAssert {
 fn help_is_printed_with_status_0() {
     for line in ["-h", "--help", "--help 192.0.2.1 1"] {
         knock(line).code(0).stderr_eq("").stdout_eq(str![[r#"
-Knocks at the ports of a host, in order: one TCP SYN or UDP datagram each
+Port-knock client: hits ports of a host in order, each with one TCP SYN or UDP datagram
 
 Usage: knock [OPTIONS] <HOST> <PORT[:PROTO]>...
 
 Arguments:
-  <HOST>             Name or address of the host
-  <PORT[:PROTO]>...  Port number or service name, TCP unless it ends in :udp
+  <HOST>             Host name or address
+  <PORT[:PROTO]>...  Port number or service name; TCP unless it ends in :udp
 
 Options:
-  -u, --udp                  Send every hit as UDP, whatever the port argument says
-  -d, --delay <MS>           Wait this many milliseconds after each hit [default: 0]
-  -4, --ipv4                 Use only IPv4
-  -6, --ipv6                 Use only IPv6
+  -u, --udp                  Send every hit over UDP, whatever the port argument says
+  -d, --delay <MS>           Wait this many milliseconds after each hit, including the last
+                             [default: 0]
+  -4, --ipv4                 Use IPv4 only
+  -6, --ipv6                 Use IPv6 only
       --tcpflags <FLAG,...>  Send TCP hits with exactly these flags: a list of fin, syn, rst, psh,
                              ack, urg, or none; needs root
   -v, --verbose              Print each hit
@@ -32,9 +33,9 @@ Options:
   -V, --version              Print version
 
 Exit status:
-  0  every hit was sent, or reported as not sent; whether a door opened cannot be known
+  0  every hit was sent or reported as not sent; knock cannot tell whether a door opened
   1  the host does not resolve, or --tcpflags is not permitted; nothing was sent
-  2  the command line is wrong; nothing was sent
+  2  the command line is invalid; nothing was sent
 
 Example:
   knock myserver.example.com 123:tcp 456:udp 789:tcp
@@ -118,7 +119,7 @@ knock: "no-such-service" is not a port: expected 0 to 65535 or a service name, o
 #[test]
 fn a_negative_delay_is_a_usage_error() {
     knock("-d -5 192.0.2.1 1").code(2).stdout_eq("").stderr_eq(str![[r#"
-error: invalid value '-5' for '--delay <MS>': expected a whole number of milliseconds that is not negative
+error: invalid value '-5' for '--delay <MS>': expected a non-negative whole number of milliseconds
 
 For more information, try '--help'.
 
@@ -128,7 +129,7 @@ For more information, try '--help'.
 #[test]
 fn a_delay_that_is_no_number_is_a_usage_error() {
     knock("192.0.2.1 1 --delay soon").code(2).stdout_eq("").stderr_eq(str![[r#"
-error: invalid value 'soon' for '--delay <MS>': expected a whole number of milliseconds that is not negative
+error: invalid value 'soon' for '--delay <MS>': expected a non-negative whole number of milliseconds
 
 For more information, try '--help'.
 
@@ -138,7 +139,7 @@ For more information, try '--help'.
 #[test]
 fn an_unknown_flag_is_a_usage_error() {
     knock("--tcpflags syn,foo 192.0.2.1 1").code(2).stdout_eq("").stderr_eq(str![[r#"
-error: invalid value 'syn,foo' for '--tcpflags <FLAG,...>': "foo" is not a TCP flag: expected fin, syn, rst, psh, ack, urg or none
+error: invalid value 'syn,foo' for '--tcpflags <FLAG,...>': "foo" is not a TCP flag; expected fin, syn, rst, psh, ack, urg or none
 
 For more information, try '--help'.
 

@@ -9,46 +9,46 @@ use knockd_core::config::Options;
 /// Where the configuration is unless the command line names another file.
 const CONFIG: &str = "/etc/knockd.conf";
 
-/// Listens for secret sequences of port hits and runs a command for whoever knocks one
+/// Port-knock daemon: runs a command when a source hits a secret sequence of ports
 #[derive(Parser, Clone, Debug)]
 #[command(name = "knockd", version, infer_long_args = true, args_override_self = true, after_help = AFTER_HELP)]
 #[command(args_conflicts_with_subcommands = true)]
 #[allow(clippy::struct_excessive_bools, reason = "one for each option without a value")]
 pub struct Args {
-    /// Listen on this interface, on several (`eth0,wg0`), on those of a pattern (`eth*`) or on `any`; wins over the
-    /// configuration's `Interface` [default: eth0]
+    /// Listen on these interfaces: a name, a list (`eth0,wg0`), a pattern (`eth*`) or `any`; overrides `Interface` in
+    /// the configuration [default: eth0]
     #[arg(short, long, value_name = "INT")]
     pub interface: Option<String>,
 
-    /// Wait for interfaces that do not exist yet, instead of failing at the start
+    /// Wait for missing interfaces instead of failing at startup
     #[arg(long)]
     pub wait: bool,
 
-    /// Run in the background and write the pid file
+    /// Detach, run in the background, and write the PID file
     #[arg(short, long)]
     pub daemon: bool,
 
-    /// Read this configuration file
+    /// Read the configuration from this file
     #[arg(short, long, value_name = "FILE", default_value = CONFIG, value_hint = ValueHint::FilePath)]
     pub config: PathBuf,
 
-    /// Print debug messages
+    /// Print debug messages on standard output
     #[arg(short = 'D', long)]
     pub debug: bool,
 
-    /// Put the host names of knockers into the log; whoever owns an address chooses its name
+    /// Look up host names and log them; the owner of an address chooses its name, so do not trust it
     #[arg(short, long)]
     pub lookup: bool,
 
-    /// Write the pid file here, unless the configuration names another [default: /var/run/knockd.pid]
+    /// With -d, write the process ID to this file; `PidFile` overrides it [default: /var/run/knockd.pid]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub pidfile: Option<PathBuf>,
 
-    /// Log to this file, unless the configuration names another
+    /// Log to this file; `LogFile` overrides it
     #[arg(short = 'g', long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub logfile: Option<PathBuf>,
 
-    /// Print what is logged
+    /// Also print log lines on standard output
     #[arg(short, long)]
     pub verbose: bool,
 
@@ -56,46 +56,46 @@ pub struct Args {
     #[arg(short = '4', long)]
     pub only_ip_v4: bool,
 
-    /// Only check the configuration, as `knockd check FILE` does
+    /// Check the configuration and exit, like `knockd check FILE`
     #[arg(short = 't')]
     pub test: bool,
 
-    /// Accepted for the sake of command lines written for knockd 0.8.2; has no effect
+    /// Ignored; accepted for compatibility with knockd 0.8.2
     #[arg(short, long, hide = true)]
     pub save_mem: bool,
 
-    /// What to do instead of running the daemon.
+    /// The command to run instead of the daemon.
     #[command(subcommand)]
     pub command: Option<Command>,
 }
 
-/// What `knockd` does when it is not to run the daemon.
+/// What `knockd` can do besides running the daemon.
 #[derive(Subcommand, Clone, Debug)]
 pub enum Command {
-    /// Say what is wrong with a configuration, and what is unwise
+    /// Check a configuration file for errors and unwise settings
     Check(Check),
-    /// Say what would have happened to the packets of a capture file, and why; nothing is executed
+    /// Show what the daemon would have done with the packets in a capture file, and why; nothing is executed
     Replay(Replay),
-    /// Show what the running daemon is doing
+    /// Show the state of the running daemon
     Status(Status),
-    /// Show what the running daemon is doing, again and again
+    /// Show the state of the running daemon live
     Watch(Watch),
-    /// Tell live what becomes of the packets of an address, or of all
+    /// Trace an address's packets live
     Trace(Trace),
-    /// Close a door before its time
+    /// Close an open door now
     Close(Close),
     /// Keep an open door open longer
     Extend(Extend),
-    /// Open a door as if it had been knocked at
+    /// Open a door for an address as if it had knocked
     Open(Open),
-    /// Let the running daemon read its configuration again
+    /// Tell the running daemon to read its configuration again
     Reload(Reload),
 }
 
-/// Where the running daemon can be asked.
+/// Where the running daemon listens for requests.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Socket {
-    /// Ask the daemon that has this control socket
+    /// Use this control socket
     #[arg(
         long = "socket",
         value_name = "PATH",
@@ -105,14 +105,14 @@ pub struct Socket {
     pub path: PathBuf,
 }
 
-/// How to ask the running daemon, and how to print the answer.
+/// How to reach the running daemon, and how to print its reply.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Control {
     #[command(flatten)]
     #[allow(missing_docs, reason = "its type says it")]
     pub socket: Socket,
 
-    /// Print a text for people or JSON for programs
+    /// Print text for people or JSON for programs
     #[arg(long, value_name = "text|json", default_value = "text", hide_possible_values = true)]
     pub format: Format,
 }
@@ -139,7 +139,7 @@ pub struct Watch {
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = CONTROL_AFTER_HELP)]
 pub struct Trace {
-    /// Tell only about this address
+    /// Trace only packets from this address [default: all]
     pub address: Option<IpAddr>,
 
     #[command(flatten)]
@@ -151,15 +151,15 @@ pub struct Trace {
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = CONTROL_AFTER_HELP)]
 pub struct Close {
-    /// The door's name; with `--all` alone, every door
+    /// Name of the door; omit it with `--all` to close every door
     #[arg(required_unless_present = "all")]
     pub door: Option<String>,
 
-    /// Close it for this address
+    /// Close the door for this address
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     pub address: Option<IpAddr>,
 
-    /// Close it for everybody
+    /// Close the door for every address
     #[arg(long)]
     pub all: bool,
 
@@ -172,13 +172,13 @@ pub struct Close {
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = CONTROL_AFTER_HELP)]
 pub struct Extend {
-    /// The door's name
+    /// Name of the door
     pub door: String,
 
-    /// The address it is open for
+    /// Address for which it is open
     pub address: IpAddr,
 
-    /// How long it stays open from now at least [default: the door's `Cmd_Timeout`]
+    /// Keep it open for at least this many seconds from now [default: the door's `Cmd_Timeout`]
     pub seconds: Option<u32>,
 
     #[command(flatten)]
@@ -190,10 +190,10 @@ pub struct Extend {
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = CONTROL_AFTER_HELP)]
 pub struct Open {
-    /// The door's name
+    /// Name of the door
     pub door: String,
 
-    /// The address to open it for
+    /// Address for which to open it
     pub address: IpAddr,
 
     #[command(flatten)]
@@ -214,15 +214,15 @@ pub struct Reload {
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = CHECK_AFTER_HELP)]
 pub struct Check {
-    /// Check this configuration file
+    /// Configuration file to check
     #[arg(value_name = "FILE", default_value = CONFIG, value_hint = ValueHint::FilePath)]
     pub file: PathBuf,
 
-    /// Fail when there is a warning, too
+    /// Treat warnings as errors
     #[arg(long)]
     pub strict: bool,
 
-    /// Print a text for people or JSON for programs
+    /// Print text for people or JSON for programs
     #[arg(long, value_name = "text|json", default_value = "text", hide_possible_values = true)]
     pub format: Format,
 }
@@ -231,29 +231,29 @@ pub struct Check {
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = REPLAY_AFTER_HELP)]
 pub struct Replay {
-    /// Read the packets of this file, of the format pcap or pcapng; `-` is standard input
+    /// Capture file in pcap or pcapng format, or `-` for standard input
     #[arg(value_name = "CAPTURE", value_hint = ValueHint::FilePath)]
     pub capture: PathBuf,
 
-    /// Take the doors from this configuration file
+    /// Read the doors from this configuration file
     #[arg(short, long, value_name = "FILE", default_value = CONFIG, value_hint = ValueHint::FilePath)]
     pub config: PathBuf,
 
-    /// Take these addresses for those of the machine that knockd runs on [default: the addresses of this machine or, if no
-    /// packet goes to one of them, every destination in the file]
+    /// Treat these as the addresses of the machine that runs knockd [default: the addresses of this machine or, if no
+    /// packet in the file was sent to one of them, every destination]
     #[arg(short, long, value_name = "ADDRESS,...", value_delimiter = ',')]
     pub address: Vec<IpAddr>,
 
-    /// Tell what became of every packet of this source, in place of what happened to all sources
+    /// Explain what became of every packet from this source, instead of showing what happened to all sources
     #[arg(short, long, value_name = "ADDRESS")]
     pub explain: Option<IpAddr>,
 
-    /// Print a text for people or JSON for programs
+    /// Print text for people or JSON for programs
     #[arg(long, value_name = "text|json", default_value = "text", hide_possible_values = true)]
     pub format: Format,
 }
 
-/// How the answer to a question is printed.
+/// How a reply is printed.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Format {
     /// For people; its wording may change.
@@ -265,39 +265,39 @@ pub enum Format {
 const AFTER_HELP: &str = "\
 Signals:
   HUP        read the configuration again and reopen the log file
-  INT, TERM  run the stop commands of all open doors, unless `OnExit` is `keep`, and end
+  INT, TERM  run the stop commands of all open doors, unless `OnExit` is `keep`, and exit
 
 Exit status:
-  0  knockd was stopped by a signal, or the command succeeded
-  1  it could not start, or the command failed; the reason is on standard error
-  2  the command line is wrong";
+  0  a signal stopped knockd, or the command succeeded
+  1  knockd could not start, or the command failed; the reason is on standard error
+  2  the command line is invalid";
 
 const CHECK_AFTER_HELP: &str = "\
 Exit status:
-  0  the configuration can be used
-  1  it cannot be used, or there is a warning and --strict is given
-  2  the command line is wrong";
+  0  the configuration is usable
+  1  the configuration has errors or, with --strict, warnings
+  2  the command line is invalid";
 
 const CONTROL_AFTER_HELP: &str = "\
 Exit status:
-  0  it is done
-  1  it is not done; the reason is on standard error
-  2  the command line is wrong";
+  0  success
+  1  failure; the reason is on standard error
+  2  the command line is invalid";
 
 const WATCH_AFTER_HELP: &str = "\
 Keys:
-  q, Esc, Ctrl-C  end
+  q, Esc, Ctrl-C  quit
 
 Exit status:
-  0  it was ended
-  1  there is no daemon that can be asked, or no terminal
-  2  the command line is wrong";
+  0  success
+  1  the daemon cannot be reached, or there is no terminal
+  2  the command line is invalid";
 
 const REPLAY_AFTER_HELP: &str = "\
 Exit status:
   0  the whole file was read
-  1  the configuration or the file cannot be used, or the file is damaged
-  2  the command line is wrong";
+  1  the configuration or the capture file is unusable, or the capture file is damaged
+  2  the command line is invalid";
 
 #[cfg(test)]
 mod tests {

@@ -38,51 +38,50 @@ fn on(host: &Host, arguments: &str) -> (Option<i32>, String) {
 fn help_is_printed_with_status_0() {
     for line in ["-h", "--help", "--help -c missing.conf"] {
         knockd(line).code(0).stderr_eq("").stdout_eq(str![[r#"
-Listens for secret sequences of port hits and runs a command for whoever knocks one
+Port-knock daemon: runs a command when a source hits a secret sequence of ports
 
 Usage: knockd [OPTIONS]
        knockd <COMMAND>
 
 Commands:
-  check   Say what is wrong with a configuration, and what is unwise
-  replay  Say what would have happened to the packets of a capture file, and why; nothing is
-          executed
-  status  Show what the running daemon is doing
-  watch   Show what the running daemon is doing, again and again
-  trace   Tell live what becomes of the packets of an address, or of all
-  close   Close a door before its time
+  check   Check a configuration file for errors and unwise settings
+  replay  Show what the daemon would have done with the packets in a capture file, and why; nothing
+          is executed
+  status  Show the state of the running daemon
+  watch   Show the state of the running daemon live
+  trace   Trace an address's packets live
+  close   Close an open door now
   extend  Keep an open door open longer
-  open    Open a door as if it had been knocked at
-  reload  Let the running daemon read its configuration again
+  open    Open a door for an address as if it had knocked
+  reload  Tell the running daemon to read its configuration again
   help    Print this message or the help of the given subcommand(s)
 
 Options:
-  -i, --interface <INT>  Listen on this interface, on several (`eth0,wg0`), on those of a pattern
-                         (`eth*`) or on `any`; wins over the configuration's `Interface` [default:
-                         eth0]
-      --wait             Wait for interfaces that do not exist yet, instead of failing at the start
-  -d, --daemon           Run in the background and write the pid file
-  -c, --config <FILE>    Read this configuration file [default: /etc/knockd.conf]
-  -D, --debug            Print debug messages
-  -l, --lookup           Put the host names of knockers into the log; whoever owns an address
-                         chooses its name
-  -p, --pidfile <FILE>   Write the pid file here, unless the configuration names another [default:
-                         /var/run/knockd.pid]
-  -g, --logfile <FILE>   Log to this file, unless the configuration names another
-  -v, --verbose          Print what is logged
+  -i, --interface <INT>  Listen on these interfaces: a name, a list (`eth0,wg0`), a pattern (`eth*`)
+                         or `any`; overrides `Interface` in the configuration [default: eth0]
+      --wait             Wait for missing interfaces instead of failing at startup
+  -d, --daemon           Detach, run in the background, and write the PID file
+  -c, --config <FILE>    Read the configuration from this file [default: /etc/knockd.conf]
+  -D, --debug            Print debug messages on standard output
+  -l, --lookup           Look up host names and log them; the owner of an address chooses its name,
+                         so do not trust it
+  -p, --pidfile <FILE>   With -d, write the process ID to this file; `PidFile` overrides it
+                         [default: /var/run/knockd.pid]
+  -g, --logfile <FILE>   Log to this file; `LogFile` overrides it
+  -v, --verbose          Also print log lines on standard output
   -4, --only-ip-v4       Ignore IPv6
-  -t                     Only check the configuration, as `knockd check FILE` does
+  -t                     Check the configuration and exit, like `knockd check FILE`
   -h, --help             Print help
   -V, --version          Print version
 
 Signals:
   HUP        read the configuration again and reopen the log file
-  INT, TERM  run the stop commands of all open doors, unless `OnExit` is `keep`, and end
+  INT, TERM  run the stop commands of all open doors, unless `OnExit` is `keep`, and exit
 
 Exit status:
-  0  knockd was stopped by a signal, or the command succeeded
-  1  it could not start, or the command failed; the reason is on standard error
-  2  the command line is wrong
+  0  a signal stopped knockd, or the command succeeded
+  1  knockd could not start, or the command failed; the reason is on standard error
+  2  the command line is invalid
 
 "#]]);
     }

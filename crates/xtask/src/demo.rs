@@ -16,14 +16,14 @@ use crate::tools::{IP, IPTABLES, NFT, NSENTER, UNSHARE, ensure_present};
 const CONFIG_FILE: &str = "/run/knockd.conf";
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Runs the demo; it is a success only if every observation is as promised.
+/// Runs the demo; it is a success only if every observation is as expected.
 pub(crate) fn run() -> Result<()> {
     let mut installed = ensure_present(&[IP, UNSHARE, NSENTER])?;
     if IPTABLES.find().is_none() && NFT.find().is_none() {
         // Without one the demo still works, so a failure only changes what is shown.
         installed.extend(ensure_present(&[IPTABLES]).unwrap_or_default());
     }
-    println!("Building knockd and knock; the first time this takes a minute or two.");
+    println!("Building knockd and knock; the first build takes a minute or two.");
     let knockd = build("knockd-cli", "knockd")?;
     let knock = build("knock-client", "knock")?;
     build("testbed", "testbed")?;
@@ -33,7 +33,7 @@ pub(crate) fn run() -> Result<()> {
     let mut timeline = Timeline::new();
 
     let _service = if firewall.is_real() {
-        timeline.heading("The server closes its ports, and a service waits on port 22.");
+        timeline.heading("The server closes its ports; a service listens on port 22.");
         for command in firewall.set_up() {
             timeline.typed("server#", &command);
         }
@@ -42,7 +42,7 @@ pub(crate) fn run() -> Result<()> {
         None
     };
 
-    timeline.heading("knockd is started. This is its configuration:");
+    timeline.heading("Start knockd on the server with this configuration:");
     let config = config_for(&firewall);
     net.server.write_file(CONFIG_FILE, &config)?;
     show_file(&config);
@@ -54,7 +54,7 @@ pub(crate) fn run() -> Result<()> {
     timeline.heading("Without a knock, port 22 does not answer.");
     timeline.check_port(&net.client, &net.server, Port::Closed)?;
 
-    timeline.heading("The client knocks: three connection attempts to ports where nothing listens.");
+    timeline.heading("The client knocks: three connection attempts to ports on which nothing listens.");
     timeline.knock(&net.client, &knock, &net.server, ["700", "800", "900"])?;
     timeline.wait_for_knockd("openSSH: running command")?;
 
@@ -68,14 +68,14 @@ pub(crate) fn run() -> Result<()> {
     timeline.heading("Port 22 is closed again.");
     timeline.check_port(&net.client, &net.server, Port::Closed)?;
 
-    timeline.heading("The end.");
+    timeline.heading("Clean up.");
     timeline.stop_knockd()?;
     drop(net);
-    timeline.says("Both machines are gone.");
+    timeline.says("Both hosts are gone.");
     match installed.as_slice() {
-        [] => println!("\nEverything happened as promised, and nothing was changed on this machine."),
+        [] => println!("\nEverything worked as it should, and this machine is unchanged."),
         packages => println!(
-            "\nEverything happened as promised. Nothing was changed on this machine, except that these packages were installed: {}.",
+            "\nEverything worked as it should. This machine is unchanged, except for newly installed packages: {}.",
             packages.join(", ")
         ),
     }
@@ -92,19 +92,19 @@ fn build(package: &str, bin: &str) -> Result<String> {
         .context("cannot run cargo")?;
     ensure!(status.success(), "cargo could not build {bin}");
     let path = testbed::build(package, bin)?;
-    Ok(path.to_str().context("the build directory's name is not UTF-8")?.to_owned())
+    Ok(path.to_str().context("the path of the build directory is not valid UTF-8")?.to_owned())
 }
 
 fn introduce(firewall: &Firewall, server: std::net::Ipv4Addr, client: std::net::Ipv4Addr) {
     println!(
         "\n\
-         knockd listens for a secret sequence of ports. Whoever knocks on them in the right order gets a door opened.\n\n\
-         For this demo there are two hosts on this machine, made of Linux namespaces and joined by a cable:\n\
-         server  {server}, whose port 22 is to be protected\n\
+         knockd watches for a secret sequence of ports and opens a door for anyone who knocks on them in the right order.\n\n\
+         This demo creates two hosts on this machine from Linux namespaces and joins them with a virtual cable:\n\
+         server  {server}, whose port 22 is protected\n\
          client  {client}, which wants to get in\n\n\
          {}\n\
-         The service on port 22 is not ssh but a small program of this project that greets everyone. `nc` below is what you\n\
-         would type; here the same project's program makes the connection, so that nothing has to be installed.",
+         The service on port 22 is not ssh but a small program from this project that greets everyone. `nc` below is what\n\
+         you would type; here another program from this project makes the connection, so nothing needs to be installed.",
         firewall.description()
     );
 }
@@ -194,7 +194,7 @@ impl Timeline {
         let knockd = self.knockd.as_mut().context("knockd was not started")?;
         let found = knockd.wait_for_line(wanted, PATIENCE);
         self.catch_up();
-        found.map(drop).context("knockd did not do what was promised")
+        found.map(drop).context("knockd did not do what it should")
     }
 
     fn knock(&mut self, client: &Host, knock: &str, server: &Host, ports: [&str; 3]) -> Result<()> {
@@ -207,15 +207,15 @@ impl Timeline {
         Ok(())
     }
 
-    /// Tries to connect to port 22 until the outcome is as promised; a slow machine's firewall may need some seconds.
+    /// Tries to connect to port 22 until the outcome is as expected; a slow machine's firewall may need some seconds.
     fn check_port(&mut self, client: &Host, server: &Host, promised: Port) -> Result<()> {
         self.typed("client$", &format!("nc -z -w 1 {} 22", server.ipv4));
         let deadline = Instant::now() + PATIENCE;
         loop {
             let found = if client.can_connect(server.ipv4, 22)? { Port::Open } else { Port::Closed };
             let text = match found {
-                Port::Open => "The server answers: port 22 is OPEN, as promised.",
-                Port::Closed => "No connection: port 22 is CLOSED, as promised.",
+                Port::Open => "The server answers: port 22 is OPEN, as it should be.",
+                Port::Closed => "No connection: port 22 is CLOSED, as it should be.",
             };
             if found == promised {
                 self.catch_up();
