@@ -7,7 +7,7 @@ use crate::{Rule, Topic, Verdict};
 
 /// The line under which the page is made by the suite.
 const MARK: &str =
-    "<!-- From here on this page is made from the rules: cargo xtask conformance --write-page -->\n";
+    "<!-- The rest of this page is generated from the rules by cargo xtask conformance --write-page -->\n";
 
 /// A table for each topic, of the rules that are alike in how ours compares.
 struct Section {
@@ -19,7 +19,7 @@ struct Section {
 
 const SECTIONS: [Section; 3] = [
     Section {
-        title: "What differs, and why",
+        title: "Differences, and why",
         head: "| knockd 0.8 | here | test |\n| --- | --- | --- |",
         note_of: |rule| if let Verdict::Differs(here) = rule.verdict { Some(here) } else { None },
     },
@@ -29,7 +29,7 @@ const SECTIONS: [Section; 3] = [
         note_of: |rule| if let Verdict::NotYet(reason) = rule.verdict { Some(reason) } else { None },
     },
     Section {
-        title: "What is the same",
+        title: "Same behaviour",
         head: "| rule | test |\n| --- | --- |",
         note_of: |rule| (rule.verdict == Verdict::Same).then_some(""),
     },
@@ -45,8 +45,7 @@ pub(crate) fn check(topics: &[Topic]) -> Result<(), String> {
     if text == page(&text, topics) {
         return Ok(());
     }
-    Err("docs/conformance.md is not what the rules say; `cargo xtask conformance --write-page` writes it"
-        .into())
+    Err("docs/conformance.md does not match the rules; run `cargo xtask conformance --write-page`".into())
 }
 
 /// Writes the tables into the page and keeps its introduction.

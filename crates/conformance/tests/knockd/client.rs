@@ -15,14 +15,15 @@ pub(crate) const TOPIC: Topic = Topic { name: "client", title: "The client", rul
 const RULES: &[Rule] = &[
     Rule::same(
         "hits",
-        "Each hit is one TCP SYN, or a UDP datagram of one zero byte, in the order of the arguments.",
+        "Each hit is one TCP SYN, or one UDP datagram that contains a zero byte, in the order of the \
+         arguments.",
         |t| {
             let knocked = knock(t, "10.9.0.1 7000 8000:udp 9000:tcp 7000");
             assert_eq!(knocked.wire, "7000 8000u 9000 7000");
             assert_eq!((knocked.code, knocked.stdout.as_str()), (0, ""));
         },
     ),
-    Rule::same("no_answer", "A SYN that nobody answers is not repeated.", |t| {
+    Rule::same("no_answer", "An unanswered SYN is not retransmitted.", |t| {
         // Somebody who never says anything.
         t.net
             .client
@@ -34,16 +35,16 @@ const RULES: &[Rule] = &[
             ("7000@10.9.0.77 8000@10.9.0.77 9000u@10.9.0.77", 0)
         );
     }),
-    Rule::same("all_udp", "With `-u` every hit is UDP, whatever the argument says.", |t| {
+    Rule::same("all_udp", "With `-u`, every hit is UDP, whatever the argument says.", |t| {
         assert_eq!(knock(t, "-u 10.9.0.1 7000 8000:tcp 9000:udp").wire, "7000u 8000u 9000u");
     }),
-    Rule::same("ipv6", "An IPv6 address is knocked at by IPv6, with and without `-6`.", |t| {
+    Rule::same("ipv6", "An IPv6 address is knocked over IPv6, with or without `-6`.", |t| {
         assert_eq!(knock(t, "fd00:9::1 7000 8000:udp").wire, "7000@fd00:9::1 8000u@fd00:9::1");
         assert_eq!(knock(t, "-6 fd00:9::1 7000 8000:udp").wire, "7000@fd00:9::1 8000u@fd00:9::1");
     }),
     Rule::same(
         "the_other_family",
-        "An address that is not of the family asked for is an error, exit status 1, nothing is sent.",
+        "An address of the wrong family is an error: nothing is sent, and the exit status is 1.",
         |t| {
             for line in ["-4 fd00:9::1 7000", "-6 10.9.0.1 7000"] {
                 let knocked = knock(t, line);
@@ -51,14 +52,14 @@ const RULES: &[Rule] = &[
             }
         },
     ),
-    Rule::same("both_families", "Of `-4` and `-6` the last one counts.", |t| {
+    Rule::same("both_families", "Of `-4` and `-6`, the last one wins.", |t| {
         assert_eq!(knock(t, "-6 -4 10.9.0.1 7000").wire, "7000");
         assert_eq!(knock(t, "-4 -6 fd00:9::1 7000").wire, "7000@fd00:9::1");
     }),
-    Rule::same("services", "A port may be the name of a service.", |t| {
+    Rule::same("services", "A port may be a service name.", |t| {
         assert_eq!(knock(t, "10.9.0.1 ssh domain domain:udp").wire, "22 53 53u");
     }),
-    Rule::same("verbose", "`-v` prints each hit with the port as it was written.", |t| {
+    Rule::same("verbose", "`-v` prints each hit with the port as it was given.", |t| {
         let knocked = knock(t, "-v 10.9.0.1 7000 8000:udp ssh:tcp");
         assert_eq!(
             knocked.stdout,
@@ -67,14 +68,14 @@ const RULES: &[Rule] = &[
         assert_eq!(knock(t, "-v fd00:9::1 7000").stdout, "hitting tcp fd00:9::1:7000\n");
         assert_eq!(knock(t, "-uv 10.9.0.1 7000").stdout, "hitting udp 10.9.0.1:7000\n");
     }),
-    Rule::same("delay", "`-d` waits that many milliseconds after each hit, the last one included.", |t| {
+    Rule::same("delay", "`-d` waits that many milliseconds after each hit, including the last.", |t| {
         let knocked = knock(t, "-d 400 10.9.0.1 7000 8000:udp 9000");
         assert_eq!(knocked.wire, "7000 8000u 9000");
         assert!((1200..10_000).contains(&knocked.took.as_millis()), "{:?}", knocked.took);
     }),
     Rule::same(
         "options_anywhere",
-        "Options may stand after and between the ports, be clustered, and be shortened.",
+        "Options may appear after and between the ports, and may be combined and abbreviated.",
         |t| {
             for line in [
                 "10.9.0.1 7000 8000 -u -d 1",
@@ -93,7 +94,7 @@ const RULES: &[Rule] = &[
     }),
     Rule::same(
         "port_zero",
-        "Port 0 is hit by TCP; by UDP the kernel does not send it, and the exit status is 0 nevertheless.",
+        "Port 0 is hit over TCP; over UDP the kernel does not send it, but the exit status is still 0.",
         |t| {
             let knocked = knock(t, "10.9.0.1 0 0:udp 7000");
             assert_eq!((knocked.wire.as_str(), knocked.code), ("0 7000", 0));
@@ -101,7 +102,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "unreachable",
-        "A host without a route, or a broadcast address, is no failure, although nothing is sent: exit status 0.",
+        "A host without a route and a broadcast address are not failures, although nothing is sent: the \
+         exit status is 0.",
         |t| {
             for host in ["192.0.2.1", "10.9.0.255"] {
                 let knocked = knock(t, &format!("{host} 7000 8000:udp"));
@@ -111,27 +113,27 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "no_such_host",
-        "A host name that does not resolve is an error: exit status 1, nothing is sent.",
+        "A host name that does not resolve is an error: nothing is sent, and the exit status is 1.",
         |t| {
             let knocked = knock(t, "no-such-host.invalid 7000");
             assert_eq!((knocked.wire.as_str(), knocked.code), ("", 1));
             assert!(knocked.stderr.contains("no-such-host.invalid"), "{}", knocked.stderr);
         },
     ),
-    Rule::same("no_privilege", "No privilege is needed.", |t| {
+    Rule::same("no_privilege", "No privileges are needed.", |t| {
         let mut command = t.net.client.command("setpriv");
         command.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", program(t)]);
         assert_eq!(run(t, command, "10.9.0.1 7000 8000:udp", Duration::ZERO).wire, "7000 8000u");
     }),
-    Rule::same("version", "`-V` prints name and version, exit status 0.", |t| {
+    Rule::same("version", "`-V` prints the name and version and exits with 0.", |t| {
         let knocked = knock(t, "-V");
         assert!(knocked.stdout.starts_with("knock "), "{}", knocked.stdout);
         assert_eq!((knocked.wire.as_str(), knocked.code), ("", 0));
     }),
     Rule::differs(
         "an_open_port",
-        "A connection to an open port is closed by a FIN.",
-        "It is closed by a reset, so that the service behind the port forgets it at once.",
+        "A connection to an open port is closed with a FIN.",
+        "It is closed with a reset, so the service behind the port forgets it at once.",
         |t| {
             let mut silent = t.net.server.spawn(&[env!("CARGO_BIN_EXE_silent"), "7000"]).unwrap();
             silent.wait_for_line("listening", SOON).unwrap();
@@ -143,13 +145,13 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "upper_case",
-        "`:udp` counts only in lower case: `7000:UDP` is TCP.",
-        "The protocol may be in any case, as it may in knockd.conf.",
+        "`:udp` is recognised only in lower case: `7000:UDP` is TCP.",
+        "The protocol is not case-sensitive, as in knockd.conf.",
         |t| assert_eq!(knock(t, "10.9.0.1 7000:UDP 8000:TCP").wire, t.pick("7000u 8000", "7000 8000")),
     ),
     Rule::differs(
         "an_unknown_protocol",
-        "What follows the colon is TCP unless it is `udp`: `7000:foo` sends a SYN.",
+        "Any protocol other than `udp` means TCP: `7000:foo` sends a SYN.",
         "It is a usage error, and nothing is sent.",
         |t| {
             let knocked = knock(t, "10.9.0.1 7000:foo 8000");
@@ -158,7 +160,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "a_port_that_is_none",
-        "Numbers wrap at 65536: `99999` hits port 34463.",
+        "Port numbers wrap at 65536: `99999` hits port 34463.",
         "It is a usage error, and nothing is sent.",
         |t| {
             let knocked = knock(t, "10.9.0.1 99999");
@@ -167,8 +169,9 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "an_unknown_service",
-        "A service that does not exist is noticed when its turn comes, after the hits before it were sent; exit status 1.",
-        "Everything is checked first: exit status 2, and nothing is sent.",
+        "An unknown service is noticed only when its turn comes, after the preceding hits were sent; the \
+         exit status is 1.",
+        "Everything is checked first; nothing is sent, and the exit status is 2.",
         |t| {
             let knocked = knock(t, "10.9.0.1 7000 no-such-service 8000");
             assert_eq!((knocked.code, knocked.wire.as_str()), t.pick((2, ""), (1, "7000")));
@@ -176,7 +179,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "a_delay_that_is_none",
-        "`-d abc` is a delay of 0, `-d 5x` one of 5.",
+        "`-d abc` is a delay of 0, and `-d 5x` one of 5.",
         "It is a usage error, and nothing is sent.",
         |t| {
             for delay in ["abc", "5x"] {
@@ -187,8 +190,9 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "usage_errors",
-        "With a negative delay, an unknown option, or fewer than two arguments nothing is sent; exit status 1.",
-        "Nothing is sent either; the exit status is 2, as it is with most programs.",
+        "With a negative delay, an unknown option, or fewer than two arguments, nothing is sent; the exit \
+         status is 1.",
+        "Nothing is sent either; the exit status is 2, as for most programs.",
         |t| {
             for line in ["-d -1 10.9.0.1 7000", "--bogus 10.9.0.1 7000", "10.9.0.1", ""] {
                 let knocked = knock(t, line);
@@ -197,7 +201,7 @@ const RULES: &[Rule] = &[
             }
         },
     ),
-    Rule::differs("help", "`-h` prints the usage, exit status 1.", "The exit status is 0.", |t| {
+    Rule::differs("help", "`-h` prints the usage and exits with 1.", "The exit status is 0.", |t| {
         let knocked = knock(t, "-h");
         assert!(knocked.stdout.to_lowercase().contains("usage: knock"), "{}", knocked.stdout);
         assert_eq!(knocked.code, t.pick(0, 1));

@@ -49,7 +49,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "spellings",
-        "Options may be joined, shortened, or have their value behind `=`; of a value given twice the last one counts.",
+        "Options may be combined, abbreviated, or joined to their value with `=`; if a value is given \
+         twice, the last one wins.",
         |t| {
             for arguments in [
                 "-v -i lo -i eth0",
@@ -66,8 +67,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "unknown_options",
-        "An unknown or ambiguous option, and one without its value, print the usage and exit with 0.",
-        "The exit status is 2, so that scripts notice.",
+        "An unknown or ambiguous option, or one without its value, prints the usage and exits with 0.",
+        "The exit status is 2, so scripts notice.",
         |t| {
             for arguments in ["-Z", "--bogus", "-i", "--lo", "--verbose=1"] {
                 assert_eq!(t.run(arguments).code, Some(t.pick(2, 0)), "{arguments}");
@@ -77,7 +78,7 @@ const RULES: &[Rule] = &[
     Rule::differs(
         "extra_arguments",
         "Extra arguments are ignored.",
-        "They are an error, with exit status 2.",
+        "They are an error; the exit status is 2.",
         |t| {
             t.write(CONFIG, DOOR);
             let program = t.program();
@@ -87,8 +88,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "save_mem",
-        "`-s` and `--save-mem`, which only the fork 0.8.2 knows, are unknown options.",
-        "They are accepted and have no effect.",
+        "`-s` and `--save-mem`, known only to the fork 0.8.2, are unknown options.",
+        "They are accepted and ignored.",
         |t| {
             t.write(CONFIG, DOOR);
             for argument in ["-s", "--save-mem"] {
@@ -98,7 +99,7 @@ const RULES: &[Rule] = &[
             }
         },
     ),
-    Rule::same("the_default_files", "Without `-c` the file is `/etc/knockd.conf`.", |t| {
+    Rule::same("the_default_files", "Without `-c`, the file is `/etc/knockd.conf`.", |t| {
         t.sh("mount -t tmpfs tmpfs /etc");
         t.write("/etc/knockd.conf", DOOR);
         let mut command = t.net.server.command(t.program());
@@ -107,14 +108,14 @@ const RULES: &[Rule] = &[
         t.send("7000");
         t.wait_for("10.9.0.2: door: OPEN SESAME");
     }),
-    Rule::same("interface", "`-i` wins over the file's `Interface`; without both it is `eth0`.", |t| {
+    Rule::same("interface", "`-i` overrides `Interface` in the file; without both it is `eth0`.", |t| {
         t.start("");
         t.start_with("-v -i eth0", "[options]\ninterface = nosuch\n[door]\nsequence = 7000");
         assert_eq!(t.opened_by("7000"), "door");
     }),
     Rule::same(
         "no_such_interface",
-        "An interface that does not exist is an error that names it, with exit status 1.",
+        "An interface that does not exist is an error that names it; the exit status is 1.",
         |t| {
             t.write(CONFIG, DOOR);
             for (arguments, config) in
@@ -129,8 +130,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "long_interface_names",
-        "Interface names of more than 31 bytes are cut.",
-        "They are kept, and refused because there is none.",
+        "Interface names longer than 31 bytes are truncated.",
+        "They are kept, and refused because no such interface exists.",
         |t| {
             let name = "n".repeat(40);
             let ended = t.refused(&format!("[options]\ninterface = {name}\n{DOOR}"));
@@ -140,7 +141,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "privilege",
-        "Without the right to open a packet socket it exits with 1; that right (CAP_NET_RAW) is enough.",
+        "Without permission to open a packet socket, the exit status is 1; CAP_NET_RAW is sufficient.",
         |t| {
             t.write(CONFIG, DOOR);
             let mut command = t.net.server.command("setpriv");
@@ -177,14 +178,14 @@ const RULES: &[Rule] = &[
         t.start_with("-v --logfile /run/other.log", DOOR);
         assert!(t.sh("cat /run/other.log").contains("starting up"));
     }),
-    Rule::same("no_pid_file", "In the foreground no pid file is written.", |t| {
+    Rule::same("no_pid_file", "In the foreground, no PID file is written.", |t| {
         t.start_with("-v -p /run/x.pid", &format!("[options]\npidfile = /run/y.pid\n{DOOR}"));
         assert_eq!(t.sh("ls /run | grep pid || true"), "");
     }),
     Rule::same(
         "background",
-        "`-d` prints nothing and exits with 0; a process with a session of its own, `/` as its working directory and \
-         `/dev/null` as its stdin, stdout and stderr goes on.",
+        "`-d` prints nothing and exits with 0. The daemon continues in its own session, with `/` as its \
+         working directory and `/dev/null` as stdin, stdout and stderr.",
         |t| {
             // The command inherits from knockd what it writes down.
             let command = "for fd in 0 1; do test /proc/self/fd/$fd -ef /dev/null && echo null >>/run/out; done; \
@@ -202,7 +203,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "pid_file",
-        "The pid file is `/var/run/knockd.pid`, or what `-p` says, or what the configuration says; it is removed at the end.",
+        "The PID file is `/var/run/knockd.pid` unless `-p` or the configuration names another; it is \
+         removed at exit.",
         |t| {
             let with_option = format!("[options]\nlogfile = {LOG}\npidfile = /run/c.pid\n{DOOR}");
             let without = format!("[options]\nlogfile = {LOG}\n{DOOR}");
@@ -221,7 +223,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "an_old_pid_file",
-        "A pid file that is left over is overwritten; one that cannot be written is not the end.",
+        "A stale PID file is overwritten; one that cannot be written is not fatal.",
         |t| {
             t.sh("echo 4194304 >/run/knockd.pid");
             in_background(t, "", &format!("[options]\nlogfile = {LOG}\n{DOOR}"), "/run/knockd.pid");
@@ -235,7 +237,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "errors_before_the_background",
-        "With `-d` a wrong configuration is still an error with exit status 1.",
+        "With `-d`, an invalid configuration is still an error with exit status 1.",
         |t| {
             t.write(CONFIG, "[door]\nfoo = x\n");
             let ended = t.run(&format!("-d -c {CONFIG}"));
@@ -244,8 +246,9 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "relative_paths",
-        "With `-d`, SIGHUP looks for a relative configuration file in `/`, and a relative pid file is written there.",
-        "Paths are made absolute at the start.",
+        "With `-d`, SIGHUP looks for a relative configuration file in `/`, and a relative PID file is \
+         written there.",
+        "Paths are made absolute at startup.",
         |t| {
             t.write(CONFIG, &format!("[options]\nlogfile = knockd.log\n{DOOR}"));
             t.sh("mkdir /run/pid");

@@ -9,27 +9,23 @@ use testbed::Stream;
 pub(crate) const TOPIC: Topic = Topic { name: "commands", title: "Commands", rules: RULES };
 
 const RULES: &[Rule] = &[
-    Rule::same(
-        "the_start_command",
-        "A completed sequence runs the start command, and the log says so first.",
-        |t| {
-            t.start("[door]\nsequence = 1,2\nstart_command = echo hello");
-            t.send("1 2");
-            t.wait_for("running command: echo hello");
-            t.wait_for("hello");
-            let lines = [
-                "10.9.0.2: door: Stage 1",
-                "10.9.0.2: door: Stage 2",
-                "10.9.0.2: door: OPEN SESAME",
-                "door: running command: echo hello",
-                "hello",
-            ];
-            assert_eq!(t.hits(""), lines);
-        },
-    ),
+    Rule::same("the_start_command", "A completed sequence runs the start command, after logging it.", |t| {
+        t.start("[door]\nsequence = 1,2\nstart_command = echo hello");
+        t.send("1 2");
+        t.wait_for("running command: echo hello");
+        t.wait_for("hello");
+        let lines = [
+            "10.9.0.2: door: Stage 1",
+            "10.9.0.2: door: Stage 2",
+            "10.9.0.2: door: OPEN SESAME",
+            "door: running command: echo hello",
+            "hello",
+        ];
+        assert_eq!(t.hits(""), lines);
+    }),
     Rule::same(
         "no_command",
-        "A door without commands only logs. A stop command without a start command is not run.",
+        "A door without commands only logs. Without a start command, the stop command does not run.",
         |t| {
             t.start(
                 "[a]\nsequence = 1\n[b]\nsequence = 2\ncmd_timeout = 0\nstop_command = echo stop\n\
@@ -44,7 +40,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "the_address",
-        "Every `%IP%` becomes the knocker's address, an IPv6 address in its short form; nothing else is replaced.",
+        "Every `%IP%` is replaced with the source address, an IPv6 address in its short form; nothing \
+         else is replaced.",
         |t| {
             t.start("[door]\nsequence = 7000\ncommand = echo %IP%%IP% %ip% %IP %%IP%% IP%");
             t.send("7000 7000<fd00:9:0:0:1:0:0:2");
@@ -55,7 +52,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "the_shell",
-        "Commands are run by `sh -c` with knockd's environment, working directory and umask.",
+        "Commands run under `sh -c` with knockd's environment, working directory and umask.",
         |t| {
             t.start("[door]\nsequence = 1\ncommand = echo \"$0: $HOME $PWD $(umask)\"");
             let wanted = t.sh("echo \": $HOME $PWD $(umask)\"");
@@ -71,8 +68,8 @@ const RULES: &[Rule] = &[
     }),
     Rule::differs(
         "session_of_commands",
-        "Every command has a session of its own.",
-        "It has a process group of its own in knockd's session. So Ctrl-C does not reach it either.",
+        "Every command has its own session.",
+        "It has its own process group in knockd's session, so Ctrl-C does not reach it here either.",
         |t| {
             t.start("[door]\nsequence = 1\ncommand = cut -d ' ' -f 5,6 /proc/self/stat | sed s/^/ids:/");
             t.send("1");
@@ -86,14 +83,14 @@ const RULES: &[Rule] = &[
             assert_eq!(of_knockd[1] == session, t.pick(true, false));
         },
     ),
-    Rule::same("stdin", "When knockd's own stdin is empty, so is that of its commands.", |t| {
+    Rule::same("stdin", "If knockd's stdin is empty, so is that of its commands.", |t| {
         t.start("[door]\nsequence = 7000\ncommand = readlink /proc/self/fd/0");
         t.send("7000");
         t.wait_for("/dev/null");
     }),
     Rule::same(
         "output",
-        "What commands print goes to knockd's own stdout and stderr, however much it is.",
+        "The output of commands goes to knockd's stdout and stderr, however long it is.",
         |t| {
             t.start("[door]\nsequence = 7000\ncommand = seq 100000; echo oo''ps >&2; echo do''ne");
             t.send("7000");
@@ -106,7 +103,7 @@ const RULES: &[Rule] = &[
             assert_eq!(t.opened_by("7000"), "door");
         },
     ),
-    Rule::same("at_the_same_time", "Commands do not wait for each other.", |t| {
+    Rule::same("at_the_same_time", "Commands do not wait for one another.", |t| {
         t.start(
             "[a]\nsequence = 1\ncommand = sleep 30; echo slept\n[b]\nsequence = 2\ncommand = echo quick %IP%",
         );
@@ -118,7 +115,7 @@ const RULES: &[Rule] = &[
     }),
     Rule::same(
         "a_failing_command",
-        "A command that fails is reported on stderr with its status; the stop command follows all the same.",
+        "A command that fails is reported on stderr with its status; the stop command runs regardless.",
         |t| {
             t.start("[door]\nsequence = 1\ncommand = exit 3\ncmd_timeout = 1\nstop_command = echo stopped\n[no]\nsequence = 2\ncommand = /no/such/program");
             t.send("1 2");
@@ -132,7 +129,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "a_killed_command",
-        "A command ended by a signal is reported as `status code (0)`.",
+        "A command killed by a signal is reported as `status code (0)`.",
         "The signal is named.",
         |t| {
             t.start("[door]\nsequence = 1\ncommand = kill -9 $$");
@@ -146,7 +143,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "the_stop_command",
-        "`Cmd_Timeout` seconds after the start command has ended the stop command is run.",
+        "The stop command runs `Cmd_Timeout` seconds after the start command has ended.",
         |t| {
             t.start("[door]\nsequence = 1\ncommand = sleep 1; echo started\ncmd_timeout = 2\nstop_command = echo stop %IP%");
             t.send("1");
@@ -158,23 +155,19 @@ const RULES: &[Rule] = &[
             assert_seconds(timeout - started, 2);
         },
     ),
-    Rule::same(
-        "the_default_cmd_timeout",
-        "`Cmd_Timeout` is 10 seconds when it is not given; 0 means at once.",
-        |t| {
-            t.start("[door]\nsequence = 1\ncommand = echo started\nstop_command = echo\n[now]\nsequence = 2\ncmd_timeout = 0\ncommand = :\nstop_command = :");
-            t.send("2");
-            let ran = t.wait_for("now: running command: :").at;
-            assert_seconds(t.wait_for("now: command timeout").at - ran, 0);
-            t.send("1");
-            t.wait_for("running command: echo started");
-            let started = t.wait_for("started").at;
-            assert_seconds(t.wait_for("door: command timeout").at - started, 10);
-        },
-    ),
+    Rule::same("the_default_cmd_timeout", "`Cmd_Timeout` defaults to 10 seconds; 0 means at once.", |t| {
+        t.start("[door]\nsequence = 1\ncommand = echo started\nstop_command = echo\n[now]\nsequence = 2\ncmd_timeout = 0\ncommand = :\nstop_command = :");
+        t.send("2");
+        let ran = t.wait_for("now: running command: :").at;
+        assert_seconds(t.wait_for("now: command timeout").at - ran, 0);
+        t.send("1");
+        t.wait_for("running command: echo started");
+        let started = t.wait_for("started").at;
+        assert_seconds(t.wait_for("door: command timeout").at - started, 10);
+    }),
     Rule::same(
         "a_command_that_goes_to_the_background",
-        "`Cmd_Timeout` runs from the end of the shell, not of what it has left in the background.",
+        "`Cmd_Timeout` counts from the end of the shell, not of its background processes.",
         |t| {
             t.start("[door]\nsequence = 1\ncommand = sleep 30 & echo started\ncmd_timeout = 1\nstop_command = echo stopped");
             t.send("1");
@@ -184,21 +177,17 @@ const RULES: &[Rule] = &[
             t.wait_for("running command: echo stopped");
         },
     ),
-    Rule::same(
-        "commands_for_ipv6",
-        "`Start_Command_6` and `Stop_Command_6` are run for IPv6 knockers.",
-        |t| {
-            t.start("[door]\nsequence = 1\ncmd_timeout = 0\ncommand = echo A\nstart_command_6 = echo B\nstop_command = echo C\nstop_command_6 = echo D");
-            t.send("1");
-            t.wait_for("running command: echo A");
-            t.wait_for("running command: echo C");
-            t.send("1@fd00:9::1");
-            t.wait_for("running command: echo B");
-            t.wait_for("fd00:9::2: door: command timeout");
-            t.wait_for("running command: echo D");
-        },
-    ),
-    Rule::same("commands_for_both", "Where a command for IPv6 is not given, the other one is run.", |t| {
+    Rule::same("commands_for_ipv6", "`Start_Command_6` and `Stop_Command_6` run for IPv6 sources.", |t| {
+        t.start("[door]\nsequence = 1\ncmd_timeout = 0\ncommand = echo A\nstart_command_6 = echo B\nstop_command = echo C\nstop_command_6 = echo D");
+        t.send("1");
+        t.wait_for("running command: echo A");
+        t.wait_for("running command: echo C");
+        t.send("1@fd00:9::1");
+        t.wait_for("running command: echo B");
+        t.wait_for("fd00:9::2: door: command timeout");
+        t.wait_for("running command: echo D");
+    }),
+    Rule::same("commands_for_both", "Without a command for IPv6, the other one runs.", |t| {
         t.start("[door]\nsequence = 1\ncmd_timeout = 0\ncommand = echo A\nstop_command = echo C %IP%\n[six]\nsequence = 2\ncommand_6 = echo B");
         t.send("1@fd00:9::1");
         t.wait_for("running command: echo A");
@@ -211,7 +200,7 @@ const RULES: &[Rule] = &[
     }),
     Rule::same(
         "an_empty_command_for_ipv6",
-        "An empty `Start_Command_6` means that nothing is run for IPv6 knockers, and no stop command either.",
+        "An empty `Start_Command_6` runs nothing for IPv6 sources, not even a stop command.",
         |t| {
             t.start("[door]\nsequence = 1\ncmd_timeout = 0\ncommand = echo A\ncommand_6 =\nstop_command = echo C\nstop_command_6 = echo D");
             let lines = t.hits("1@fd00:9::1 1s");
@@ -222,8 +211,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "an_empty_stop_command",
-        "For an empty `Stop_Command_6` an empty command is run after `Cmd_Timeout`.",
-        "Nothing is run.",
+        "An empty `Stop_Command_6` runs an empty command after `Cmd_Timeout`.",
+        "Nothing runs.",
         |t| {
             t.start("[door]\nsequence = 1\ncmd_timeout = 0\ncommand = echo A\nstop_command = echo C\nstop_command_6 =");
             let lines = t.hits("1@fd00:9::1 1s");
@@ -233,9 +222,10 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "knocking_again",
-        "Knocking again while a door is open runs the start command again, and each has a stop command of its own.",
-        "The time that the door stays open begins anew and nothing is run, so that firewall rules do not pile up; \
-         `Reopen = run` brings back what 0.8 does.",
+        "Knocking again while a door is open runs the start command again, and each run has its own stop \
+         command.",
+        "The time for which the door stays open restarts and nothing runs, so firewall rules do not pile \
+         up; `Reopen = run` restores 0.8's behaviour.",
         |t| {
             t.start("[door]\nsequence = 1\ncommand = echo start\ncmd_timeout = 4\nstop_command = echo stop");
             t.send("1 0.3s 1");
@@ -253,8 +243,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "a_failing_stop_command",
-        "A stop command that fails is reported and not tried again: the door stays open.",
-        "It is tried again, after 2 seconds and then less and less often.",
+        "A stop command that fails is reported but not retried: the door stays open.",
+        "It is retried after 2 seconds, then at increasing intervals.",
         |t| {
             t.start("[door]\nsequence = 1\ncommand = :\ncmd_timeout = 0\nstop_command = echo stop; exit 4");
             t.send("1");
@@ -269,8 +259,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "leaked_files",
-        "Commands inherit the packet socket of knockd.",
-        "They inherit nothing but stdin, stdout and stderr.",
+        "Commands inherit knockd's packet socket.",
+        "They inherit only stdin, stdout and stderr.",
         |t| {
             t.start("[door]\nsequence = 1\ncommand = ls -l /proc/self/fd | grep -c socket:; echo end");
             t.send("1");
@@ -281,9 +271,9 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "open_doors_at_the_end",
-        "When knockd is stopped it waits for the command of one door; others go on by themselves, if whoever stops it \
-         lets them live.",
-        "The stop commands of all open doors are run at once, then it ends.",
+        "When stopped, knockd waits for the command of one door; others go on by themselves, if the \
+         process that stops it lets them live.",
+        "knockd runs the stop commands of all open doors at once, then exits.",
         |t| {
             t.start(
                 "[door]\nsequence = 1\ncommand = echo start\ncmd_timeout = 12\nstop_command = echo stop %IP%",

@@ -7,8 +7,8 @@ pub(crate) const TOPIC: Topic = Topic { name: "config", title: "The configuratio
 const RULES: &[Rule] = &[
     Rule::same(
         "layout",
-        "Space and tabs around lines, keys, values and section headers do not matter, nor do empty lines, lines that start \
-         with `#`, Windows line ends and a missing last newline.",
+        "Ignored are spaces and tabs around lines, keys, values and section headers, empty lines, lines \
+         that start with `#`, Windows line endings, and a missing final newline.",
         |t| {
             let plain = "[door]\nsequence = 7000\ncommand = echo a  b";
             let tabs = "\n\t[door]\t\n\n  # a comment\n\tsequence\t=\t7000\t\n\tcommand=echo a  b \n";
@@ -20,14 +20,15 @@ const RULES: &[Rule] = &[
             assert!(t.accepts(plain));
         },
     ),
-    Rule::same("keys_in_any_case", "Directives may be written in upper or lower case.", |t| {
+    Rule::same("keys_in_any_case", "Directives are not case-sensitive.", |t| {
         t.start("[door]\nSEQUENCE = 7000\nTcpFlags = SYN\ncOMMAND = echo hi");
         assert_eq!(t.opened_by("7000/A 7000"), "door");
         t.wait_for("running command: echo hi");
     }),
     Rule::same(
         "no_trailing_comments",
-        "A value ends with its line: `#` and `=` in a command belong to it, quotes are the shell's.",
+        "A value extends to the end of its line: `#` and `=` in a command are part of it, and quotes are \
+         left to the shell.",
         |t| {
             t.start("[door]\nsequence = 7000\ncommand = X=\"1\"; echo \"a=b=$X\" # c");
             t.send("7000");
@@ -37,24 +38,23 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "text_after_numbers",
-        "What follows a number after white space is not looked at (here a warning says so): `sequence = 7000,8000 # mine` \
-         and `seq_timeout = 5 s` work.",
+        "Text after a number and white space is ignored (here with a warning): `sequence = 7000,8000 # \
+         mine` and `seq_timeout = 5 s` work.",
         |t| {
             t.start("[door]\nsequence = 7000 x,8000 udp # mine\nseq_timeout = 5 s\ncmd_timeout = 1 # second");
             assert_eq!(t.opened_by("7000 8000"), "door");
         },
     ),
-    Rule::same(
-        "numbers",
-        "A number may have leading zeros or a plus sign, and a fraction is cut off.",
-        |t| {
-            t.start("[door]\nsequence = 007000,+8000\nseq_timeout = 1.9\n[next]\nsequence = 1,2\nseq_timeout = +05");
-            assert_eq!(t.opened_by("7000 8000 1 1.5s 2"), "door next");
-        },
-    ),
+    Rule::same("numbers", "A number may have leading zeros or a plus sign; a fraction is truncated.", |t| {
+        t.start(
+            "[door]\nsequence = 007000,+8000\nseq_timeout = 1.9\n[next]\nsequence = 1,2\nseq_timeout = +05",
+        );
+        assert_eq!(t.opened_by("7000 8000 1 1.5s 2"), "door next");
+    }),
     Rule::same(
         "sequence_spelling",
-        "`tcp` and `udp` may be in upper or lower case, `tcp` may be left out, and spaces may stand around every part.",
+        "`tcp` and `udp` are not case-sensitive, `tcp` may be omitted, and spaces may surround every \
+         part.",
         |t| {
             t.start("[door]\nsequence = 1:UDP , 2 : tcp ,3,\t4:\tUdp");
             assert_eq!(t.opened_by("1u 2 3 4u"), "door");
@@ -69,10 +69,10 @@ const RULES: &[Rule] = &[
     }),
     Rule::differs(
         "numbers_that_are_none",
-        "What is not a number counts as 0 or up to where it is one: `abc`, `8000x`, `0x1b58`, an empty value, an empty \
-         place between commas; negative ports wrap around, negative time-outs pass; a second `:` and what follows is not \
-         looked at.",
-        "An error that shows the place, because the door would not be the one that was meant.",
+        "Text that is not a number counts as 0, or up to the last digit: `abc`, `8000x`, `0x1b58`, an \
+         empty value, an empty place between commas. Negative ports wrap around, negative timeouts are \
+         accepted, and a second `:` and everything after it are ignored.",
+        "An error that shows the position, because the door would not be the one that was meant.",
         |t| {
             let lines = [
                 "sequence = abc,2",
@@ -100,7 +100,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "options_in_lower_case",
-        "`[options]` has the global directives; every other name is a door, also `[Options]` and `[ options ]`.",
+        "`[options]` holds the global directives; any other name is a door, even `[Options]` and `[ \
+         options ]`.",
         |t| {
             t.start("[Options]\nsequence = 1\n[ options ]\nsequence = 2");
             assert_eq!(t.opened_by("1 2"), "Options  options ");
@@ -108,7 +109,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "door_names",
-        "Everything between the first `[` and the last `]` is the door's name, as it stands.",
+        "Everything between the first `[` and the last `]` is the door's name, verbatim.",
         |t| {
             t.start("[ a ]\nsequence=1\n[b]c]\nsequence=2\n[ ]\nsequence=3\n[d e][f]\nsequence=4");
             assert_eq!(t.opened_by("1 2 3 4"), " a  b]c   d e][f");
@@ -116,7 +117,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "bad_headers",
-        "A section without a name, without its `]`, or with text behind it is an error.",
+        "A section without a name or its `]`, or with text after it, is an error.",
         |t| {
             for config in
                 ["[]\nsequence = 1", "[door\nsequence = 1", "[door] # c\nsequence = 1", "[options\nusesyslog"]
@@ -125,13 +126,13 @@ const RULES: &[Rule] = &[
             }
         },
     ),
-    Rule::same("doors_of_the_same_name", "Two doors may have the same name; both work.", |t| {
+    Rule::same("doors_of_the_same_name", "Two doors may share a name; both work.", |t| {
         t.start("[door]\nsequence = 7000\n[door]\nsequence = 8000\n[door]\nsequence = 7000");
         assert_eq!(t.opened_by("7000 8000"), "door door door");
     }),
     Rule::same(
         "a_directive_given_twice",
-        "Of a directive that is given twice in a door the last one counts.",
+        "If a directive appears twice in a door, the last one wins.",
         |t| {
             t.start("[door]\nsequence = 7000\nsequence = 8000\ntimeout = 0\nseq_timeout = 5\ncommand = echo a\nstart_command = echo b");
             assert_eq!(t.opened_by("7000 8000"), "door");
@@ -140,7 +141,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "aliases",
-        "`Timeout`, `Command` and `Command_6` are `Seq_Timeout`, `Start_Command` and `Start_Command_6`.",
+        "`Timeout`, `Command` and `Command_6` are aliases for `Seq_Timeout`, `Start_Command` and \
+         `Start_Command_6`.",
         |t| {
             t.start("[door]\nsequence = 1,2\nseq_timeout = 5\ntimeout = 0\nstart_command = echo a\ncommand = echo b");
             assert_eq!(t.opened_by("1 2"), "");
@@ -152,7 +154,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "options_again",
-        "`[options]` may come again, also after doors; of other directives in it than `Interface` the last one counts.",
+        "`[options]` may be repeated, even after doors; the last of each directive wins, except \
+         `Interface`.",
         |t| {
             t.start(
                 "[options]\nlogfile = /run/first\n[door]\nsequence = 7000\n[options]\nlogfile = /run/second",
@@ -162,19 +165,19 @@ const RULES: &[Rule] = &[
             assert_eq!(t.sh("ls /run | grep first || true"), "");
         },
     ),
-    Rule::same("interface_given_twice", "Of two `Interface` directives the first one counts.", |t| {
+    Rule::same("interface_given_twice", "Of two `Interface` directives, the first one wins.", |t| {
         t.write(CONFIG, "[options]\ninterface = eth0\ninterface = lo\n");
         t.launch_plain();
         assert_eq!(t.wait_for("listening on").text, "listening on eth0...");
     }),
-    Rule::same("no_doors", "An empty file, or one without doors, is legal.", |t| {
+    Rule::same("no_doors", "An empty file, or one without doors, is valid.", |t| {
         for config in ["", "# nothing\n", "[options]\n", "[options]\nUseSyslog\n"] {
             assert!(t.accepts(config), "{config:?}");
         }
     }),
     Rule::same(
         "empty_options",
-        "`Interface`, `LogFile` and `PidFile` may have an empty value, which is as if they were not given.",
+        "`Interface`, `LogFile` and `PidFile` may be empty, which is the same as omitting them.",
         |t| {
             t.start("[options]\ninterface =\nlogfile =\npidfile =\n[door]\nsequence = 7000");
             assert_eq!(t.opened_by("7000"), "door");
@@ -182,8 +185,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "use_syslog_has_no_value",
-        "`UseSyslog` with anything behind it is an error.",
-        "`UseSyslog = yes` is accepted with a warning that the value is ignored.",
+        "`UseSyslog` with a value is an error.",
+        "`UseSyslog = yes` is accepted, with a warning that the value is ignored.",
         |t| {
             for line in ["UseSyslog = yes", "UseSyslog ="] {
                 let config = format!("[options]\n{line}\n[door]\nsequence = 1\n");
@@ -191,13 +194,13 @@ const RULES: &[Rule] = &[
             }
         },
     ),
-    Rule::same("a_comment_behind_use_syslog", "Nor can a comment stand behind `UseSyslog`.", |t| {
+    Rule::same("a_comment_behind_use_syslog", "A comment cannot follow `UseSyslog`.", |t| {
         assert!(!t.accepts("[options]\nUseSyslog # c\n"));
     }),
     Rule::same(
         "errors_name_the_line",
-        "An unknown directive, one in the wrong section, one before any section, and one without `=` or key are errors: \
-         the message on stderr names the line, and the exit status is 1.",
+        "An unknown directive, one in the wrong section or before any section, and one without `=` or key \
+         are errors: the message on stderr names the line, and the exit status is 1.",
         |t| {
             for (config, line) in [
                 ("[door]\nfoo = x\n", 2),
@@ -224,8 +227,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "every_error",
-        "Only the first error is shown, in front of the whole usage text, and the file is not named.",
-        "Every error of the file is shown with its file, line and column, without a usage text.",
+        "Only the first error is shown, before the whole usage text and without the file name.",
+        "Every error is shown with its file, line and column, without the usage text.",
         |t| {
             let ended = t.refused("[door]\nfoo = x\nsequence = 7000\nbar = y\n");
             let starts = ended.stderr.iter().filter(|line| {
@@ -246,13 +249,13 @@ const RULES: &[Rule] = &[
     }),
     Rule::same(
         "flag_spelling",
-        "Flags may be in upper or lower case; of a flag given twice the last one counts.",
+        "Flags are not case-sensitive; if a flag is given twice, the last one wins.",
         |t| {
             t.start("[a]\nsequence = 1\ntcpflags = SYN,!Ack\n[b]\nsequence = 2\ntcpflags = syn,!syn");
             assert_eq!(t.opened_by("1/SA 1/S 2/S 2/A"), "a b");
         },
     ),
-    Rule::same("bad_flags", "Unknown flags, empty places and a missing flag behind `!` are errors.", |t| {
+    Rule::same("bad_flags", "Unknown flags, empty places and a missing flag after `!` are errors.", |t| {
         let flags =
             ["foo", "", "syn,", ",syn", "syn,,ack", "!", "!syn,", "syn|fin", "syn syn", "!!syn", "! syn"];
         refuses(
@@ -273,7 +276,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "bad_targets",
-        "A `Target` that is no address is an error: empty, a list, a network, a comment behind it.",
+        "A `Target` that is not an address is an error: an empty value, a list, a network, or an address \
+         followed by a comment.",
         |t| {
             let targets = ["", "192.0.2.1,192.0.2.2", "10.9.0.0/24", "192.0.2.1 # c", "no-such-host.invalid"];
             refuses(
@@ -287,8 +291,9 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "targets_that_never_match",
-        "A host name that resolves, and an abbreviated IPv4 address, are accepted as `Target`, but such a door never opens.",
-        "They are an error.",
+        "A host name that resolves and an abbreviated IPv4 address are accepted as `Target`, but such a \
+         door never opens.",
+        "They are errors.",
         |t| {
             for target in ["localhost", "192.0.2"] {
                 let config = format!("[door]\nsequence = 1\ntarget = {target}\n");
@@ -298,8 +303,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "ipv6_targets",
-        "An IPv6 `Target` matches only when it is written in its shortest form, in lower case.",
-        "Every way to write an address works.",
+        "An IPv6 `Target` matches only if it is written in its shortest form, in lower case.",
+        "Any valid notation works.",
         |t| {
             t.start("[a]\nsequence = 1\ntarget = FD00:9:0:0::0077\n[b]\nsequence = 2\ntarget = fd00:9::77");
             assert_eq!(t.opened_by("1@fd00:9::77 2@fd00:9::77"), t.pick("a b", "b"));
@@ -307,14 +312,14 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "long_lines",
-        "A line of more than 4096 bytes is cut, and its rest is read as a line of its own.",
+        "A line longer than 4096 bytes is cut, and the rest is read as another line.",
         "Lines of any length work.",
         |t| {
             let config = format!("[door]\nsequence = 7000\ncommand = : {}\n", "x".repeat(5000));
             assert_eq!(t.accepts(&config), t.pick(true, false));
         },
     ),
-    Rule::differs("long_names", "Door names of more than 127 bytes are cut.", "They are kept.", |t| {
+    Rule::differs("long_names", "Door names longer than 127 bytes are truncated.", "They are kept.", |t| {
         let name = "n".repeat(200);
         t.start(&format!("[{name}]\nsequence = 7000"));
         assert_eq!(t.opened_by("7000").len(), t.pick(200, 127));
@@ -322,13 +327,13 @@ const RULES: &[Rule] = &[
     Rule::differs(
         "a_byte_order_mark",
         "A file that starts with a UTF-8 byte order mark is refused.",
-        "The mark is ignored, because some editors put it there.",
+        "The mark is ignored, because some editors insert it.",
         |t| assert_eq!(t.accepts("\u{feff}[door]\nsequence = 7000\n"), t.pick(true, false)),
     ),
     Rule::differs(
         "zero_bytes",
-        "A zero byte cuts its line off, also within a command.",
-        "A line with a zero byte is an error, because half a command may do harm.",
+        "A NUL byte truncates its line, even inside a command.",
+        "A NUL byte is an error, because half a command may do harm.",
         |t| {
             assert_eq!(
                 t.accepts("[door]\nsequence = 7000\ncommand = echo a\0; echo b\n"),
@@ -336,15 +341,15 @@ const RULES: &[Rule] = &[
             );
         },
     ),
-    Rule::same("bytes_in_comments", "Comments may have any bytes, also ones that are not UTF-8.", |t| {
+    Rule::same("bytes_in_comments", "Comments may contain any bytes, even invalid UTF-8.", |t| {
         t.sh(&format!("printf '# caf\\351\\n[door]\\nsequence = 7000\\n' >{CONFIG}"));
         t.launch_plain();
         t.wait_for("listening on eth0...");
     }),
     Rule::differs(
         "bytes_in_commands",
-        "The bytes of a command are passed to the shell whatever they are.",
-        "Outside comments the file has to be UTF-8 text; anything else is an error.",
+        "The bytes of a command reach the shell unchanged, whatever they are.",
+        "Outside comments the file must be valid UTF-8; anything else is an error.",
         |t| {
             t.sh(&format!("printf '[door]\\nsequence = 7000\\ncommand = echo caf\\351\\n' >{CONFIG}"));
             let ended = t.sh(&format!("timeout 5 {} -c {CONFIG} >/dev/null 2>&1; echo $?", t.program()));
@@ -352,7 +357,7 @@ const RULES: &[Rule] = &[
             assert_eq!(ended != "1", t.pick(false, true), "{ended}");
         },
     ),
-    Rule::same("a_missing_file", "A missing file is an error that names it, with exit status 1.", |t| {
+    Rule::same("a_missing_file", "A missing file is an error that names it; the exit status is 1.", |t| {
         let ended = t.run("-v -c /run/none.conf");
         assert_eq!(ended.code, Some(1));
         assert!(
@@ -360,7 +365,7 @@ const RULES: &[Rule] = &[
             "{ended:?}"
         );
     }),
-    Rule::same("interface", "`Interface` in the file is the interface to listen on.", |t| {
+    Rule::same("interface", "`Interface` in the file selects the interface to listen on.", |t| {
         t.sh("ip link add dummy0 type veth peer name dummy1; ip link set dummy0 up; ip link set dummy1 up");
         t.write(CONFIG, "[options]\ninterface = dummy0\n");
         t.launch_plain();

@@ -18,7 +18,8 @@ const DOOR: &str = "[door]\nsequence = 7000\n[udp]\nsequence = 7000:udp\n";
 const RULES: &[Rule] = &[
     Rule::same(
         "ethernet",
-        "Ethernet frames are understood, with IP options and of all hosts that the interface receives.",
+        "Ethernet frames are decoded, with or without IP options, from every host that the interface \
+         receives.",
         |t| {
             t.start(DOOR);
             let options = frame(t, false).ipv4_options(&[1, 1, 1, 0]);
@@ -27,7 +28,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "loopback",
-        "`lo` works: its addresses 127.0.0.1 and ::1 count, other loopback addresses do not.",
+        "`lo` works: its addresses 127.0.0.1 and ::1 count; other loopback addresses do not.",
         |t| {
             t.write(CONFIG, DOOR);
             let mut command = t.net.server.command(t.program());
@@ -56,8 +57,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "ipv6_through_a_tun",
-        "On interfaces without an Ethernet header IPv6 packets are misread.",
-        "They count like all others.",
+        "IPv6 packets are misread on interfaces without an Ethernet header.",
+        "They count like any other packet.",
         |t| {
             let mut tun = tun(t);
             let lines = through(t, &mut tun, "7000@2001:db8::1<2001:db8::9");
@@ -67,7 +68,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "vlan",
-        "A frame with a VLAN tag belongs to the VLAN's interface and is not seen on the one below it.",
+        "A frame with a VLAN tag belongs to the VLAN interface and is invisible on the one below it.",
         |t| {
             t.start(DOOR);
             let tagged = frame(t, false).vlan(5);
@@ -77,7 +78,7 @@ const RULES: &[Rule] = &[
     Rule::differs(
         "priority_tag",
         "A priority tag (VLAN 0) hides a packet.",
-        "It is looked through, as the kernel does.",
+        "The tag is ignored, as the kernel does.",
         |t| {
             t.start(DOOR);
             let tagged = frame(t, false).vlan(0);
@@ -86,7 +87,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "ipv6_extension_headers",
-        "A knock behind an IPv6 extension header is not seen.",
+        "A knock behind an IPv6 extension header is invisible.",
         "Extension headers are read.",
         |t| {
             t.start(DOOR);
@@ -94,7 +95,7 @@ const RULES: &[Rule] = &[
             assert_eq!(opened(t, &[hidden]), t.pick("door", ""));
         },
     ),
-    Rule::same("later_fragments", "What is not the beginning of an IPv4 packet is ignored.", |t| {
+    Rule::same("later_fragments", "Anything that is not the beginning of an IPv4 packet is ignored.", |t| {
         t.start(DOOR);
         let fragment = frame(t, false).fragment(1, false);
         assert_eq!(opened(t, &[fragment]), "");
@@ -111,8 +112,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "an_address_added_later",
-        "The interface's addresses are read at the start; later ones do not count.",
-        "Addresses that are added, or go, are followed.",
+        "The interface's addresses are read at startup; later ones do not count.",
+        "knockd follows addresses as they are added and removed.",
         |t| {
             t.start(DOOR);
             t.sh("ip address add 10.9.0.50/24 dev eth0");

@@ -39,7 +39,7 @@ const RULES: &[Rule] = &[
     }),
     Rule::same(
         "not_verbose",
-        "Without `-v` nothing is printed but warnings, errors and what commands print.",
+        "Without `-v`, only warnings, errors and the output of commands are printed.",
         |t| {
             t.start_with(
                 "-g /run/knockd.log",
@@ -54,7 +54,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "debug",
-        "`-D` prints debug messages on stdout, and the status lines only together with `-v`.",
+        "`-D` prints debug messages on stdout, and status lines only together with `-v`.",
         |t| {
             for (arguments, wanted) in [("-D -g /run/knockd.log", 0), ("-D -v", 1)] {
                 t.start_with(arguments, "[door]\nsequence = 1\ncommand = echo from 'the' command");
@@ -67,35 +67,31 @@ const RULES: &[Rule] = &[
             }
         },
     ),
-    Rule::same(
-        "log_file",
-        "`LogFile` gets the status lines with date and time, and with what has failed.",
-        |t| {
-            t.start(&format!("[options]\nlogfile = {LOG}\n{DOOR}"));
-            t.send("1");
-            t.wait_for("Stage 1");
-            t.send("3.5s 1 2");
-            t.wait_for("running command: true");
-            t.wait_for_file(LOG, "running command: true");
-            let lines: Vec<_> = t.log().into_iter().filter(|line| !line.is_empty()).collect();
-            let wanted = [
-                "starting up, listening on eth0",
-                "10.9.0.2: door: Stage 1",
-                "10.9.0.2: door: sequence timeout (stage 1)",
-                "10.9.0.2: door: Stage 1",
-                "10.9.0.2: door: Stage 2",
-                "10.9.0.2: door: OPEN SESAME",
-                "door: running command: exit 3",
-                "door: command returned non-zero status code (3)",
-                "10.9.0.2: door: command timeout",
-                "door: running command: true",
-            ];
-            assert_eq!(lines, wanted);
-        },
-    ),
+    Rule::same("log_file", "`LogFile` receives the status lines, with date and time, and failures.", |t| {
+        t.start(&format!("[options]\nlogfile = {LOG}\n{DOOR}"));
+        t.send("1");
+        t.wait_for("Stage 1");
+        t.send("3.5s 1 2");
+        t.wait_for("running command: true");
+        t.wait_for_file(LOG, "running command: true");
+        let lines: Vec<_> = t.log().into_iter().filter(|line| !line.is_empty()).collect();
+        let wanted = [
+            "starting up, listening on eth0",
+            "10.9.0.2: door: Stage 1",
+            "10.9.0.2: door: sequence timeout (stage 1)",
+            "10.9.0.2: door: Stage 1",
+            "10.9.0.2: door: Stage 2",
+            "10.9.0.2: door: OPEN SESAME",
+            "door: running command: exit 3",
+            "door: command returned non-zero status code (3)",
+            "10.9.0.2: door: command timeout",
+            "door: running command: true",
+        ];
+        assert_eq!(lines, wanted);
+    }),
     Rule::differs(
         "empty_lines",
-        "In the log file an empty line follows `running command:` and some other lines.",
+        "In the log file, an empty line follows `running command:` and some other lines.",
         "There are no empty lines.",
         |t| {
             t.start(&format!("[options]\nlogfile = {LOG}\n{DOOR}"));
@@ -106,8 +102,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "what_a_failing_command_said",
-        "What a failing command has printed on stderr stands on knockd's stderr only.",
-        "Its last line stands in the log too, as `command said:`.",
+        "The stderr output of a failing command appears only on knockd's stderr.",
+        "Its last line also appears in the log, as `command said:`.",
         |t| {
             t.start(&format!(
                 "[options]\nlogfile = {LOG}\n[door]\nsequence = 1\ncommand = echo no luck >&2; exit 3\n"
@@ -131,14 +127,14 @@ const RULES: &[Rule] = &[
         let log = t.wait_for_file(LOG, "starting up");
         assert!([before, now(t)].iter().any(|date| log.starts_with(date)), "{log}");
     }),
-    Rule::same("appending", "An existing log file is appended to.", |t| {
+    Rule::same("appending", "knockd appends to an existing log file.", |t| {
         t.sh(&format!("echo '[2001-01-01 01:01] before' >{LOG}"));
         t.start_with("-g /run/knockd.log", "");
         assert_eq!(t.log()[..2], ["before", "starting up, listening on eth0"]);
     }),
     Rule::same(
         "an_impossible_log_file",
-        "A log file that cannot be opened is a warning on stderr, not the end.",
+        "A log file that cannot be opened causes a warning on stderr and is not fatal.",
         |t| {
             t.start("[options]\nlogfile = /nonexistent/x.log\n[door]\nsequence = 7000");
             assert_eq!(t.opened_by("7000"), "door");
@@ -146,12 +142,12 @@ const RULES: &[Rule] = &[
             assert!(stderr.len() == 1 && stderr[0].contains("No such file or directory"), "{stderr:?}");
         },
     ),
-    Rule::same("dev_null", "`/dev/null` is a log file as good as any.", |t| {
+    Rule::same("dev_null", "`/dev/null` works as a log file.", |t| {
         t.start("[options]\nlogfile = /dev/null\n[door]\nsequence = 7000");
         assert_eq!(t.opened_by("7000"), "door");
         assert!(t.stderr().is_empty());
     }),
-    Rule::same("no_log_at_all", "Without log file and system log, knockd works silently.", |t| {
+    Rule::same("no_log_at_all", "Without a log file or the system log, knockd works silently.", |t| {
         t.start("[door]\nsequence = 7000");
         assert_eq!(t.opened_by("7000"), "door");
         assert_eq!(t.sh("ls /run | grep -e log -e pid || true"), "");
@@ -185,7 +181,7 @@ const RULES: &[Rule] = &[
             assert_eq!(texts, wanted);
         },
     ),
-    Rule::same("names", "`-l` puts the name of the source behind its address where there is one.", |t| {
+    Rule::same("names", "`-l` adds the host name of the source after its address, if it has one.", |t| {
         t.sh("mount -t tmpfs tmpfs /etc; echo 'hosts: files' >/etc/nsswitch.conf; echo '10.9.0.2 client.example' >/etc/hosts");
         t.start_with(
             "-v -l",
@@ -200,8 +196,8 @@ const RULES: &[Rule] = &[
     }),
     Rule::differs(
         "slow_names",
-        "With `-l` everything, also the command, waits until the name server answers or time is up.",
-        "Commands never wait; a line waits for a name for 2 seconds at most.",
+        "With `-l`, everything, including the command, waits until the name server answers or times out.",
+        "Commands never wait; a log line waits at most 2 seconds for a name.",
         |t| {
             // A name server that does not exist.
             t.sh("mount -t tmpfs tmpfs /etc
@@ -217,8 +213,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "dates_of_debug_lines",
-        "The dates in the output of `-D` are a month early.",
-        "They are right.",
+        "Dates in the output of `-D` are a month early.",
+        "They are correct.",
         |t| {
             let month: u32 = t.sh("date +%m").parse().unwrap();
             let month_before = format!("{}-{:02}-", t.sh("date +%Y"), month - 1);
@@ -233,7 +229,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "one_line_at_a_time",
-        "Lines on stdout can be read as soon as they are printed, also through a pipe.",
+        "Lines on stdout are available as soon as they are printed, even through a pipe.",
         |t| {
             t.start("[door]\nsequence = 1,2");
             t.send("1");

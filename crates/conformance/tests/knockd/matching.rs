@@ -10,18 +10,22 @@ pub(crate) const TOPIC: Topic = Topic { name: "matching", title: "Matching", rul
 const THREE: &str = "[door]\nsequence = 7000,8000,9000";
 
 const RULES: &[Rule] = &[
-    Rule::same("a_sequence_opens_its_door", "All ports of a sequence, hit in order, open the door.", |t| {
-        t.start("[door]\nsequence = 7000,8000:udp,9000:tcp");
-        let lines =
-            ["Stage 1", "Stage 2", "Stage 3", "OPEN SESAME"].map(|what| format!("10.9.0.2: door: {what}"));
-        assert_eq!(t.hits("7000 8000u 9000"), lines);
-        assert_eq!(t.hits("7000 8000u 9000"), lines);
-    }),
-    Rule::same("one_step", "A sequence of one port opens at every hit.", |t| {
+    Rule::same(
+        "a_sequence_opens_its_door",
+        "Hitting every port of a sequence in order opens the door.",
+        |t| {
+            t.start("[door]\nsequence = 7000,8000:udp,9000:tcp");
+            let lines = ["Stage 1", "Stage 2", "Stage 3", "OPEN SESAME"]
+                .map(|what| format!("10.9.0.2: door: {what}"));
+            assert_eq!(t.hits("7000 8000u 9000"), lines);
+            assert_eq!(t.hits("7000 8000u 9000"), lines);
+        },
+    ),
+    Rule::same("one_step", "A sequence with one port opens at every hit.", |t| {
         t.start("[door]\nsequence = 7000");
         assert_eq!(t.opened_by("7000 7000 7000<10.9.0.3"), "door door door");
     }),
-    Rule::same("thirty_two_steps", "A sequence of 32 ports opens.", |t| {
+    Rule::same("thirty_two_steps", "A sequence with 32 ports opens.", |t| {
         let ports: Vec<String> = (1..=32).map(|port| port.to_string()).collect();
         t.start(&format!("[door]\nsequence = {}", ports.join(",")));
         assert_eq!(t.opened_by(&ports[..31].join(" ")), "");
@@ -29,14 +33,14 @@ const RULES: &[Rule] = &[
     }),
     Rule::same(
         "repeated_ports",
-        "A port may stand in a sequence more than once, also twice in a row.",
+        "A port may appear in a sequence more than once, even twice in a row.",
         |t| {
             t.start("[door]\nsequence = 7000,7000,8000,7000");
             assert_eq!(t.opened_by("7000 7000 8000 7000"), "door");
             assert_eq!(t.opened_by("7000 8000 7000 7000<10.9.0.3 8000<10.9.0.3 7000<10.9.0.3"), "");
         },
     ),
-    Rule::same("port_zero_and_the_highest", "Ports 0 and 65535 are ports like all others.", |t| {
+    Rule::same("port_zero_and_the_highest", "Ports 0 and 65535 are ports like any other.", |t| {
         t.start("[door]\nsequence = 0,65535:udp");
         assert_eq!(t.opened_by("0 65535u"), "door");
     }),
@@ -55,20 +59,22 @@ const RULES: &[Rule] = &[
     }),
     Rule::same(
         "the_other_protocol",
-        "A port with the other protocol is another port, which no door may use: it changes nothing.",
+        "The same port number with the other protocol is a different port. If no door uses it, it changes \
+         nothing.",
         |t| {
             t.start("[door]\nsequence = 7000,8000:udp,9000");
             assert_eq!(t.opened_by("7000 8000 8000u 9000u 9000"), "door");
         },
     ),
-    Rule::same("a_port_of_another_door", "A port that only another door uses spoils an attempt too.", |t| {
+    Rule::same("a_port_of_another_door", "A port that only another door uses also spoils an attempt.", |t| {
         t.start("[a]\nsequence = 7000,8000,9000\n[b]\nsequence = 5000,6000");
         assert_eq!(t.opened_by("7000 5000 8000 9000"), "");
         assert_eq!(t.opened_by("7000<10.9.0.3 8000<10.9.0.3 6000<10.9.0.3 9000<10.9.0.3"), "");
     }),
     Rule::same(
         "equal_beginnings",
-        "Doors with the same first steps run side by side until they part; equal doors open together.",
+        "Doors with the same first steps advance in parallel until they diverge; identical doors open \
+         together.",
         |t| {
             t.start("[a]\nsequence = 1,2,3\n[b]\nsequence = 1,2,4\n[c]\nsequence = 1,2,3");
             let lines = t.hits("1 2 3");
@@ -87,8 +93,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "the_last_hit_begins_nothing",
-        "The hit that completes one sequence does not begin another, so a door that closes what another opens can use the \
-         same ports in reverse.",
+        "The hit that completes one sequence does not start another, so a door that closes what another \
+         opens can use the same ports in reverse.",
         |t| {
             t.start("[open]\nsequence = 1,2,3\n[close]\nsequence = 3,2,1");
             assert_eq!(t.opened_by("1 2 3 2 1"), "open");
@@ -98,16 +104,17 @@ const RULES: &[Rule] = &[
             );
         },
     ),
-    Rule::same("sources_are_independent", "Every source address has attempts of its own.", |t| {
+    Rule::same("sources_are_independent", "Every source address has its own attempts.", |t| {
         t.start(THREE);
         assert_eq!(t.opened_by("7000 7000<10.9.0.3 8000 8000<10.9.0.3 9000<10.9.0.3 9000"), "door door");
         assert_eq!(t.opened_by("7000 8000 9000<10.9.0.3"), "");
     }),
     Rule::differs(
         "a_sequence_that_overlaps_itself",
-        "After a failed beginning, the next hit of the first port begins a sequence such as 1,2,1,3 anew.",
-        "A beginning that is still alive here, since a repeat or a new start did not end it, may use that hit; then it takes \
-         a second try.",
+        "After a failed beginning of a sequence such as 1,2,1,3, the next hit on the first port starts \
+         the sequence again.",
+        "An attempt that is still alive here, because a repeat or a new start did not end it, may consume \
+         that hit; the knock then takes a second try.",
         |t| {
             t.start("[door]\nsequence = 1,2,1,3");
             assert_eq!(t.opened_by("1 2 2 1 2 1 3"), t.pick("", "door"));
@@ -115,8 +122,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "the_oldest_attempt_of_all",
-        "When the oldest attempt of all ends, all other sources lose theirs.",
-        "Attempts are independent of each other.",
+        "When the oldest attempt of all ends, every other source loses its attempts.",
+        "Attempts are independent of one another.",
         |t| {
             t.start_unguarded(THREE);
             // 10.9.0.3 completes its knock, and 10.9.0.2 goes on.
@@ -126,8 +133,9 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "a_repeat_of_the_matched_step",
-        "A packet that comes twice (a retransmission, a browser's second SYN) spoils the attempt.",
-        "A repeat of the step matched last is ignored and not logged again, because networks and browsers repeat packets.",
+        "A packet that arrives twice (a retransmission, a browser's second SYN) spoils the attempt.",
+        "A repeat of the latest step is ignored and not logged again, because networks and browsers \
+         repeat packets.",
         |t| {
             t.start(THREE);
             assert_eq!(t.opened_by("7000 7000 8000 9000"), t.pick("door", ""));
@@ -142,8 +150,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "the_packet_that_spoils",
-        "The packet that spoils an attempt is used up: it does not begin a new one.",
-        "If it is the door's first step, it begins a new attempt, so that a second try works at once.",
+        "The packet that spoils an attempt is consumed: it does not start a new one.",
+        "If it is the door's first step, it starts a new attempt, so a second try works at once.",
         |t| {
             t.start(THREE);
             assert_eq!(t.opened_by("7000 8000 7000 8000 9000"), t.pick("door", ""));
@@ -151,8 +159,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "the_first_step_of_another_door",
-        "While an attempt of a source is under way, it cannot begin another door.",
-        "Every door has its own attempt of every source, so overlapping sequences all open.",
+        "While a source has an attempt in progress, it cannot start one at another door.",
+        "Every door has its own attempt for every source, so overlapping sequences all open.",
         |t| {
             t.start("[a]\nsequence = 1,2,3\n[b]\nsequence = 2,3,4");
             assert_eq!(t.opened_by("1 2 3 4"), t.pick("a b", "a"));
@@ -160,7 +168,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "one_step_doors_during_an_attempt",
-        "A door of one step opens when no attempt of the source is under way.",
+        "A door with one step opens when the source has no attempt in progress.",
         |t| {
             t.start("[one]\nsequence = 5000\n[door]\nsequence = 7000,8000");
             assert_eq!(t.opened_by("5000 7000 8000 5000"), "one door one");
@@ -168,21 +176,22 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "a_one_step_door_during_an_attempt",
-        "A hit at a door of one step is not looked at while an attempt of the source at another door is under way.",
-        "Such a door opens at every hit. The hit still spoils the attempt at the other door, as it does in 0.8.",
+        "A hit on a door with one step is ignored while the source has an attempt in progress at another \
+         door.",
+        "Such a door opens at every hit. The hit still spoils the attempt at the other door, as in 0.8.",
         |t| {
             t.start("[one]\nsequence = 5000\n[door]\nsequence = 7000,8000");
             assert_eq!(t.opened_by("7000 5000 8000"), t.pick("one", ""));
         },
     ),
-    Rule::same("within_the_timeout", "A knock that arrives within `Seq_Timeout` opens.", |t| {
+    Rule::same("within_the_timeout", "A knock that completes within `Seq_Timeout` opens.", |t| {
         t.start("[door]\nsequence = 1,2,3\nseq_timeout = 9");
         assert_eq!(t.opened_by("1 1.5s 2 1.5s 3"), "door");
     }),
     Rule::same(
         "after_the_timeout",
-        "A knock that takes longer than `Seq_Timeout` does not open; the clock runs from the first hit. The log says at \
-         which stage it ended.",
+        "A knock that takes longer than `Seq_Timeout` does not open; the clock starts at the first hit. \
+         The log gives the stage at which it timed out.",
         |t| {
             t.start("[door]\nsequence = 1,2,3\nseq_timeout = 2");
             let lines = t.hits("1 2 3.1s 3 1 3.1s 2");
@@ -191,14 +200,14 @@ const RULES: &[Rule] = &[
             assert_eq!(lines, stages.map(|what| format!("10.9.0.2: door: {what}")));
         },
     ),
-    Rule::same("the_default_timeout", "`Seq_Timeout` is 25 seconds when it is not given.", |t| {
+    Rule::same("the_default_timeout", "`Seq_Timeout` defaults to 25 seconds.", |t| {
         t.start("[door]\nsequence = 1,2");
         assert_eq!(t.opened_by("1 1<10.9.0.3 22s 2"), "door");
         assert_eq!(t.opened_by("4s 2<10.9.0.3"), "");
     }),
     Rule::same(
         "no_time_at_all",
-        "With `Seq_Timeout = 0` a door of one step opens, a longer one never does.",
+        "With `Seq_Timeout = 0`, a door with one step opens; a longer one never does.",
         |t| {
             t.start("[one]\nsequence = 1\nseq_timeout = 0\n[two]\nsequence = 2,3\nseq_timeout = 0");
             assert_eq!(t.opened_by("1 2 3 1"), "one one");
@@ -206,8 +215,9 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "whole_seconds",
-        "Time is counted in whole seconds of the clock: with a `Seq_Timeout` of 2, hits at 0.9 and 2.1 are too far apart.",
-        "Time is counted exactly, by a clock that nobody sets.",
+        "Time is measured in whole clock seconds: with a `Seq_Timeout` of 2, hits at 0.9 and 2.1 are too \
+         far apart.",
+        "Time is measured exactly, with a clock that cannot be set.",
         |t| {
             t.start("[door]\nsequence = 1,2\nseq_timeout = 2");
             let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
@@ -227,7 +237,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "when_a_timeout_is_noticed",
-        "A time-out is noticed when the next packet for a door arrives, from whomever.",
+        "A timeout is noticed when the next packet for a door arrives, whatever its source.",
         "It is noticed and logged when it happens.",
         |t| {
             t.start("[door]\nsequence = 1,2\nseq_timeout = 1");
@@ -243,7 +253,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "flags_that_must_be_set",
-        "`TCPFlags` names flags that must be set; others do not matter.",
+        "`TCPFlags` names flags that must be set; others are ignored.",
         |t| {
             t.start("[door]\nsequence = 7000\ntcpflags = syn,ack");
             assert_eq!(t.opened_by("7000/S 7000/A 7000/ 7000/FPU"), "");
@@ -255,7 +265,7 @@ const RULES: &[Rule] = &[
         assert_eq!(t.opened_by("7000/SA 7000/SR 7000/A 7000/"), "");
         assert_eq!(t.opened_by("7000/S 7000/SFPU"), "door door");
     }),
-    Rule::same("every_flag", "All six flags can be asked for, set or clear.", |t| {
+    Rule::same("every_flag", "Each of the six flags can be required, set or clear.", |t| {
         for (flag, letter) in
             [("fin", "F"), ("syn", "S"), ("rst", "R"), ("psh", "P"), ("ack", "A"), ("urg", "U")]
         {
@@ -279,7 +289,7 @@ const RULES: &[Rule] = &[
     }),
     Rule::same(
         "flags_that_do_not_fit",
-        "A segment whose flags do not fit is ignored: it neither advances nor spoils an attempt.",
+        "A segment whose flags do not match is ignored: it neither advances nor spoils an attempt.",
         |t| {
             t.start("[door]\nsequence = 7000,8000,9000\ntcpflags = syn");
             assert_eq!(t.opened_by("7000 9000/A 7000/R 8000/A 8000 9000/A 9000"), "door");
@@ -287,19 +297,20 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "flags_of_two_doors",
-        "A segment that fits the flags of one door is ignored by an attempt at a door whose flags it does not fit.",
+        "A segment that matches the flags of one door but not of another is ignored by attempts at the \
+         other.",
         |t| {
             t.start("[a]\nsequence = 1,2,3\ntcpflags = syn\n[b]\nsequence = 3,4\ntcpflags = ack");
             assert_eq!(t.opened_by("1 2 3/A 3"), "a");
         },
     ),
-    Rule::same("flags_and_udp", "`TCPFlags` does not concern the UDP ports of a sequence.", |t| {
+    Rule::same("flags_and_udp", "`TCPFlags` does not apply to the UDP ports of a sequence.", |t| {
         t.start("[door]\nsequence = 7000,8000:udp\ntcpflags = syn,!ack");
         assert_eq!(t.opened_by("7000 8000u"), "door");
     }),
     Rule::same(
         "ipv6",
-        "A knock by IPv6 opens as one by IPv4 does; the log has the address in its short form.",
+        "An IPv6 knock opens like an IPv4 one; the log shows the address in its short form.",
         |t| {
             t.start("[door]\nsequence = 7000,8000:udp");
             let lines =
@@ -310,8 +321,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "own_addresses",
-        "Without `Target`, every address of the interface can be hit: secondary ones, IPv6 and link-local ones; the steps \
-         of a knock may go to different ones.",
+        "Without `Target`, every address of the interface can be hit, including secondary, IPv6 and \
+         link-local addresses; the steps of a knock may go to different ones.",
         |t| {
             t.sh("ip address add 10.9.0.11/24 dev eth0; ip address add fe80::9/64 dev eth0 nodad");
             t.start("[door]\nsequence = 1,2,3");
@@ -322,7 +333,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "foreign_addresses",
-        "Without `Target`, other destinations do not count: other hosts, broadcast and multicast addresses.",
+        "Without `Target`, other destinations do not count: other hosts, broadcast and multicast \
+         addresses.",
         |t| {
             t.start("[door]\nsequence = 7000:udp");
             let elsewhere = "7000u@10.9.0.77 7000u@192.0.2.1 7000u@10.9.0.255 7000u@255.255.255.255 7000u@224.0.0.1 \
@@ -341,8 +353,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "target",
-        "With `Target`, only packets to that address count, whether it is the interface's own, another host's, a broadcast \
-         or an IPv6 address.",
+        "With `Target`, only packets to that address count, whether it belongs to the interface or \
+         another host, or is a broadcast or an IPv6 address.",
         |t| {
             t.sh("ip address add 10.9.0.11/24 dev eth0");
             for target in ["10.9.0.11", "10.9.0.1", "192.0.2.77", "10.9.0.255", "fd00:9::77", "fd00:9::1"] {
@@ -360,7 +372,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "targets_do_not_mix",
-        "A packet to the target of one door does not concern an attempt at a door with another target or none.",
+        "A packet to one door's target does not affect an attempt at a door with another target or none.",
         |t| {
             t.start("[here]\nsequence = 1,2,3\n[there]\nsequence = 3,2,1\ntarget = 192.0.2.77");
             assert_eq!(t.opened_by("1 2 1@192.0.2.77 3"), "here");

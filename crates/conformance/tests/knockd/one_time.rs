@@ -10,8 +10,8 @@ const DOOR: &str = "[door]\none_time_sequences = /run/sequences\n";
 const RULES: &[Rule] = &[
     Rule::same(
         "one_after_the_other",
-        "The first line of the file is the sequence; when it has been knocked, `#` is written over its first byte, and \
-         the next line counts from then on.",
+        "The first line of the file is the sequence. Once knocked, its first byte is overwritten with \
+         `#`, and the next line becomes current.",
         |t| {
             t.write(FILE, " 1,2\n 3,4\n 5,6\n");
             t.start(DOOR);
@@ -21,7 +21,7 @@ const RULES: &[Rule] = &[
             assert_file(t, "#1,2\n#3,4\n 5,6\n");
         },
     ),
-    Rule::same("only_a_whole_knock", "Attempts that fail use nothing up.", |t| {
+    Rule::same("only_a_whole_knock", "Failed attempts use up nothing.", |t| {
         t.write(FILE, " 1,2,3\n 4,5,6\n");
         t.start(DOOR);
         assert_eq!(t.opened_by("1 3 2 1 2"), "");
@@ -30,7 +30,7 @@ const RULES: &[Rule] = &[
     }),
     Rule::same(
         "lines_that_do_not_count",
-        "Lines that start with `#`, also after spaces, and empty lines are passed over.",
+        "Empty lines and lines that start with `#`, even after spaces, are skipped.",
         |t| {
             t.write(FILE, "# comment\n#1,2\n\n   \n  # 3,4\n\t5,6\n 7,8\n");
             t.start(DOOR);
@@ -41,7 +41,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "spelling",
-        "Lines may have protocols, spaces, Windows line ends, and text behind white space.",
+        "Lines may contain protocols, spaces, Windows line endings, and text after white space.",
         |t| {
             t.write(FILE, " 1:udp , 2:TCP\r\n 3,4 # mine\n 5,6\n");
             t.start(DOOR);
@@ -52,7 +52,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "without_a_leading_space",
-        "Without a space in front the `#` replaces the first digit.",
+        "Without a leading space, the `#` replaces the first digit.",
         |t| {
             t.write(FILE, "1,2\n3,4\n");
             t.start(DOOR);
@@ -70,7 +70,7 @@ const RULES: &[Rule] = &[
     Rule::differs(
         "used_up",
         "When the last sequence has been used, the program crashes.",
-        "The door is disabled, a message says so, and the other doors work on.",
+        "The door is disabled, a message says so, and the other doors keep working.",
         |t| {
             t.write(FILE, " 1,2\n");
             t.start(&format!("{DOOR}[other]\nsequence = 7"));
@@ -91,9 +91,10 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "used_up_at_the_start",
-        "At the start a file without a usable line is an error.",
-        "The door is disabled, a message says so, and the other doors work: else a restart after the last knock would \
-         leave the other doors dead, and those open that an earlier run had opened.",
+        "A file without a usable line is an error at startup.",
+        "The door is disabled, a message says so, and the other doors keep working. Otherwise, a restart \
+         after the last knock would disable the other doors and leave open what an earlier run had \
+         opened.",
         |t| {
             for text in ["", "#1,2\n", "\n\n"] {
                 t.write(FILE, text);
@@ -110,7 +111,7 @@ const RULES: &[Rule] = &[
             }
         },
     ),
-    Rule::same("nothing_to_begin_with", "At the start a missing file is an error.", |t| {
+    Rule::same("nothing_to_begin_with", "A file that is missing at startup is an error.", |t| {
         let ended = t.refused("[door]\none_time_sequences = /run/none\n");
         assert_eq!(ended.code, Some(1));
         assert!(ended.stderr.join("\n").contains("/run/none: No such file or directory"), "{ended:?}");
@@ -118,8 +119,8 @@ const RULES: &[Rule] = &[
     }),
     Rule::differs(
         "a_bad_line",
-        "A line that does not parse is passed over, but it is this line that is struck out when the next one is used: \
-         the knock can be used again.",
+        "An invalid line is skipped, but it is the line that is struck out when the next one is used, so \
+         that knock can be used again.",
         "The line that was used is struck out.",
         |t| {
             t.write(FILE, " 1:sctp\n 2,3\n 4,5\n");
@@ -132,7 +133,7 @@ const RULES: &[Rule] = &[
     Rule::differs(
         "a_line_of_text",
         "A line of text counts as a sequence with port 0.",
-        "It is passed over with a warning.",
+        "It is skipped with a warning.",
         |t| {
             t.write(FILE, " hello\n 1,2\n 3,4\n");
             t.start(DOOR);
@@ -141,7 +142,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "the_command_sees_it",
-        "When the start command looks into the file, the line is struck out.",
+        "By the time the start command reads the file, the line is struck out.",
         |t| {
             t.write(FILE, " 1,2\n 3,4\n");
             t.start(&format!("{DOOR}command = sleep 0.5; head -n 1 /run/sequences"));
@@ -152,8 +153,8 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "an_attempt_meanwhile",
-        "An attempt of another source goes on at the same stage of the next sequence.",
-        "It is dropped, because its first steps were those of a used sequence.",
+        "An attempt by another source continues at the same stage of the next sequence.",
+        "It is dropped, because its first steps belong to a used sequence.",
         |t| {
             t.write(FILE, " 1,2,3\n 1,2,4\n 5,6,7\n");
             t.start(DOOR);
@@ -163,7 +164,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "together_with_a_sequence",
-        "Of `Sequence` and `One_Time_Sequences` in one door the last one counts.",
+        "If a door has both `Sequence` and `One_Time_Sequences`, the last one wins.",
         |t| {
             t.write(FILE, " 1,2\n 3,4\n");
             t.start("[door]\nsequence = 8,9\none_time_sequences = /run/sequences");
@@ -174,8 +175,9 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "a_sequence_given_last",
-        "Where `Sequence` stands behind `One_Time_Sequences`, its first knock is its last: then the file counts.",
-        "It stays as it is.",
+        "If `Sequence` follows `One_Time_Sequences`, it works only once: after its first knock the file \
+         applies.",
+        "It stays in effect.",
         |t| {
             t.write(FILE, " 1,2\n 3,4\n");
             t.start("[door]\none_time_sequences = /run/sequences\nsequence = 8,9");
@@ -183,15 +185,11 @@ const RULES: &[Rule] = &[
             assert_eq!(t.opened_by("8 9"), t.pick("door", ""));
         },
     ),
-    Rule::same(
-        "a_file_that_cannot_be_written",
-        "At the start a file that cannot be written is an error.",
-        |t| {
-            t.sh("mkdir /run/ro; mount -t tmpfs tmpfs /run/ro; echo ' 1,2' >/run/ro/file; mount -o remount,ro tmpfs /run/ro");
-            assert!(!t.accepts("[door]\none_time_sequences = /run/ro/file\n"));
-        },
-    ),
-    Rule::same("after_a_restart", "Lines that were struck out stay used after a restart.", |t| {
+    Rule::same("a_file_that_cannot_be_written", "A file that is not writable at startup is an error.", |t| {
+        t.sh("mkdir /run/ro; mount -t tmpfs tmpfs /run/ro; echo ' 1,2' >/run/ro/file; mount -o remount,ro tmpfs /run/ro");
+        assert!(!t.accepts("[door]\none_time_sequences = /run/ro/file\n"));
+    }),
+    Rule::same("after_a_restart", "Struck-out lines stay used after a restart.", |t| {
         t.write(FILE, " 1,2\n 3,4\n 5,6\n");
         t.start(DOOR);
         assert_eq!(t.opened_by("1 2"), "door");

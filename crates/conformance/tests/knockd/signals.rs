@@ -6,7 +6,7 @@ use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM};
 pub(crate) const TOPIC: Topic = Topic { name: "signals", title: "Stopping and reloading", rules: RULES };
 
 const RULES: &[Rule] = &[
-    Rule::same("stopping", "SIGTERM and SIGINT end it, and the last lines say so.", |t| {
+    Rule::same("stopping", "SIGTERM and SIGINT stop it, and the last lines say so.", |t| {
         for signal in [SIGTERM, SIGINT] {
             t.sh(&format!("rm -f {LOG}"));
             t.start(&format!("[options]\nlogfile = {LOG}\n"));
@@ -19,8 +19,8 @@ const RULES: &[Rule] = &[
     }),
     Rule::differs(
         "exit_status",
-        "The exit status after SIGTERM is 15, after SIGINT 2.",
-        "It is 0, because being stopped is no failure.",
+        "The exit status is 15 after SIGTERM and 2 after SIGINT.",
+        "It is 0, because being stopped is not a failure.",
         |t| {
             for (signal, theirs) in [(SIGTERM, 15), (SIGINT, 2)] {
                 t.start("");
@@ -29,20 +29,24 @@ const RULES: &[Rule] = &[
             }
         },
     ),
-    Rule::same("reloading", "SIGHUP reads the configuration again: doors come, go and change.", |t| {
-        t.start("[a]\nsequence = 1\n[b]\nsequence = 2\ncommand = echo old");
-        t.reload("[b]\nsequence = 2\ncommand = echo new\n[c]\nsequence = 3");
-        t.wait_for_reload();
-        let lines = t.hits("1 2 3");
-        assert!(!lines.contains(&"10.9.0.2: a: OPEN SESAME".to_owned()), "{lines:?}");
-        assert!(lines.contains(&"10.9.0.2: c: OPEN SESAME".to_owned()), "{lines:?}");
-        t.send("2");
-        t.wait_for("new");
-    }),
+    Rule::same(
+        "reloading",
+        "SIGHUP reads the configuration again: doors appear, disappear and change.",
+        |t| {
+            t.start("[a]\nsequence = 1\n[b]\nsequence = 2\ncommand = echo old");
+            t.reload("[b]\nsequence = 2\ncommand = echo new\n[c]\nsequence = 3");
+            t.wait_for_reload();
+            let lines = t.hits("1 2 3");
+            assert!(!lines.contains(&"10.9.0.2: a: OPEN SESAME".to_owned()), "{lines:?}");
+            assert!(lines.contains(&"10.9.0.2: c: OPEN SESAME".to_owned()), "{lines:?}");
+            t.send("2");
+            t.wait_for("new");
+        },
+    ),
     Rule::differs(
         "attempts_at_a_reload",
         "SIGHUP forgets all attempts.",
-        "Attempts at doors that have not changed go on.",
+        "Attempts at unchanged doors continue.",
         |t| {
             let config = "[door]\nsequence = 1,2,3";
             t.start(config);
@@ -54,7 +58,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "a_bad_configuration",
-        "SIGHUP with a configuration that is wrong or missing ends the program.",
+        "SIGHUP terminates the program if the configuration is invalid or missing.",
         "Nothing changes, and the errors are logged.",
         |t| {
             for config in ["[door]\nfoo = x", ""] {
@@ -77,7 +81,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "rotating_the_log",
-        "SIGHUP opens the log file anew, so that it can be moved away before; the lines on stdout say so.",
+        "SIGHUP reopens the log file, which may have been moved away; the lines on stdout say so.",
         |t| {
             t.start(&format!("[options]\nlogfile = {LOG}\n[door]\nsequence = 7000"));
             t.send("7000");
@@ -107,8 +111,9 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "reloading_without_a_log",
-        "Without a log file SIGHUP still says that one without a name is closed and opened, and warns that it cannot be.",
-        "It says nothing about log files then.",
+        "Without a log file, SIGHUP still reports closing and reopening one without a name, and warns \
+         that it cannot be opened.",
+        "It does not mention log files.",
         |t| {
             t.start("");
             t.reload("");
@@ -117,7 +122,7 @@ const RULES: &[Rule] = &[
             assert_eq!((said, t.stderr().len()), t.pick((false, 0), (true, 1)));
         },
     ),
-    Rule::same("another_log_file", "SIGHUP takes up another `LogFile`.", |t| {
+    Rule::same("another_log_file", "SIGHUP applies a changed `LogFile`.", |t| {
         t.start(&format!("[options]\nlogfile = {LOG}\n[door]\nsequence = 7000"));
         t.reload("[options]\nlogfile = /run/other.log\n[door]\nsequence = 7000");
         t.wait_for("re-opening log file: /run/other.log");
@@ -128,8 +133,9 @@ const RULES: &[Rule] = &[
     }),
     Rule::differs(
         "options_that_are_gone",
-        "After SIGHUP, `LogFile` and `UseSyslog` stay in force when the new configuration has them no more.",
-        "What the file says now counts.",
+        "After SIGHUP, `LogFile` and `UseSyslog` stay in force even if the new configuration no longer \
+         sets them.",
+        "The new configuration applies.",
         |t| {
             t.start(&format!("[options]\nlogfile = {LOG}\n[door]\nsequence = 7000"));
             t.reload("[door]\nsequence = 7000");
@@ -141,7 +147,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "another_interface",
-        "SIGHUP does not look at a changed `Interface`.",
+        "SIGHUP ignores a changed `Interface`.",
         "It is applied, unless `-i` was given.",
         |t| {
             t.start("[options]\ninterface = lo\n[door]\nsequence = 7000");
@@ -159,7 +165,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::same(
         "the_interface_of_the_command_line",
-        "With `-i`, SIGHUP with another `Interface` changes nothing.",
+        "With `-i`, SIGHUP ignores a changed `Interface`.",
         |t| {
             t.start_with("-v -i eth0", "[door]\nsequence = 7000");
             t.reload("[options]\ninterface = lo\n[door]\nsequence = 7000");
