@@ -1,5 +1,6 @@
 //! A knock daemon on the server of a test net, and what it costs.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use knockd_capture::{Statistics, statistics};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
-use testbed::{Net, Running};
+use testbed::{Host, Running};
 
 /// The processor of the daemons.
 const CPU: &str = "1";
@@ -52,22 +53,26 @@ impl Programs {
 }
 
 /// A daemon that listens; it ends when dropped.
-pub(crate) struct Daemon {
+pub(crate) struct Daemon<'a> {
+    host: &'a Host,
+    program: &'a Path,
     running: Running,
     whose: Whose,
     pid: u32,
+    /// How many lost packets ours has told of.
+    told_lost: Cell<u64>,
 }
 
-impl Daemon {
+impl<'a> Daemon<'a> {
     /// Starts it with this configuration and waits until it listens.
-    pub(crate) fn start(net: &Net, programs: &Programs, whose: Whose, config: &str) -> Result<Self> {
-        net.server.write_file("/run/knockd.conf", config)?;
-        let program = match whose {
+    pub(crate) fn start(host: &'a Host, programs: &'a Programs, whose: Whose, config: &str) -> Result<Self> {
+        host.write_file("/run/knockd.conf", config)?;
+        let program: &Path = match whose {
             Whose::C => &programs.c,
             Whose::Ours => &programs.ours,
-            Whose::Peer => programs.peer.as_ref().context("there is no knock-rs")?,
+            Whose::Peer => programs.peer.as_deref().context("there is no knock-rs")?,
         };
-        let mut command = net.server.command("taskset");
+        let mut command = host.command("taskset");
         command.args(["-c", CPU]).arg(program).args(["-c", "/run/knockd.conf"]);
         // It cannot be told which.
         if whose != Whose::Peer {
@@ -75,7 +80,7 @@ impl Daemon {
         }
         let running = Running::start(&mut command)?;
         let pid = running.pid()?;
-        let mut daemon = Self { running, whose, pid };
+        let mut daemon = Self { host, program, running, whose, pid, told_lost: Cell::new(0) };
         let end = Instant::now() + Duration::from_secs(20);
         while daemon.packets().is_err() || (whose == Whose::Ours && daemon.processes().len() < 2) {
             if Instant::now() > end || daemon.running.wait(Duration::ZERO).is_ok() {
@@ -107,8 +112,31 @@ impl Daemon {
         Ok(())
     }
 
+    /// How many packets the kernel has dropped before it could read them, since this was asked before.
+    pub(crate) fn lost(&self) -> Result<u64> {
+        if self.whose != Whose::Ours {
+            return Ok(self.packets()?.drops.into());
+        }
+        // It counts them itself, and what it has asked the kernel for is gone.
+        let dropped = self.status("/counters/dropped")?;
+        Ok(dropped - self.told_lost.replace(dropped))
+    }
+
+    /// How many attempts ours has.
+    pub(crate) fn attempts(&self) -> Result<u64> {
+        self.status("/attempts/total")
+    }
+
+    /// A number of ours' status.
+    fn status(&self, field: &str) -> Result<u64> {
+        let program = self.program.to_str().context("a path that is not UTF-8")?;
+        let status = self.host.run(&[program, "status", "--format", "json"])?;
+        let status: serde_json::Value = serde_json::from_str(&status)?;
+        status.pointer(field).and_then(serde_json::Value::as_u64).with_context(|| format!("no {field}"))
+    }
+
     /// What its packet socket has counted since it was asked before. Ours asks, too, so this is right for the others only.
-    pub(crate) fn packets(&self) -> Result<Statistics> {
+    fn packets(&self) -> Result<Statistics> {
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).context("no process")?;
         let process = pidfd_open(pid, PidfdFlags::empty())?;
         for entry in fs::read_dir(format!("/proc/{}/fd", self.pid))? {
@@ -166,11 +194,6 @@ impl Daemon {
             }
         }
         Ok(total)
-    }
-
-    /// Lines that it has printed.
-    pub(crate) fn lines(&self) -> Vec<String> {
-        self.running.lines().into_iter().map(|line| line.text).collect()
     }
 
     fn threads(&self) -> Result<Vec<PathBuf>> {

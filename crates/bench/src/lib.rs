@@ -14,6 +14,9 @@ mod measure;
 mod micro;
 mod page;
 mod plot;
+mod rate;
+mod results;
+mod scale;
 
 use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
@@ -23,7 +26,7 @@ use anyhow::{Context, Result, ensure};
 use pnet::datalink::{self, NetworkInterface};
 use socket2::{Domain, SockFilter, Socket, Type};
 
-pub use measure::Scale;
+pub use scale::Scale;
 
 /// Opens a packet socket on an interface that receives nothing.
 ///

@@ -1,4 +1,4 @@
-//! What is measured, and how.
+//! What is measured, and how: both programs do the same in turns, on two hosts of `testbed`.
 
 mod filter;
 mod knocks;
@@ -7,117 +7,16 @@ mod peer;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use testbed::Net;
 
 use crate::daemon::{Daemon, Programs, Whose};
 use crate::flood::Flood;
-use crate::micro::{self, Micro};
-pub(crate) use peer::Peer;
-
-/// How much is measured.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Scale {
-    /// Everything that has a target, in less than two minutes.
-    Quick,
-    /// Everything, in some twenty minutes.
-    Full,
-}
-
-impl Scale {
-    const fn rounds(self) -> usize {
-        match self {
-            Self::Quick => 1,
-            Self::Full => 5,
-        }
-    }
-}
-
-/// The middle of some figures, and their ends.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub(crate) struct Spread {
-    pub(crate) median: f64,
-    pub(crate) low: f64,
-    pub(crate) high: f64,
-}
-
-impl Spread {
-    pub(crate) fn of(mut figures: Vec<f64>) -> Result<Self> {
-        figures.sort_by(f64::total_cmp);
-        let median = figures.get(figures.len() / 2).copied().context("nothing was measured")?;
-        let (low, high) = (figures.first().copied(), figures.last().copied());
-        Ok(Self { median, low: low.unwrap_or(median), high: high.unwrap_or(median) })
-    }
-
-    /// For each of several figures, that of all rounds.
-    pub(crate) fn of_each(rounds: &[Vec<f64>]) -> Result<Vec<Self>> {
-        let of = |index| rounds.iter().filter_map(move |figures| figures.get(index).copied());
-        (0..rounds.first().map_or(0, Vec::len)).map(|index| Self::of(of(index).collect())).collect()
-    }
-}
-
-/// The same of both programs.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pair {
-    pub(crate) c: Spread,
-    pub(crate) ours: Spread,
-}
-
-impl Pair {
-    /// How many times less ours takes.
-    pub(crate) fn ratio(&self) -> f64 {
-        self.c.median / self.ours.median
-    }
-}
-
-/// What both do with knocks during a flood of so many packets a second.
-#[derive(Debug)]
-pub(crate) struct KnockRow {
-    pub(crate) rate: u64,
-    /// How many of [`KNOCKS`] opened, for each of [`DELAYS`].
-    pub(crate) c: Vec<Spread>,
-    pub(crate) ours: Vec<Spread>,
-    /// From the last hit to the command, without delays between the hits; milliseconds.
-    pub(crate) c_latency: Option<Spread>,
-    pub(crate) ours_latency: Option<Spread>,
-}
-
-/// Everything that was measured.
-#[derive(Debug)]
-pub(crate) struct Results {
-    /// What the filter costs the kernel for a packet that no door wants, by number of doors; nanoseconds.
-    pub(crate) filter: Vec<(usize, Pair)>,
-    /// What a connection attempt that no door wants costs with the scanner guard on, in nanoseconds, and how many of
-    /// [`KNOCKS`] opened meanwhile.
-    pub(crate) guard: (Spread, Spread),
-    /// What a packet that passes the filter costs, by number of live attempts; nanoseconds. The last is ours alone.
-    pub(crate) live: Vec<(u32, Option<Spread>, Spread)>,
-    pub(crate) knocks: Vec<KnockRow>,
-    /// From the last hit to the command on an idle machine, in milliseconds: without a stop command, with one, and the
-    /// disk's own time for what has to be stored then.
-    pub(crate) idle_latency: (Pair, Spread, Spread),
-    /// How often a second an idle daemon wakes up, all threads together.
-    pub(crate) wakes: Pair,
-    /// KiB when idle, and ours with as many attempts as are allowed.
-    pub(crate) memory: Pair,
-    pub(crate) full_memory: f64,
-    /// Start and reload with 10,000 doors, in milliseconds, and what ours says about its filter then.
-    pub(crate) start: Spread,
-    pub(crate) reload: Spread,
-    pub(crate) many_doors: String,
-    pub(crate) micro: Vec<Micro>,
-    /// None where it was not measured.
-    pub(crate) peer: Option<Peer>,
-}
-
-pub(crate) const KNOCKS: u32 = 20;
-
-/// Milliseconds between the hits of a knock.
-pub(crate) const DELAYS: [u64; 3] = [0, 100, 1000];
-
-/// The default bound on attempts.
-pub(crate) const BOUND: u32 = 262_144;
+use crate::micro;
+use crate::rate::{Round, at_one_rate};
+use crate::results::{BOUND, Cost, Guard, KNOCKS, LiveRow, Pair, Results, Spread};
+use crate::scale::Scale;
 
 const BOTH: [Whose; 2] = [Whose::C, Whose::Ours];
 
@@ -196,31 +95,29 @@ fn list(ports: &[u16]) -> String {
 }
 
 impl Bench {
-    fn start(&self, whose: Whose, config: &str) -> Result<Daemon> {
-        Daemon::start(&self.net, &self.programs, whose, config)
+    fn start(&self, whose: Whose, config: &str) -> Result<Daemon<'_>> {
+        Daemon::start(&self.net.server, &self.programs, whose, config)
     }
 
-    /// Sends packets until they came at the wanted rate, `before` each try; gives up after some tries.
-    fn flood<T>(
+    /// Sends packets at this rate. `before` makes ready for it, and `after` says what came of it, or none if packets were lost,
+    /// so that a lower rate has to be tried.
+    fn flood<T, U>(
         &self,
         rate: u64,
         arguments: &str,
-        mut around: impl FnMut(&dyn Fn() -> Result<Flood>) -> Result<(Flood, T)>,
-    ) -> Result<(Flood, T)> {
-        let arguments = format!("--rate {rate} {arguments}");
-        let send = || Flood::send(&self.net, &self.programs, &arguments);
-        let mut last = 0.0;
-        for _ in 0..8 {
-            let (flood, result) = around(&send)?;
-            if rate == 0 || flood.kept_pace(rate) {
-                return Ok((flood, result));
-            }
-            last = flood.rate();
+        before: impl FnOnce() -> Result<T>,
+        after: impl FnOnce(T, &Flood) -> Result<Option<U>>,
+    ) -> Result<Round<U>> {
+        let ready = before()?;
+        let flood = Flood::send(&self.net, &self.programs, &format!("--rate {rate} {arguments}"))?;
+        let outcome = after(ready, &flood)?;
+        if !flood.kept_pace(rate) {
+            return Ok(Round::Slower(flood.rate()));
         }
-        anyhow::bail!("the generator cannot keep {rate} packets a second here, only {last:.0}")
+        Ok(outcome.map_or(Round::Slower(rate as f64 / 2.0), Round::Kept))
     }
 
-    fn live(&self) -> Result<Vec<(u32, Option<Spread>, Spread)>> {
+    fn live(&self) -> Result<Vec<LiveRow>> {
         // How many attempts there are, and which rate the C program can follow then, in packets a second.
         let rows: &[(u32, Option<u64>)] = match self.scale {
             Scale::Quick => {
@@ -234,83 +131,93 @@ impl Bench {
                 (BOUND, None),
             ],
         };
+        let rounds = self.scale.rounds();
         let mut results = Vec::new();
         for &(attempts, c_rate) in rows {
-            let (mut c, mut ours) = (Vec::new(), Vec::new());
-            for _ in 0..self.scale.rounds() {
-                if let Some(rate) = c_rate {
-                    c.push(self.cost(Whose::C, attempts, rate)?);
-                }
-                ours.push(self.cost(Whose::Ours, attempts, 400_000)?);
-            }
-            let c = c_rate.map(|_| Spread::of(c)).transpose()?;
-            results.push((attempts, c, Spread::of(ours)?));
+            let c = c_rate.map(|rate| self.cost(Whose::C, attempts, rate, rounds)).transpose()?;
+            results.push(LiveRow { attempts, c, ours: self.cost(Whose::Ours, attempts, 400_000, rounds)? });
         }
         Ok(results)
     }
 
-    /// What a packet that hits the second step costs, from sources of which none has an attempt; nanoseconds.
-    fn cost(&self, whose: Whose, attempts: u32, rate: u64) -> Result<f64> {
+    /// What a packet that hits the second step costs, from sources of which none has an attempt.
+    fn cost(&self, whose: Whose, attempts: u32, rate: u64, rounds: usize) -> Result<Cost> {
         let ports = ports(1);
-        let [first, second, ..] = ports.as_slice() else { anyhow::bail!("no ports") };
-        let config = if whose == Whose::Peer { peer::config(&ports, "true") } else { doors(&ports, "") };
-        let daemon = self.start(whose, &config)?;
-        let mut made = 0;
-        while made < attempts {
-            let portion = match whose {
-                Whose::C | Whose::Peer => 1000.min(attempts - made),
-                Whose::Ours => 50_000.min(attempts - made),
+        let second = ports.get(1).context("no port")?;
+        let (rate, costs) = at_one_rate(rate, rounds, |rate| {
+            // A second of it.
+            let arguments = format!("--count {rate} --ports {second} --first-source {}", 1 << 24);
+            let before = || {
+                let daemon = self.with_attempts(whose, &ports, attempts)?;
+                daemon.lost()?;
+                let cpu = daemon.cpu()?;
+                Ok((daemon, cpu))
             };
-            let arguments = format!(
-                "--rate 50000 --count {portion} --ports {first} --in-turns --first-source {made} --sources {BOUND}"
-            );
-            Flood::send(&self.net, &self.programs, &arguments)?;
-            daemon.settle()?;
-            made += portion;
-        }
-        let arguments = format!("--count {rate} --ports {second} --first-source {}", 1 << 24);
-        let (flood, (cpu, packets)) = self.flood(rate, &arguments, |send| {
-            daemon.packets()?;
-            let before = daemon.cpu()?;
-            let flood = send()?;
-            daemon.settle()?;
-            let cpu = daemon.cpu()?.saturating_sub(before);
-            let packets = match whose {
-                Whose::C | Whose::Peer => daemon.packets()?,
-                Whose::Ours => knockd_capture::Statistics::default(),
-            };
-            Ok((flood, (cpu, packets)))
+            self.flood(rate, &arguments, before, |(daemon, cpu): (Daemon, Duration), flood| {
+                daemon.settle()?;
+                let cpu = daemon.cpu()?.saturating_sub(cpu);
+                // What is lost costs nothing, so it would flatter.
+                Ok((daemon.lost()? == 0).then(|| cpu.as_secs_f64() * 1e9 / flood.sent as f64))
+            })
         })?;
-        let lost = daemon.lines().iter().any(|line| line.contains("were lost"));
-        ensure!(!lost && packets.drops == 0, "{whose:?} has lost packets: {packets:?}");
-        Ok(cpu.as_secs_f64() * 1e9 / flood.sent as f64)
+        Ok(Cost { rate, spread: Spread::of(costs)? })
     }
 
-    fn guard(&self) -> Result<(Spread, Spread)> {
+    /// A daemon with so many live attempts.
+    fn with_attempts(&self, whose: Whose, ports: &[u16], attempts: u32) -> Result<Daemon<'_>> {
+        let config = if whose == Whose::Peer { peer::config(ports, "true") } else { doors(ports, "") };
+        let first = ports.first().context("no port")?;
+        let (mut pace, mut at_once) = match whose {
+            Whose::C | Whose::Peer => (50_000, 1000),
+            Whose::Ours => (50_000, 50_000),
+        };
+        loop {
+            let daemon = self.start(whose, &config)?;
+            daemon.lost()?;
+            let mut made = 0;
+            while made < attempts {
+                let portion = at_once.min(attempts - made);
+                let arguments = format!(
+                    "--rate {pace} --count {portion} --ports {first} --in-turns --first-source {made} --sources {BOUND}"
+                );
+                let flood = Flood::send(&self.net, &self.programs, &arguments)?;
+                daemon.settle()?;
+                made += u32::try_from(flood.sent)?;
+            }
+            if daemon.lost()? == 0 {
+                return Ok(daemon);
+            }
+            // Those that were lost have begun no attempt.
+            (pace, at_once) = (pace / 2, (at_once / 2).max(1));
+            ensure!(pace > 100, "{whose:?} loses packets, however slowly they come");
+        }
+    }
+
+    fn guard(&self) -> Result<Guard> {
+        const SECONDS: u64 = 4;
         let (config, ports) = self.stamping(Whose::Ours, "")?;
-        let (rate, seconds) = (500_000, 4);
-        let arguments = format!(
-            "--count {} --stray-from {} --knocks {KNOCKS} --delays 0 --sequence {}",
-            rate * seconds,
-            list(&ports),
-            list(&ports)
-        );
-        let (mut costs, mut opened) = (Vec::new(), Vec::new());
-        for _ in 0..self.scale.rounds() {
-            let (_, (cost, opens)) = self.flood(rate, &arguments, |send| {
+        let (rate, rounds) = at_one_rate(500_000, self.scale.rounds(), |rate| {
+            let arguments = format!(
+                "--count {} --stray-from {} --knocks {KNOCKS} --delays 0 --sequence {}",
+                rate * SECONDS,
+                list(&ports),
+                list(&ports)
+            );
+            let before = || {
                 self.clear_stamps()?;
                 let daemon = self.start(Whose::Ours, &config)?;
-                let before = daemon.cpu()?;
-                let flood = send()?;
+                let cpu = daemon.cpu()?;
+                Ok((daemon, cpu))
+            };
+            self.flood(rate, &arguments, before, |(daemon, cpu): (Daemon, Duration), flood| {
                 daemon.settle()?;
-                let cpu = daemon.cpu()?.saturating_sub(before);
+                let cpu = daemon.cpu()?.saturating_sub(cpu);
                 let cost = cpu.as_secs_f64() * 1e9 / flood.sent as f64;
-                Ok((flood, (cost, self.stamps().len() as f64)))
-            })?;
-            costs.push(cost);
-            opened.push(opens);
-        }
-        Ok((Spread::of(costs)?, Spread::of(opened)?))
+                Ok((daemon.lost()? == 0).then(|| (cost, self.stamps().len() as f64)))
+            })
+        })?;
+        let (costs, opened): (Vec<_>, Vec<_>) = rounds.into_iter().unzip();
+        Ok(Guard { cost: Cost { rate, spread: Spread::of(costs)? }, opened: Spread::of(opened)? })
     }
 
     fn idle(&self) -> Result<(Pair, Pair)> {
@@ -326,7 +233,7 @@ impl Bench {
             memory.push(size);
         }
         let pair = |figures: &[f64]| -> Result<Pair> {
-            let [c, ours] = figures else { anyhow::bail!("not of both") };
+            let [c, ours] = figures else { bail!("not of both") };
             Ok(Pair { c: Spread::of(vec![*c])?, ours: Spread::of(vec![*ours])? })
         };
         Ok((pair(&wakes)?, pair(&memory)?))
@@ -345,13 +252,16 @@ impl Bench {
     fn full_memory(&self) -> Result<f64> {
         let (config, ports) = self.stamping(Whose::Ours, "")?;
         let daemon = self.start(Whose::Ours, &config)?;
-        let arguments = format!(
-            "--rate 100000 --count {} --ports {} --in-turns",
-            BOUND + 10_000,
-            ports.first().context("no port")?
-        );
-        Flood::send(&self.net, &self.programs, &arguments)?;
-        daemon.settle()?;
+        let first = ports.first().context("no port")?;
+        let mut sent = 0;
+        // Some more than there is room for, of which some may be lost.
+        while sent < u64::from(BOUND) + 10_000 || daemon.attempts()? < u64::from(BOUND) {
+            let arguments =
+                format!("--rate 100000 --count 50000 --ports {first} --in-turns --first-source {sent}");
+            sent += Flood::send(&self.net, &self.programs, &arguments)?.sent;
+            daemon.settle()?;
+            ensure!(sent < 10 * u64::from(BOUND), "the table of attempts does not fill");
+        }
         Ok(daemon.memory()? as f64)
     }
 

@@ -5,16 +5,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::measure::Scale;
-
-/// What one thing costs.
-#[derive(Debug)]
-pub(crate) struct Micro {
-    pub(crate) name: String,
-    pub(crate) nanoseconds: f64,
-    /// `None` where valgrind is missing.
-    pub(crate) instructions: Option<f64>,
-}
+use crate::results::Micro;
+use crate::scale::Scale;
 
 /// Measures everything that the program `micro` of this crate knows.
 pub(crate) fn all(micro: &Path, scale: Scale) -> Result<Vec<Micro>> {
@@ -23,8 +15,7 @@ pub(crate) fn all(micro: &Path, scale: Scale) -> Result<Vec<Micro>> {
     let mut results = Vec::new();
     for name in names.lines() {
         let mut times = Vec::new();
-        let rounds = if scale == Scale::Quick { 1 } else { 5 };
-        for _ in 0..rounds {
+        for _ in 0..scale.rounds() {
             times.push(
                 run(Command::new("taskset").args(["-c", "1"]).arg(micro).args(["time", name]))?
                     .trim()
@@ -32,7 +23,7 @@ pub(crate) fn all(micro: &Path, scale: Scale) -> Result<Vec<Micro>> {
             );
         }
         times.sort_by(f64::total_cmp);
-        let nanoseconds = times.get(rounds / 2).copied().context("nothing was measured")?;
+        let nanoseconds = times.get(times.len() / 2).copied().context("nothing was measured")?;
         let instructions =
             (has_valgrind && scale == Scale::Full).then(|| instructions(micro, name)).transpose()?;
         results.push(Micro { name: name.to_owned(), nanoseconds, instructions });

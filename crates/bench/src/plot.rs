@@ -3,8 +3,8 @@
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
-use crate::measure::{DELAYS, KNOCKS, KnockRow, Spread};
 use crate::page::grouped;
+use crate::results::{DELAYS, KNOCKS, KnockRow, LiveRow};
 
 const SIZE: (u32, u32) = (760, 440);
 const FONT: (&str, u32) = ("sans-serif", 15);
@@ -14,7 +14,7 @@ const INK: RGBColor = RGBColor(0x33, 0x33, 0x33);
 const FAINT: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
 
 /// CPU of the daemon for a packet, over the number of live attempts; both axes logarithmic.
-pub(crate) fn cpu_over_attempts(rows: &[(u32, Option<Spread>, Spread)]) -> Result<String> {
+pub(crate) fn cpu_over_attempts(rows: &[LiveRow]) -> Result<String> {
     let mut svg = String::new();
     {
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
@@ -43,8 +43,9 @@ pub(crate) fn cpu_over_attempts(rows: &[(u32, Option<Spread>, Spread)]) -> Resul
             .y_label_formatter(&|time| time_text(*time))
             .draw()
             .map_err(failed)?;
-        let c: Vec<_> = rows.iter().filter_map(|(n, c, _)| Some((place(*n), c.as_ref()?.median))).collect();
-        let ours: Vec<_> = rows.iter().map(|(n, _, ours)| (place(*n), ours.median)).collect();
+        let c = rows.iter().filter_map(|row| Some((place(row.attempts), row.c?.spread.median)));
+        let c: Vec<_> = c.collect();
+        let ours: Vec<_> = rows.iter().map(|row| (place(row.attempts), row.ours.spread.median)).collect();
         for (points, colour, name) in [(c, C, "C knockd 0.8"), (ours, OURS, "this knockd")] {
             chart.draw_series(LineSeries::new(points.clone(), colour.stroke_width(3))).map_err(failed)?;
             let dots = points.iter().map(|&point| Circle::new(point, 5, colour.filled()));
@@ -108,7 +109,7 @@ pub(crate) fn knocks_over_rate(rows: &[KnockRow]) -> Result<String> {
                 chart.draw_series([label]).map_err(failed)?;
             }
             let middle = (index * DELAYS.len()) as f64 + 1.5;
-            let rate = format!("{} a second", grouped(row.rate));
+            let rate = format!("{} a second", grouped(row.rate.kept));
             let label = EmptyElement::at((middle, 0.0)) + Text::new(rate, (-48, 30), large.clone());
             chart.draw_series([label]).map_err(failed)?;
         }

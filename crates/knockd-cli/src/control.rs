@@ -159,6 +159,18 @@ mod tests {
         ]
     }
 
+    /// Requests with some bytes changed, so that many are nearly right, and some are right still.
+    fn damaged() -> impl Strategy<Value = Vec<u8>> {
+        let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3);
+        (requests(), changes).prop_map(|(request, changes)| {
+            let mut line = serde_json::to_vec(&request).unwrap();
+            for (index, byte) in changes {
+                *index.get_mut(&mut line) = byte;
+            }
+            line
+        })
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -180,8 +192,20 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_a_request_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Request::parse(&bytes);
+        fn any_bytes_are_a_request_or_an_error(bytes in prop_oneof![prop::collection::vec(any::<u8>(), 0..200), damaged()]) {
+            match Request::parse(&bytes) {
+                // What was taken says all that the client has said: nothing was passed over.
+                Ok(request) => {
+                    let said: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+                    let taken = serde_json::to_value(&request).unwrap();
+                    prop_assert_eq!(&said["request"], &taken["request"]);
+                    for (field, value) in said.as_object().unwrap() {
+                        prop_assert!(value.is_null() || taken.get(field).is_some(), "{field} of {said}");
+                    }
+                    prop_assert_eq!(Request::parse(taken.to_string().as_bytes()), Ok(request));
+                }
+                Err(reason) => prop_assert!(reason.starts_with("this is no request: "), "{reason}"),
+            }
         }
     }
 

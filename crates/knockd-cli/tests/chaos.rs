@@ -41,7 +41,14 @@ fn after_hundreds_of_kills_every_start_command_is_followed_by_its_stop_command()
     let mut chance = Chance(seed);
     let net = Net::new().unwrap();
     net.server.write_file(CONFIG, DOOR).unwrap();
-    for _ in 0..ROUNDS {
+    // On a busy machine few knocks are heard before the kill.
+    let has_opened_enough =
+        || sh(&net.server, "grep -c start /run/commands || true").trim().parse::<u32>().is_ok_and(|n| n > 50);
+    for round in 0.. {
+        if round >= ROUNDS && has_opened_enough() {
+            break;
+        }
+        assert!(round < 10 * ROUNDS, "hardly a door was opened");
         let running = Running::start(net.server.command(KNOCKD).args(["-c", CONFIG, "-v"])).unwrap();
         // In some rounds it has not even begun to listen when it is killed.
         if chance.below(10) > 0 {
@@ -69,14 +76,11 @@ fn after_hundreds_of_kills_every_start_command_is_followed_by_its_stop_command()
     assert!(!log.contains("damaged") && !log.contains("cannot"), "{log}");
 
     let commands = sh(&net.server, "cat /run/commands");
-    let mut starts = 0;
     let mut last_of = HashMap::new();
     for line in commands.lines() {
         let (command, knocker) = line.split_once(' ').unwrap();
-        starts += usize::from(command == "start");
         last_of.insert(knocker, command);
     }
-    assert!(starts > 50, "only {starts} doors were opened:\n{commands}");
     let open: Vec<_> = last_of.iter().filter(|(_, command)| **command != "stop").collect();
     assert!(open.is_empty(), "still open: {open:?}\n{commands}");
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::CommandFactory;
 use knockd_cli::args::Args;
 use knockd_core::Config;
-use knockd_core::config::{Diagnostic, Parsed, Severity};
+use knockd_core::config::{Code, Diagnostic, Parsed, Severity};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -179,7 +179,7 @@ fn the_configurations_in_the_readme_are_right() {
 }
 
 /// The codes of what `knockd check` finds unwise, machine or not.
-fn advised(text: &str) -> BTreeSet<&'static str> {
+fn advised(text: &str) -> BTreeSet<Code> {
     let advice = knockd_core::advise(text.as_bytes(), &parsed("", text));
     advice
         .into_iter()
@@ -191,31 +191,18 @@ fn advised(text: &str) -> BTreeSet<&'static str> {
 #[test]
 fn nothing_is_unwise_in_our_examples_but_what_the_reader_is_to_change() {
     for block in fenced(&read("README.md")) {
-        assert_eq!(advised(&block), BTreeSet::from(["known-sequence"]), "{block}");
+        assert_eq!(advised(&block), BTreeSet::from([Code::KnownSequence]), "{block}");
     }
 }
 
 #[test]
-fn every_code_that_check_prints_is_documented() {
-    let mut sources = read("crates/knockd-cli/src/tools/check.rs");
-    for file in ["advice.rs", "value.rs"] {
-        sources += &read(&format!("crates/knockd-core/src/config/{file}"));
-    }
-    // A code has a hyphen or is one of three words.
-    let quoted = sources.split('"').skip(1).step_by(2);
-    let codes: BTreeSet<_> = quoted
-        .filter(|word| word.contains('-') && word.chars().all(|c| c.is_ascii_lowercase() || c == '-'))
-        .filter(|word| {
-            word.starts_with(|c: char| c.is_ascii_lowercase())
-                && *word != "iptables-nft"
-                && *word != "firewall-cmd"
-        })
-        .chain(["invalid", "doubtful", "odds"])
-        .collect();
-    assert!(codes.len() > 15, "{codes:?}");
+fn every_code_that_check_prints_is_documented_and_no_other() {
     let page = read("docs/json.md");
-    let missing: Vec<_> = codes.iter().filter(|code| !page.contains(&format!("| `{code}` |"))).collect();
-    assert_eq!(missing, [&""; 0]);
+    let (_, check) = page.split_once("\n## knockd check\n").unwrap();
+    let (_, table) = check.split_once("\n| `code` | severity |").unwrap();
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let documented: Vec<_> = rows.map(|row| row.split('`').nth(1).unwrap()).collect();
+    assert_eq!(documented, Code::ALL.iter().map(|code| code.name()).collect::<Vec<_>>());
 }
 
 #[test]
@@ -256,27 +243,28 @@ fn the_threat_model_names_tests_that_exist() {
     let quoted = page.split('`').skip(1).step_by(2);
     let named: BTreeSet<_> = quoted.filter(|word| word.matches('_').count() > 3).collect();
     assert!(named.len() > 15, "{named:?}");
-    let mut sources = String::new();
-    for krate in ["knockd-core", "knockd-capture", "knockd-cli"] {
-        for folder in [
-            "src",
-            "src/config",
-            "src/capture",
-            "src/control",
-            "src/daemon",
-            "src/leases",
-            "src/log",
-            "src/system",
-            "src/tools",
-            "src/tools/watch",
-            "tests",
-        ] {
-            let path = root().join("crates").join(krate).join(folder);
-            for file in fs::read_dir(path).into_iter().flatten().flatten() {
-                sources += &fs::read_to_string(file.path()).unwrap_or_default();
+    let sources = ["knockd-core", "knockd-capture", "knockd-cli"]
+        .into_iter()
+        .flat_map(|package| ["src", "tests"].map(|folder| files(&format!("crates/{package}/{folder}"))))
+        .flatten();
+    let tests: BTreeSet<_> = sources.flat_map(|path| tests(&read(&path))).collect();
+    let missing: Vec<_> = named.into_iter().filter(|name| !tests.contains(*name)).collect();
+    assert_eq!(missing, [""; 0]);
+}
+
+/// The names of the functions that are marked as tests.
+fn tests(source: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut is_test = false;
+    for line in source.lines().map(str::trim_start) {
+        if let Some(name) = line.strip_prefix("fn ").and_then(|rest| rest.split('(').next()) {
+            if is_test {
+                found.push(name.to_owned());
             }
+            is_test = false;
+        } else if line == "#[test]" {
+            is_test = true;
         }
     }
-    let missing: Vec<_> = named.iter().filter(|name| !sources.contains(&format!("fn {name}("))).collect();
-    assert_eq!(missing, [&""; 0]);
+    found
 }

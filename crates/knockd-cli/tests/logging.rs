@@ -199,7 +199,7 @@ fn with_l_the_name_of_a_knocker_is_in_the_lines_about_it() {
     // Whoever owns an address chooses its name, so only harmless ones are shown.
     hit(&net, 3, &[1]);
     knockd.wait_for("10.9.0.3: door: Stage 1");
-    if net.has_ipv6() {
+    if common::has_ipv6(&net) {
         common::knock(&net.client, "fd00:9::1 1");
         knockd.wait_for("fd00:9::2 (six.example): door: Stage 1");
         knockd.wait_for("fd00:9::2 (six.example): door: sequence timeout (stage 1)");

@@ -21,7 +21,7 @@ fn with_disk() -> Option<Net> {
     if !nix::unistd::geteuid().is_root()
         && let Err(error) = &made
     {
-        eprintln!("not shown here, since a plain user may not mount a disk: {error}");
+        testbed::skip(format_args!("a plain user may not mount a disk: {}", error.root_cause()));
         return None;
     }
     made.unwrap();

@@ -119,7 +119,7 @@ fn a_scanner_keeps_its_lease_and_can_extend_it_but_opens_nothing_else() {
 #[test]
 fn the_addresses_of_one_ipv6_network_are_one_scanner() {
     let mut ear = Ear::new(DOORS);
-    if !ear.net.has_ipv6() {
+    if !common::has_ipv6(&ear.net) {
         return;
     }
     let to = ear.net.server.ipv6;

@@ -11,7 +11,9 @@ use std::ops::Range;
 use std::time::Duration;
 
 use self::odds::Odds;
-use crate::config::{Action, Commands, Config, Diagnostic, Door, Key, Options, Parsed, Places, Severity};
+use crate::config::{
+    Action, Code, Commands, Config, Diagnostic, Door, Key, Options, Parsed, Places, Severity,
+};
 use crate::matcher::Matcher;
 use crate::outcome::EventKind;
 use crate::packet::{Hit, Packet};
@@ -89,7 +91,7 @@ struct Adviser<'t> {
 impl Adviser<'_> {
     fn warn(
         &mut self,
-        code: &'static str,
+        code: Code,
         span: Range<usize>,
         message: impl Into<String>,
         expected: impl Into<String>,
@@ -112,19 +114,19 @@ impl Adviser<'_> {
         let well_known = steps.iter().find(|step| is_well_known(step.port));
         let of_one_protocol = consecutive().all(|(a, b)| a.protocol == b.protocol);
         if is_known(&steps) {
-            self.warn("known-sequence", span, "everybody knows this sequence from examples", expected);
+            self.warn(Code::KnownSequence, span, "everybody knows this sequence from examples", expected);
         } else if steps.iter().all(|step| is_easy(step.port)) {
-            self.warn("easy-ports", span, "these are ports that people think of first", expected);
+            self.warn(Code::EasyPorts, span, "these are ports that people think of first", expected);
         } else if let Some((a, b)) = near {
             let message =
                 format!("{a} and {b} are close to each other: one ascending scan hits both at once");
-            self.warn("near-ports", span, message, expected);
+            self.warn(Code::NearPorts, span, message, expected);
         } else if let Some(step) = well_known {
             let message = format!("{step} is a well-known port, which every scan tries");
-            self.warn("well-known-port", span, message, expected);
+            self.warn(Code::WellKnownPort, span, message, expected);
         } else if of_one_protocol && consecutive().all(|(a, b)| a.port < b.port) {
             let expected = "ports that do not ascend, so that no ascending scan hits them in this order";
-            self.warn("ascending-ports", span, "the ports of this sequence ascend", expected);
+            self.warn(Code::AscendingPorts, span, "the ports of this sequence ascend", expected);
         }
     }
 
@@ -139,11 +141,11 @@ impl Adviser<'_> {
         if door.seq_timeout.duration() < needed {
             let message = format!("{seconds} s are not much time for {steps} steps");
             let expected = format!("{} or more, for slow lines", needed.as_millis().div_ceil(1000));
-            self.warn("short-timeout", places.of("Seq_Timeout"), message, expected);
+            self.warn(Code::ShortTimeout, places.of("Seq_Timeout"), message, expected);
         } else if door.seq_timeout.duration() > LONG {
             let message =
                 format!("{seconds} s are much time for a knock, also for one that is guessed slowly");
-            self.warn("long-timeout", places.of("Seq_Timeout"), message, "some seconds, and 60 at most");
+            self.warn(Code::LongTimeout, places.of("Seq_Timeout"), message, "some seconds, and 60 at most");
         }
     }
 
@@ -156,7 +158,7 @@ impl Adviser<'_> {
             let message =
                 format!("every TCP packet counts for door `{}`, also one of an open connection", door.name);
             let expected = "`TCPFlags = syn`, so that only attempts to connect count";
-            self.warn("no-tcp-flags", places.header.clone(), message, expected);
+            self.warn(Code::NoTcpFlags, places.header.clone(), message, expected);
         } else if !rule.accepts(TcpFlags::SYN) {
             let flags = rule.must_be_set();
             let flags = if flags.is_empty() { "none".to_owned() } else { flags.to_string() };
@@ -167,7 +169,7 @@ impl Adviser<'_> {
                 self.text,
                 places.of("TCPFlags"),
                 Severity::Warning,
-                "unusual-flags",
+                Code::UnusualFlags,
                 message,
                 expected,
             );
@@ -187,7 +189,7 @@ impl Adviser<'_> {
                 let span = places.of(directive);
                 let message =
                     format!("this command never runs: door `{}` has no start command{family}", door.name);
-                self.warn("stop-without-start", span, message, "a `Start_Command` in this door, too");
+                self.warn(Code::StopWithoutStart, span, message, "a `Start_Command` in this door, too");
                 return;
             }
         }
@@ -198,7 +200,7 @@ impl Adviser<'_> {
             {
                 let message = format!("what door `{}` opens stays open for good", door.name);
                 let expected = "a `Stop_Command` in this door, or a command that ends by itself, such as nft's `timeout`";
-                self.warn("start-without-stop", places.of(directive), message, expected);
+                self.warn(Code::StartWithoutStop, places.of(directive), message, expected);
                 return;
             }
         }
@@ -216,7 +218,12 @@ impl Adviser<'_> {
             if let Some((_, other)) = others().find(|&(other, _)| opens(index, other)) {
                 let message =
                     format!("whoever knocks at door `{}` opens door `{}`, too", door.name, other.name);
-                self.warn("opens-another", span.clone(), message, "a sequence that has no other one in it");
+                self.warn(
+                    Code::OpensAnother,
+                    span.clone(),
+                    message,
+                    "a sequence that has no other one in it",
+                );
             }
             let shared = others().find_map(|(other_index, other)| {
                 let Key::Sequence(other_sequence) = &other.key else { return None };
@@ -230,7 +237,7 @@ impl Adviser<'_> {
                     "{step} is a step of door `{}`, too: a knock at one can disturb one at the other",
                     other.name
                 );
-                self.warn("shared-port", span, message, "ports that no other door uses");
+                self.warn(Code::SharedPort, span, message, "ports that no other door uses");
             }
         }
     }
@@ -243,7 +250,7 @@ impl Adviser<'_> {
             "door `{name}`: a guess opens it once in {guess} times, a scan of all ports in random order once in {scan} times, {how}"
         );
         let header = places.header.clone();
-        self.findings.push(Diagnostic::new(self.text, header, Severity::Note, "odds", message, ""));
+        self.findings.push(Diagnostic::new(self.text, header, Severity::Note, Code::Odds, message, ""));
     }
 }
 
@@ -318,7 +325,7 @@ mod tests {
     /// The codes of the warnings, and what of the text each is about.
     fn warnings(text: &str) -> Vec<(&'static str, &str)> {
         let warnings = advice(text).into_iter().filter(|finding| finding.severity == Severity::Warning);
-        warnings.map(|finding| (finding.code, text.get(finding.span).unwrap())).collect()
+        warnings.map(|finding| (finding.code.name(), text.get(finding.span).unwrap())).collect()
     }
 
     #[test]
@@ -382,7 +389,10 @@ mod tests {
         for (flags, help) in [("syn,ack", "syn,ack"), ("fin,!ack", "fin"), ("!syn", "none")] {
             let text = door("a", &[&format!("TCPFlags = {flags}")]);
             let advice = advice(&text);
-            assert_eq!((advice[0].code, text.get(advice[0].span.clone())), ("unusual-flags", Some(flags)));
+            assert_eq!(
+                (advice[0].code.name(), text.get(advice[0].span.clone())),
+                ("unusual-flags", Some(flags))
+            );
             let help = format!("this knocks, as root: knock --tcpflags {help} HOST PORT...");
             assert_eq!(advice[0].help.as_deref(), Some(help.as_str()));
         }
@@ -429,7 +439,7 @@ mod tests {
             let line = |sequence: &str| format!("Sequence = {sequence}");
             let text = door("a", &[&line(first)]) + &door("b", &[&line(second)]);
             let codes = advice(&text).into_iter().filter(|finding| finding.severity == Severity::Warning);
-            codes.map(|finding| (finding.code, finding.line)).collect::<Vec<_>>()
+            codes.map(|finding| (finding.code.name(), finding.line)).collect::<Vec<_>>()
         };
         // A door has four lines.
         assert_eq!(pair("20011,4207", "20011,4207,11393"), [("opens-another", 8)]);

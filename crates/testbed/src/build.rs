@@ -1,20 +1,29 @@
-//! Finding the programs of this workspace from tests of any of its crates.
+//! Finding what cargo builds in this workspace, from tests and tools of any of its crates.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use cargo_metadata::camino::Utf8Path;
+use cargo_metadata::{Artifact, Message, MetadataCommand};
 
-/// Builds the binary `bin` of the workspace's package `package`, in the profile of the caller, and returns where it is.
+/// A directory that already has the programs of this workspace, for machines that cannot build any.
+const BUILT: &str = "TESTBED_PROGRAMS";
+
+/// Builds the binary `bin` of the workspace's package `package`, in the profile of the caller, and returns its path.
 ///
 /// Cargo itself is asked, since only it knows the target directory and whether the file is fresh; when nothing has
 /// changed that takes a fraction of a second. It may be called from tests: `cargo test` and `cargo run` have released
-/// the build directory's lock by then.
+/// the build directory's lock by then. Where the variable `TESTBED_PROGRAMS` names a directory, the program is taken from there
+/// instead.
 ///
 /// # Errors
 ///
 /// When cargo cannot be started, or the binary does not exist or compile; cargo's own messages go to stderr.
 pub fn build(package: &str, bin: &str) -> Result<PathBuf> {
+    if let Some(directory) = std::env::var_os(BUILT) {
+        return Ok(PathBuf::from(directory).join(bin));
+    }
     build_as(package, bin, !cfg!(debug_assertions))
 }
 
@@ -28,24 +37,80 @@ pub fn build_release(package: &str, bin: &str) -> Result<PathBuf> {
 }
 
 fn build_as(package: &str, bin: &str, is_release: bool) -> Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command
-        .args(["build", "--quiet", "--message-format=json-render-diagnostics"])
-        .args(["--package", package, "--bin", bin])
-        .current_dir(workspace_root());
+    let mut arguments = vec!["build", "--package", package, "--bin", bin];
     if is_release {
-        command.arg("--release");
+        arguments.push("--release");
     }
-    let output = command.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
-    ensure!(output.status.success(), "cargo could not build the program `{bin}` of the package `{package}`");
+    let built = artifacts(&arguments)?;
+    let path = built.into_iter().find_map(|artifact| artifact.executable);
+    Ok(path.with_context(|| format!("cargo did not say where it put the program `{bin}`"))?.into())
+}
 
-    let messages = String::from_utf8(output.stdout)?;
-    // Only the binary's own message has a path here, in the others it is null. It is the one string that is needed, so no
-    // JSON library is; a path with a quote or a backslash in it is not found.
-    let path = messages.split_once(r#""executable":""#).and_then(|(_, rest)| rest.split_once('"'));
-    let (path, _) = path.with_context(|| format!("cargo did not say where it put the program `{bin}`"))?;
-    Ok(PathBuf::from(path))
+/// What [`build_tests`] has built.
+pub struct Built {
+    /// The directory of the workspace's programs, for the variable `TESTBED_PROGRAMS`.
+    pub programs: PathBuf,
+    /// The files that run tests, with their packages.
+    tests: Vec<(String, Artifact)>,
+}
+
+impl Built {
+    /// Returns the file that runs the tests of this source in this package: `state` stands for `tests/state.rs`, and `knockd_cli`
+    /// for the unit tests of the package `knockd-cli`.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn test(&self, package: &str, name: &str) -> Result<PathBuf> {
+        let found = self.tests.iter().find(|(of, test)| of == package && test.target.name == name);
+        let file = found.and_then(|(_, test)| test.executable.clone());
+        Ok(file.with_context(|| format!("the package {package} has no tests `{name}`"))?.into())
+    }
+}
+
+/// Builds every program and test of the workspace, as `cargo test --workspace` does, and returns where they are.
+///
+/// # Errors
+///
+/// When cargo cannot be started, or something does not compile.
+pub fn build_tests() -> Result<Built> {
+    let artifacts = artifacts(&["test", "--workspace", "--no-run"])?;
+    let (tests, others): (Vec<_>, Vec<_>) = artifacts.into_iter().partition(|artifact| artifact.profile.test);
+    let program = others.into_iter().find_map(|artifact| artifact.executable);
+    let programs = program.as_deref().and_then(Utf8Path::parent).context("cargo has built no program")?;
+    // Every package is in a directory of its name.
+    let package = |test: &Artifact| test.manifest_path.parent()?.file_name().map(str::to_owned);
+    let tests = tests.into_iter().filter_map(|test| Some((package(&test)?, test))).collect();
+    Ok(Built { programs: programs.into(), tests })
+}
+
+/// Runs a cargo command and returns what it says that it has made.
+fn artifacts(arguments: &[&str]) -> Result<Vec<Artifact>> {
+    let output = Command::new(cargo())
+        .args(arguments)
+        .args(["--quiet", "--message-format=json-render-diagnostics"])
+        .current_dir(workspace_root())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    ensure!(output.status.success(), "`cargo {}` has failed", arguments.join(" "));
+    let mut artifacts = Vec::new();
+    for message in Message::parse_stream(output.stdout.as_slice()) {
+        if let Message::CompilerArtifact(artifact) = message? {
+            artifacts.push(artifact);
+        }
+    }
+    Ok(artifacts)
+}
+
+/// Returns the directory that cargo builds into, as its configuration and `CARGO_TARGET_DIR` say.
+///
+/// # Errors
+///
+/// When cargo cannot be asked.
+pub fn target_directory() -> Result<PathBuf> {
+    let metadata = MetadataCommand::new().cargo_path(cargo()).current_dir(workspace_root()).no_deps().exec();
+    Ok(metadata.context("cannot ask cargo for its target directory")?.target_directory.into())
 }
 
 /// Returns the directory of the workspace that the running test or tool belongs to.
@@ -55,4 +120,20 @@ pub fn workspace_root() -> PathBuf {
     let manifest_dir =
         std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     PathBuf::from(manifest_dir).join("../..")
+}
+
+fn cargo() -> PathBuf {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_says_where_it_builds() {
+        let program = std::env::current_exe().unwrap().canonicalize().unwrap();
+        let target = target_directory().unwrap().canonicalize().unwrap();
+        assert!(program.starts_with(&target), "{} is not below {}", program.display(), target.display());
+    }
 }

@@ -21,9 +21,11 @@ mod frame;
 mod host;
 mod net;
 mod running;
+mod skip;
 
-pub use build::{build, build_release, workspace_root};
+pub use build::{Built, build, build_release, build_tests, target_directory, workspace_root};
 pub use frame::{Flags, Frame};
 pub use host::Host;
 pub use net::Net;
 pub use running::{Line, Running, Stream};
+pub use skip::{SKIPPED, is_ci, skip, skip_until_installed};

@@ -4,13 +4,19 @@ use std::process::{Command, ExitCode};
 
 use testbed::workspace_root;
 
-use crate::tools;
+use crate::tools::Tools;
 
 /// Runs the suite and prints the comparison, or writes the page that is made of its rules.
 pub(crate) fn run(write_page: bool) -> ExitCode {
-    if let Err(error) = tools::ensure_original() {
-        anstream::eprintln!("{error:#}");
-        return ExitCode::FAILURE;
+    match Tools::new().and_then(|mut tools| tools.ensure_original()) {
+        Ok(true) => {}
+        Ok(false) => {
+            anstream::println!("Without apt there is no knockd 0.8: the suite runs against ours only.");
+        }
+        Err(error) => {
+            anstream::eprintln!("{error:#}");
+            return ExitCode::FAILURE;
+        }
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)

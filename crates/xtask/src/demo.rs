@@ -11,17 +11,18 @@ use nix::sys::signal::Signal;
 use testbed::{Host, Running};
 
 use crate::firewall::Firewall;
-use crate::tools::{IP, IPTABLES, NFT, NSENTER, UNSHARE, ensure_present};
+use crate::tools::{IP, IPTABLES, NFT, NSENTER, Tools, UNSHARE};
 
 const CONFIG_FILE: &str = "/run/knockd.conf";
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs the demo; it is a success only if every observation is as expected.
 pub(crate) fn run() -> Result<()> {
-    let mut installed = ensure_present(&[IP, UNSHARE, NSENTER])?;
+    let mut tools = Tools::new()?;
+    tools.ensure_present(&[IP, UNSHARE, NSENTER])?;
     if IPTABLES.find().is_none() && NFT.find().is_none() {
         // Without one the demo still works, so a failure only changes what is shown.
-        installed.extend(ensure_present(&[IPTABLES]).unwrap_or_default());
+        let _ = tools.ensure_present(&[IPTABLES]);
     }
     println!("Building knockd and knock; the first build takes a minute or two.");
     let knockd = build("knockd-cli", "knockd")?;
@@ -72,7 +73,7 @@ pub(crate) fn run() -> Result<()> {
     timeline.stop_knockd()?;
     drop(net);
     timeline.says("Both hosts are gone.");
-    match installed.as_slice() {
+    match tools.installed() {
         [] => println!("\nEverything worked as it should, and this machine is unchanged."),
         packages => println!(
             "\nEverything worked as it should. This machine is unchanged, except for newly installed packages: {}.",

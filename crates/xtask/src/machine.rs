@@ -4,14 +4,15 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use nix::unistd::geteuid;
-use testbed::workspace_root;
+use testbed::{Built, workspace_root};
 
-use crate::checks::{Counts, Task};
-use crate::tools::{BUSYBOX, CPIO, DEPMOD, PPPD, QEMU, ensure_present};
+use crate::tally::Tally;
+use crate::task::{Task, quoted};
+use crate::tools::{BUSYBOX, CPIO, DEPMOD, PPPD, QEMU, Tools};
 
 /// Test programs of the daemon, and which of their tests.
 const TESTS: [(&str, &str); 4] =
@@ -22,86 +23,89 @@ const PATIENCE: u32 = 1200;
 
 /// The machine, ready to start.
 pub(crate) struct Machine {
+    /// Where its kernel is kept from one run to the next.
     directory: PathBuf,
 }
 
 impl Machine {
-    /// Installs the emulator and a kernel where they are missing.
+    /// Says why there can be no such machine here, if so.
+    pub(crate) fn obstacle() -> Option<&'static str> {
+        // Its relatives have other names for their kernels (os-release(5)).
+        let is_debian = fs::read_to_string("/etc/os-release")
+            .is_ok_and(|text| text.lines().any(|line| line == "ID=debian"));
+        let is_possible = cfg!(target_arch = "x86_64") && is_debian && geteuid().is_root();
+        (!is_possible).then_some("emulating a machine takes root on Debian for x86-64")
+    }
+
+    /// Installs the emulator and a kernel where they are missing, and writes down which tests to run.
     ///
     /// # Errors
     ///
-    /// When this is not root on Debian for x86-64, or a package cannot be had.
-    pub(crate) fn prepare() -> Result<Self> {
-        ensure!(cfg!(target_arch = "x86_64") && geteuid().is_root(), "it takes root on x86-64");
-        ensure_present(&[QEMU, BUSYBOX, CPIO, DEPMOD, PPPD])?;
-        let directory = workspace_root().join("target/machine");
+    /// When a package cannot be had, or a test program is missing.
+    pub(crate) fn prepare(tools: &mut Tools, built: &Built) -> Result<Self> {
+        tools.ensure_present(&[QEMU, BUSYBOX, CPIO, DEPMOD, PPPD])?;
+        let directory = tools.target_directory().join("machine");
         fs::create_dir_all(&directory)?;
         let directory = directory.canonicalize()?;
         for (name, text) in [
             ("prepare.sh", include_str!("machine/prepare.sh")),
             ("init.sh", include_str!("machine/init.sh")),
             ("guest.sh", include_str!("machine/guest.sh")),
-            ("cargo.sh", include_str!("machine/cargo.sh")),
         ] {
             fs::write(directory.join(name), text)?;
             fs::set_permissions(directory.join(name), fs::Permissions::from_mode(0o755))?;
         }
-        let directory_name = directory.to_str().context("a path that is no text")?;
-        Task::new(&format!("sh {directory_name}/prepare.sh {directory_name}")).run()?;
+        fs::write(directory.join("tests.sh"), script(built, &tools.unpacked())?)?;
+        let prepare = directory.join("prepare.sh");
+        Task::new("sh").with_word(text(&prepare)?).with_word(text(&directory)?).run()?;
         Ok(Self { directory })
     }
 
-    /// Builds the tests here, runs them there, and adds them up.
-    pub(crate) fn run(&self, counts: &mut Counts) -> Result<()> {
-        Task::new("cargo build --workspace --bins").run()?;
-        let built = Task::new("cargo test -p knockd-cli --no-run --message-format=json").output()?;
-        let mut script = String::new();
-        for (name, which) in TESTS {
-            let program = executables(&built)
-                .find(|path| {
-                    path.rsplit('/').next().is_some_and(|file| file.starts_with(&format!("{name}-")))
-                })
-                .with_context(|| format!("cargo has not built the tests {name}"))?;
-            // One at a time, since this machine is slow.
-            writeln!(script, "'{program}' --test-threads 1 {which}")?;
-        }
-        fs::write(self.directory.join("tests"), script)?;
-        let directory = self.directory.display();
+    /// Runs the tests there, and adds them up.
+    ///
+    /// # Errors
+    ///
+    /// When the machine does not run all of them.
+    pub(crate) fn run(&self, out: &mut impl std::io::Write) -> Result<Tally> {
         let emulator = Task::new(&format!(
             "timeout {PATIENCE} {} -accel tcg,thread=multi -cpu max -smp 2 -m 2048 -display none -monitor none \
-             -serial stdio -no-reboot -kernel {directory}/vmlinuz -initrd {directory}/initrd.gz \
+             -serial stdio -no-reboot \
              -virtfs local,path=/,mount_tag=files,security_model=none,readonly=on,multidevs=remap",
             QEMU.program
         ))
+        .with_word("-kernel")
+        .with_word(text(&self.directory.join("vmlinuz"))?)
+        .with_word("-initrd")
+        .with_word(text(&self.directory.join("initrd.gz"))?)
         .with_word("-append")
         .with_word("console=ttyS0 quiet panic=-1");
-        let (results, failed) = (counts.results, counts.failed);
-        emulator.run_counting(counts)?;
-        ensure!(
-            counts.results - results == TESTS.len() as u64,
-            "not all tests were run; to repeat it: {emulator}"
-        );
-        ensure!(counts.failed == failed, "tests have failed; to repeat it: {emulator}");
-        Ok(())
+        let mut tally = Tally::default();
+        emulator.run_counting(&mut tally, out)?;
+        ensure!(tally.programs == TESTS.len() as u64, "not all tests were run; to repeat it: {emulator}");
+        if tally.failed > 0 {
+            writeln!(out, "to repeat it: {emulator}")?;
+        }
+        Ok(tally)
     }
 }
 
-/// The paths of programs in cargo's messages.
-fn executables(messages: &str) -> impl Iterator<Item = &str> {
-    messages.lines().filter_map(|line| {
-        let (_, path) = line.split_once(r#""executable":""#)?;
-        path.split_once('"').map(|(path, _)| path)
-    })
+/// What the machine does when it has started.
+fn script(built: &Built, tools: &Path) -> Result<String> {
+    let root = workspace_root().canonicalize()?;
+    let mut script = format!(
+        "cd {}\nexport TESTBED_PROGRAMS={} PATH={}:$PATH\n",
+        quoted(text(&root)?),
+        quoted(text(&built.programs)?),
+        quoted(text(tools)?)
+    );
+    for (name, which) in TESTS {
+        // One at a time, since this machine is slow.
+        let program = built.test("knockd-cli", name)?;
+        writeln!(script, "{} --test-threads 1 {which}", quoted(text(&program)?))?;
+    }
+    Ok(script)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn programs_are_found_in_cargos_messages() {
-        let messages =
-            "{\"executable\":null}\n{\"a\":1,\"executable\":\"/x/deps/packets-1f\",\"fresh\":true}\n";
-        assert_eq!(executables(messages).collect::<Vec<_>>(), ["/x/deps/packets-1f"]);
-    }
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
 }

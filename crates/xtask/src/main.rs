@@ -1,4 +1,7 @@
-//! `cargo xtask`: what developers and CI type.
+//! `cargo xtask`: the tasks of developers and CI.
+//!
+//! `checks` runs the steps of `cargo xtask test`, some of them in the `machine`; each is a `task`, whose tests the `tally` adds up.
+//! `tools` finds and installs the programs that all of this takes.
 
 mod bench;
 mod checks;
@@ -6,38 +9,41 @@ mod conformance;
 mod demo;
 mod firewall;
 mod machine;
+mod tally;
+mod task;
 mod tools;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Shows and checks knockd
+/// Tasks for developing knockd
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask")]
 enum Arguments {
-    /// Knocks open and closes a port between two hosts made of namespaces, and tells what happens
+    /// Open and close a port by knocking, between two hosts made of namespaces, and explain each step
     ///
-    /// It needs Linux and Rust; as root, or as a plain user where the kernel allows user namespaces. Nothing is changed on
-    /// this machine, except that root gets a missing firewall program or iproute2 installed.
+    /// Needs Linux and Rust, and runs as root, or as a plain user where the kernel allows user namespaces. It changes nothing on
+    /// this machine, except that, as root, it installs iproute2 and a firewall program if they are missing.
     Demo,
-    /// Runs every check that must pass, and ends with the line `N passed, N failed`
+    /// Run every check that must pass; the last line is `N passed, N failed, N skipped`
     ///
-    /// It needs root. It stops at the first check that fails and shows the command that repeats it. Missing tools are
-    /// installed through the system's package manager and rustup where that is possible, and named where it is not.
+    /// Needs root. It stops at the first failing check and shows the command that repeats it. Missing tools are installed with the
+    /// system's package manager and rustup; nothing is removed, and no service is enabled or started. What cannot run on this
+    /// machine is skipped and counted; with CI=true, a skip counts as a failure if the missing tool could be installed.
     Test,
-    /// Measures our knockd beside the C program, prints the table, and writes docs/benchmarks.md with its plots
+    /// Benchmark knockd against the C program and write docs/benchmarks.md and its plots
     ///
-    /// It needs root and two processors that have nothing else to do. A figure that misses its target by more than a fifth makes it
-    /// fail.
+    /// Needs root, and two idle processors for meaningful figures. Fails if a figure misses its target by more than a fifth. Where
+    /// the machine cannot keep a packet rate, the highest rate it can keep is used instead and named in the results.
     Bench {
-        /// Measure less, in less than two minutes, and write nothing
+        /// Measure less, in about two minutes, and write nothing
         #[arg(long)]
         quick: bool,
     },
-    /// Compares our knockd with the C program, rule by rule, and prints a table: same, differs on purpose, not yet
+    /// Compare knockd with the C program rule by rule, and print a table: same, differs on purpose, not yet
     Conformance {
-        /// Write the tables of docs/conformance.md anew from the rules, and compare nothing
+        /// Only rewrite the tables of docs/conformance.md from the rules
         #[arg(long)]
         write_page: bool,
     },

@@ -1,12 +1,19 @@
 //! The system's programs: finding them, and installing them where that is possible.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail, ensure};
+use anstream::println;
+use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
 
+use crate::task::quoted;
+
 /// A program and the package that has it.
+#[derive(Clone, Copy)]
 pub(crate) struct Tool {
     /// The program's name.
     pub(crate) program: &'static str,
@@ -14,28 +21,38 @@ pub(crate) struct Tool {
     package: &'static str,
     /// The package with Fedora and its relatives.
     fedora: &'static str,
+    /// Debian's packages if installing the first one would enable a service: they are unpacked into the target directory instead,
+    /// and nothing else is done with them. The other managers enable no service by themselves.
+    unpacked: &'static [&'static str],
 }
 
-pub(crate) const IP: Tool = Tool { program: "ip", package: "iproute2", fedora: "iproute" };
-pub(crate) const UNSHARE: Tool = Tool { program: "unshare", package: "util-linux", fedora: "util-linux" };
-pub(crate) const NSENTER: Tool = Tool { program: "nsenter", package: "util-linux", fedora: "util-linux" };
-pub(crate) const SETPRIV: Tool = Tool { program: "setpriv", package: "util-linux", fedora: "util-linux" };
-pub(crate) const NMAP: Tool = Tool { program: "nmap", package: "nmap", fedora: "nmap" };
+const fn tool(program: &'static str, package: &'static str, fedora: &'static str) -> Tool {
+    Tool { program, package, fedora, unpacked: &[] }
+}
+
+pub(crate) const IP: Tool = tool("ip", "iproute2", "iproute");
+pub(crate) const UNSHARE: Tool = tool("unshare", "util-linux", "util-linux");
+pub(crate) const NSENTER: Tool = tool("nsenter", "util-linux", "util-linux");
+pub(crate) const SETPRIV: Tool = tool("setpriv", "util-linux", "util-linux");
+pub(crate) const NMAP: Tool = tool("nmap", "nmap", "nmap");
+pub(crate) const PYTHON: Tool = tool("python3", "python3", "python3");
 pub(crate) const FAIL2BAN: Tool =
-    Tool { program: "fail2ban-regex", package: "fail2ban", fedora: "fail2ban-server" };
-pub(crate) const IPTABLES: Tool = Tool { program: "iptables", package: "iptables", fedora: "iptables-nft" };
-pub(crate) const NFT: Tool = Tool { program: "nft", package: "nftables", fedora: "nftables" };
-pub(crate) const TCPDUMP: Tool = Tool { program: "tcpdump", package: "tcpdump", fedora: "tcpdump" };
-pub(crate) const TASKSET: Tool = Tool { program: "taskset", package: "util-linux", fedora: "util-linux" };
-pub(crate) const VALGRIND: Tool = Tool { program: "valgrind", package: "valgrind", fedora: "valgrind" };
-pub(crate) const QEMU: Tool =
-    Tool { program: "qemu-system-x86_64", package: "qemu-system-x86", fedora: "qemu-system-x86-core" };
-pub(crate) const BUSYBOX: Tool = Tool { program: "busybox", package: "busybox-static", fedora: "busybox" };
-pub(crate) const CPIO: Tool = Tool { program: "cpio", package: "cpio", fedora: "cpio" };
-pub(crate) const DEPMOD: Tool = Tool { program: "depmod", package: "kmod", fedora: "kmod" };
-pub(crate) const PPPD: Tool = Tool { program: "pppd", package: "ppp", fedora: "ppp" };
-const KNOCKD: Tool = Tool { program: "knockd", package: "knockd", fedora: "knock-server" };
-pub(crate) const CXX: Tool = Tool { program: "c++", package: "g++", fedora: "gcc-c++" };
+    Tool { unpacked: &["fail2ban"], ..tool("fail2ban-regex", "fail2ban", "fail2ban-server") };
+pub(crate) const IPTABLES: Tool = tool("iptables", "iptables", "iptables-nft");
+pub(crate) const NFT: Tool = tool("nft", "nftables", "nftables");
+pub(crate) const TCPDUMP: Tool = tool("tcpdump", "tcpdump", "tcpdump");
+pub(crate) const TASKSET: Tool = tool("taskset", "util-linux", "util-linux");
+pub(crate) const VALGRIND: Tool = tool("valgrind", "valgrind", "valgrind");
+pub(crate) const QEMU: Tool = tool("qemu-system-x86_64", "qemu-system-x86", "qemu-system-x86-core");
+pub(crate) const BUSYBOX: Tool = tool("busybox", "busybox-static", "busybox");
+pub(crate) const CPIO: Tool = tool("cpio", "cpio", "cpio");
+pub(crate) const DEPMOD: Tool = tool("depmod", "kmod", "kmod");
+pub(crate) const PPPD: Tool = Tool { unpacked: &["ppp"], ..tool("pppd", "ppp", "ppp") };
+pub(crate) const SSHD: Tool =
+    Tool { unpacked: &["openssh-server", "libwrap0"], ..tool("sshd", "openssh-server", "openssh-server") };
+pub(crate) const SSH_KEYSCAN: Tool = tool("ssh-keyscan", "openssh-client", "openssh-clients");
+pub(crate) const CXX: Tool = tool("c++", "g++", "gcc-c++");
+const KNOCKD: Tool = tool("knockd", "knockd", "knock-server");
 
 impl Tool {
     /// Finds the program in `PATH` and where distributions keep system tools.
@@ -49,57 +66,145 @@ impl Tool {
     }
 }
 
-/// Makes sure that all of `tools` are there, and returns the packages that had to be installed for it.
-///
-/// # Errors
-///
-/// When one is missing and cannot be installed by this user on this system; the message has what to type.
-pub(crate) fn ensure_present(tools: &[Tool]) -> Result<Vec<&'static str>> {
-    let missing: Vec<&Tool> = tools.iter().filter(|tool| tool.find().is_none()).collect();
-    if missing.is_empty() {
-        return Ok(Vec::new());
-    }
-    let names = missing.iter().map(|tool| tool.program).collect::<Vec<_>>().join(", ");
-    let Some(manager) = MANAGERS.iter().find(|manager| manager.program.find().is_some()) else {
-        bail!("these programs are missing: {names}; no package manager known here can install them");
-    };
-
-    let mut packages: Vec<_> = missing.iter().map(|tool| manager.package_of(tool)).collect();
-    packages.sort_unstable();
-    packages.dedup();
-    let install = format!("{} {}", manager.install, packages.join(" "));
-    ensure!(geteuid().is_root(), "these programs are missing: {names}; install them as root: {install}");
-
-    for command in manager.refresh.iter().chain([&install.as_str()]) {
-        anstream::println!("{names} missing: {command}");
-        let mut words = command.split(' ');
-        let status = Command::new(words.next().unwrap_or_default())
-            .args(words)
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .status()?;
-        ensure!(status.success(), "these programs are missing: {names}; `{command}` ended with {status}");
-    }
-    let still_missing = missing.iter().find(|tool| tool.find().is_none());
-    ensure!(
-        still_missing.is_none(),
-        "`{install}` did not bring {}",
-        still_missing.map_or("", |tool| tool.program)
-    );
-    Ok(packages)
+/// The tools of this machine, and what had to be added to them.
+pub(crate) struct Tools {
+    target: PathBuf,
+    installed: Vec<String>,
 }
 
-/// Installs the C program that the conformance suite compares ours with, where that is Debian's: the suite knows version 0.8
-/// of theirs. Elsewhere it says what is not compared. The package neither enables nor starts its service.
-///
-/// # Errors
-///
-/// As [`ensure_present`].
-pub(crate) fn ensure_original() -> Result<()> {
-    let has_apt = MANAGERS.first().is_some_and(|apt| apt.program.find().is_some());
-    if KNOCKD.find().is_some() || has_apt {
-        return ensure_present(&[KNOCKD]).map(drop);
+impl Tools {
+    /// Finds out where tools can be unpacked.
+    ///
+    /// # Errors
+    ///
+    /// When cargo does not say where it builds.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self { target: testbed::target_directory()?, installed: Vec::new() })
     }
-    anstream::println!("Without apt there is no knockd 0.8: the conformance suite runs against ours only.");
+
+    /// The directory that cargo builds into.
+    pub(crate) fn target_directory(&self) -> &Path {
+        &self.target
+    }
+
+    /// The packages that were installed, and the files that were unpacked, for people.
+    pub(crate) fn installed(&self) -> &[String] {
+        &self.installed
+    }
+
+    /// The directory of unpacked programs, for `PATH`. They need not be there.
+    pub(crate) fn unpacked(&self) -> PathBuf {
+        self.target.join("tools/bin")
+    }
+
+    /// `PATH` with the unpacked programs behind those of the machine.
+    pub(crate) fn path(&self) -> OsString {
+        let mut path = std::env::var_os("PATH").unwrap_or_default();
+        path.push(":/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin:");
+        path.push(self.unpacked());
+        path
+    }
+
+    /// Makes sure that all of `tools` are there.
+    ///
+    /// # Errors
+    ///
+    /// When one is missing and cannot be installed by this user on this system; the message has what to type.
+    pub(crate) fn ensure_present(&mut self, tools: &[Tool]) -> Result<()> {
+        let is_missing = |tool: &Tool| tool.find().is_none() && !self.unpacked().join(tool.program).exists();
+        let missing: Vec<Tool> = tools.iter().copied().filter(is_missing).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let names = missing.iter().map(|tool| tool.program).collect::<Vec<_>>().join(", ");
+        let Some(manager) = MANAGERS.iter().find(|manager| manager.program.find().is_some()) else {
+            bail!("these programs are missing: {names}; no package manager known here can install them");
+        };
+        let (to_unpack, to_install): (Vec<_>, Vec<_>) =
+            missing.into_iter().partition(|tool| manager.can_unpack && !tool.unpacked.is_empty());
+        let mut packages: Vec<_> = to_install.iter().map(|tool| manager.package_of(tool)).collect();
+        packages.sort_unstable();
+        packages.dedup();
+        let install = format!("{} {}", manager.install, packages.join(" "));
+        ensure!(geteuid().is_root(), "these programs are missing: {names}; install them as root: {install}");
+
+        println!("missing: {names}");
+        if let Some(refresh) = manager.refresh {
+            run_manager(refresh, Path::new("/"))?;
+        }
+        if !packages.is_empty() {
+            run_manager(&install, Path::new("/"))?;
+            self.installed.extend(packages.into_iter().map(str::to_owned));
+        }
+        let still_missing = to_install.iter().find(|tool| tool.find().is_none());
+        ensure!(
+            still_missing.is_none(),
+            "`{install}` did not bring {}",
+            still_missing.map_or("", |tool| tool.program)
+        );
+        to_unpack.iter().try_for_each(|tool| self.unpack(tool))
+    }
+
+    /// Unpacks a Debian package into the target directory, and writes a script that runs its program from there.
+    fn unpack(&mut self, tool: &Tool) -> Result<()> {
+        let directory = self.target.join("tools").join(tool.package);
+        let root = directory.join("root");
+        // One that was interrupted has no script.
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir_all(&root)?;
+        fs::create_dir_all(self.unpacked())?;
+        let root = root.canonicalize()?;
+        run_manager(&format!("apt-get download -q {}", tool.unpacked.join(" ")), &directory)?;
+        for entry in fs::read_dir(&directory)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "deb") {
+                let status = Command::new("dpkg").arg("-x").arg(&path).arg(&root).status()?;
+                ensure!(status.success(), "cannot unpack {}", path.display());
+            }
+        }
+        let inside = |place: &&str| root.join(place).join(tool.program).exists();
+        let place = ["usr/sbin", "usr/bin", "sbin", "bin"].into_iter().find(inside);
+        let place = place.with_context(|| format!("the package {} has no {}", tool.package, tool.program))?;
+        let root = root.to_str().context("a path that is not UTF-8")?;
+        let script = format!(
+            "#!/bin/sh\n# Made by `cargo xtask test`.\nroot={root}\n\
+             export LD_LIBRARY_PATH=\"$(echo \"$root\"/usr/lib/*-linux-gnu)\"\n\
+             export PYTHONPATH=\"$root/usr/lib/python3/dist-packages\"\n\
+             exec \"$root/{place}/{program}\" \"$@\"\n",
+            root = quoted(root),
+            program = tool.program,
+        );
+        let path = self.unpacked().join(tool.program);
+        fs::write(&path, script)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        self.installed.push(format!("{} (unpacked into {})", tool.package, directory.display()));
+        Ok(())
+    }
+
+    /// Installs the C program that the conformance suite compares ours with, where that is Debian's: the suite knows version
+    /// 0.8 of theirs. Returns whether it is there. The package neither enables nor starts its service.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tools::ensure_present`].
+    pub(crate) fn ensure_original(&mut self) -> Result<bool> {
+        let has_apt = MANAGERS.first().is_some_and(|apt| apt.program.find().is_some());
+        if KNOCKD.find().is_some() || has_apt {
+            return self.ensure_present(&[KNOCKD]).map(|()| true);
+        }
+        Ok(false)
+    }
+}
+
+fn run_manager(command: &str, directory: &Path) -> Result<()> {
+    println!("{command}");
+    let mut words = command.split(' ');
+    let status = Command::new(words.next().unwrap_or_default())
+        .args(words)
+        .current_dir(directory)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .status()?;
+    ensure!(status.success(), "`{command}` ended with {status}");
     Ok(())
 }
 
@@ -107,29 +212,36 @@ pub(crate) fn ensure_original() -> Result<()> {
 struct Manager {
     program: Tool,
     refresh: Option<&'static str>,
+    /// It removes no package: apt is told not to, the others do so only when asked.
     install: &'static str,
+    /// Whether it has Debian's packages.
+    can_unpack: bool,
 }
 
 const MANAGERS: [Manager; 4] = [
     Manager {
-        program: Tool { program: "apt-get", package: "apt", fedora: "apt" },
+        program: tool("apt-get", "apt", "apt"),
         refresh: Some("apt-get update -q"),
-        install: "apt-get install -q -y --no-install-recommends",
+        install: "apt-get install -q -y --no-install-recommends --no-remove",
+        can_unpack: true,
     },
     Manager {
-        program: Tool { program: "dnf", package: "dnf", fedora: "dnf" },
+        program: tool("dnf", "dnf", "dnf"),
         refresh: None,
         install: "dnf install -y",
+        can_unpack: false,
     },
     Manager {
-        program: Tool { program: "apk", package: "apk-tools", fedora: "apk-tools" },
+        program: tool("apk", "apk-tools", "apk-tools"),
         refresh: None,
         install: "apk add",
+        can_unpack: false,
     },
     Manager {
-        program: Tool { program: "pacman", package: "pacman", fedora: "pacman" },
+        program: tool("pacman", "pacman", "pacman"),
         refresh: None,
         install: "pacman -Sy --noconfirm",
+        can_unpack: false,
     },
 ];
 

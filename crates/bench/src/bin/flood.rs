@@ -21,7 +21,7 @@ use testbed::{Flags, Frame};
 /// How many packets a system call sends.
 const BATCH: usize = 32;
 
-/// No run takes longer.
+/// After so long it stops, and says how far it has got.
 const MOST_SECONDS: f64 = 60.0;
 
 /// The server of a test net.
@@ -98,7 +98,9 @@ fn main() -> Result<()> {
     let start = Instant::now();
     while sent < arguments.count || !hits.waiting.is_empty() {
         let elapsed = start.elapsed();
-        ensure!(elapsed.as_secs_f64() < MOST_SECONDS, "this takes too long");
+        if elapsed.as_secs_f64() > MOST_SECONDS {
+            break;
+        }
         hits.send_due(elapsed, &socket, &template)?;
         let due = if arguments.rate == 0 {
             arguments.count

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{BOTH, Bench, Pair, Scale, Spread, doors, list, ports};
+use super::{BOTH, Bench, doors, list, ports};
 use crate::daemon::Whose;
+use crate::flood::Flood;
+use crate::results::{Pair, Spread};
+use crate::scale::Scale;
 
 impl Bench {
     /// The cost of the filter is what a packet takes more than with a socket that wants nothing.
@@ -55,7 +58,8 @@ impl Bench {
     fn fastest(&self, floods: usize, arguments: &str) -> Result<f64> {
         let mut fastest = f64::INFINITY;
         for _ in 0..floods {
-            fastest = fastest.min(self.flood(0, arguments, |send| Ok((send()?, ())))?.0.pace());
+            let flood = Flood::send(&self.net, &self.programs, &format!("--rate 0 {arguments}"))?;
+            fastest = fastest.min(flood.pace());
         }
         Ok(fastest)
     }

@@ -5,11 +5,14 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
-use super::{BOTH, Bench, DELAYS, KNOCKS, KnockRow, Pair, Scale, Spread, doors, list, peer, ports};
+use super::{BOTH, Bench, doors, list, peer, ports};
 use crate::daemon::Whose;
 use crate::flood::{Flood, knocks};
+use crate::rate::{Round, at_one_rate};
+use crate::results::{DELAYS, IdleLatency, KNOCKS, KnockRow, Pair, Spread};
+use crate::scale::Scale;
 
 impl Bench {
     /// A door that notes when it opens.
@@ -40,27 +43,32 @@ impl Bench {
             Scale::Quick => &[10_000, 500_000],
             Scale::Full => &[1_000, 10_000, 50_000, 500_000],
         };
-        let mut rows = Vec::new();
-        for &rate in rates {
-            let mut opened = [Vec::new(), Vec::new()];
-            let mut latencies = [Vec::new(), Vec::new()];
-            for _ in 0..self.scale.rounds() {
-                for ((whose, opened), latencies) in BOTH.into_iter().zip(&mut opened).zip(&mut latencies) {
-                    let (counts, taken) = self.knocks_in_flood(whose, rate)?;
-                    opened.push(counts);
-                    latencies.extend(taken);
+        let row = |&wanted: &u64| {
+            let (rate, rounds) = at_one_rate(wanted, self.scale.rounds(), |rate| {
+                // Both at the same rate, or there is nothing to compare.
+                let mut both = Vec::new();
+                for whose in BOTH {
+                    match self.knocks_in_flood(whose, rate)? {
+                        Round::Kept(opened) => both.push(opened),
+                        Round::Slower(rate) => return Ok(Round::Slower(rate)),
+                    }
                 }
-            }
-            let [c, ours] = opened.map(|rounds| Spread::of_each(&rounds));
-            let [c_latency, ours_latency] = latencies.map(|taken| Spread::of(taken).ok());
-            rows.push(KnockRow { rate, c: c?, ours: ours?, c_latency, ours_latency });
-        }
-        Ok(rows)
+                Ok(Round::Kept(both))
+            })?;
+            let of = |index: usize| {
+                let rounds = rounds.iter().filter_map(|both| both.get(index));
+                let (counts, latencies): (Vec<_>, Vec<_>) = rounds.cloned().unzip();
+                Ok::<_, anyhow::Error>((Spread::of_each(&counts)?, Spread::of(latencies.concat()).ok()))
+            };
+            let ((c, c_latency), (ours, ours_latency)) = (of(0)?, of(1)?);
+            Ok(KnockRow { rate, c, ours, c_latency, ours_latency })
+        };
+        rates.iter().map(row).collect()
     }
 
     /// How many knocks with each delay opened while others' first steps came at this rate, and how long those without a delay
     /// took, in milliseconds.
-    pub(super) fn knocks_in_flood(&self, whose: Whose, rate: u64) -> Result<(Vec<f64>, Vec<f64>)> {
+    pub(super) fn knocks_in_flood(&self, whose: Whose, rate: u64) -> Result<Round<(Vec<f64>, Vec<f64>)>> {
         let (config, ports) = self.stamping(whose, "")?;
         let delays = DELAYS.map(|delay| delay.to_string()).join(",");
         let arguments = format!(
@@ -69,32 +77,17 @@ impl Bench {
             ports.first().context("no port")?,
             list(&ports)
         );
-        let (flood, stamps) = self.flood(rate, &arguments, |send| {
+        let before = || {
             self.clear_stamps()?;
-            let daemon = self.start(whose, &config)?;
-            let flood = send()?;
+            self.start(whose, &config)
+        };
+        self.flood(rate, &arguments, before, |daemon, flood| {
             daemon.settle()?;
-            Ok((flood, self.stamps()))
-        })?;
-        let (mut counts, mut latencies) = (vec![0.0; DELAYS.len()], Vec::new());
-        for (source, at) in stamps {
-            // The generator gives the knocks of each delay their addresses in turns.
-            let index = source.to_bits() as usize % DELAYS.len();
-            // 11.0.0.0 modulo 3 is where the turns begin.
-            let index = (index + DELAYS.len() - (11 << 24) % DELAYS.len()) % DELAYS.len();
-            if let Some(count) = counts.get_mut(index) {
-                *count += 1.0;
-            }
-            if let Some(hit) = flood.knocks.get(&source)
-                && index == 0
-            {
-                latencies.push((at - hit) as f64 / 1e6);
-            }
-        }
-        Ok((counts, latencies))
+            Ok(Some(counts_and_latencies(flood, self.stamps())))
+        })
     }
 
-    /// How long each knock takes without a flood, in milliseconds.
+    /// How long each knock takes without a flood that opens, in milliseconds.
     pub(super) fn idle_knocks(&self, whose: Whose, config: &str, ports: &[u16]) -> Result<Vec<f64>> {
         self.clear_stamps()?;
         let daemon = self.start(whose, config)?;
@@ -102,14 +95,12 @@ impl Bench {
             format!("--rate 1 --count 0 --knocks {KNOCKS} --delays 0 --pause 157 --sequence {}", list(ports));
         let flood = Flood::send(&self.net, &self.programs, &arguments)?;
         daemon.settle()?;
-        let stamps = self.stamps();
-        ensure!(stamps.len() == KNOCKS as usize, "{whose:?} opened for {} knocks only", stamps.len());
         let taken = |(source, at): (&Ipv4Addr, &i128)| Some((at - flood.knocks.get(source)?) as f64 / 1e6);
-        Ok(stamps.iter().filter_map(taken).collect())
+        Ok(self.stamps().iter().filter_map(taken).collect())
     }
 
-    pub(super) fn idle_latency(&self) -> Result<(Pair, Spread, Spread)> {
-        let directory = testbed::workspace_root().join("target/bench-state");
+    pub(super) fn idle_latency(&self) -> Result<IdleLatency> {
+        let directory = testbed::target_directory()?.join("bench-state");
         fs::create_dir_all(&directory)?;
         let directory = directory.canonicalize()?;
         let (plain, ports) = self.stamping(Whose::Ours, "")?;
@@ -118,17 +109,46 @@ impl Bench {
             "[options]\nStateDir = {}\nOnExit = close\n{stopping}",
             directory.join("knockd").display()
         );
-        let (mut c, mut ours, mut with_stop) = (Vec::new(), Vec::new(), Vec::new());
+        let cases = [(Whose::C, &plain), (Whose::Ours, &plain), (Whose::Ours, &stopping)];
+        let mut taken = [const { Vec::new() }; 3];
+        let mut opened = [KNOCKS as usize; 3];
         for _ in 0..self.scale.rounds() {
-            c.extend(self.idle_knocks(Whose::C, &plain, &ports)?);
-            ours.extend(self.idle_knocks(Whose::Ours, &plain, &ports)?);
-            with_stop.extend(self.idle_knocks(Whose::Ours, &stopping, &ports)?);
+            for (((whose, config), taken), opened) in cases.into_iter().zip(&mut taken).zip(&mut opened) {
+                let round = self.idle_knocks(whose, config, &ports)?;
+                *opened = round.len().min(*opened);
+                taken.extend(round);
+            }
             let _ = fs::remove_dir_all(directory.join("knockd"));
         }
         let disk = (0..20).map(|_| store_time(&directory)).collect::<Result<_>>()?;
-        let pair = Pair { c: Spread::of(c)?, ours: Spread::of(ours)? };
-        Ok((pair, Spread::of(with_stop)?, Spread::of(disk)?))
+        let [c, ours, with_stop] = taken.map(Spread::of);
+        Ok(IdleLatency {
+            plain: Pair { c: c?, ours: ours? },
+            with_stop: with_stop?,
+            disk: Spread::of(disk)?,
+            opened,
+        })
     }
+}
+
+/// How many knocks with each delay opened, and how long those without a delay took, in milliseconds.
+fn counts_and_latencies(flood: &Flood, stamps: HashMap<Ipv4Addr, i128>) -> (Vec<f64>, Vec<f64>) {
+    let (mut counts, mut latencies) = (vec![0.0; DELAYS.len()], Vec::new());
+    for (source, at) in stamps {
+        // The generator gives the knocks of each delay their addresses in turns.
+        let index = source.to_bits() as usize % DELAYS.len();
+        // 11.0.0.0 modulo 3 is where the turns begin.
+        let index = (index + DELAYS.len() - (11 << 24) % DELAYS.len()) % DELAYS.len();
+        if let Some(count) = counts.get_mut(index) {
+            *count += 1.0;
+        }
+        if let Some(hit) = flood.knocks.get(&source)
+            && index == 0
+        {
+            latencies.push((at - hit) as f64 / 1e6);
+        }
+    }
+    (counts, latencies)
 }
 
 /// How long the disk takes to store a file so that it survives, in milliseconds.

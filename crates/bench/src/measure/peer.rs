@@ -7,24 +7,14 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Bench, Scale, Spread, list};
+use super::{Bench, list};
 use crate::daemon::Whose;
+use crate::rate::{Round, at_one_rate};
+use crate::results::{Peer, Spread};
+use crate::scale::Scale;
 
 /// The only interface that it knows (its `main.rs`).
 const INTERFACE: &str = "enp3s0";
-
-/// What was measured of it.
-#[derive(Debug)]
-pub(crate) struct Peer {
-    /// CPU for a packet to a port of a sequence, by number of live attempts; nanoseconds.
-    pub(crate) live: Vec<(u32, Spread)>,
-    /// How many knocks opened in a flood of so many packets a second, for each delay.
-    pub(crate) knocks: Vec<(u64, Vec<Spread>)>,
-    /// From the last hit to the command on an idle machine, in milliseconds.
-    pub(crate) idle_latency: Spread,
-    /// How often a second it wakes up when idle, and its memory then, in KiB.
-    pub(crate) at_rest: (f64, f64),
-}
 
 /// One door, as it wants it.
 pub(super) fn config(ports: &[u16], command: &str) -> String {
@@ -50,16 +40,16 @@ impl Bench {
         const ROUNDS: usize = 3;
         let mut live = Vec::new();
         for attempts in [0, 1_000, 10_000] {
-            let costs =
-                (0..ROUNDS).map(|_| self.cost(Whose::Peer, attempts, 5_000)).collect::<Result<_>>()?;
-            live.push((attempts, Spread::of(costs)?));
+            live.push((attempts, self.cost(Whose::Peer, attempts, 5_000, ROUNDS)?));
         }
         let mut knocks = Vec::new();
         for rate in [1_000, 10_000, 50_000] {
-            let mut rounds: Vec<Vec<f64>> = Vec::new();
-            for _ in 0..ROUNDS {
-                rounds.push(self.knocks_in_flood(Whose::Peer, rate)?.0);
-            }
+            let (rate, rounds) = at_one_rate(rate, ROUNDS, |rate| {
+                Ok(match self.knocks_in_flood(Whose::Peer, rate)? {
+                    Round::Kept((counts, _)) => Round::Kept(counts),
+                    Round::Slower(rate) => Round::Slower(rate),
+                })
+            })?;
             knocks.push((rate, Spread::of_each(&rounds)?));
         }
         let (config, ports) = self.stamping(Whose::Peer, "")?;

@@ -230,7 +230,10 @@ mod tests {
         let (left, opened) = thread::spawn(|| (leave_file_system(), File::open("/"))).join().unwrap();
         match left {
             Ok(()) => assert_eq!(opened.unwrap_err().kind(), io::ErrorKind::PermissionDenied),
-            Err(error) => assert!([Errno::ENOSYS, Errno::EOPNOTSUPP].contains(&error), "{error}"),
+            Err(error) => {
+                assert!([Errno::ENOSYS, Errno::EOPNOTSUPP].contains(&error), "{error}");
+                testbed::skip("the kernel has no Landlock");
+            }
         }
     }
 }

@@ -52,6 +52,8 @@ fn sockets<'a>(table: &'a str, state: &'a str) -> impl Iterator<Item = u16> + 'a
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, UdpSocket};
+
     use super::*;
 
     const TCP: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
@@ -70,10 +72,19 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_of_this_process_is_found() {
-        let socket = std::net::TcpListener::bind(("0.0.0.0", 0)).unwrap();
-        let port = socket.local_addr().unwrap().port();
-        assert!(Listening::read().is_listening(Step::tcp(port)));
-        assert!(!Listening::read().is_listening(Step::udp(0)));
+    fn a_socket_of_this_process_is_found_while_others_can_reach_it() {
+        let tcp = TcpListener::bind(("0.0.0.0", 0)).unwrap();
+        let local = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let udp = UdpSocket::bind(("0.0.0.0", 0)).unwrap();
+        // No other socket can have these ports of all addresses meanwhile.
+        let [of_tcp, of_local, of_udp] =
+            [tcp.local_addr(), local.local_addr(), udp.local_addr()].map(|address| address.unwrap().port());
+        let before = Listening::read();
+        assert!(before.is_listening(Step::tcp(of_tcp)));
+        assert!(!before.is_listening(Step::tcp(of_local)));
+        assert!(before.is_listening(Step::udp(of_udp)));
+        // One with a peer hears nobody else.
+        udp.connect(("127.0.0.1", 9)).unwrap();
+        assert!(!Listening::read().is_listening(Step::udp(of_udp)));
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use knockd_capture::interfaces;
-use knockd_core::config::{Action, Commands, Diagnostic, Door, Key, Options, Parsed, Places, Severity};
+use knockd_core::config::{Action, Code, Commands, Diagnostic, Door, Key, Options, Parsed, Places, Severity};
 use knockd_core::{CommandTemplate, Config, FlagRule, OneTime, Protocol, Sequence, advise};
 use serde::Serialize;
 
@@ -123,7 +123,7 @@ impl<'a> Check<'a> {
             }
             let message = format!("{program} is not there, or cannot be executed");
             let expected = "a program of this machine; perhaps a package has to be installed";
-            findings.push(self.warning("missing-program", span, message, expected));
+            findings.push(self.warning(Code::MissingProgram, span, message, expected));
         }
         findings
     }
@@ -146,12 +146,12 @@ impl<'a> Check<'a> {
         } else {
             format!("a service of this machine listens on {step}: its users hit this port, too")
         };
-        Some(self.warning("live-port", span, message, expected))
+        Some(self.warning(Code::LivePort, span, message, expected))
     }
 
     fn warning(
         &self,
-        code: &'static str,
+        code: Code,
         span: std::ops::Range<usize>,
         message: String,
         expected: &str,
@@ -166,7 +166,7 @@ impl<'a> Check<'a> {
             self.add_about(
                 self.file.path.clone(),
                 Severity::Warning,
-                "missing-interface",
+                Code::MissingInterface,
                 error.to_string(),
                 None,
             );
@@ -190,7 +190,7 @@ impl<'a> Check<'a> {
             }
         };
         let span = places.of("One_Time_Sequences");
-        Some(Diagnostic::new(&self.file.text, span, Severity::Error, "one-time-file", message, expected))
+        Some(Diagnostic::new(&self.file.text, span, Severity::Error, Code::OneTimeFile, message, expected))
     }
 
     /// Looks who else may use a file.
@@ -203,7 +203,7 @@ impl<'a> Check<'a> {
             Access::Read => (Severity::Warning, "read by everybody, with the secrets in it"),
         };
         let help = format!("chmod o= {}", path.display());
-        self.add_about(path.to_owned(), severity, "open-to-others", format!("it can be {can}"), Some(help));
+        self.add_about(path.to_owned(), severity, Code::OpenToOthers, format!("it can be {can}"), Some(help));
     }
 
     fn add_all(&mut self, findings: Vec<Diagnostic>) {
@@ -212,7 +212,7 @@ impl<'a> Check<'a> {
             let Diagnostic { severity, code, line, column, message, expected, help, .. } = finding;
             self.findings.push(Finding {
                 severity: severity.name(),
-                code,
+                code: code.name(),
                 path: self.file.path.clone(),
                 place: Some(Place { line, column }),
                 message,
@@ -228,7 +228,7 @@ impl<'a> Check<'a> {
         &mut self,
         path: PathBuf,
         severity: Severity,
-        code: &'static str,
+        code: Code,
         message: String,
         help: Option<String>,
     ) {
@@ -236,7 +236,7 @@ impl<'a> Check<'a> {
         if let Some(help) = &help {
             drawn = format!("{drawn}: {help}");
         }
-        let (severity, expected) = (severity.name(), String::new());
+        let (severity, code, expected) = (severity.name(), code.name(), String::new());
         self.findings.push(Finding { severity, code, path, place: None, message, expected, help, drawn });
     }
 

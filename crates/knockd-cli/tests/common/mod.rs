@@ -124,6 +124,23 @@ pub(crate) fn is_about_the_machine(line: &str) -> bool {
     line.contains("the packet decoder has more rights than it needs") || line.contains("eth0 now has ")
 }
 
+/// Whether the hosts have IPv6. The test that asks shows less than its name says if not, so it is counted as skipped then.
+pub(crate) fn has_ipv6(net: &Net) -> bool {
+    if !net.has_ipv6() {
+        testbed::skip("IPv6 is switched off in the kernel");
+    }
+    net.has_ipv6()
+}
+
+/// Whether this is root. The test that asks is counted as skipped if not.
+pub(crate) fn is_root() -> bool {
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root {
+        testbed::skip("it takes root");
+    }
+    is_root
+}
+
 /// Runs our `knock` with these arguments to its end.
 pub(crate) fn knock(host: &Host, arguments: &str) {
     static PROGRAM: OnceLock<String> = OnceLock::new();

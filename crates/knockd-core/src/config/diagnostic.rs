@@ -33,13 +33,87 @@ impl fmt::Display for Severity {
     }
 }
 
+/// Makes the enum, the list of all its values and their names from one table, so that none can be left out.
+macro_rules! codes {
+    ($($(#[$doc:meta])* $code:ident = $name:literal,)*) => {
+        /// What kind of finding a [`Diagnostic`] is, for programs; docs/json.md has all of them.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub enum Code {
+            $($(#[$doc])* $code,)*
+        }
+
+        impl Code {
+            /// Every code, in the order of docs/json.md.
+            pub const ALL: &[Self] = &[$(Self::$code,)*];
+
+            /// The word for it, which stays as it is.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$code => $name,)*
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The text is wrong.
+    Invalid = "invalid",
+    /// Something is probably not meant.
+    Doubtful = "doubtful",
+    /// Everybody can read the file, or write it.
+    OpenToOthers = "open-to-others",
+    /// The file of one-time sequences cannot be read, or none is left.
+    OneTimeFile = "one-time-file",
+    /// The sequence stands in manuals and walk-throughs.
+    KnownSequence = "known-sequence",
+    /// All ports are such as people think of first.
+    EasyPorts = "easy-ports",
+    /// Two steps in a row are so near to each other that one scan hits both at once.
+    NearPorts = "near-ports",
+    /// A step is a port that scanners try first.
+    WellKnownPort = "well-known-port",
+    /// The steps are of one protocol and ascend.
+    AscendingPorts = "ascending-ports",
+    /// `Seq_Timeout` is short for so many steps.
+    ShortTimeout = "short-timeout",
+    /// `Seq_Timeout` is long.
+    LongTimeout = "long-timeout",
+    /// There are TCP steps and no `TCPFlags`.
+    NoTcpFlags = "no-tcp-flags",
+    /// No ordinary attempt to connect has the flags that `TCPFlags` wants.
+    UnusualFlags = "unusual-flags",
+    /// A knock at the door opens another one, too.
+    OpensAnother = "opens-another",
+    /// A step is a step of another door, too.
+    SharedPort = "shared-port",
+    /// The stop command never runs.
+    StopWithoutStart = "stop-without-start",
+    /// A start command opens a firewall, and nothing closes it again.
+    StartWithoutStop = "start-without-stop",
+    /// The program of a command cannot be executed.
+    MissingProgram = "missing-program",
+    /// A program of this machine listens on a port of the sequence.
+    LivePort = "live-port",
+    /// An interface that `Interface` names does not exist.
+    MissingInterface = "missing-interface",
+    /// How likely a guess and a scan are to open the door.
+    Odds = "odds",
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// One finding about a configuration text.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Diagnostic {
     /// Whether the configuration can be used all the same.
     pub severity: Severity,
-    /// A name for this kind of finding, for programs; docs/json.md has all of them.
-    pub code: &'static str,
+    /// Which kind of finding it is.
+    pub code: Code,
     /// Line of the finding, counted from 1.
     pub line: usize,
     /// Column of its first character, counted from 1 in characters.
@@ -60,7 +134,7 @@ impl Diagnostic {
         text: &[u8],
         span: Range<usize>,
         severity: Severity,
-        code: &'static str,
+        code: Code,
         message: impl Into<String>,
         expected: impl Into<String>,
     ) -> Self {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::ops::Range;
 
-use super::{Diagnostic, Options, Places, Seconds, Severity, Text};
+use super::{Code, Diagnostic, Options, Places, Seconds, Severity, Text};
 use crate::grammar::{self, Expected, Parse, Remarked};
 
 /// The byte order mark with which some editors begin a UTF-8 file.
@@ -164,7 +164,7 @@ impl Report<'_> {
         expected: &str,
         help: Option<String>,
     ) {
-        let code = if severity == Severity::Error { "invalid" } else { "doubtful" };
+        let code = if severity == Severity::Error { Code::Invalid } else { Code::Doubtful };
         let finding = Diagnostic::new(self.text, span, severity, code, message, expected);
         self.findings.push(Diagnostic { help, ..finding });
     }

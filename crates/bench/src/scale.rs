@@ -1,0 +1,19 @@
+//! How much is measured.
+
+/// How much is measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scale {
+    /// Everything that has a target, in less than two minutes.
+    Quick,
+    /// Everything, in some twenty minutes.
+    Full,
+}
+
+impl Scale {
+    pub(crate) const fn rounds(self) -> usize {
+        match self {
+            Self::Quick => 1,
+            Self::Full => 5,
+        }
+    }
+}
