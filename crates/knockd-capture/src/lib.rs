@@ -3,35 +3,28 @@
 //! A [`Program`] says which packets are wanted, a [`PacketSocket`] collects them, a [`Capture`] reads them as
 //! [`knockd_core::Packet`], [`interfaces`] and [`LinkWatch`] tell where that is possible. Linux only (packet(7)).
 
+mod capture;
 mod decode;
 mod filter;
 mod link;
 mod masters;
-mod receiver;
 mod ring;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
-use knockd_core::Packet;
 use nix::errno::Errno;
-use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBufForce;
-use pnet::datalink::{self, DataLinkReceiver};
-use rustix::net::netdevice;
+use nix::sys::socket::{LinkAddr, SockaddrStorage, getsockname, setsockopt};
+use pnet::datalink;
 use socket2::{Domain, Socket, Type};
 
-use crate::receiver::Receiver;
-
+pub use capture::{Capture, CaptureError, Received};
 pub use decode::{Ignored, decode};
 pub use filter::Program;
 pub use link::{Interface, LinkWatch, interfaces};
 pub use ring::{Statistics, statistics};
-
-/// How often [`Capture::take_dropped`] asks.
-const DROPPED_EVERY: Duration = Duration::from_secs(1);
 
 /// The default queue holds about 277 small packets: fewer than may come while the reader sleeps.
 const QUEUE_BYTES: usize = 8 << 20;
@@ -58,7 +51,7 @@ pub struct PacketSocket {
 impl PacketSocket {
     /// Starts to collect what the program accepts, in both directions.
     ///
-    /// The interface may be down; then [`Capture::next_packet`] says so first, and packets come once it is up.
+    /// The interface may be down; then [`Capture::receive`] says so first, and packets come once it is up.
     ///
     /// # Errors
     ///
@@ -113,6 +106,15 @@ impl PacketSocket {
         self.surplus.load(Ordering::Relaxed)
     }
 
+    /// Says whether the socket is still on the interface with this number. The kernel takes it off when the interface is
+    /// deleted or leaves the network namespace, and does not put it on one that comes with the same number.
+    pub fn is_on(&self, index: u32) -> bool {
+        // As a `LinkAddr` it would be refused: the kernel leaves out the end that a hardware address does not need.
+        let address = getsockname::<SockaddrStorage>(self.socket.as_raw_fd()).ok();
+        let bound_to = address.as_ref().and_then(SockaddrStorage::as_link_addr).map(LinkAddr::ifindex);
+        bound_to.and_then(|bound_to| bound_to.try_into().ok()) == Some(index)
+    }
+
     /// Where packets wait.
     pub const fn buffer(&self) -> Buffer {
         self.buffer
@@ -125,71 +127,6 @@ impl AsFd for PacketSocket {
     }
 }
 
-/// Reads and decodes the packets of a [`PacketSocket`], in this process or in another one that got its descriptor.
-///
-/// It needs no privilege, and of system calls mmap(2) when it is made, and later poll(2), and on that descriptor recvfrom(2),
-/// getsockopt(2) and ioctl(2) with `SIOCGIFINDEX`.
-#[derive(Debug)]
-pub struct Capture<S> {
-    receiver: Receiver<S>,
-    /// The interface that the socket is bound to.
-    name: String,
-    index: u32,
-    /// When the kernel was asked last how many packets it has dropped.
-    asked: Instant,
-}
-
-impl<S: AsFd + Send> Capture<S> {
-    /// Takes a [`PacketSocket`] or a descriptor of one, and name and number of the interface that it was opened for.
-    pub fn new(socket: S, name: &str, index: u32) -> Self {
-        Self { receiver: Receiver::new(socket), name: name.to_owned(), index, asked: Instant::now() }
-    }
-
-    /// Asks the kernel how many more packets it has dropped because nobody read them in time; 0 within a second of the last
-    /// question, since each is a system call.
-    pub fn take_dropped(&mut self) -> u32 {
-        if self.asked.elapsed() < DROPPED_EVERY {
-            return 0;
-        }
-        self.asked = Instant::now();
-        ring::statistics(&self.receiver.socket).map_or(0, |counts| counts.drops)
-    }
-
-    /// Returns the next packet; when none is left, says so, and waits for one when it is called again.
-    ///
-    /// `None` means that none is left, that none came within a second, or that one came which knocking does not look at:
-    /// call again.
-    ///
-    /// # Errors
-    ///
-    /// [`CaptureError::LinkDown`] once, when the interface goes down; the same capture goes on when it is up again, and
-    /// calls in between merely wait. [`CaptureError::InterfaceGone`] when the interface was deleted or renamed; within
-    /// a second or two, and from then on. [`CaptureError::Other`] for what the kernel should not say; pause before
-    /// calling again.
-    pub fn next_packet(&mut self) -> Result<Option<Packet>, CaptureError> {
-        let error = match self.receiver.next() {
-            Ok(ip_packet) => return Ok(decode(ip_packet).ok()),
-            Err(error) => error,
-        };
-        match error.kind() {
-            io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => Ok(None),
-            io::ErrorKind::TimedOut if self.exists() => Ok(None),
-            io::ErrorKind::TimedOut => Err(CaptureError::InterfaceGone),
-            io::ErrorKind::NetworkDown => Err(CaptureError::LinkDown),
-            _ => Err(CaptureError::Other(error)),
-        }
-    }
-
-    /// Says whether the interface still exists under its name; when the kernel cannot be asked, it does.
-    fn exists(&self) -> bool {
-        // if_nametoindex(3) would do the same on a socket of its own, which a sandbox refuses.
-        match netdevice::name_to_index(&self.receiver.socket, &self.name) {
-            Ok(index) => index == self.index,
-            Err(error) => error != rustix::io::Errno::NODEV,
-        }
-    }
-}
-
 /// Why capturing could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -199,7 +136,7 @@ pub enum OpenError {
     )]
     NotPermitted,
     /// The interface went away.
-    #[error("there is no interface {interface} any more")]
+    #[error("interface {interface} no longer exists")]
     InterfaceGone {
         /// Its name.
         interface: String,
@@ -212,18 +149,4 @@ pub enum OpenError {
         /// What the kernel said.
         source: io::Error,
     },
-}
-
-/// Why no packet could be read.
-#[derive(Debug, thiserror::Error)]
-pub enum CaptureError {
-    /// The interface went down.
-    #[error("the interface is down")]
-    LinkDown,
-    /// The interface was deleted, renamed, or moved to another network namespace.
-    #[error("the interface no longer exists")]
-    InterfaceGone,
-    /// The kernel failed for a reason that is not expected.
-    #[error("cannot read packets")]
-    Other(#[source] io::Error),
 }

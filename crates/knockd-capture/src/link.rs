@@ -2,17 +2,14 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
 
-use nix::errno::Errno;
-use nix::libc;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
-};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use nix::libc::{ENOBUFS, MSG_DONTWAIT, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR, RTMGRP_LINK};
 use pnet::datalink::{self, NetworkInterface};
+use pnet::ipnetwork::IpNetwork;
 
 use crate::masters;
-use pnet::ipnetwork::IpNetwork;
 
 /// A network interface as it was when [`interfaces`] looked.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -75,7 +72,7 @@ impl Interface {
 /// change falls in between.
 #[derive(Debug)]
 pub struct LinkWatch {
-    socket: OwnedFd,
+    socket: Socket,
 }
 
 impl LinkWatch {
@@ -85,15 +82,9 @@ impl LinkWatch {
     ///
     /// When the kernel or a sandbox refuses a netlink socket.
     pub fn open() -> io::Result<Self> {
-        let groups = [libc::RTMGRP_LINK, libc::RTMGRP_IPV4_IFADDR, libc::RTMGRP_IPV6_IFADDR];
-        let groups = groups.into_iter().fold(0, |all, group| all | group.cast_unsigned());
-        let socket = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkRoute,
-        )?;
-        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+        let groups = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR;
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind(&SocketAddr::new(0, groups.cast_unsigned()))?;
         Ok(Self { socket })
     }
 
@@ -105,23 +96,24 @@ impl LinkWatch {
     ///
     /// When the socket fails for any reason but an interruption or an overrun, which are handled.
     pub fn wait(&self) -> io::Result<()> {
-        self.receive(MsgFlags::empty())?;
-        while self.receive(MsgFlags::MSG_DONTWAIT)? {}
+        self.receive(0)?;
+        while self.receive(MSG_DONTWAIT)? {}
         Ok(())
     }
 
     /// Takes one message; `false` when none is queued.
-    fn receive(&self, flags: MsgFlags) -> io::Result<bool> {
+    fn receive(&self, flags: i32) -> io::Result<bool> {
         // What does not fit is cut off: that there was a message says it all.
         let mut buffer = [0; 64];
         loop {
-            return match recv(self.socket.as_raw_fd(), &mut buffer, flags) {
-                // ENOBUFS: there were more messages than the socket could hold.
-                Ok(_) | Err(Errno::ENOBUFS) => Ok(true),
-                Err(Errno::EAGAIN) => Ok(false),
-                Err(Errno::EINTR) => continue,
-                Err(error) => Err(error.into()),
-            };
+            let Err(error) = self.socket.recv(&mut buffer.as_mut_slice(), flags) else { return Ok(true) };
+            match error.kind() {
+                // There were more messages than the socket could hold.
+                _ if error.raw_os_error() == Some(ENOBUFS) => return Ok(true),
+                io::ErrorKind::WouldBlock => return Ok(false),
+                io::ErrorKind::Interrupted => {}
+                _ => return Err(error),
+            }
         }
     }
 }

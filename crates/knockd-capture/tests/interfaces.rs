@@ -3,9 +3,10 @@
 
 mod network;
 
+use std::process::{self, Command};
 use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
+use std::{fs, thread};
 
 use knockd_capture::{LinkWatch, interfaces};
 use network::{find, in_own_network, interface, ip, make_veth};
@@ -40,7 +41,21 @@ in_own_network! {
         must_wake("addr del 192.0.2.1/24 dev knock0");
         must_wake("addr add 2001:db8::1/64 dev peer0 nodad");
         must_wake("link set knock0 up");
+        must_wake("link set knock0 down");
+        must_wake("link set knock0 name knock1");
+        must_wake("link set knock1 name knock0");
+        let mut elsewhere = Command::new("unshare").args(["-n", "sleep", "1000"]).spawn().unwrap();
+        let is_elsewhere = || {
+            let of = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+            of(elsewhere.id()) != of(process::id())
+        };
+        while !is_elsewhere() {
+            thread::yield_now();
+        }
+        must_wake(&format!("link set peer0 netns {}", elsewhere.id()));
         must_wake("link del knock0");
+        elsewhere.kill().unwrap();
+        elsewhere.wait().unwrap();
         // What is still to be said about that comes late on a busy machine, but ends.
         let late = std::iter::from_fn(|| wakes.recv_timeout(Duration::from_secs(2)).ok()).take(50);
         assert!(late.count() < 50);

@@ -248,7 +248,7 @@ fn warnings_do_not_keep_it_from_going_on() {
   |
 5 |     cmd_timeout = 2
   |     ^^^^^^^^^^^ expected once; the last one counts
-knockd: there is no network interface no-such-interface; there are: [..] (choose one with -i or `Interface`, or wait for it with --wait or `WaitInterface`)
+knockd: no network interface named no-such-interface; available: [..] (choose one with -i or `Interface`, or wait for it with --wait or `WaitInterface`)
 
 "#]]);
 }
@@ -267,7 +267,7 @@ fn a_configuration_that_everybody_can_read_is_a_warning_and_one_that_everybody_c
         stderr,
         str![[r#"
 /run/k.conf: warning: it can be read by everybody, with the secrets in it: chmod o= /run/k.conf
-knockd: there is no network interface eth7 (did you mean eth0?); there are: lo,[..] eth0 (choose one with -i or `Interface`, or wait for it with --wait or `WaitInterface`)
+knockd: no network interface named eth7 (did you mean eth0?); available: lo,[..] eth0 (choose one with -i or `Interface`, or wait for it with --wait or `WaitInterface`)
 
 "#]]
     );
@@ -300,7 +300,7 @@ fn an_unknown_interface_is_answered_with_those_that_exist() {
         assert_data_eq!(
             stderr,
             str![[r#"
-knockd: there is no network interface eth7 (did you mean eth0?); there are: lo,[..] eth0 (choose one with -i or `Interface`, or wait for it with --wait or `WaitInterface`)
+knockd: no network interface named eth7 (did you mean eth0?); available: lo,[..] eth0 (choose one with -i or `Interface`, or wait for it with --wait or `WaitInterface`)
 
 "#]]
         );

@@ -6,8 +6,9 @@ mod common;
 use std::net::Ipv4Addr;
 
 use common::{CONFIG, Ear, KNOCKD, Knockd, SOON, hit, knock, sh, syn, wait_for_file, wait_until};
+use nix::sys::signal::Signal;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
-use testbed::{Flags, Frame, Net};
+use testbed::{Flags, Frame, Net, Running};
 
 const DOOR: &str = "[door]\nsequence = 1,2,3\n";
 
@@ -46,6 +47,51 @@ fn a_knock_works_again_after_the_interface_was_deleted_and_made_again() {
         knock(&net.client, "10.9.0.1 1 2 3");
         knockd.wait_for("10.9.0.2: door: OPEN SESAME");
     }
+}
+
+#[test]
+fn an_interface_that_is_down_when_it_is_deleted_is_let_go() {
+    let net = Net::new().unwrap();
+    let mut knockd = Knockd::start(&net, DOOR);
+    sh(&net.server, "ip link set eth0 down");
+    knockd.wait_for("eth0 is down");
+    // Now the kernel has nothing more to say to the socket.
+    sh(&net.server, "ip link delete eth0");
+    knockd.wait_for("no longer listening on eth0");
+}
+
+#[test]
+fn an_interface_that_was_away_is_listened_to_again_even_if_it_looks_as_before() {
+    let net = Net::new().unwrap();
+    let mut knockd = Knockd::start(&net, DOOR);
+    let pid_of = |running: &mut Running| running.wait_for_line("", SOON).unwrap().text;
+    let mut here = net.server.spawn(&["sh", "-c", "echo $$; exec sleep 1000"]).unwrap();
+    let send_back = format!(
+        "echo $$; until ip link set eth0 netns {} 2>/dev/null; do sleep 0.1; done; exec sleep 1000",
+        pid_of(&mut here)
+    );
+    let mut elsewhere = net.server.spawn(&["unshare", "-n", "sh", "-c", &send_back]).unwrap();
+    let away = pid_of(&mut elsewhere);
+    let number = || sh(&net.server, "ip -o link show eth0").split(':').next().unwrap().to_owned();
+    let before = number();
+    // So it sees only what comes of it: an interface with the same name, number and address.
+    knockd.signal(Signal::SIGSTOP);
+    sh(
+        &net.server,
+        &format!(
+            "set -e
+             ip link set eth0 netns {away}
+             until ip link show eth0 2>/dev/null; do sleep 0.1; done
+             ip address add 10.9.0.1/24 dev eth0
+             ip link set eth0 up"
+        ),
+    );
+    assert_eq!(number(), before);
+    knockd.signal(Signal::SIGCONT);
+    knockd.wait_for("no longer listening on eth0");
+    knockd.wait_for("listening on eth0 (10.9.0.1");
+    knock(&net.client, "10.9.0.1 1 2 3");
+    knockd.wait_for("10.9.0.2: door: OPEN SESAME");
 }
 
 #[test]
@@ -90,7 +136,7 @@ fn interfaces_for_which_there_is_no_room_are_named_once_and_move_up() {
     let net = Net::new().unwrap();
     sh(&net.server, "for n in $(seq 32); do ip link add a$n type veth peer name b$n; done");
     let mut knockd = Knockd::start_with(&net, DOOR, &["-v", "-i", "any"]);
-    let warning = "not listening on b32, a32: there are 64 others already";
+    let warning = "interface limit (64) reached; not listening on: b32, a32";
     wait_until("a warning", || knockd.count(warning) == 1);
     sh(&net.server, "ip address add 10.9.0.11/24 dev eth0");
     knockd.wait_for("eth0 now has 10.9.0.1, 10.9.0.11");
@@ -170,7 +216,7 @@ fn without_a_free_descriptor_what_is_listened_to_stays_and_later_changes_are_fol
     };
     allow(3);
     sh(&net.server, "ip link add knock0 type veth peer name peer0; ip address add 10.7.0.1/24 dev knock0");
-    knockd.wait_for("the system does not say which interfaces there are; this is tried again");
+    knockd.wait_for("cannot list the network interfaces; will retry");
     hit(&net, 2, &[1]);
     knockd.wait_for("10.9.0.2: door: OPEN SESAME");
     allow(1024);

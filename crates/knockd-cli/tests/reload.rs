@@ -95,7 +95,7 @@ fn an_interface_that_does_not_exist_is_refused_and_the_old_one_stays() {
         format!("[options]\ninterface = {interface}\nlogfile = /run/log\n[d]\nsequence = 1\n")
     };
     let mut knockd = Knockd::start(&net, &on("eth0"));
-    knockd.reload(&net, &on("eth7").replace("[d]", "[other]"), "there is no network interface eth7");
+    knockd.reload(&net, &on("eth7").replace("[d]", "[other]"), "no network interface named eth7");
     hit(&net, 2, &[1]);
     knockd.wait_for("10.9.0.2: d: OPEN SESAME");
 }

@@ -5,18 +5,26 @@
 
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
-use std::env;
-use std::process::{Command, Stdio};
-use std::thread;
+use std::process::{self, Command, Stdio};
 use std::time::{Duration, Instant};
+use std::{env, thread};
 
 use knockd_capture::{Interface, interfaces};
 
 const INSIDE: &str = "KNOCKD_TEST_IN_NAMESPACE";
 
+/// How long a test may take.
+const LIMIT: Duration = Duration::from_secs(120);
+
 /// Runs this test's body in a process of its own under the first of these `unshare` commands that works.
 pub(crate) fn run_under(unshares: &[&str], test: &str, body: fn()) {
     if env::var_os(INSIDE).is_some() {
+        // Who waits for a packet that never comes would wait for ever.
+        thread::spawn(|| {
+            thread::sleep(LIMIT);
+            eprintln!("not done within {LIMIT:?}");
+            process::exit(1);
+        });
         return body();
     }
     let works = |options: &&&str| {

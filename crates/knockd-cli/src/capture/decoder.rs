@@ -3,12 +3,13 @@
 //! The daemon starts its own program once more for each interface, under the name [`NAME`], with the packet socket as
 //! stdin and a socket for [`crate::capture::record`]s as stdout. What a packet can do to the code that reads it, it can do here only.
 
-use std::io::{self, Write};
+use std::io::{self, Stdin, Write};
 use std::process::ExitCode;
 
-use knockd_capture::{Capture, CaptureError};
+use knockd_capture::{Capture, CaptureError, Received};
 use nix::sys::prctl;
 use nix::sys::signal::SigSet;
+use nix::unistd::write;
 
 use crate::capture::record::{self, Record};
 use crate::capture::sandbox;
@@ -16,85 +17,139 @@ use crate::capture::sandbox;
 /// The name under which [`run`] is wanted instead of the daemon.
 pub const NAME: &str = "knockd-decoder";
 
-/// Reads and decodes packets until the daemon ends or the interface goes.
+/// Reads and decodes packets until the daemon ends it.
 ///
-/// Its arguments are the number and the name of the interface. The process must have no other thread.
+/// It reads no arguments; the interface's name among them is for `ps` to show. The process must have no other thread.
 pub fn run() -> ExitCode {
-    let mut arguments =
-        std::env::args_os().skip(1).map(|argument| argument.into_string().unwrap_or_default());
-    let index = arguments.next().and_then(|number| number.parse().ok());
-    let (Some(index), Some(name)) = (index, arguments.next()) else {
-        let _ = writeln!(io::stderr(), "{NAME}: only knockd starts this");
+    let Ok(capture) = Capture::new(io::stdin()) else {
+        let _ = writeln!(io::stderr(), "{NAME}: only knockd can start this program");
         return ExitCode::FAILURE;
     };
     // The daemon is told in a record why there are no more packets; if it cannot be told, it is gone.
-    match decode(&name, index) {
+    match decode(capture) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
 }
 
-fn decode(name: &str, index: u32) -> io::Result<()> {
+fn decode(mut capture: Capture<Stdin>) -> io::Result<()> {
     // Signals are for the daemon: `pkill -HUP knockd` and Ctrl-C reach this process, too. It ends with its parent.
     SigSet::all().thread_block()?;
     // It was started from /proc/self/exe, and would be called `exe`.
     prctl::set_name(c"knockd-decoder")?;
-    let mut capture = Capture::new(io::stdin(), name, index);
-    let mut report = Report { bytes: Vec::with_capacity(record::BATCH) };
     let kept = sandbox::enter();
+    // Not std's stdout, which sends what ends in a line feed first.
+    let mut batch = Batch::new(|bytes| Ok(write(io::stdout(), bytes).map(drop)?));
     // Should the daemon have ended before the sandbox asked to be killed then, this fails: nobody else has the socket.
-    report.add(&Record::Ready(kept))?;
-    report.send()?;
+    batch.add(&Record::Ready(kept))?;
+    batch.send()?;
+    relay(|| capture.receive(), &mut batch)
+}
+
+/// Turns what is received into records until there is nothing more to receive.
+fn relay(
+    mut receive: impl FnMut() -> Result<Received, CaptureError>,
+    batch: &mut Batch<impl FnMut(&[u8]) -> io::Result<()>>,
+) -> io::Result<()> {
     loop {
-        match capture.next_packet() {
-            Ok(packet) => {
-                if let Some(packet) = packet {
-                    report.add(&Record::Packet(packet))?;
-                }
-                // After each batch, whether it was full or none was left.
-                if packet.is_none() || report.bytes.is_empty() {
-                    let dropped = capture.take_dropped();
-                    if dropped > 0 {
-                        report.add(&Record::Dropped(dropped))?;
-                    }
-                    // The next call may wait.
-                    report.send()?;
-                }
-            }
+        match receive() {
+            Ok(Received::Packet(packet)) => batch.add(&Record::Packet(packet))?,
+            // The kernel's filter lets packets through that it cannot look into. They end no batch.
+            Ok(Received::Undecodable(_)) => {}
+            Ok(Received::Dropped(count)) => batch.add(&Record::Dropped(count.get()))?,
+            Ok(Received::Drained) => batch.send()?,
             Err(CaptureError::LinkDown) => {
-                report.add(&Record::LinkDown)?;
-                report.send()?;
-            }
-            Err(CaptureError::InterfaceGone) => {
-                report.add(&Record::InterfaceGone)?;
-                return report.send();
+                batch.add(&Record::LinkDown)?;
+                batch.send()?;
             }
             Err(CaptureError::Other(error)) => {
                 let number = error.raw_os_error().and_then(|number| u16::try_from(number).ok());
-                report.add(&Record::Failed(number.unwrap_or_default()))?;
-                return report.send();
+                batch.add(&Record::Failed(number.unwrap_or_default()))?;
+                return batch.send();
             }
         }
     }
 }
 
-/// Records on their way to the daemon.
-struct Report {
+/// Records that are written together.
+struct Batch<W> {
     bytes: Vec<u8>,
+    write: W,
 }
 
-impl Report {
+impl<W: FnMut(&[u8]) -> io::Result<()>> Batch<W> {
+    fn new(write: W) -> Self {
+        Self { bytes: Vec::with_capacity(record::BATCH), write }
+    }
+
+    /// Adds a record, and writes the batch when that fills it.
     fn add(&mut self, record: &Record) -> io::Result<()> {
         self.bytes.extend(record.to_bytes());
         if self.bytes.len() < record::BATCH { Ok(()) } else { self.send() }
     }
 
+    /// Writes what has not been written.
     fn send(&mut self) -> io::Result<()> {
         if !self.bytes.is_empty() {
-            // Not std's stdout, which sends what ends in a line feed first.
-            rustix::io::write(io::stdout(), &self.bytes)?;
+            (self.write)(&self.bytes)?;
             self.bytes.clear();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use knockd_capture::Ignored;
+    use knockd_core::{Hit, Packet};
+
+    use super::*;
+
+    fn packet(port: u16) -> Packet {
+        let address = "192.0.2.1".parse().unwrap();
+        Packet { source: address, destination: address, hit: Hit::Udp { port } }
+    }
+
+    /// What is written, one list for each write, before the link fails for good.
+    fn written(received: impl IntoIterator<Item = Received>) -> Vec<Vec<Record>> {
+        let mut received = received.into_iter();
+        let mut writes = Vec::new();
+        let mut batch = Batch::new(|bytes| {
+            let (records, rest) = bytes.as_chunks();
+            assert!(rest.is_empty());
+            writes.push(records.iter().map(|record| Record::from_bytes(record).unwrap()).collect());
+            Ok(())
+        });
+        let failed = || CaptureError::Other(io::Error::from_raw_os_error(5));
+        relay(|| received.next().ok_or_else(failed), &mut batch).unwrap();
+        assert_eq!(writes.pop(), Some(vec![Record::Failed(5)]), "everything else was written before");
+        writes
+    }
+
+    #[test]
+    fn packets_are_written_together_however_much_junk_comes_between_them() {
+        let junk = Received::Undecodable(Ignored::NotTcpOrUdp);
+        let mixed = (0..100).flat_map(|port| [junk, Received::Packet(packet(port)), junk]);
+        let packets: Vec<_> = (0..100).map(|port| Record::Packet(packet(port))).collect();
+        assert_eq!(written(mixed.chain([Received::Drained])), [packets]);
+        assert_eq!(written([junk, Received::Drained, junk, Received::Drained]), [[]; 0]);
+    }
+
+    #[test]
+    fn a_batch_is_written_when_it_is_full_or_no_packet_is_left() {
+        let flood = (0..1030).map(|port| Received::Packet(packet(port)));
+        let lengths: Vec<_> = written(flood.chain([Received::Drained])).iter().map(Vec::len).collect();
+        assert_eq!(lengths, [512, 512, 6]);
+        let one = [Received::Packet(packet(1)), Received::Drained];
+        assert_eq!(written(one.into_iter().chain(one)), [[Record::Packet(packet(1))]; 2]);
+    }
+
+    #[test]
+    fn dropped_packets_are_told_with_the_batch() {
+        let dropped = Received::Dropped(NonZeroU32::new(7).unwrap());
+        let received = [Received::Packet(packet(1)), dropped, Received::Drained];
+        assert_eq!(written(received), [[Record::Packet(packet(1)), Record::Dropped(7)]]);
     }
 }

@@ -1,11 +1,10 @@
-//! The thread that waits for packets of one interface: it keeps a decoder process and checks what that says.
+//! The thread that waits for packets of one interface: it keeps a decoder process and checks its records.
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -13,32 +12,32 @@ use crossbeam_channel::Sender;
 use knockd_capture::{Buffer, Interface, PacketSocket, Program};
 use knockd_core::Packet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::capture::decoder;
 use crate::capture::record::{self, Kept, Record};
 use crate::log::Line;
+use crate::system::spawn;
 
-/// The pause before a decoder is started anew; it doubles each time.
+/// The pause before a decoder is restarted; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 
-/// A decoder that has lived for that long was well; the pauses begin anew.
+/// After a decoder that has lived for that long the pauses begin anew.
 const LONG_LIFE: Duration = Duration::from_secs(60);
 
-/// What the listener says.
+/// What a listener tells the loop.
 #[derive(Debug)]
 pub(crate) enum Message {
     /// Packets came, in this order.
     Packets(Vec<Packet>),
     /// The kernel has dropped so many more packets, because they were not read in time.
     Dropped(u32),
-    /// Something that should be logged.
+    /// A line for the log.
     Line(Line),
     /// A decoder begins to read; in words, what it could not give up, if anything.
     Ready(Option<String>),
-    /// The interface with this number is gone, and its listener has ended.
-    Gone(u32),
 }
 
 /// An interface that is being listened to by a thread and a process; dropping it ends both at once.
@@ -48,29 +47,31 @@ pub(crate) struct Listener {
     /// Whether the kernel has taken the latest filter.
     pub(crate) has_filter: bool,
     socket: Arc<PacketSocket>,
-    /// Closing it tells the thread to end.
-    _wanted: PipeWriter,
+    /// Closing it ends the thread.
+    _stop: PipeWriter,
 }
 
 impl Listener {
-    /// Starts the thread, which says everything to `heard`.
+    /// Starts the thread.
     ///
     /// # Errors
     /// When the system has no thread or descriptor left.
     pub(crate) fn start(
         socket: PacketSocket,
         interface: Interface,
-        heard: Sender<Message>,
+        messages: Sender<Message>,
     ) -> anyhow::Result<Self> {
         let socket = Arc::new(socket);
-        let (unwanted, wanted) = io::pipe().context("cannot start the listener thread")?;
-        let reporter = Reporter { interface: interface.name.clone(), index: interface.index, heard };
-        let job = Job { socket: Arc::clone(&socket), unwanted, reporter };
-        thread::Builder::new()
-            .name("listener".to_owned())
-            .spawn(move || job.listen())
-            .context("cannot start the listener thread")?;
-        Ok(Self { interface, has_filter: true, socket, _wanted: wanted })
+        let (stopped, stop) = io::pipe().context("cannot start the listener thread")?;
+        let reporter = Reporter { interface: interface.name.clone(), messages };
+        let thread = Thread { socket: Arc::clone(&socket), stopped, reporter };
+        spawn("listener", move || thread.run())?;
+        Ok(Self { interface, has_filter: true, socket, _stop: stop })
+    }
+
+    /// Says whether the kernel still has the socket on the interface.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.socket.is_on(self.interface.index)
     }
 
     /// Where its packets wait.
@@ -95,152 +96,144 @@ impl Listener {
 }
 
 /// What the thread works with.
-struct Job {
+struct Thread {
     socket: Arc<PacketSocket>,
     /// Closed at the other end when the listener is dropped.
-    unwanted: PipeReader,
+    stopped: PipeReader,
     reporter: Reporter,
 }
 
-/// Why a decoder is not listened to any more.
+/// Why a decoder is no longer read from.
 enum End {
-    /// Nobody wants to hear, or there is nothing more to be heard.
-    Over,
-    /// The decoder cannot go on for this reason, which follows its name; another one may.
+    /// The listener or the loop has ended.
+    Stopped,
+    /// The decoder cannot go on, for this reason; another one may.
     Failed(String),
 }
 
-impl Job {
-    fn listen(&self) {
+impl Thread {
+    fn run(&self) {
         let mut pause = FIRST_PAUSE;
         loop {
             let start = Instant::now();
             // The packets that come between two decoders wait in the socket.
             let end = match Decoder::start(self) {
-                Ok(mut decoder) => self.listen_to(&mut decoder),
-                Err(error) => End::Failed(format!("cannot be started: {error}")),
+                Ok(mut decoder) => self.read_from(&mut decoder),
+                Err(error) => End::Failed(format!("cannot start the packet decoder: {error}")),
             };
             let End::Failed(reason) = end else { return };
             if start.elapsed() >= LONG_LIFE {
                 pause = FIRST_PAUSE;
             }
-            if self.reporter.warn(&reason).is_err() || !self.is_wanted_after(pause) {
+            if self.reporter.warn(&reason).is_err() || self.is_stopped_within(pause) {
                 return;
             }
             pause = LAST_PAUSE.min(pause * 2);
         }
     }
 
-    fn listen_to(&self, decoder: &mut Decoder) -> End {
+    fn read_from(&self, decoder: &mut Decoder) -> End {
         let mut buffer = vec![0; record::BATCH];
+        let failed = |error| End::Failed(format!("cannot read from the packet decoder: {error}"));
         loop {
             match self.wait_for(&decoder.records) {
                 Ok(true) => {}
-                Ok(false) => return End::Over,
-                Err(error) => return End::Failed(format!("cannot be listened to: {error}")),
+                Ok(false) => return End::Stopped,
+                Err(error) => return failed(error),
             }
             // What was written at once is read at once (SOCK_SEQPACKET, unix(7)), so no record is ever cut.
             let bytes = match rustix::io::read(&decoder.records, &mut buffer) {
-                Ok(0) => return End::Failed(decoder.last_words()),
+                Ok(0) => return End::Failed(decoder.exit_reason()),
                 Ok(length) => buffer.get(..length).unwrap_or_default(),
-                Err(error) => return End::Failed(format!("cannot be listened to: {error}")),
+                Err(error) => return failed(error),
             };
-            if let Err(end) = self.reporter.pass_on(bytes, &mut decoder.notes) {
+            if let Err(end) = self.reporter.pass_on(bytes, &mut decoder.notice_limit) {
                 return end;
             }
         }
     }
 
-    /// Waits for the decoder to speak or to end; says whether somebody still wants to know.
-    fn wait_for(&self, records: &OwnedFd) -> io::Result<bool> {
-        let mut polled = [PollFd::new(records, PollFlags::IN), PollFd::new(&self.unwanted, PollFlags::IN)];
+    /// Waits until the decoder has written or ended; `false` when the listener has been dropped.
+    fn wait_for(&self, records: &OwnedFd) -> Result<bool, Errno> {
+        let mut polled = [PollFd::new(records, PollFlags::IN), PollFd::new(&self.stopped, PollFlags::IN)];
         while let Err(error) = poll(&mut polled, None) {
-            if error != rustix::io::Errno::INTR {
-                return Err(error.into());
+            if error != Errno::INTR {
+                return Err(error);
             }
         }
-        let [_, unwanted] = polled;
-        Ok(unwanted.revents().is_empty())
+        let [_, stopped] = polled;
+        Ok(stopped.revents().is_empty())
     }
 
-    fn is_wanted_after(&self, pause: Duration) -> bool {
+    fn is_stopped_within(&self, pause: Duration) -> bool {
         let pause = Timespec::try_from(pause).ok();
         // An interruption makes the pause shorter, which does no harm.
-        poll(&mut [PollFd::new(&self.unwanted, PollFlags::IN)], pause.as_ref()).is_ok_and(|ready| ready == 0)
+        poll(&mut [PollFd::new(&self.stopped, PollFlags::IN)], pause.as_ref()).is_ok_and(|ready| ready > 0)
     }
 }
 
-/// Tells the engine what the decoder of an interface says, and what becomes of it.
+/// Tells the loop what the decoder of an interface reports, and what becomes of it.
 struct Reporter {
     interface: String,
-    index: u32,
-    heard: Sender<Message>,
+    messages: Sender<Message>,
 }
 
 impl Reporter {
-    /// Checks what the decoder has said, and tells it.
-    fn pass_on(&self, bytes: &[u8], notes: &mut Notes) -> Result<(), End> {
-        let lie = |_| End::Failed("does not say what it should, it is ended".to_owned());
+    /// Checks the decoder's records, and passes on what is in them.
+    fn pass_on(&self, bytes: &[u8], notice_limit: &mut NoticeLimit) -> Result<(), End> {
+        let malformed = |_| End::Failed("packet decoder sent malformed records".to_owned());
         let (records, rest) = bytes.as_chunks();
         if !rest.is_empty() {
-            return Err(lie(record::Malformed));
+            return Err(malformed(record::Malformed));
         }
         let mut packets = Vec::with_capacity(records.len());
         let mut result = Ok(());
         for record in records {
-            // The packets before a lie are not believed either.
-            let record = Record::from_bytes(record).map_err(lie)?;
-            if matches!(record, Record::LinkDown | Record::Ready(_)) && !notes.admit(Instant::now()) {
-                return Err(lie(record::Malformed));
+            // Nor are the packets before a malformed record used.
+            let record = Record::from_bytes(record).map_err(malformed)?;
+            if matches!(record, Record::LinkDown | Record::Ready(_)) && !notice_limit.admits(Instant::now()) {
+                return Err(End::Failed("packet decoder sent too many notices".to_owned()));
             }
             match record {
                 Record::Packet(packet) => packets.push(packet),
-                Record::LinkDown => self.note(format!("{} is down", self.interface))?,
-                Record::InterfaceGone => {
-                    self.note(format!("{} no longer exists", self.interface))?;
-                    self.say(Message::Gone(self.index))?;
-                    result = Err(End::Over);
+                Record::LinkDown => {
+                    self.send(Message::Line(Line::notice(format!("{} is down", self.interface))))?;
                 }
                 Record::Failed(number) => {
                     let error = io::Error::from_raw_os_error(number.into());
-                    result = Err(End::Failed(format!("cannot read packets: {error}")));
+                    result = Err(End::Failed(format!("packet decoder cannot read packets: {error}")));
                 }
-                Record::Ready(kept) => self.say(Message::Ready(explain(kept)))?,
-                Record::Dropped(count) => self.say(Message::Dropped(count))?,
+                Record::Ready(kept) => self.send(Message::Ready(explain(kept)))?,
+                Record::Dropped(count) => self.send(Message::Dropped(count))?,
             }
         }
         if !packets.is_empty() {
-            self.say(Message::Packets(packets))?;
+            self.send(Message::Packets(packets))?;
         }
         result
     }
 
     fn warn(&self, reason: &str) -> Result<(), End> {
-        let text = format!("{}: the packet decoder {reason}; another one is started", self.interface);
-        self.say(Message::Line(Line::warning(text)))
+        let text = format!("{}: {reason}; restarting it", self.interface);
+        self.send(Message::Line(Line::warning(text)))
     }
 
-    fn note(&self, text: String) -> Result<(), End> {
-        self.say(Message::Line(Line::notice(text)))
-    }
-
-    /// Fails when nobody listens any more.
-    fn say(&self, heard: Message) -> Result<(), End> {
-        self.heard.send(heard).map_err(|_| End::Over)
+    /// Fails when the loop has ended.
+    fn send(&self, message: Message) -> Result<(), End> {
+        self.messages.send(message).map_err(|_| End::Stopped)
     }
 }
 
 /// The sentence about what a decoder has kept; none when it has kept nothing.
 fn explain(kept: Kept) -> Option<String> {
     let reason = |number: u16| io::Error::from_raw_os_error(number.into()).to_string();
-    let user = match i32::from(kept.user) {
-        nix::libc::EPERM => {
-            "changing it needs the capabilities CAP_SETUID, CAP_SETGID and CAP_KILL".to_owned()
-        }
-        _ => reason(kept.user),
+    let user = if i32::from(kept.user) == Errno::PERM.raw_os_error() {
+        "changing it needs the capabilities CAP_SETUID, CAP_SETGID and CAP_KILL".to_owned()
+    } else {
+        reason(kept.user)
     };
     let parts = [
-        (kept.user, format!("it keeps user {}, since {user}", nix::unistd::geteuid())),
+        (kept.user, format!("it keeps user {}, since {user}", rustix::process::geteuid().as_raw())),
         (kept.capabilities, format!("it keeps its capabilities ({})", reason(kept.capabilities))),
         (kept.files, format!("Landlock does not keep it from files ({})", reason(kept.files))),
         (kept.calls, format!("seccomp does not restrict its system calls ({})", reason(kept.calls))),
@@ -250,26 +243,27 @@ fn explain(kept: Kept) -> Option<String> {
         .then(|| format!("the packet decoder has more rights than it needs: {}", parts.join("; ")))
 }
 
-/// Counts what a decoder says that makes work or a line in the log: who takes one over could say it without end.
+/// Limits the records of a decoder that make work or a line in the log: one that has been taken over could send them without
+/// end.
 #[derive(Debug)]
-struct Notes {
-    /// When it may say as much as at first again.
-    even: Instant,
+struct NoticeLimit {
+    /// When it may send as many as at first again.
+    full: Instant,
 }
 
-impl Notes {
-    /// How much it may say at once, and how soon one thing more.
-    const MOST: u32 = 16;
-    const EVERY: Duration = Duration::from_secs(1);
+impl NoticeLimit {
+    /// How many it may send at once, and how soon one more.
+    const BURST: u32 = 16;
+    const INTERVAL: Duration = Duration::from_secs(1);
 
     fn new() -> Self {
-        Self { even: Instant::now() }
+        Self { full: Instant::now() }
     }
 
-    /// Says whether this is not too much.
-    fn admit(&mut self, now: Instant) -> bool {
-        self.even = self.even.max(now) + Self::EVERY;
-        self.even.saturating_duration_since(now) <= Self::EVERY * Self::MOST
+    /// Counts one, and says whether it is within the limit.
+    fn admits(&mut self, now: Instant) -> bool {
+        self.full = self.full.max(now) + Self::INTERVAL;
+        self.full.saturating_duration_since(now) <= Self::INTERVAL * Self::BURST
     }
 }
 
@@ -277,37 +271,37 @@ impl Notes {
 struct Decoder {
     child: Child,
     records: OwnedFd,
-    notes: Notes,
+    notice_limit: NoticeLimit,
 }
 
 impl Decoder {
     /// Starts it. It ends with the thread that calls this.
-    fn start(job: &Job) -> io::Result<Self> {
-        let (records, speak) =
+    fn start(thread: &Thread) -> io::Result<Self> {
+        let (records, output) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        let socket = job.socket.as_fd().try_clone_to_owned()?;
+        let socket = thread.socket.as_fd().try_clone_to_owned()?;
         // This very program, even if an upgrade has replaced its file: both sides have to agree on the records.
         let child = Command::new("/proc/self/exe")
             .arg0(decoder::NAME)
-            .args([&job.reporter.index.to_string(), &job.reporter.interface])
+            .arg(&thread.reporter.interface)
             .env_clear()
             .stdin(socket)
-            .stdout(speak)
+            .stdout(output)
             .stderr(Stdio::inherit())
             .spawn()?;
-        Ok(Self { child, records, notes: Notes::new() })
+        Ok(Self { child, records, notice_limit: NoticeLimit::new() })
     }
 
     /// Says how it ended, after it has closed its socket.
-    fn last_words(&mut self) -> String {
+    fn exit_reason(&mut self) -> String {
         // In case it lives on without the socket; one that is ending has its status already.
         let _ = self.child.kill();
         match self.child.wait() {
             Ok(status) => match (status.signal(), status.code()) {
-                (Some(signal), _) => format!("was killed by signal {signal}"),
-                (None, code) => format!("has ended with status {}", code.unwrap_or_default()),
+                (Some(signal), _) => format!("packet decoder killed by signal {signal}"),
+                (None, code) => format!("packet decoder exited with status {}", code.unwrap_or_default()),
             },
-            Err(error) => format!("has ended: {error}"),
+            Err(error) => format!("packet decoder ended: {error}"),
         }
     }
 }
@@ -328,8 +322,8 @@ mod tests {
     use super::*;
 
     fn reporter() -> (Reporter, Receiver<Message>) {
-        let (sender, heard) = crossbeam_channel::unbounded();
-        (Reporter { interface: "eth0".to_owned(), index: 2, heard: sender }, heard)
+        let (sender, messages) = crossbeam_channel::unbounded();
+        (Reporter { interface: "eth0".to_owned(), messages: sender }, messages)
     }
 
     fn packet(port: u16) -> Packet {
@@ -343,50 +337,60 @@ mod tests {
 
     #[test]
     fn packets_are_passed_on_in_order() {
-        let (reporter, heard) = reporter();
-        let said = [1, 2, 3].map(packet);
-        assert!(reporter.pass_on(&bytes(&said.map(Record::Packet)), &mut Notes::new()).is_ok());
-        let heard: Vec<_> = heard.try_iter().collect();
-        assert!(matches!(heard.as_slice(), [Message::Packets(packets)] if *packets == said), "{heard:?}");
+        let (reporter, messages) = reporter();
+        let sent = [1, 2, 3].map(packet);
+        assert!(reporter.pass_on(&bytes(&sent.map(Record::Packet)), &mut NoticeLimit::new()).is_ok());
+        let messages: Vec<_> = messages.try_iter().collect();
+        assert!(
+            matches!(messages.as_slice(), [Message::Packets(packets)] if *packets == sent),
+            "{messages:?}"
+        );
     }
 
     #[test]
-    fn a_decoder_that_says_anything_else_is_not_believed_at_all() {
+    fn nothing_is_taken_from_a_batch_with_anything_malformed_in_it() {
         let good = bytes(&[Record::Packet(packet(1))]);
         let cut = good.split_last().unwrap().1;
         let unknown = [9; record::SIZE];
-        for said in [[&good, cut].concat(), [&good[..], &unknown].concat(), vec![0]] {
-            let (reporter, heard) = reporter();
-            assert!(matches!(reporter.pass_on(&said, &mut Notes::new()), Err(End::Failed(_))), "{said:?}");
-            assert!(heard.is_empty(), "{said:?}");
+        for bytes in [[&good, cut].concat(), [&good[..], &unknown].concat(), vec![0]] {
+            let (reporter, messages) = reporter();
+            assert!(
+                matches!(reporter.pass_on(&bytes, &mut NoticeLimit::new()), Err(End::Failed(_))),
+                "{bytes:?}"
+            );
+            assert!(messages.is_empty(), "{bytes:?}");
         }
     }
 
     #[test]
-    fn an_interface_that_is_gone_ends_it_and_an_error_wants_another_decoder() {
-        let (reporter, heard) = reporter();
-        let said = bytes(&[Record::Packet(packet(1)), Record::InterfaceGone]);
-        assert!(matches!(reporter.pass_on(&said, &mut Notes::new()), Err(End::Over)));
-        let heard: Vec<_> = heard.try_iter().collect();
-        assert!(
-            matches!(heard.as_slice(), [Message::Line(_), Message::Gone(2), Message::Packets(_)]),
-            "{heard:?}"
-        );
-        let failed = reporter.pass_on(&bytes(&[Record::Failed(12)]), &mut Notes::new());
-        assert!(matches!(failed, Err(End::Failed(_))));
+    fn what_came_before_an_error_is_passed_on_and_the_error_wants_another_decoder() {
+        let (reporter, messages) = reporter();
+        let records = [Record::LinkDown, Record::Packet(packet(1)), Record::Failed(12)];
+        let end = reporter.pass_on(&bytes(&records), &mut NoticeLimit::new());
+        assert!(matches!(end, Err(End::Failed(_))));
+        let messages: Vec<_> = messages.try_iter().collect();
+        assert!(matches!(messages.as_slice(), [Message::Line(_), Message::Packets(_)]), "{messages:?}");
     }
 
     #[test]
-    fn a_decoder_that_fills_the_log_is_not_believed() {
-        let (reporter, heard) = reporter();
-        let mut notes = Notes::new();
+    fn a_loop_that_has_ended_ends_the_thread() {
+        let (reporter, messages) = reporter();
+        drop(messages);
+        let end = reporter.pass_on(&bytes(&[Record::Packet(packet(1))]), &mut NoticeLimit::new());
+        assert!(matches!(end, Err(End::Stopped)));
+    }
+
+    #[test]
+    fn a_decoder_that_fills_the_log_is_ended() {
+        let (reporter, messages) = reporter();
+        let mut limit = NoticeLimit::new();
         for record in [Record::LinkDown, Record::Ready(Kept::default())] {
-            assert!(reporter.pass_on(&bytes(&[record]), &mut notes).is_ok());
+            assert!(reporter.pass_on(&bytes(&[record]), &mut limit).is_ok());
         }
         let flood = bytes(&[Record::LinkDown; 100]);
-        assert!(matches!(reporter.pass_on(&flood, &mut notes), Err(End::Failed(_))));
-        assert!(heard.try_iter().count() <= 16);
-        assert!(notes.admit(notes.even));
+        assert!(matches!(reporter.pass_on(&flood, &mut limit), Err(End::Failed(_))));
+        assert!(messages.try_iter().count() <= 16);
+        assert!(limit.admits(limit.full));
     }
 
     #[test]

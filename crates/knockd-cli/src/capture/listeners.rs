@@ -1,4 +1,4 @@
-//! What is listened to: a listener for each interface that is meant, as interfaces come, go and change.
+//! The listeners: one for each interface that is selected, as interfaces come, go and change.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -74,13 +74,13 @@ pub(crate) struct Listeners {
     selection: Selection,
     wanted: Wanted,
     open: Vec<Listener>,
-    /// The interfaces that are meant and for which there is no room.
+    /// The interfaces that are meant, but above the limit.
     left_out: Vec<String>,
-    /// When to look again, since something could not be done, and the pause before.
-    again: Option<(Timestamp, Duration)>,
-    /// What all listeners say.
+    /// When to try again what could not be done, and the pause before.
+    retry: Option<(Timestamp, Duration)>,
+    /// What all listeners tell.
     pub(crate) messages: Receiver<Message>,
-    speak: Sender<Message>,
+    sender: Sender<Message>,
 }
 
 impl Listeners {
@@ -90,10 +90,10 @@ impl Listeners {
     /// When the system has no thread left.
     pub(crate) fn start(sockets: Sockets) -> anyhow::Result<Self> {
         let Sockets { selection, wanted, open } = sockets;
-        let (speak, messages) = crossbeam_channel::bounded(QUEUE);
-        let start = |(interface, socket)| Listener::start(socket, interface, speak.clone());
+        let (sender, messages) = crossbeam_channel::bounded(QUEUE);
+        let start = |(interface, socket)| Listener::start(socket, interface, sender.clone());
         let open = open.into_iter().map(start).collect::<anyhow::Result<_>>()?;
-        Ok(Self { selection, wanted, open, left_out: Vec::new(), again: None, messages, speak })
+        Ok(Self { selection, wanted, open, left_out: Vec::new(), retry: None, messages, sender })
     }
 
     /// The interfaces that are meant by name and not listened to.
@@ -131,29 +131,14 @@ impl Listeners {
         for listener in &mut self.open {
             if let Err(error) = listener.set_filter(&self.wanted.program(&listener.interface)) {
                 log.write(&Line::warning(format!("{}: {error:#}", listener.interface.name)));
-                self.again.get_or_insert((now.after(FIRST_PAUSE), FIRST_PAUSE));
+                self.retry.get_or_insert((now.after(FIRST_PAUSE), FIRST_PAUSE));
             }
         }
     }
 
     /// When [`Self::follow`] wants to be called because something could not be done.
     pub(crate) fn poll_timeout(&self) -> Option<Timestamp> {
-        self.again.map(|(due, _)| due)
-    }
-
-    /// Forgets a listener that has ended by itself, since its interface was gone.
-    pub(crate) fn forget(&mut self, index: u32, log: &Log) {
-        self.retain(|interface| interface.index != index, log);
-    }
-
-    fn retain(&mut self, stays: impl Fn(&Interface) -> bool, log: &Log) {
-        self.open.retain(|Listener { interface, .. }| {
-            let stays = stays(interface);
-            if !stays {
-                log.write(&Line::notice(format!("no longer listening on {}", interface.name)));
-            }
-            stays
-        });
+        self.retry.map(|(due, _)| due)
     }
 
     /// How many ports some filter shows that are not wanted: with very many ports some in between.
@@ -164,26 +149,32 @@ impl Listeners {
     /// Looks again which interfaces there are, and listens to those that are meant.
     pub(crate) fn follow(&mut self, log: &Log, now: Timestamp) {
         let has_worked = self.try_follow(log);
-        let pause = self.again.map_or(FIRST_PAUSE, |(_, pause)| LAST_PAUSE.min(pause * 2));
-        self.again = (!has_worked).then(|| (now.after(pause), pause));
+        let pause = self.retry.map_or(FIRST_PAUSE, |(_, pause)| LAST_PAUSE.min(pause * 2));
+        self.retry = (!has_worked).then(|| (now.after(pause), pause));
     }
 
     /// Says whether everything could be done; what could not is in the log.
     fn try_follow(&mut self, log: &Log) -> bool {
-        let fail = |why: &str| {
-            log.write(&Line::warning(format!("{why}; this is tried again")));
+        let fail = |error: &str| {
+            log.write(&Line::warning(format!("{error}; will retry")));
             false
         };
         let all = interfaces();
         // There is always a loopback interface.
         if all.is_empty() {
-            return fail("the system does not say which interfaces there are");
+            return fail("cannot list the network interfaces");
         }
         let meant = self.selection.of(&all);
         let is_meant = |interface: &Interface| {
             meant.iter().any(|found| (found.index, &found.name) == (interface.index, &interface.name))
         };
-        self.retain(is_meant, log);
+        self.open.retain(|listener| {
+            let stays = is_meant(&listener.interface) && listener.is_attached();
+            if !stays {
+                log.write(&Line::notice(format!("no longer listening on {}", listener.interface.name)));
+            }
+            stays
+        });
         let mut has_worked = true;
         let mut left_out = Vec::new();
         for found in meant {
@@ -197,7 +188,7 @@ impl Listeners {
                 }
                 Some(listener) if listener.interface.addresses != found.addresses => {
                     let changed = listener.set_filter(&self.wanted.program(&found));
-                    // Said when it is so: whoever reads it may knock at once.
+                    // Logged when it is so: a reader may knock at once.
                     log.write(&Line::notice(format!("{} now has {}", found.name, addresses_of(&found))));
                     listener.interface = found;
                     changed
@@ -216,7 +207,7 @@ impl Listeners {
             self.left_out = left_out;
             if !self.left_out.is_empty() {
                 let names = self.left_out.join(", ");
-                let text = format!("not listening on {names}: there are {MAX_LISTENERS} others already");
+                let text = format!("interface limit ({MAX_LISTENERS}) reached; not listening on: {names}");
                 log.write(&Line::warning(text));
             }
         }
@@ -228,7 +219,7 @@ impl Listeners {
         let socket = PacketSocket::open(&interface, &self.wanted.program(&interface), buffer(rings))
             .with_context(|| format!("cannot listen on {}", interface.name))?;
         log.write(&Line::notice(format!("listening on {} ({})", interface.name, addresses_of(&interface))));
-        self.open.push(Listener::start(socket, interface, self.speak.clone())?);
+        self.open.push(Listener::start(socket, interface, self.sender.clone())?);
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
-//! What the decoder process tells the daemon: records of one size, which the daemon checks before it believes them.
+//! What the decoder process tells the daemon: records of one size, which the daemon checks before it uses them.
 //!
-//! Whoever takes over the decoder can write anything, so every byte is looked at: a record that is read is written back as
-//! the same bytes, and whatever else comes is refused.
+//! A decoder that has been taken over can write anything, so every byte is checked: a record that is read is written back as
+//! the same bytes, and anything else is refused.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,7 +11,7 @@ use knockd_core::{Hit, Packet, TcpFlags};
 ///
 /// | bytes | of a packet | of anything else |
 /// | --- | --- | --- |
-/// | 0 | kind: 1 | kind: 2 link down, 3 interface gone, 4 failed, 5 ready, 6 dropped |
+/// | 0 | kind: 1 | kind: 2 link down, 3 failed, 4 ready, 5 dropped |
 /// | 1 | 4 or 6: the IP version of both addresses | 0 |
 /// | 2 | 6 or 17: TCP or UDP (IANA, Protocol Numbers) | 0 |
 /// | 3 | TCP flags, the upper two bits 0; 0 for UDP | 0 |
@@ -29,23 +29,20 @@ pub const BATCH: usize = 512 * SIZE;
 
 const PACKET: u8 = 1;
 const LINK_DOWN: u8 = 2;
-const INTERFACE_GONE: u8 = 3;
-const FAILED: u8 = 4;
-const READY: u8 = 5;
-const DROPPED: u8 = 6;
+const FAILED: u8 = 3;
+const READY: u8 = 4;
+const DROPPED: u8 = 5;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// What the decoder says.
+/// What the decoder reports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Record {
     /// A packet came.
     Packet(Packet),
-    /// The interface went down; it is waited for.
+    /// The interface went down or away; the decoder waits.
     LinkDown,
-    /// The interface no longer exists; the decoder ends.
-    InterfaceGone,
     /// Packets cannot be read, for the reason with this error number; the decoder ends.
     Failed(u16),
     /// It begins to read, and has kept this.
@@ -54,7 +51,7 @@ pub enum Record {
     Dropped(u32),
 }
 
-/// What the decoder would rather have given up: for each thing the error number that says why not, 0 when it did.
+/// What the decoder could not give up: for each thing the error number that says why not, 0 when it did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Kept {
     /// The user it was started as.
@@ -78,7 +75,6 @@ impl Record {
         match self {
             Self::Packet(packet) => packet_to_bytes(packet),
             Self::LinkDown => join([LINK_DOWN, 0, 0, 0, 0, 0, 0, 0], [0; 16], [0; 16]),
-            Self::InterfaceGone => join([INTERFACE_GONE, 0, 0, 0, 0, 0, 0, 0], [0; 16], [0; 16]),
             Self::Failed(error) => numbers_to_bytes(FAILED, [*error, 0, 0, 0]),
             Self::Ready(Kept { user, capabilities, files, calls }) => {
                 numbers_to_bytes(READY, [*user, *capabilities, *files, *calls])
@@ -99,7 +95,6 @@ impl Record {
         let record = match kind {
             PACKET => Self::Packet(packet_from_bytes(bytes)?),
             LINK_DOWN => Self::LinkDown,
-            INTERFACE_GONE => Self::InterfaceGone,
             FAILED => {
                 let [error, ..] = numbers_from_bytes(bytes)?;
                 Self::Failed(error)
@@ -234,7 +229,6 @@ mod tests {
                 hit
             })),
             Just(Record::LinkDown),
-            Just(Record::InterfaceGone),
             any::<u16>().prop_map(Record::Failed),
             any::<u32>().prop_map(Record::Dropped),
             any::<[u16; 4]>().prop_map(|[user, capabilities, files, calls]| Record::Ready(Kept {

@@ -45,8 +45,8 @@ impl Selection {
         match default_route(all) {
             Some(name) => {
                 let warning = format!(
-                    "no interface is chosen and there is no eth0: listening on {name}, where the default route leads \
-                     (choose one with -i or `Interface`)"
+                    "no interface chosen and no eth0 found: listening on {name}, the interface of the default route (choose \
+                     another one with -i or `Interface`)"
                 );
                 (Self { parts: vec![Part::Name(name)] }, Some(warning))
             }
@@ -83,15 +83,15 @@ impl Selection {
                 Part::Name(name) => {
                     let meant = similar(name, all).map(|meant| format!(" (did you mean {meant}?)"));
                     return Err(anyhow!(
-                        "there is no network interface {name}{}; there are: {names} (choose one with -i or `Interface`, \
+                        "no network interface named {name}{}; available: {names} (choose one with -i or `Interface`, \
                          or wait for it with --wait or `WaitInterface`)",
                         meant.unwrap_or_default()
                     ));
                 }
                 Part::Pattern(pattern) => {
-                    bail!("no network interface is called {pattern}; there are: {names}")
+                    bail!("no network interface matches {pattern}; available: {names}")
                 }
-                Part::Any => bail!("there is no network interface"),
+                Part::Any => bail!("no network interface to listen on"),
             }
         }
         Ok(self.of(all))
@@ -203,10 +203,10 @@ mod tests {
         for (text, expected) in [
             ("enp3", "enp3 (did you mean enp1?);"),
             ("epn1", "epn1 (did you mean enp1?);"),
-            ("wlan0", "wlan0; there"),
+            ("wlan0", "wlan0; available"),
         ] {
             let error = Selection::parse(text).unwrap().at_start(&all(), false).unwrap_err().to_string();
-            assert!(error.contains(&format!("no network interface {expected}")), "{error}");
+            assert!(error.contains(&format!("no network interface named {expected}")), "{error}");
         }
     }
 
@@ -215,7 +215,7 @@ mod tests {
         for text in ["eth0", "enp1,eth0", "wlan*"] {
             let selection = Selection::parse(text).unwrap();
             let error = selection.at_start(&all(), false).unwrap_err().to_string();
-            assert!(error.contains("there are: lo, enp1, enp2, br0"), "{error}");
+            assert!(error.contains("available: lo, enp1, enp2, br0"), "{error}");
             assert!(selection.at_start(&all(), true).is_ok());
         }
     }

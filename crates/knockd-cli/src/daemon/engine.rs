@@ -165,10 +165,6 @@ impl Engine {
             Message::Dropped(count) => self.dispatcher.handle_dropped(count, self.clock.now()),
             Message::Line(line) => self.log(&line),
             Message::Ready(kept) => self.dispatcher.handle_decoder_ready(kept),
-            Message::Gone(index) => {
-                self.dispatcher.listeners.forget(index, &self.dispatcher.log);
-                self.follow_interfaces();
-            }
         }
     }
 
