@@ -8,4 +8,3 @@ pub(crate) mod listeners;
 #[doc(hidden)]
 pub mod record;
 mod sandbox;
-pub(crate) mod selection;

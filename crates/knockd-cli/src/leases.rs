@@ -5,6 +5,5 @@
 pub(crate) mod commands;
 pub(crate) mod executor;
 pub(crate) mod one_time_file;
-pub(crate) mod programs;
 pub mod store;
 pub(crate) mod writer;

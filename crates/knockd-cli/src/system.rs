@@ -6,6 +6,8 @@ pub(crate) mod clock;
 pub(crate) mod config_file;
 pub(crate) mod listening;
 pub(crate) mod local_ports;
+pub(crate) mod programs;
+pub(crate) mod selection;
 pub(crate) mod text;
 pub(crate) mod users;
 

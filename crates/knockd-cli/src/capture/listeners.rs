@@ -9,8 +9,8 @@ use knockd_capture::{Buffer, Interface, PacketSocket, Program, interfaces};
 use knockd_core::{Interest, LocalPorts, Timestamp};
 
 use crate::capture::listener::{Listener, Message};
-use crate::capture::selection::Selection;
 use crate::log::{Line, Log};
+use crate::system::selection::Selection;
 
 /// How many messages wait for the engine, each with up to 512 packets; behind them the kernel's buffers wait.
 const QUEUE: usize = 64;

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use nix::unistd::{Uid, User};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{MAX_REQUEST, Reply, Request};
@@ -288,8 +287,8 @@ fn write(mut client: &UnixStream, reply: &Reply) -> io::Result<()> {
 fn who_is(client: &UnixStream) -> String {
     let Ok(peer) = rustix::net::sockopt::socket_peercred(client) else { return "somebody".to_owned() };
     let uid = peer.uid.as_raw();
-    let name = User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name);
-    format!("{} (pid {})", name.unwrap_or_else(|| format!("user {uid}")), peer.pid.as_raw_nonzero())
+    let name = users::name_of(uid).unwrap_or_else(|| format!("user {uid}"));
+    format!("{name} (pid {})", peer.pid.as_raw_nonzero())
 }
 
 #[cfg(test)]

@@ -9,10 +9,10 @@ use knockd_core::config::{Diagnostic, Parsed};
 use knockd_core::{Config, DoorId, OneTimeFiles};
 
 use crate::args::Args;
-use crate::capture::selection::Selection;
 use crate::leases::one_time_file;
 use crate::log;
 use crate::system::config_file::{ConfigFile, ConfigFileError, Style, check_access};
+use crate::system::selection::Selection;
 
 /// A usable configuration with everything that depends on the command line decided.
 #[derive(Debug)]

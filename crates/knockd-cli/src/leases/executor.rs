@@ -10,10 +10,10 @@ use knockd_core::{BurnId, Effect, LeaseId, Run, RunKind};
 
 use super::commands::{Exit, Outcome, Report, Runner};
 use super::one_time_file::StrikeError;
-use super::programs;
 use super::store::{LeaseStore, Restored};
 use super::writer::{Change, Progress, Ticket, Writer};
 use crate::log::{Line, Log};
+use crate::system::programs;
 
 /// How many start commands wait while `MaxCommands` are running; a knock that comes then runs nothing.
 const MAX_WAITING: usize = 4096;

@@ -2,6 +2,8 @@
 //!
 //! getpwnam(3) would look elsewhere, too, and loads what the system looks there with into the process.
 
+use nix::unistd::{Uid, User};
+
 /// The number of a user (passwd(5)).
 pub(crate) fn user(name: &str) -> Option<u32> {
     number("/etc/passwd", name)
@@ -10,6 +12,11 @@ pub(crate) fn user(name: &str) -> Option<u32> {
 /// The number of a group (group(5)).
 pub(crate) fn group(name: &str) -> Option<u32> {
     number("/etc/group", name)
+}
+
+/// The name of any user, also of one whom another database knows; that may take long.
+pub(crate) fn name_of(user: u32) -> Option<String> {
+    User::from_uid(Uid::from_raw(user)).ok().flatten().map(|user| user.name)
 }
 
 fn number(file: &str, name: &str) -> Option<u32> {

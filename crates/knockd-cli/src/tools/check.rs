@@ -11,10 +11,10 @@ use serde::Serialize;
 
 use crate::Exit;
 use crate::args::Format;
-use crate::capture::selection::Selection;
-use crate::leases::programs;
 use crate::system::config_file::{Access, ConfigFile, Style, access_of_others};
 use crate::system::listening::Listening;
+use crate::system::programs;
+use crate::system::selection::Selection;
 
 /// Checks a configuration file and prints all that is wrong with it, all that is unwise, and how hard the doors are to guess.
 ///

@@ -25,10 +25,10 @@ use self::print::{Output, Summary};
 use super::capture_file::{self, Captured};
 use crate::Exit;
 use crate::args;
-use crate::capture::selection::Selection;
 use crate::control::explain;
 use crate::system::config_file::ConfigFile;
 use crate::system::local_ports;
+use crate::system::selection::Selection;
 
 /// Where the ephemeral ports begin with Linux unless somebody has changed that (ip(7)).
 const EPHEMERAL_FROM: u16 = 32768;
