@@ -5,7 +5,7 @@
 pub(crate) mod explain;
 pub(crate) mod metrics;
 pub(crate) mod socket;
-mod status;
+pub(crate) mod status;
 pub(crate) mod trace_feed;
 
 use std::fmt;

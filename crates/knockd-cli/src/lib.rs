@@ -13,7 +13,7 @@ mod log;
 mod system;
 pub mod tools;
 
-pub use self::log::complain_of;
+use crate::system::config_file::ConfigFileError;
 
 /// How `knockd` ends. clap itself ends with 2 after a usage error, and with `Succeeded` after `--help` and `--version`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,4 +22,12 @@ pub enum Exit {
     Succeeded = 0,
     /// It could not start, or what was asked for could not be done.
     Failed = 1,
+}
+
+/// Says on standard error why the program ends; it may be closed, then the exit status still tells.
+pub fn complain_of(error: &anyhow::Error) {
+    // The border at which a drawing gets its colours.
+    let coloured = error.downcast_ref::<ConfigFileError>().and_then(ConfigFileError::coloured);
+    let text = coloured.unwrap_or_else(|| format!("{error:#}"));
+    log::complain(&format!("knockd: {text}"), log::Level::Error);
 }

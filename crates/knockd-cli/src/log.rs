@@ -22,7 +22,6 @@ use self::journal::{Journal, prefixed};
 use self::line::Terminal;
 pub(crate) use self::line::{Level, Line};
 use self::output::{Output, SystemLog};
-use crate::system::config_file::ConfigFileError;
 
 /// How long a line waits for a host name.
 const NAME_WAIT: Duration = Duration::from_secs(2);
@@ -197,13 +196,7 @@ impl Destinations {
     }
 }
 
-/// Says on standard error why the program ends; it may be closed, then the exit status still tells.
-pub fn complain_of(error: &anyhow::Error) {
-    let coloured = error.downcast_ref::<ConfigFileError>().and_then(ConfigFileError::coloured);
-    let text = coloured.unwrap_or_else(|| format!("{error:#}"));
-    complain(&format!("knockd: {text}"), Level::Error);
-}
-
+/// Says something on standard error; that may be closed.
 pub(crate) fn complain(text: &str, level: Level) {
     let text = prefixed(text, level, Journal::find().stderr);
     let _ = writeln!(anstream::stderr(), "{text}");

@@ -11,7 +11,12 @@ pub(crate) mod selection;
 pub(crate) mod text;
 pub(crate) mod users;
 
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
 use anyhow::Context;
+use rustix::fs::{Mode, OFlags};
 
 /// Starts a thread with this name.
 ///
@@ -21,4 +26,12 @@ pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> anyhow:
     let thread = std::thread::Builder::new().name(name.to_owned());
     thread.spawn(body).with_context(|| format!("cannot start the {name} thread"))?;
     Ok(())
+}
+
+/// Opens a terminal or a pipe anew: one that has some room need not have room for a line, and to write without waiting is a matter
+/// of the open file, which others share.
+pub(crate) fn reopen(to: BorrowedFd<'_>) -> io::Result<File> {
+    let path = format!("/proc/self/fd/{}", to.as_raw_fd());
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
 }

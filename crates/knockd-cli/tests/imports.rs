@@ -12,11 +12,13 @@ fn root() -> PathBuf {
     testbed::workspace_root()
 }
 
-/// Reads the lines `folder -> other other` of the drawing.
+/// Reads the drawing, the only block of plain text that has such lines: `folder -> other other`.
 fn drawn(page: &str) -> Imports {
-    let lines = page.lines().filter_map(|line| line.split_once("->"));
-    let folders = lines.filter(|(folder, _)| folder.trim().chars().all(|c| c.is_ascii_lowercase()));
+    let blocks = page.split("```text\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let drawing = blocks.filter(|block| block.lines().all(|line| line.contains("->"))).collect::<Vec<_>>();
+    assert_eq!(drawing.len(), 1, "{drawing:?}");
     let of = |others: &str| others.split_whitespace().map(str::to_owned).collect();
+    let folders = drawing[0].lines().map(|line| line.split_once("->").unwrap());
     folders.map(|(folder, others)| (folder.trim().to_owned(), of(others))).collect()
 }
 

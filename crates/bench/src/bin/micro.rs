@@ -83,7 +83,7 @@ fn gate(guarded: bool) -> Result<Gate> {
         config.options.scan_limit = None;
     }
     let mut gate = Gate::new(config, OneTimeFiles::new(), Seed::new(1, 2));
-    gate.set_addresses([Ipv4Addr::new(10, 9, 0, 1).into()]).for_each(drop);
+    gate.set_addresses([Ipv4Addr::new(10, 9, 0, 1).into()]);
     Ok(gate)
 }
 

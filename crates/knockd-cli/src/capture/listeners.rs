@@ -1,12 +1,13 @@
 //! The listeners: one for each interface that is selected, as interfaces come, go and change.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender};
 use knockd_capture::{Buffer, Interface, PacketSocket, Program, interfaces};
-use knockd_core::{Interest, LocalPorts, Timestamp};
+use knockd_core::{Timestamp, Wanted};
 
 use crate::capture::listener::{Listener, Message};
 use crate::log::{Line, Log};
@@ -25,25 +26,24 @@ const MAX_RINGS: usize = 8;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(60);
 
-/// What every filter is made from.
+/// What every filter is made from, but for the addresses of its interface.
 #[derive(Clone, PartialEq, Debug)]
-pub(crate) struct Wanted {
-    pub(crate) interests: Vec<Interest>,
-    /// The UDP ports in use, while strays are to be seen too.
-    pub(crate) guard: Option<LocalPorts>,
-    pub(crate) ipv4_only: bool,
+pub(crate) struct FilterSpec {
+    pub(crate) wanted: Arc<Wanted>,
+    pub(crate) only_ipv4: bool,
 }
 
-impl Wanted {
+impl FilterSpec {
     fn program(&self, interface: &Interface) -> Program {
-        Program::guarded(&self.interests, interface, self.guard.as_ref(), self.ipv4_only)
+        let Wanted { interests, strays } = &*self.wanted;
+        Program::guarded(interests, interface, strays.as_ref(), self.only_ipv4)
     }
 }
 
 /// Open sockets without a thread, so that they survive a fork.
 pub(crate) struct Sockets {
     selection: Selection,
-    wanted: Wanted,
+    filter: FilterSpec,
     open: Vec<(Interface, PacketSocket)>,
 }
 
@@ -52,14 +52,14 @@ impl Sockets {
     ///
     /// # Errors
     /// When an interface that is named does not exist (unless it is waited for), or may not be listened to.
-    pub(crate) fn open(selection: Selection, waits: bool, wanted: Wanted) -> anyhow::Result<Self> {
+    pub(crate) fn open(selection: Selection, waits: bool, filter: FilterSpec) -> anyhow::Result<Self> {
         let chosen = selection.at_start(&interfaces(), waits)?;
         let open = chosen.into_iter().take(MAX_LISTENERS).enumerate().map(|(others, interface)| {
-            let socket = PacketSocket::open(&interface, &wanted.program(&interface), buffer(others))?;
+            let socket = PacketSocket::open(&interface, &filter.program(&interface), buffer(others))?;
             Ok((interface, socket))
         });
         let open = open.collect::<anyhow::Result<_>>()?;
-        Ok(Self { selection, wanted, open })
+        Ok(Self { selection, filter, open })
     }
 
     /// All addresses that are listened to.
@@ -72,7 +72,7 @@ impl Sockets {
 #[derive(Debug)]
 pub(crate) struct Listeners {
     selection: Selection,
-    wanted: Wanted,
+    filter: FilterSpec,
     open: Vec<Listener>,
     /// The interfaces that are meant, but above the limit.
     left_out: Vec<String>,
@@ -89,11 +89,11 @@ impl Listeners {
     /// # Errors
     /// When the system has no thread left.
     pub(crate) fn start(sockets: Sockets) -> anyhow::Result<Self> {
-        let Sockets { selection, wanted, open } = sockets;
+        let Sockets { selection, filter, open } = sockets;
         let (sender, messages) = crossbeam_channel::bounded(QUEUE);
         let start = |(interface, socket)| Listener::start(socket, interface, sender.clone());
         let open = open.into_iter().map(start).collect::<anyhow::Result<_>>()?;
-        Ok(Self { selection, wanted, open, left_out: Vec::new(), retry: None, messages, sender })
+        Ok(Self { selection, filter, open, left_out: Vec::new(), retry: None, messages, sender })
     }
 
     /// The interfaces that are meant by name and not listened to.
@@ -123,13 +123,13 @@ impl Listeners {
     }
 
     /// Listens for something else from now on.
-    pub(crate) fn want(&mut self, wanted: Wanted, log: &Log, now: Timestamp) {
-        if wanted == self.wanted {
+    pub(crate) fn set_filter(&mut self, filter: FilterSpec, log: &Log, now: Timestamp) {
+        if filter == self.filter {
             return;
         }
-        self.wanted = wanted;
+        self.filter = filter;
         for listener in &mut self.open {
-            if let Err(error) = listener.set_filter(&self.wanted.program(&listener.interface)) {
+            if let Err(error) = listener.set_filter(&self.filter.program(&listener.interface)) {
                 log.write(&Line::warning(format!("{}: {error:#}", listener.interface.name)));
                 self.retry.get_or_insert((now.after(FIRST_PAUSE), FIRST_PAUSE));
             }
@@ -187,13 +187,13 @@ impl Listeners {
                     continue;
                 }
                 Some(listener) if listener.interface.addresses != found.addresses => {
-                    let changed = listener.set_filter(&self.wanted.program(&found));
+                    let changed = listener.set_filter(&self.filter.program(&found));
                     // Logged when it is so: a reader may knock at once.
                     log.write(&Line::notice(format!("{} now has {}", found.name, addresses_of(&found))));
                     listener.interface = found;
                     changed
                 }
-                Some(listener) if !listener.has_filter => listener.set_filter(&self.wanted.program(&found)),
+                Some(listener) if !listener.has_filter => listener.set_filter(&self.filter.program(&found)),
                 Some(listener) => {
                     listener.interface.up = found.up;
                     Ok(())
@@ -216,7 +216,7 @@ impl Listeners {
 
     fn listen_to(&mut self, interface: Interface, log: &Log) -> anyhow::Result<()> {
         let rings = self.open.iter().filter(|listener| listener.buffer() == Buffer::Ring).count();
-        let socket = PacketSocket::open(&interface, &self.wanted.program(&interface), buffer(rings))
+        let socket = PacketSocket::open(&interface, &self.filter.program(&interface), buffer(rings))
             .with_context(|| format!("cannot listen on {}", interface.name))?;
         log.write(&Line::notice(format!("listening on {} ({})", interface.name, addresses_of(&interface))));
         self.open.push(Listener::start(socket, interface, self.sender.clone())?);

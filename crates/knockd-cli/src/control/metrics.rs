@@ -183,7 +183,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::tools::status::tests::example;
+    use crate::control::status::tests::example;
 
     /// Reads the text format strictly (Prometheus, "Exposition formats") and returns the samples.
     fn samples(text: &str) -> Vec<(String, u64)> {

@@ -81,13 +81,28 @@ impl Engine {
 
     /// Returns how many leases last longer.
     fn extend(&mut self, which: &LeaseFilter, time: Option<Duration>) -> usize {
-        let now = self.clock.both();
         let mut extended = 0;
-        for outcome in self.gate.extend(which, time, now) {
-            extended += usize::from(matches!(outcome, Outcome::Effect(Effect::EndMoved(..))));
-            self.dispatcher.dispatch(outcome, now.monotonic);
-        }
+        self.apply_and_look(
+            |gate, now| gate.extend(which, time, now),
+            |outcome, _| extended += usize::from(matches!(outcome, Outcome::Effect(Effect::EndMoved(..)))),
+        );
         extended
+    }
+
+    /// Opens doors by hand, and returns what that came to.
+    fn open(&mut self, door: &str, source: IpAddr) -> Vec<OpeningResult> {
+        let mut results = Vec::new();
+        self.apply_and_look(
+            |gate, now| gate.open(door, source, now),
+            |outcome, log| {
+                let Outcome::Opening { door, result, .. } = outcome else { return };
+                if *result != OpeningResult::NothingToRun {
+                    log.write(&Line::opened(source, door));
+                }
+                results.push(*result);
+            },
+        );
+        results
     }
 
     /// Fails when there is no such door, neither in the configuration nor open from an earlier one.
@@ -106,7 +121,7 @@ impl Engine {
     }
 
     fn open_for(&mut self, name: &str, source: IpAddr) -> Result<String, String> {
-        let results = self.open_by_hand(name, source);
+        let results = self.open(name, source);
         let full = results.iter().find_map(|result| match result {
             OpeningResult::Full(full) => Some(full),
             _ => None,

@@ -4,13 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use knockd_core::config::LogFormat;
-use knockd_core::{
-    BurnId, Config, DoorId, Event, EventKind, LeaseId, OpeningResult, Outcome, Timestamp, Wanted,
-};
+use knockd_core::{BurnId, Config, DoorId, Event, EventKind, LeaseId, OpeningResult, Outcome, Timestamp};
 
 use super::setup::Setup;
 use crate::args::Args;
-use crate::capture::listeners::{Listeners, Sockets};
+use crate::capture::listeners::{FilterSpec, Listeners, Sockets};
 use crate::control::explain;
 use crate::control::trace_feed::TraceFeed;
 use crate::leases::commands::Report;
@@ -124,7 +122,10 @@ impl Dispatcher {
             Outcome::Opening { .. } => {}
             Outcome::Effect(effect) => self.executor.carry_out(effect, &self.config.options, &self.log),
             Outcome::UsedUp(door) => self.log.write(&Line::used_up(self.door_name(door))),
-            Outcome::Wanted(wanted) => self.set_filter(&wanted, now),
+            Outcome::Wanted(wanted) => {
+                let filter = FilterSpec { wanted, only_ipv4: self.only_ip_v4 };
+                self.listeners.set_filter(filter, &self.log, now);
+            }
         }
     }
 
@@ -171,15 +172,6 @@ impl Dispatcher {
     /// When [`Self::handle_timeout`] wants to be called.
     pub(super) fn poll_timeout(&self) -> Option<Timestamp> {
         self.limiter.poll_timeout().into_iter().chain(self.drops.poll_timeout()).min()
-    }
-
-    fn set_filter(&mut self, wanted: &Arc<Wanted>, now: Timestamp) {
-        let wanted = crate::capture::listeners::Wanted {
-            interests: wanted.interests.clone(),
-            guard: wanted.strays.clone(),
-            ipv4_only: self.only_ip_v4,
-        };
-        self.listeners.want(wanted, &self.log, now);
     }
 
     /// Logs what happened to an attempt, unless strangers cause too many such lines.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use knockd_capture::LinkWatch;
 use knockd_core::config::OnExit;
-use knockd_core::{DoorId, Gate, Now, OpeningResult, Outcome, Outcomes, Packet, Timestamp};
+use knockd_core::{DoorId, Gate, Now, Outcome, Outcomes, Packet, Timestamp};
 use signal_hook::consts::SIGHUP;
 
 use super::dispatcher::Dispatcher;
@@ -141,10 +141,20 @@ impl Engine {
         self.shut_down(signals);
     }
 
-    /// Lets the gate decide, and carries out and traces what it has decided.
+    /// Lets the gate decide, and traces and carries out what it has decided.
     pub(super) fn apply(&mut self, decide: impl for<'g> FnOnce(&'g mut Gate, Now) -> Outcomes<'g>) {
+        self.apply_and_look(decide, |_, _| {});
+    }
+
+    /// The same for a caller who wants to see the outcomes, each before it is carried out.
+    pub(super) fn apply_and_look(
+        &mut self,
+        decide: impl for<'g> FnOnce(&'g mut Gate, Now) -> Outcomes<'g>,
+        mut look: impl FnMut(&Outcome, &Log),
+    ) {
         let now = self.clock.both();
         for outcome in decide(&mut self.gate, now) {
+            look(&outcome, &self.dispatcher.log);
             self.dispatcher.trace(&outcome);
             self.dispatcher.dispatch(outcome, now.monotonic);
         }
@@ -253,8 +263,7 @@ impl Engine {
     /// Looks again at the interfaces, because some have changed.
     pub(super) fn follow_interfaces(&mut self) {
         self.dispatcher.listeners.follow(&self.dispatcher.log, self.clock.now());
-        let addresses: Vec<_> = self.dispatcher.listeners.addresses().collect();
-        self.apply(|gate, _| gate.set_addresses(addresses));
+        self.gate.set_addresses(self.dispatcher.listeners.addresses());
         service_manager::status(&self.summary());
     }
 
@@ -344,24 +353,6 @@ impl Engine {
     pub(super) fn summary(&self) -> String {
         let (names, doors) = (self.dispatcher.listeners.names(), self.setup.config.doors.len());
         format!("Listening on {names}; doors: {doors}")
-    }
-
-    /// Opens doors by hand, and returns what that came to.
-    pub(super) fn open_by_hand(&mut self, door: &str, source: std::net::IpAddr) -> Vec<OpeningResult> {
-        let now = self.clock.both();
-        let mut results = Vec::new();
-        for outcome in self.gate.open(door, source, now) {
-            if let Outcome::Opening { door, result, .. } = &outcome {
-                if *result != OpeningResult::NothingToRun {
-                    self.dispatcher.log.write(&Line::opened(source, door));
-                }
-                results.push(*result);
-            }
-            self.dispatcher.trace(&outcome);
-            self.dispatcher.dispatch(outcome, now.monotonic);
-        }
-        self.end_refused();
-        results
     }
 }
 

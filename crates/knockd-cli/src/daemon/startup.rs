@@ -9,7 +9,7 @@ use knockd_core::{Gate, Seed};
 
 use super::setup::Setup;
 use crate::args::Args;
-use crate::capture::listeners::{Sockets, Wanted};
+use crate::capture::listeners::{FilterSpec, Sockets};
 use crate::control::socket::Bound;
 use crate::leases::store::LeaseStore;
 use crate::system::clock::Clock;
@@ -42,11 +42,9 @@ impl Prepared {
         let mut gate = Gate::new(Arc::clone(&setup.config), files, seed()?);
         // The filter is made of what the gate wants in the end, so none of its changes has to be carried out.
         gate.set_local_ports(local_ports::in_use()).for_each(drop);
-        let wanted = gate.wanted();
-        let (interests, guard) = (wanted.interests.clone(), wanted.strays.clone());
-        let wanted = Wanted { interests, guard, ipv4_only: args.only_ip_v4 };
-        let sockets = Sockets::open(setup.selection.clone(), setup.waits, wanted)?;
-        gate.set_addresses(sockets.addresses()).for_each(drop);
+        let filter = FilterSpec { wanted: Arc::clone(gate.wanted()), only_ipv4: args.only_ip_v4 };
+        let sockets = Sockets::open(setup.selection.clone(), setup.waits, filter)?;
+        gate.set_addresses(sockets.addresses());
         let store = setup.needs_state().then(|| LeaseStore::open(setup.state_dir.clone()));
         let control = setup.control_socket.as_deref().map(Bound::make);
         Ok(Self { args, directory, setup, gate, sockets, links, clock: Clock::start(), store, control })

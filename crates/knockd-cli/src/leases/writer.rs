@@ -98,12 +98,19 @@ impl Writer {
 
     /// Makes a change of a lease durable, soon.
     pub(crate) fn change(&mut self, id: LeaseId, change: Change) -> Ticket {
-        self.add(|pending| drop(pending.changes.insert(id, change)))
+        self.last.0 += 1;
+        let mut pending = lock(&self.pending);
+        pending.ticket = self.last;
+        pending.changes.insert(id, change);
+        drop(pending);
+        self.wake();
+        self.last
     }
 
     /// Strikes out a line of a one-time file, soon; exactly one [`Progress::Burnt`] follows.
-    pub(crate) fn burn(&mut self, id: BurnId, path: PathBuf, line: Unused) -> Ticket {
-        self.add(|pending| pending.burns.push((id, path, line)))
+    pub(crate) fn burn(&self, id: BurnId, path: PathBuf, line: Unused) {
+        lock(&self.pending).burns.push((id, path, line));
+        self.wake();
     }
 
     /// Says whether everything is on disk, after trying again what could not be written; `false` when that takes too long.
@@ -112,16 +119,6 @@ impl Writer {
         lock(&self.pending).asks.push(ask);
         self.wake();
         answer.recv_timeout(limit).unwrap_or(false)
-    }
-
-    fn add(&mut self, to_do: impl FnOnce(&mut Pending)) -> Ticket {
-        self.last.0 += 1;
-        let mut pending = lock(&self.pending);
-        pending.ticket = self.last;
-        to_do(&mut pending);
-        drop(pending);
-        self.wake();
-        self.last
     }
 
     fn wake(&self) {
@@ -193,11 +190,12 @@ impl Job {
             changes.append(&mut self.undone);
         }
         self.write(changes);
+        // Whoever waits for a lease does not wait for lines of one-time files.
+        self.tell(Progress::Done(ticket));
         for (id, path, line) in burns {
             let burnt = strike_out(&path, &line);
             self.tell(Progress::Burnt(id, burnt));
         }
-        self.tell(Progress::Done(ticket));
         for ask in asks {
             let _ = ask.send(self.undone.is_empty());
         }

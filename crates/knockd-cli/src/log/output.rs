@@ -4,12 +4,13 @@
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 
 use jiff::Zoned;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
+
+use crate::system::reopen;
 
 /// How long a line waits for a reader that has been keeping up so far.
 const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
@@ -84,14 +85,6 @@ impl<F: AsFd> Output<F> {
     fn fd(&self) -> BorrowedFd<'_> {
         self.terminal.as_ref().map_or(self.to.as_fd(), File::as_fd)
     }
-}
-
-/// Opens a terminal or a pipe anew: one that has some room need not have room for a line, and to write without waiting is a matter
-/// of the open file, which others share.
-pub(crate) fn reopen(to: BorrowedFd<'_>) -> io::Result<File> {
-    let path = format!("/proc/self/fd/{}", to.as_raw_fd());
-    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
 }
 
 /// The system log.

@@ -131,7 +131,7 @@ impl Replay {
         // There is no filter here that could be changed.
         gate.set_local_ports(local_ports).for_each(drop);
         if let Own::Given(own) | Own::Machine(own) = &own {
-            gate.set_addresses(own.iter().copied()).for_each(drop);
+            gate.set_addresses(own.iter().copied());
         }
         Ok(Self { gate, own, current: None, now: Timestamp::ZERO, summary: Summary::default() })
     }
@@ -178,7 +178,7 @@ impl Replay {
         }
         self.current = Some(destination);
         let is_target = self.gate.config().doors.iter().any(|door| door.target == Some(destination));
-        self.gate.set_addresses(self.current.filter(|_| !is_target)).for_each(drop);
+        self.gate.set_addresses(self.current.filter(|_| !is_target));
     }
 
     /// Lets everything happen whose time comes until `until`.

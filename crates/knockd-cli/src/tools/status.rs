@@ -177,71 +177,9 @@ fn health(status: &Status) -> Vec<Vec<Cell>> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-    use crate::control::{Attempts, Commands, Counters, Health, InterfaceStatus, Leases};
-
-    pub(crate) fn example() -> Status {
-        Status {
-            version: "0.9.0".to_owned(),
-            pid: 42,
-            uptime: 93_784,
-            interfaces: vec![
-                InterfaceStatus {
-                    name: "eth0".to_owned(),
-                    listening: true,
-                    up: true,
-                    addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
-                },
-                InterfaceStatus { name: "wg0".to_owned(), listening: true, up: false, addresses: vec![] },
-                InterfaceStatus { name: "ppp0".to_owned(), listening: false, up: false, addresses: vec![] },
-            ],
-            doors: vec![
-                DoorStatus { name: "ssh".to_owned(), steps: Some(3), one_time: false },
-                DoorStatus { name: "a \x1b[31mdoor".to_owned(), steps: None, one_time: true },
-            ],
-            attempts: Attempts {
-                total: 120,
-                listed: vec![AttemptStatus {
-                    source: "198.51.100.7".parse().unwrap(),
-                    door: "ssh".to_owned(),
-                    stage: 2,
-                    age: 4,
-                }],
-            },
-            leases: Leases {
-                total: 2,
-                starting: 0,
-                open: 1,
-                closing: 0,
-                retrying: 1,
-                listed: vec![
-                    LeaseStatus {
-                        door: "ssh".to_owned(),
-                        source: "203.0.113.5".parse().unwrap(),
-                        state: LeaseState::Open,
-                        left: Some(25),
-                        failed: false,
-                    },
-                    LeaseStatus {
-                        door: "ssh".to_owned(),
-                        source: "203.0.113.50".parse().unwrap(),
-                        state: LeaseState::Retrying,
-                        left: Some(61),
-                        failed: true,
-                    },
-                ],
-            },
-            counters: Counters { packets: 1204, opens: 7, ..Counters::default() },
-            commands: Commands { run: 14, ..Commands::default() },
-            health: Health {
-                state_directory: Some("/var/lib/knockd".to_owned()),
-                state_problem: None,
-                filter_exact: true,
-                decoder: None,
-            },
-        }
-    }
+    use crate::control::status::tests::example;
 
     #[test]
     fn columns_are_aligned_and_nothing_is_obeyed_by_a_terminal() {

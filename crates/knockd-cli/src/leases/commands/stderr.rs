@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::log::output::reopen;
+use crate::system::reopen;
 
 /// The most that is kept of a line, in bytes.
 const LINE_LIMIT: usize = 512;

@@ -234,7 +234,7 @@ mod tests {
     use ratatui::backend::TestBackend;
 
     use super::*;
-    use crate::tools::status::tests::example;
+    use crate::control::status::tests::example;
 
     fn drawn(width: u16, height: u16, view: &View, has_colour: bool) -> Terminal<TestBackend> {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
