@@ -41,7 +41,7 @@ const ANSWER: Duration = Duration::from_secs(1);
 
 /// How ours begins a line about what the machine does not let it do, and one about addresses, of which the kernel adds the
 /// link-local one of IPv6 when it likes; the tests do not look at such lines, since they are about the machine.
-const ABOUT_THE_MACHINE: [&str; 2] = ["the packet decoder has more rights than it needs", "eth0 now has "];
+const ABOUT_THE_MACHINE: [&str; 2] = ["packet decoder is not fully sandboxed", "eth0 now has "];
 
 /// How many lines of a program that printed much a failed test shows.
 const TRANSCRIPT_LINES: usize = 60;

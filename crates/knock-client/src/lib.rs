@@ -34,9 +34,7 @@ use raw::RawTcp;
 #[derive(Debug, thiserror::Error)]
 pub enum KnockError {
     /// An argument is neither a port number nor a service that the system knows.
-    #[error(
-        "{0:?} is not a port: expected 0 to 65535 or a service name, optionally followed by :tcp or :udp"
-    )]
+    #[error("invalid port {0:?}; expected 0 to 65535 or a service name, optionally followed by :tcp or :udp")]
     NotAPort(String),
     /// The system found no address for the host.
     #[error("cannot resolve host {host:?}{}: {cause}", family.map_or("", Family::to_an_address))]
@@ -50,7 +48,8 @@ pub enum KnockError {
     },
     /// Chosen TCP flags were asked for, and the system refuses the raw socket that they need.
     #[error(
-        "--tcpflags needs the right to send raw packets: run it as root (sudo knock ...) or with CAP_NET_RAW"
+        "--tcpflags requires permission to send raw packets; run knock as root (sudo knock ...) or with \
+         CAP_NET_RAW"
     )]
     RawForbidden,
     /// Chosen TCP flags were asked for, and the system has no raw socket for TCP.

@@ -52,7 +52,7 @@ fn run(args: &Args) -> Result<(), KnockError> {
             let _ = writeln!(io::stdout(), "hitting {name}");
         }
         if let Err(error) = sender.send(hit.step) {
-            report(&format!("{name} was not sent: {error}"));
+            report(&format!("cannot send {name}: {error}"));
         }
         // As in 0.8 also after the last hit: `knock -d 500 host 1 2 3 && ssh host` gives the door time to open.
         thread::sleep(args.delay);

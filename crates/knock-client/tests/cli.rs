@@ -95,7 +95,7 @@ For more information, try '--help'.
 #[test]
 fn a_port_out_of_range_is_a_usage_error() {
     knock("192.0.2.1 99999").code(2).stdout_eq("").stderr_eq(str![[r#"
-knock: "99999" is not a port: expected 0 to 65535 or a service name, optionally followed by :tcp or :udp
+knock: invalid port "99999"; expected 0 to 65535 or a service name, optionally followed by :tcp or :udp
 
 "#]]);
 }
@@ -103,7 +103,7 @@ knock: "99999" is not a port: expected 0 to 65535 or a service name, optionally 
 #[test]
 fn an_unknown_protocol_is_a_usage_error() {
     knock("192.0.2.1 1:foo").code(2).stdout_eq("").stderr_eq(str![[r#"
-knock: "1:foo" is not a port: expected 0 to 65535 or a service name, optionally followed by :tcp or :udp
+knock: invalid port "1:foo"; expected 0 to 65535 or a service name, optionally followed by :tcp or :udp
 
 "#]]);
 }
@@ -111,7 +111,7 @@ knock: "1:foo" is not a port: expected 0 to 65535 or a service name, optionally 
 #[test]
 fn an_unknown_service_is_a_usage_error() {
     knock("192.0.2.1 no-such-service").code(2).stdout_eq("").stderr_eq(str![[r#"
-knock: "no-such-service" is not a port: expected 0 to 65535 or a service name, optionally followed by :tcp or :udp
+knock: invalid port "no-such-service"; expected 0 to 65535 or a service name, optionally followed by :tcp or :udp
 
 "#]]);
 }

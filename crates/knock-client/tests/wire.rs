@@ -135,7 +135,7 @@ fn a_hit_that_cannot_be_sent_is_reported_and_the_rest_is_sent() {
         let output = knock("192.0.2.1 7000 0:udp 8000");
         assert_eq!(output.status.code(), Some(0));
         let message = String::from_utf8(output.stderr).unwrap();
-        assert!(message.starts_with("knock: udp 192.0.2.1:0 was not sent: "), "{message}");
+        assert!(message.starts_with("knock: cannot send udp 192.0.2.1:0: "), "{message}");
         assert_eq!(wire.seen_within(AT_ONCE), [tcp("192.0.2.1:7000", SYN), tcp("192.0.2.1:8000", SYN)]);
     });
 }
@@ -222,8 +222,7 @@ fn chosen_flags_without_the_privilege_are_an_error_and_nothing_is_sent() {
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(
             String::from_utf8(output.stderr).unwrap(),
-            "knock: --tcpflags needs the right to send raw packets: \
-             run it as root (sudo knock ...) or with CAP_NET_RAW\n"
+            "knock: --tcpflags requires permission to send raw packets; run knock as root (sudo knock ...) or with CAP_NET_RAW\n"
         );
         assert_eq!(wire.seen_within(AT_ONCE), []);
     });

@@ -34,7 +34,7 @@ pub enum Received {
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// The interface went down, or away: [`crate::LinkWatch`] and [`crate::interfaces`] tell which.
-    #[error("the interface is down")]
+    #[error("interface is down")]
     LinkDown,
     /// The kernel failed for a reason that is not expected.
     #[error("cannot read packets")]

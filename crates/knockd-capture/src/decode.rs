@@ -38,25 +38,25 @@ const MIN_UDP_LENGTH: u16 = 8;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum Ignored {
     /// The version is neither 4 nor 6.
-    #[error("it is not an IP packet")]
+    #[error("not an IP packet")]
     NotIp,
     /// It ends within a header, or a length field says that it does.
-    #[error("it ends within a header")]
+    #[error("truncated header")]
     Truncated,
     /// A header contradicts its protocol.
-    #[error("a header is malformed")]
+    #[error("malformed header")]
     Malformed,
     /// It is a part of a packet. An IPv6 atomic fragment (RFC 6946) is whole and not meant.
-    #[error("it is a fragment")]
+    #[error("fragment")]
     Fragment,
     /// It carries something else, or something encrypted.
-    #[error("it carries neither TCP nor UDP")]
+    #[error("neither TCP nor UDP")]
     NotTcpOrUdp,
     /// Its routing header still names other destinations, so its destination address is a mere way point.
-    #[error("it is on its way to another destination")]
+    #[error("in transit to another destination")]
     OnItsWay,
     /// It has more extension headers than anything harmless.
-    #[error("it has too many extension headers")]
+    #[error("too many extension headers")]
     TooManyHeaders,
 }
 

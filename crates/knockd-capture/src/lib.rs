@@ -131,9 +131,7 @@ impl AsFd for PacketSocket {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The process may not open packet sockets.
-    #[error(
-        "capturing packets needs root or the capability CAP_NET_RAW: start it with sudo, or as a service"
-    )]
+    #[error("capturing packets requires root or CAP_NET_RAW; start knockd with sudo or as a service")]
     NotPermitted,
     /// The interface went away.
     #[error("interface {interface} no longer exists")]

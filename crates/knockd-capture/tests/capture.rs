@@ -413,6 +413,6 @@ fn a_missing_privilege_is_named() {
         let error = PacketSocket::open(&interface, &Program::new(&[], &interface, false), Buffer::Ring)
             .err()
             .unwrap();
-        assert!(error.to_string().starts_with("capturing packets needs root or the capability CAP_NET_RAW"));
+        assert!(error.to_string().starts_with("capturing packets requires root or CAP_NET_RAW"));
     });
 }

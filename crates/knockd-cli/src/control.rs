@@ -70,9 +70,9 @@ impl Request {
     /// When it is no request; the text says what is wrong with it.
     pub fn parse(line: &[u8]) -> Result<Self, String> {
         if line.len() > MAX_REQUEST {
-            return Err(format!("a request is longer than {MAX_REQUEST} bytes"));
+            return Err(format!("request longer than {MAX_REQUEST} bytes"));
         }
-        serde_json::from_slice(line).map_err(|error| format!("this is no request: {error}"))
+        serde_json::from_slice(line).map_err(|error| format!("invalid request: {error}"))
     }
 }
 
@@ -204,7 +204,7 @@ mod tests {
                     }
                     prop_assert_eq!(Request::parse(taken.to_string().as_bytes()), Ok(request));
                 }
-                Err(reason) => prop_assert!(reason.starts_with("this is no request: "), "{reason}"),
+                Err(reason) => prop_assert!(reason.starts_with("invalid request: "), "{reason}"),
             }
         }
     }

@@ -38,7 +38,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let level = if args.debug { log::LevelFilter::Debug } else { log::LevelFilter::Off };
     let mut debugging = env_logger::Builder::new();
     debugging.filter_level(level).parse_default_env().target(env_logger::Target::Stdout).init();
-    let directory = std::env::current_dir().context("cannot find the current directory")?;
+    let directory = std::env::current_dir().context("cannot determine the current directory")?;
     let setup = Setup::load(&args, &directory, None)?;
     for warning in setup.warnings.lines(Style::Coloured) {
         complain(&warning, Level::Warning);
@@ -48,12 +48,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let destinations = Destinations::open(&setup.log_settings(args));
     // Everything that can fail has failed by now, while there is a terminal to say so and no thread that a fork would lose.
     if args.daemon {
-        nix::unistd::daemon(false, false).context("cannot go to the background")?;
+        nix::unistd::daemon(false, false).context("cannot detach")?;
     }
     let pid_file = args.daemon.then(|| PidFile::write(&setup.pid_file)).transpose();
     let log = Log::new(destinations, args.lookup)?;
     let pid_file = pid_file.unwrap_or_else(|error| {
-        log.write(&Line::warning(format!("could not create pid file {error}")));
+        log.write(&Line::warning(format!("cannot create pid file {error}")));
         None
     });
     let signals = signals()?;

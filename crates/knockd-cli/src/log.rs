@@ -148,7 +148,7 @@ impl Destinations {
             match OpenOptions::new().create(true).append(true).open(path) {
                 Ok(file) => destinations.file = Some(file),
                 Err(error) => {
-                    let text = format!("cannot open the log file {}: {error}", path.display());
+                    let text = format!("cannot open log file {}: {error}", path.display());
                     destinations.write(&Zoned::now(), &Line::warning(text), None);
                 }
             }

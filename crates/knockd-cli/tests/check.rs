@@ -40,8 +40,8 @@ fn codes(config: &str) -> Vec<String> {
 fn a_good_file_passes_and_the_odds_of_its_doors_are_told() {
     for arguments in ["check k.conf", "check --strict k.conf", "-t -c k.conf"] {
         knockd_with(GOOD, arguments).code(0).stderr_eq("").stdout_eq(str![[r#"
-k.conf:1:1: note: door `ssh`: a guess opens it once in 10^15 times, a scan of all ports in random order once in 10^13 times, before it is noticed
-k.conf: errors: 0, warnings: 0
+k.conf:1:1: note: door `ssh`: odds of a blind guess: 1 in 10^15; of a scan of all ports in random order: 1 in 10^13 (before detection)
+k.conf: 0 errors, 0 warnings
 
 "#]]);
     }
@@ -51,17 +51,17 @@ k.conf: errors: 0, warnings: 0
 fn every_error_is_drawn_and_the_status_is_1() {
     let config = "[ssh]\nsequence = 700,80000\nseq_timeot = 5\n";
     knockd_with(config, "check k.conf").code(1).stderr_eq("").stdout_eq(str![[r#"
-k.conf:2:16: error: "80000" does not belong here
+k.conf:2:16: error: unexpected "80000"
   |
 2 | sequence = 700,80000
   |                ^^^^^ expected a port number from 0 to 65535
-k.conf:3:1: error: `seq_timeot` is not a directive of a door
+k.conf:3:1: error: `seq_timeot` is not a valid directive in a door
   |
 3 | seq_timeot = 5
   | ^^^^^^^^^^ expected a known directive
   |
   = help: did you mean `Seq_Timeout`?
-k.conf: errors: 2, warnings: 0
+k.conf: 2 errors, 0 warnings
 
 "#]]);
 }
@@ -71,26 +71,26 @@ fn what_is_unwise_is_a_warning_that_fails_only_if_that_is_asked_for() {
     let config = "[ssh]\nsequence = 7000,8000,9000\ntcpflags = syn,ack\nseq_timeout = 90\n\
                   start_command = /usr/sbin/no-such-program -I INPUT -s %IP%\n";
     let expected = str![[r#"
-k.conf:2:12: warning: everybody knows this sequence from examples
+k.conf:2:12: warning: sequence published in examples
   |
 2 | sequence = 7000,8000,9000
-  |            ^^^^^^^^^^^^^^ expected ports of your own; `shuf -i 1024-32767 -n 4` gives four
-k.conf:3:12: warning: no attempt to connect has the flags `syn,ack`, so plain clients cannot knock
+  |            ^^^^^^^^^^^^^^ expected your own ports; `shuf -i 1024-32767 -n 4` picks four
+k.conf:3:12: warning: no ordinary client sends the flags `syn,ack`
   |
 3 | tcpflags = syn,ack
-  |            ^^^^^^^ expected `syn`, unless you mean it
+  |            ^^^^^^^ expected `syn`, unless this is intended
   |
-  = help: this knocks, as root: knock --tcpflags syn,ack HOST PORT...
-k.conf:4:15: warning: 90 s are much time for a knock, also for one that is guessed slowly
+  = help: to knock, run as root: knock --tcpflags syn,ack HOST PORT...
+k.conf:4:15: warning: 90 s is unusually long for a knock
   |
 4 | seq_timeout = 90
-  |               ^^ expected some seconds, and 60 at most
-k.conf:5:17: warning: /usr/sbin/no-such-program is not there, or cannot be executed
+  |               ^^ expected a few seconds, at most 60
+k.conf:5:17: warning: /usr/sbin/no-such-program: not found or not executable
   |
 5 | start_command = /usr/sbin/no-such-program -I INPUT -s %IP%
-  |                 ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ expected a program of this machine; perhaps a package has to be installed
-k.conf:1:1: note: door `ssh`: a guess opens it once in 10^14 times, a scan of all ports in random order once in 10^12 times, before it is noticed
-k.conf: errors: 0, warnings: 4
+  |                 ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ expected an installed program; its package may be missing
+k.conf:1:1: note: door `ssh`: odds of a blind guess: 1 in 10^14; of a scan of all ports in random order: 1 in 10^12 (before detection)
+k.conf: 0 errors, 4 warnings
 
 "#]];
     knockd_with(config, "check k.conf").code(0).stderr_eq("").stdout_eq(expected);
@@ -101,12 +101,12 @@ k.conf: errors: 0, warnings: 4
 fn the_json_is_one_list() {
     let config = GOOD.replace("20011,4207:udp,11393", "4207,11393");
     knockd_with(&config, "check k.conf --format json").code(0).stderr_eq("").stdout_eq(str![[r#"
-[{"severity":"warning","code":"ascending-ports","path":"k.conf","line":2,"column":13,"message":"the ports of this sequence ascend","expected":"ports that do not ascend, so that no ascending scan hits them in this order"},{"severity":"note","code":"odds","path":"k.conf","line":1,"column":1,"message":"door `ssh`: a guess opens it once in 10^10 times, a scan of all ports in random order once in 10^8 times, before it is noticed"}]
+[{"severity":"warning","code":"ascending-ports","path":"k.conf","line":2,"column":13,"message":"ports in ascending order","expected":"ports out of order, which an ascending scan cannot hit"},{"severity":"note","code":"odds","path":"k.conf","line":1,"column":1,"message":"door `ssh`: odds of a blind guess: 1 in 10^10; of a scan of all ports in random order: 1 in 10^8 (before detection)"}]
 
 "#]]);
     let errors = knockd_with("[ssh]\nsequence =\n", "check k.conf --format json").code(1);
     errors.stderr_eq("").stdout_eq(str![[r#"
-[{"severity":"error","code":"invalid","path":"k.conf","line":2,"column":11,"message":"this value is empty","expected":"a port number from 0 to 65535"}]
+[{"severity":"error","code":"invalid","path":"k.conf","line":2,"column":11,"message":"empty value","expected":"a port number from 0 to 65535"}]
 
 "#]]);
 }
@@ -131,12 +131,12 @@ fn a_port_on_which_a_program_listens_is_a_warning() {
 fn a_program_that_is_missing_is_a_warning_where_the_command_stands() {
     let config = GOOD.replace("echo close", "/no/such/program");
     knockd_with(&config, "check k.conf").code(0).stdout_eq(str![[r#"
-k.conf:6:17: warning: /no/such/program is not there, or cannot be executed
+k.conf:6:17: warning: /no/such/program: not found or not executable
   |
 6 |     Stop_Command = /no/such/program %IP%
-  |                    ^^^^^^^^^^^^^^^^^^^^^ expected a program of this machine; perhaps a package has to be installed
-k.conf:1:1: note: door `ssh`: a guess opens it once in 10^15 times, a scan of all ports in random order once in 10^13 times, before it is noticed
-k.conf: errors: 0, warnings: 1
+  |                    ^^^^^^^^^^^^^^^^^^^^^ expected an installed program; its package may be missing
+k.conf:1:1: note: door `ssh`: odds of a blind guess: 1 in 10^15; of a scan of all ports in random order: 1 in 10^13 (before detection)
+k.conf: 0 errors, 1 warning
 
 "#]]);
 }
@@ -171,7 +171,8 @@ fn files_that_others_can_read_or_write_are_reported() {
         fs::set_permissions(directory.path().join(file), Permissions::from_mode(mode)).unwrap();
         let output = check("check k.conf").code(code);
         let stdout = String::from_utf8(output.get_output().stdout.clone()).unwrap();
-        assert!(stdout.contains("by everybody") && stdout.contains(&format!("chmod o= {file}")), "{stdout}");
+        let what = if code == 0 { "world-readable" } else { "world-writable" };
+        assert!(stdout.contains(what) && stdout.contains(&format!("; run: chmod o= {file}")), "{stdout}");
         fs::set_permissions(directory.path().join(file), Permissions::from_mode(0o600)).unwrap();
     }
 }

@@ -148,7 +148,7 @@ For more information, try '--help'.
 fn a_missing_configuration_is_named_with_the_reason() {
     for line in ["-c /no/such/knockd.conf", "-d -c /no/such/knockd.conf"] {
         knockd(line).code(1).stdout_eq("").stderr_eq(str![[r#"
-knockd: cannot read /no/such/knockd.conf: No such file or directory; write it (the manual page knockd(1) has examples), or name another one
+knockd: cannot read /no/such/knockd.conf: No such file or directory; create it (see knockd(1) for examples), or name another file
 
 "#]]);
     }
@@ -171,56 +171,56 @@ fn every_error_of_a_configuration_is_drawn_in_one_go_with_the_warnings_between_t
                   \tcommand = true\n\
                   []\n";
     knockd_with(config).code(1).stdout_eq("").stderr_eq(str![[r#"
-knockd: the configuration cannot be used:
-[..]/k.conf:1:1: error: `sequence` stands before any section
+knockd: invalid configuration:
+[..]/k.conf:1:1: error: `sequence` before the first section
   |
 1 | sequence = 1
   | ^^^^^^^^ expected a section header such as `[options]` above it
-[..]/k.conf:3:2: error: `logfil` is not a directive of [options]
+[..]/k.conf:3:2: error: `logfil` is not a valid directive in [options]
   |
 3 |     logfil = /dev/null
   |     ^^^^^^ expected a known directive
   |
   = help: did you mean `LogFile`?
-[..]/k.conf:4:16: error: "none" does not belong here
+[..]/k.conf:4:16: error: unexpected "none"
   |
 4 |     maxattempts = none
   |                   ^^^^ expected a whole number up to 4294967295
-[..]/k.conf:6:17: error: "80000" does not belong here
+[..]/k.conf:6:17: error: unexpected "80000"
   |
 6 |     sequence = 700,80000,900
   |                    ^^^^^ expected a port number from 0 to 65535
-[..]/k.conf:7:16: error: "soon" does not belong here
+[..]/k.conf:7:16: error: unexpected "soon"
   |
 7 |     seq_timeout = soon
-  |                   ^^^^ expected whole seconds from 0 to 4294967295
-[..]/k.conf:8:2: warning: `Seq_Timeout` is already given in this section
+  |                   ^^^^ expected a whole number of seconds from 0 to 4294967295
+[..]/k.conf:8:2: warning: duplicate directive (already given as `Seq_Timeout`); the last one wins
   |
 8 |     seq_timeout = 5 s
-  |     ^^^^^^^^^^^ expected once; the last one counts
-[..]/k.conf:8:18: warning: this text is ignored
+  |     ^^^^^^^^^^^ expected only one per section
+[..]/k.conf:8:18: warning: text ignored
   |
 8 |     seq_timeout = 5 s
-  |                     ^ expected a comment on a line of its own, or nothing
-[..]/k.conf:9:17: error: "ak" does not belong here
+  |                     ^ expected nothing; a comment needs its own line
+[..]/k.conf:9:17: error: unexpected "ak"
   |
 9 |     tcpflags = syn,ak
-  |                    ^^ expected a TCP flag: fin, syn, rst, psh, ack or urg, with `!` in front if it must be clear
-[..]/k.conf:10:11: error: this is not an address
+  |                    ^^ expected a TCP flag: fin, syn, rst, psh, ack or urg, with a leading `!` if it must be clear
+[..]/k.conf:10:11: error: invalid address
    |
 10 |     target = example.com
    |              ^^^^^^^^^^^ expected an IPv4 or IPv6 address
    |
-   = help: host names and networks are not looked up here
-[..]/k.conf:11:9: error: `command` has no value
+   = help: host names and networks are not supported
+[..]/k.conf:11:9: error: missing value for `command`
    |
 11 |     command
    |            ^ expected `= value`
 [..]/k.conf:12:1: error: door `web` has no sequence
    |
 12 | [web]
-   | ^^^^^ expected a `Sequence` or `One_Time_Sequences` directive in it
-[..]/k.conf:14:1: error: this section has no name
+   | ^^^^^ expected a `Sequence` or `One_Time_Sequences` directive
+[..]/k.conf:14:1: error: section without a name
    |
 14 | []
    | ^^ expected `[options]` or the name of a door
@@ -239,16 +239,16 @@ fn warnings_do_not_keep_it_from_going_on() {
 [..]/k.conf:1:1: warning: door `ssh` can never open
   |
 1 | [ssh]
-  | ^^^^^ expected a `Seq_Timeout` of 1 or more, since its sequence has more than one step
-[..]/k.conf:2:25: warning: this text is ignored
+  | ^^^^^ expected a `Seq_Timeout` of at least 1, because its sequence has more than one step
+[..]/k.conf:2:25: warning: text ignored
   |
 2 |     sequence = 700,800,900 # mine
-  |                            ^^^^^^ expected a comment on a line of its own, or nothing
-[..]/k.conf:5:2: warning: `Cmd_Timeout` is already given in this section
+  |                            ^^^^^^ expected nothing; a comment needs its own line
+[..]/k.conf:5:2: warning: duplicate directive (already given as `Cmd_Timeout`); the last one wins
   |
 5 |     cmd_timeout = 2
-  |     ^^^^^^^^^^^ expected once; the last one counts
-knockd: no network interface named no-such-interface; available: [..] (choose one with -i or `Interface`, or wait for it with --wait or `WaitInterface`)
+  |     ^^^^^^^^^^^ expected only one per section
+knockd: no such interface: no-such-interface; available: [..]; choose one with -i or `Interface`, or wait for it with --wait or `WaitInterface`
 
 "#]]);
 }
@@ -266,8 +266,8 @@ fn a_configuration_that_everybody_can_read_is_a_warning_and_one_that_everybody_c
     assert_data_eq!(
         stderr,
         str![[r#"
-/run/k.conf: warning: it can be read by everybody, with the secrets in it: chmod o= /run/k.conf
-knockd: no network interface named eth7 (did you mean eth0?); available: lo,[..] eth0 (choose one with -i or `Interface`, or wait for it with --wait or `WaitInterface`)
+/run/k.conf: warning: world-readable, but contains secrets; run: chmod o= /run/k.conf
+knockd: no such interface: eth7 (did you mean eth0?); available: lo,[..] eth0; choose one with -i or `Interface`, or wait for it with --wait or `WaitInterface`
 
 "#]]
     );
@@ -276,7 +276,7 @@ knockd: no network interface named eth7 (did you mean eth0?); available: lo,[..]
     assert_data_eq!(
         stderr,
         str![[r#"
-knockd: /run/k.conf can be written by everybody, who could run commands as root with it: chmod o-w /run/k.conf
+knockd: /run/k.conf is world-writable, so anyone could run commands as root; run: chmod o-w /run/k.conf
 
 "#]]
     );
@@ -285,7 +285,7 @@ knockd: /run/k.conf can be written by everybody, who could run commands as root 
 #[test]
 fn a_missing_one_time_file_is_named() {
     knockd_with("[once]\none_time_sequences = missing\n").code(1).stdout_eq("").stderr_eq(str![[r#"
-knockd: door once: cannot read and write the file of one-time sequences [..]/missing: No such file or directory (os error 2)
+knockd: door once: cannot read and write one-time file [..]/missing: No such file or directory (os error 2)
 
 "#]]);
 }
@@ -300,7 +300,7 @@ fn an_unknown_interface_is_answered_with_those_that_exist() {
         assert_data_eq!(
             stderr,
             str![[r#"
-knockd: no network interface named eth7 (did you mean eth0?); available: lo,[..] eth0 (choose one with -i or `Interface`, or wait for it with --wait or `WaitInterface`)
+knockd: no such interface: eth7 (did you mean eth0?); available: lo,[..] eth0; choose one with -i or `Interface`, or wait for it with --wait or `WaitInterface`
 
 "#]]
         );

@@ -59,11 +59,11 @@ fn status_shows_attempts_and_open_doors_and_neither_ports_nor_the_next_step() {
     has("eth0 up 10.9.0.1");
     has("the ssh door 3 steps");
     has("Attempts: 3");
-    has("10.9.0.3 the ssh door stage 2 begun ");
+    has("10.9.0.3 the ssh door stage 2 started ");
     has("10.9.0.2 the ssh door open closes in ");
-    has("attempts begun 5");
+    has("attempts started 5");
     has("attempts spoiled by a wrong port 1");
-    has("knocks that opened 1");
+    has("doors opened by a knock 1");
     has("commands run 1");
     let first = lines.iter().position(|line| line.starts_with("10.9.0.3")).unwrap();
     assert!(lines[first + 1].starts_with("10.9.0."), "the most advanced stands first: {status}");
@@ -77,7 +77,7 @@ fn status_shows_attempts_and_open_doors_and_neither_ports_nor_the_next_step() {
     knockd.stop();
     let gone = refused(&net.server, &["status"]);
     assert!(
-        gone.contains("no knockd can be asked on /run/knockd/control") && gone.contains("is it running?"),
+        gone.contains("cannot connect to knockd at /run/knockd/control") && gone.contains("is it running?"),
         "{gone}"
     );
 }
@@ -91,15 +91,15 @@ fn doors_are_opened_extended_and_closed_by_hand() {
     let lines = knockd.wait_for("192.0.2.7: the ssh door: OPEN SESAME");
     assert_eq!(lines.text, "192.0.2.7: the ssh door: OPEN SESAME");
     knockd.wait_for_output("open 192.0.2.7");
-    assert_eq!(knockd.count("asks: open the ssh door 192.0.2.7"), 1);
-    assert_eq!(told(server, &["extend", "the ssh door", "192.0.2.7", "3600"]), "1 open door is extended\n");
+    assert_eq!(knockd.count("): open the ssh door 192.0.2.7"), 1);
+    assert_eq!(told(server, &["extend", "the ssh door", "192.0.2.7", "3600"]), "extended 1 open door\n");
     let left = |text: &str| told(server, &["status"]).contains(text);
     wait_until("an hour", || left("closes in 1 h 0 min") || left("closes in 59 min"));
     // A knock does not shorten it, and neither does the next one.
     told(server, &["open", "the ssh door", "192.0.2.7"]);
-    assert_eq!(told(server, &["extend", "the ssh door", "192.0.2.7", "5"]), "1 open door is extended\n");
+    assert_eq!(told(server, &["extend", "the ssh door", "192.0.2.7", "5"]), "extended 1 open door\n");
     assert!(left("closes in 1 h 0 min") || left("closes in 59 min"));
-    assert_eq!(told(server, &["close", "the ssh door", "192.0.2.7"]), "1 open door is closing\n");
+    assert_eq!(told(server, &["close", "the ssh door", "192.0.2.7"]), "closing 1 open door\n");
     knockd.wait_for_output("close 192.0.2.7");
     wait_until("the lease is gone", || left("Open doors: 0"));
     assert_eq!(knockd.count("open 192.0.2.7"), 2, "the command, and its announcement");
@@ -108,10 +108,10 @@ fn doors_are_opened_extended_and_closed_by_hand() {
     knockd.wait_for_output("open 10.9.0.2");
     told(server, &["open", "the ssh door", "192.0.2.8"]);
     knockd.wait_for_output("open 192.0.2.8");
-    assert_eq!(told(server, &["close", "the ssh door", "--all"]), "2 open doors are closing\n");
+    assert_eq!(told(server, &["close", "the ssh door", "--all"]), "closing 2 open doors\n");
     knockd.wait_for_output("close 192.0.2.8");
     wait_until("both are gone", || left("Open doors: 0"));
-    assert_eq!(told(server, &["close", "--all"]), "0 open doors are closing\n");
+    assert_eq!(told(server, &["close", "--all"]), "closing 0 open doors\n");
 }
 
 #[test]
@@ -124,12 +124,12 @@ fn what_cannot_be_done_is_said_with_the_reason_and_the_remedy() {
     for (words, reason) in [
         (
             &["close", "the shs door", "192.0.2.7"][..],
-            "there is no door \"the shs door\", did you mean \"the ssh door\"?",
+            "no such door: \"the shs door\"; did you mean \"the ssh door\"?",
         ),
-        (&["close", "zzz", "--all"], "there is no door \"zzz\"; there are: the ssh door, plain"),
+        (&["close", "zzz", "--all"], "no such door: \"zzz\"; doors: the ssh door, plain"),
         (
             &["close", "the ssh door", "192.0.2.9"],
-            "the ssh door is not open for 192.0.2.9, but for 192.0.2.7",
+            "the ssh door is not open for 192.0.2.9; open for 192.0.2.7",
         ),
         (&["extend", "plain", "192.0.2.9"], "plain is not open for 192.0.2.9"),
         (&["open", "plain", "192.0.2.9"], "plain has no start command for 192.0.2.9"),
@@ -138,7 +138,7 @@ fn what_cannot_be_done_is_said_with_the_reason_and_the_remedy() {
     }
     let json = ask(server, &["close", "zzz", "--all", "--format", "json"]);
     assert_eq!(json.status.code(), Some(1));
-    assert!(json.stdout.starts_with(b"{\"reply\":\"refused\",\"reason\":\"there is no door"), "{json:?}");
+    assert!(json.stdout.starts_with(b"{\"reply\":\"refused\",\"reason\":\"no such door: "), "{json:?}");
     for words in [
         &["close"][..],
         &["close", "plain"],
@@ -147,7 +147,7 @@ fn what_cannot_be_done_is_said_with_the_reason_and_the_remedy() {
     ] {
         assert_eq!(ask(server, words).status.code(), Some(2), "{words:?}");
     }
-    assert!(refused(server, &["status", "--socket", "/no/such"]).contains("on /no/such"));
+    assert!(refused(server, &["status", "--socket", "/no/such"]).contains("at /no/such"));
     sh(server, "chmod 755 /run/knockd");
     let stranger =
         sh(server, &format!("setpriv --reuid 65534 --clear-groups '{KNOCKD}' status 2>&1 || echo $?"));
@@ -166,11 +166,11 @@ fn reload_waits_for_the_result_and_the_socket_moves_with_it() {
     server.write_file(common::CONFIG, "[door]\nsequence = x\n").unwrap();
     let why = refused(server, &["reload"]);
     assert!(why.contains("/run/knockd.conf:2:12: error:") && why.contains("^ expected"), "{why}");
-    knockd.wait_for("the old configuration stays in force");
+    knockd.wait_for("keeping the old configuration");
     assert!(told(server, &["status"]).contains("the ssh door"));
     let other = format!("[options]\ncontrolsocket = /run/else/where\n{DOORS}");
     server.write_file(common::CONFIG, &other).unwrap();
-    assert_eq!(told(server, &["reload"]), "/run/knockd.conf is in force\n");
+    assert_eq!(told(server, &["reload"]), "reloaded /run/knockd.conf\n");
     assert!(refused(server, &["status"]).contains("is it running?"));
     assert!(told(server, &["status", "--socket", "/run/else/where"]).contains("the ssh door"));
     knockd.stop();
@@ -187,7 +187,12 @@ fn the_socket_of_a_living_daemon_is_left_to_it_and_that_of_a_dead_one_is_not() {
         .unwrap();
     let mut command = server.command(KNOCKD);
     let mut second = Knockd::run(command.args(["-c", "/run/second.conf", "-v"]));
-    assert_eq!(second.count("another knockd that is running uses it"), 1, "{:?}", second.lines());
+    assert_eq!(
+        second.count("in use by another knockd; give each its own `ControlSocket`"),
+        1,
+        "{:?}",
+        second.lines()
+    );
     assert!(told(server, &["status"]).contains("the ssh door"));
     second.stop();
     assert!(told(server, &["status"]).contains("the ssh door"), "it has not taken the socket along");
@@ -212,7 +217,7 @@ fn in_the_background_and_where_no_socket_can_be_made_it_works_as_well() {
     sh(server, "kill $(cat /run/knockd.pid)");
     let config = format!("[options]\ncontrolsocket = /proc/nowhere/control\n{DOORS}");
     let mut knockd = Knockd::start(&net, &config);
-    assert_eq!(knockd.count("no control socket /proc/nowhere/control: "), 1);
+    assert_eq!(knockd.count("cannot create control socket /proc/nowhere/control: "), 1);
     hit(&net, 2, &[7101, 8202, 9303]);
     knockd.wait_for_output("open 10.9.0.2");
     let knockd = Knockd::start(&net, &format!("[options]\ncontrolsocket =\n{DOORS}"));
@@ -293,7 +298,7 @@ fn trace_tells_live_what_becomes_of_packets_and_never_the_next_step() {
     let text = |trace: &Running| trace.lines().into_iter().map(|line| line.text + "\n").collect::<String>();
     let begin = text(&all);
     assert!(
-        begin.starts_with("Packets to 10.9.0.1, ") && begin.contains("the filter in the kernel"),
+        begin.starts_with("Tracing packets to 10.9.0.1, ") && begin.contains("the kernel filter"),
         "{begin}"
     );
     hit(&net, 2, &[7101, 7101, 8202, 9303]);
@@ -305,10 +310,10 @@ fn trace_tells_live_what_becomes_of_packets_and_never_the_next_step() {
     let told = text(&all);
     for line in [
         " 10.9.0.2 to 10.9.0.1, 7101:tcp (syn)\n    the ssh door: Stage 1\n",
-        " 10.9.0.2 to 10.9.0.1, 7101:tcp (syn)\n    the ssh door: ignored: a repetition",
+        " 10.9.0.2 to 10.9.0.1, 7101:tcp (syn)\n    the ssh door: ignored: repeated step",
         "    the ssh door: OPEN SESAME\n",
         " 10.9.0.2: the ssh door: start command: echo open 10.9.0.2\n",
-        "    the ssh door: spoiled at stage 2 by 17101:tcp, which was not the next step\n",
+        "    the ssh door: spoiled at stage 2 by 17101:tcp, which is not the next step\n",
     ] {
         assert!(told.contains(line), "{line} in {told}");
     }

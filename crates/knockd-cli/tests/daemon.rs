@@ -69,10 +69,7 @@ fn a_second_one_leaves_the_pid_file_of_the_first_alone_and_works() {
     net.server.write_file("/run/second.conf", &config.replace("/run/log", "/run/second.log")).unwrap();
     sh(&net.server, &format!("'{KNOCKD}' -d -c /run/second.conf"));
     let log = wait_for_file(&net.server, "/run/second.log", "starting up");
-    assert!(
-        log.contains("could not create pid file /var/run/knockd.pid: it belongs to another knockd"),
-        "{log}"
-    );
+    assert!(log.contains("cannot create pid file /var/run/knockd.pid: in use by another knockd"), "{log}");
     hit(&net, 2, &[1]);
     wait_for_file(&net.server, "/run/second.log", "OPEN SESAME");
     assert_eq!(pid(&net, "/run/knockd.pid"), first);
@@ -83,7 +80,7 @@ fn a_pid_file_that_cannot_be_written_is_a_warning() {
     let net = Net::new().unwrap();
     let config = "[options]\nlogfile = /run/log\npidfile = /no/such/pid\n[door]\nsequence = 1\n";
     start(&net, "/", config, "-c /run/knockd.conf");
-    let log = wait_for_file(&net.server, "/run/log", "could not create pid file /no/such/pid: ");
+    let log = wait_for_file(&net.server, "/run/log", "cannot create pid file /no/such/pid: ");
     assert!(log.contains("starting up"), "{log}");
     hit(&net, 2, &[1]);
     wait_for_file(&net.server, "/run/log", "OPEN SESAME");
@@ -135,7 +132,7 @@ fn a_service_manager_is_told_what_goes_on_and_that_the_loop_is_alive() {
     let mut command = net.server.command(KNOCKD);
     command.args(["-c", CONFIG, "-v"]).env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "1000000");
     let mut knockd = Knockd::run(&mut command);
-    assert!(wait_for("READY=1").contains("STATUS=Listening on eth0; doors: 1"));
+    assert!(wait_for("READY=1").contains("STATUS=Listening on eth0; 1 door"));
     wait_for("WATCHDOG=1");
     wait_for("WATCHDOG=1");
     knockd.signal(Signal::SIGHUP);

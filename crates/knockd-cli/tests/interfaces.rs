@@ -136,7 +136,7 @@ fn interfaces_for_which_there_is_no_room_are_named_once_and_move_up() {
     let net = Net::new().unwrap();
     sh(&net.server, "for n in $(seq 32); do ip link add a$n type veth peer name b$n; done");
     let mut knockd = Knockd::start_with(&net, DOOR, &["-v", "-i", "any"]);
-    let warning = "interface limit (64) reached; not listening on: b32, a32";
+    let warning = "not listening on b32, a32: interface limit (64) reached";
     wait_until("a warning", || knockd.count(warning) == 1);
     sh(&net.server, "ip address add 10.9.0.11/24 dev eth0");
     knockd.wait_for("eth0 now has 10.9.0.1, 10.9.0.11");
@@ -216,7 +216,7 @@ fn without_a_free_descriptor_what_is_listened_to_stays_and_later_changes_are_fol
     };
     allow(3);
     sh(&net.server, "ip link add knock0 type veth peer name peer0; ip address add 10.7.0.1/24 dev knock0");
-    knockd.wait_for("cannot list the network interfaces; will retry");
+    knockd.wait_for("cannot list the network interfaces; retrying");
     hit(&net, 2, &[1]);
     knockd.wait_for("10.9.0.2: door: OPEN SESAME");
     allow(1024);

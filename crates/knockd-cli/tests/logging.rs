@@ -81,7 +81,7 @@ fn the_zone_can_be_named_as_containers_do_and_a_wrong_name_does_no_harm() {
 fn a_log_file_that_cannot_be_opened_is_a_warning() {
     let net = Net::new().unwrap();
     let mut knockd = Knockd::start(&net, "[options]\nlogfile = /no/such/log\n[door]\nsequence = 1\n");
-    knockd.wait_for("cannot open the log file /no/such/log: ");
+    knockd.wait_for("cannot open log file /no/such/log: ");
     hit(&net, 2, &[1]);
     knockd.wait_for("10.9.0.2: door: OPEN SESAME");
 }

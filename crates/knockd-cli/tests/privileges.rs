@@ -49,7 +49,7 @@ fn a_plain_user_who_cannot_keep_the_state_is_warned_and_the_door_is_closed_all_t
     let config = "[door]\nsequence = 1\nstart_command = true\ncmd_timeout = 0\nstop_command = echo closed\n";
     net.server.write_file(CONFIG, config).unwrap();
     let mut knockd = Knockd::run(&mut unprivileged(&net, ",+net_raw"));
-    knockd.wait_for("open doors are kept in memory only");
+    knockd.wait_for("keeping open doors in memory only");
     hit(&net, 2, &[1]);
     knockd.wait_for("door: running command: echo closed");
     knockd.wait_for("closed");
@@ -64,8 +64,6 @@ fn a_plain_user_without_it_is_told_what_is_missing() {
     let lines: Vec<_> = knockd.lines().into_iter().map(|line| line.text).collect();
     assert_eq!(
         lines,
-        [
-            "knockd: capturing packets needs root or the capability CAP_NET_RAW: start it with sudo, or as a service"
-        ]
+        ["knockd: capturing packets requires root or CAP_NET_RAW; start knockd with sudo or as a service"]
     );
 }

@@ -49,7 +49,7 @@ fn a_bad_configuration_changes_nothing_and_its_errors_are_logged() {
     let mut knockd = Knockd::start(&net, &format!("{LOG}[door]\nsequence = 1,2\n"));
     hit(&net, 2, &[1]);
     knockd.wait_for("Stage 1");
-    let stays = "the old configuration stays in force";
+    let stays = "keeping the old configuration";
     knockd.reload(&net, "[options]\nlogfile = /run/other\n[door]\nsequence = 1,99999\n[no]\n", stays);
     sh(&net.server, &format!("rm {CONFIG}"));
     knockd.signal(Signal::SIGHUP);
@@ -95,7 +95,7 @@ fn an_interface_that_does_not_exist_is_refused_and_the_old_one_stays() {
         format!("[options]\ninterface = {interface}\nlogfile = /run/log\n[d]\nsequence = 1\n")
     };
     let mut knockd = Knockd::start(&net, &on("eth0"));
-    knockd.reload(&net, &on("eth7").replace("[d]", "[other]"), "no network interface named eth7");
+    knockd.reload(&net, &on("eth7").replace("[d]", "[other]"), "no such interface: eth7");
     hit(&net, 2, &[1]);
     knockd.wait_for("10.9.0.2: d: OPEN SESAME");
 }

@@ -240,31 +240,31 @@ fn story() -> Vec<Frame> {
 fn the_story_of_a_source_is_told_packet_by_packet() {
     let desk = Desk::new(SSH, &pcap(&story()));
     desk.replay("--explain 192.0.2.7 --address 198.51.100.1").code(0).stderr_eq("").stdout_eq(str![[r#"
-Doors of k.conf: ssh, web
-Own addresses, as given: 198.51.100.1
+Doors in k.conf: ssh, web
+Own addresses (given): 198.51.100.1
 
 2026-09-21 14:13:20.000000    +0.000000       #1 192.0.2.7 to 198.51.100.9, 1101:tcp (syn)
-    not seen: its destination is neither an own address nor the `Target` of a door
+    not seen: the destination is neither a local address nor the `Target` of a door
 2026-09-21 14:13:20.500000    +0.500000       #2 192.0.2.7 to 198.51.100.1, 1101:tcp (ack)
     not seen: the doors that use this port want other TCP flags
 2026-09-21 14:13:21.000000    +1.000000       #3 192.0.2.7 to 198.51.100.1, 1202:udp
-    no effect: it begins no sequence, and there is no attempt that it could advance or spoil
+    no effect: starts no sequence, and there is no attempt to advance or spoil
 2026-09-21 14:13:21.500000    +1.500000       #4 192.0.2.7 to 198.51.100.1, 1101:tcp (syn)
     ssh: Stage 1
 2026-09-21 14:13:22.000000    +2.000000       #5 192.0.2.7 to 198.51.100.1, 1101:tcp (syn)
-    ssh: ignored: a repetition; the time of the sequence starts anew
+    ssh: ignored: repeated step; the sequence timeout restarts
 2026-09-21 14:13:22.500000    +2.500000       #6 192.0.2.7 to 198.51.100.1, 1404:tcp (syn)
-    ssh: spoiled at stage 1 by 1404:tcp, which was not the next step
+    ssh: spoiled at stage 1 by 1404:tcp, which is not the next step
     web: Stage 1
 2026-09-21 14:13:23.000000    +3.000000       #7 192.0.2.7
-    not seen: it is a fragment
+    not seen: fragment
 2026-09-21 14:13:23.500000    +3.500000       #8 192.0.2.7
-    not seen: it belongs to the interface of a VLAN
+    not seen: belongs to a VLAN interface
 2026-09-21 14:13:24.000000    +4.000000       #9 192.0.2.7 to 198.51.100.1, 2222:tcp (syn)
     not seen: no door uses this port
 2026-09-21 14:13:24.500000    +4.500000      #10 192.0.2.7 to 198.51.100.1, 1101:tcp (syn)
     ssh: Stage 1
-    web: spoiled at stage 1 by 1101:tcp, which was not the next step
+    web: spoiled at stage 1 by 1101:tcp, which is not the next step
 2026-09-21 14:13:25.000000    +5.000000      #11 192.0.2.7 to 198.51.100.1, 1202:udp
     ssh: Stage 2
 2026-09-21 14:13:25.500000    +5.500000      #12 192.0.2.7 to 198.51.100.1, 1303:tcp (syn)
@@ -278,15 +278,15 @@ Own addresses, as given: 198.51.100.1
 2026-09-21 14:13:27.500000    +7.500000      #16 192.0.2.7 to 198.51.100.1, 1303:tcp (syn)
     ssh: Stage 3
     ssh: OPEN SESAME
-    ssh: open already: it stays open for a full `Cmd_Timeout` from now
-End of the file. If nobody sends anything more:
+    ssh: already open: stays open for a full `Cmd_Timeout` from now
+End of file. If no more packets arrive:
 2026-09-21 14:13:37.500000   +17.500000          192.0.2.7: ssh: stop command: close 192.0.2.7
 
-Packets: 16, of them seen by a door: 11
-Attempts: 5, opened: 2, spoiled: 2, timed out: 1, pushed out: 0
+Packets: 16, visible to a door: 11
+Attempts: 5, opened: 2, spoiled: 2, timed out: 1, dropped: 0
 Scanners: 0
-Not looked at: 1 (it is a fragment)
-Not looked at: 1 (it belongs to the interface of a VLAN)
+Skipped: 1 (fragment)
+Skipped: 1 (belongs to a VLAN interface)
 
 "#]]);
 }
@@ -295,17 +295,17 @@ Not looked at: 1 (it belongs to the interface of a VLAN)
 fn without_a_source_it_is_told_what_the_log_would_have_and_why_attempts_ended() {
     let desk = Desk::new(SSH, &pcap(&story()));
     desk.replay("").code(0).stderr_eq("").stdout_eq(str![[r#"
-Doors of k.conf: ssh, web
-Own addresses: every destination, since no packet is known to go to this machine; --address names the right ones
+Doors in k.conf: ssh, web
+Own addresses: every destination, because no packet is known to be for this machine; set them with --address
 
 2026-09-21 14:13:20.000000    +0.000000       #1 192.0.2.7: ssh: Stage 1
 2026-09-21 14:13:21.000000    +1.000000       #3 192.0.2.7: ssh: Stage 2
-2026-09-21 14:13:21.500000    +1.500000       #4 192.0.2.7: ssh: spoiled at stage 2 by 1101:tcp, which was not the next step
+2026-09-21 14:13:21.500000    +1.500000       #4 192.0.2.7: ssh: spoiled at stage 2 by 1101:tcp, which is not the next step
 2026-09-21 14:13:21.500000    +1.500000       #4 192.0.2.7: ssh: Stage 1
-2026-09-21 14:13:22.500000    +2.500000       #6 192.0.2.7: ssh: spoiled at stage 1 by 1404:tcp, which was not the next step
+2026-09-21 14:13:22.500000    +2.500000       #6 192.0.2.7: ssh: spoiled at stage 1 by 1404:tcp, which is not the next step
 2026-09-21 14:13:22.500000    +2.500000       #6 192.0.2.7: web: Stage 1
 2026-09-21 14:13:24.500000    +4.500000      #10 192.0.2.7: ssh: Stage 1
-2026-09-21 14:13:24.500000    +4.500000      #10 192.0.2.7: web: spoiled at stage 1 by 1101:tcp, which was not the next step
+2026-09-21 14:13:24.500000    +4.500000      #10 192.0.2.7: web: spoiled at stage 1 by 1101:tcp, which is not the next step
 2026-09-21 14:13:25.000000    +5.000000      #11 192.0.2.7: ssh: Stage 2
 2026-09-21 14:13:25.500000    +5.500000      #12 192.0.2.7: ssh: Stage 3
 2026-09-21 14:13:25.500000    +5.500000      #12 192.0.2.7: ssh: OPEN SESAME
@@ -315,16 +315,16 @@ Own addresses: every destination, since no packet is known to go to this machine
 2026-09-21 14:13:27.000000    +7.000000      #15 192.0.2.7: ssh: Stage 2
 2026-09-21 14:13:27.500000    +7.500000      #16 192.0.2.7: ssh: Stage 3
 2026-09-21 14:13:27.500000    +7.500000      #16 192.0.2.7: ssh: OPEN SESAME
-2026-09-21 14:13:27.500000    +7.500000      #16 192.0.2.7: ssh: open already: it stays open for a full `Cmd_Timeout` from now
-End of the file. If nobody sends anything more:
+2026-09-21 14:13:27.500000    +7.500000      #16 192.0.2.7: ssh: already open: stays open for a full `Cmd_Timeout` from now
+End of file. If no more packets arrive:
 2026-09-21 14:13:28.000000    +8.000000          192.0.2.8: ssh: sequence timeout (stage 1)
 2026-09-21 14:13:37.500000   +17.500000          192.0.2.7: ssh: stop command: close 192.0.2.7
 
-Packets: 16, of them seen by a door: 12
-Attempts: 6, opened: 2, spoiled: 3, timed out: 1, pushed out: 0
+Packets: 16, visible to a door: 12
+Attempts: 6, opened: 2, spoiled: 3, timed out: 1, dropped: 0
 Scanners: 0
-Not looked at: 1 (it is a fragment)
-Not looked at: 1 (it belongs to the interface of a VLAN)
+Skipped: 1 (fragment)
+Skipped: 1 (belongs to a VLAN interface)
 
 "#]]);
 }
@@ -366,7 +366,7 @@ fn of_a_damaged_file_what_could_be_read_is_told_and_then_where_it_is_damaged() {
     let whole = pcap(&story());
     let desk = Desk::new(SSH, &whole[..whole.len() - 10]);
     let output = desk.replay("--explain 192.0.2.7 -a 198.51.100.1").code(1).stderr_eq(str![[r#"
-knockd: c.pcap: it ends within packet 16
+knockd: c.pcap: packet 16 is truncated
 
 "#]]);
     let stdout = String::from_utf8(output.get_output().stdout.clone()).unwrap();
@@ -380,7 +380,10 @@ fn no_truncation_of_a_capture_does_any_harm() {
         let desk = Desk::new(SSH, &whole[..length]);
         let output = desk.replay("").code(1);
         let stderr = String::from_utf8(output.get_output().stderr.clone()).unwrap();
-        assert!(stderr.starts_with("knockd: c.pcap: it "), "{length}: {stderr}");
+        let reason = stderr.strip_prefix("knockd: c.pcap: ").unwrap_or_else(|| panic!("{length}: {stderr}"));
+        let is_named = ["empty file\n", "truncated file header\n"].contains(&reason)
+            || reason.starts_with("packet ") && reason.ends_with(" is truncated\n");
+        assert!(is_named, "{length}: {stderr}");
     }
 }
 
@@ -388,18 +391,18 @@ fn no_truncation_of_a_capture_does_any_harm() {
 fn what_cannot_be_read_at_all_is_named() {
     let desk = Desk::new(SSH, b"");
     desk.replay("").code(1).stderr_eq(str![[r#"
-knockd: c.pcap: it is empty
+knockd: c.pcap: empty file
 
 "#]]);
     let desk = Desk::new(SSH, b"\x1f\x8b\x08 something else, long enough to be looked at");
     desk.replay("").code(1).stderr_eq(str![[r#"
-knockd: c.pcap: it is no file of the format pcap or pcapng, as tcpdump -w and Wireshark write them; if it is compressed, unpack it first
+knockd: c.pcap: not a pcap or pcapng file, as written by tcpdump -w or Wireshark; if it is compressed, decompress it first
 
 "#]]);
     let desk = Desk::new("[ssh]\nsequence = 80000\n", b"");
     desk.replay("").code(1).stdout_eq("").stderr_eq(str![[r#"
-knockd: the configuration cannot be used:
-k.conf:2:12: error: "80000" does not belong here
+knockd: invalid configuration:
+k.conf:2:12: error: unexpected "80000"
   |
 2 | sequence = 80000
   |            ^^^^^ expected a port number from 0 to 65535

@@ -88,7 +88,7 @@ fn a_second_knockd_does_not_touch_the_open_doors_of_the_first() {
     hit(&net, 2, &[1]);
     first.wait_for_output("open for 10.9.0.2");
     let mut second = Knockd::start(&net, &config("", 600, "echo closed"));
-    second.wait_for("another knockd uses it");
+    second.wait_for("cannot use the state directory /var/lib/knockd: in use by another knockd");
     second.stop();
     assert_eq!(second.count("echo closed"), 0);
 }
@@ -107,7 +107,7 @@ fn doors_that_a_reload_adds_are_remembered_too() {
     let mut knockd = Knockd::start(&net, &with_door);
     knockd.wait_for_output("closed for 10.9.0.2");
     let elsewhere = with_door.replace("[options]", "[options]\nStateDir = /run/state");
-    knockd.reload(&net, &elsewhere, "restart knockd to have them in /run/state");
+    knockd.reload(&net, &elsewhere, "restart knockd to store them in /run/state");
     knockd.stop();
 }
 
@@ -117,7 +117,7 @@ fn a_state_directory_that_could_not_be_used_is_once_a_reload_finds_no_open_door(
     let config = config("logfile = /run/log", 10, "echo closed for %IP%");
     let mut first = Knockd::start(&net, &config);
     let mut second = Knockd::start(&net, &config);
-    second.wait_for("another knockd uses it");
+    second.wait_for("cannot use the state directory /var/lib/knockd: in use by another knockd");
     hit(&net, 2, &[1]);
     for knockd in [&mut first, &mut second] {
         knockd.wait_for_output("open for 10.9.0.2");
@@ -129,7 +129,7 @@ fn a_state_directory_that_could_not_be_used_is_once_a_reload_finds_no_open_door(
     // The first has left one. A moment before, the door is still being closed.
     wait_until("the state directory is used", || {
         second.signal(Signal::SIGHUP);
-        second.count("open doors taken over from an earlier run: 1") == 1
+        second.count("restored 1") == 1
     });
     // And so is its control socket.
     assert!(sh(&net.server, &format!("{KNOCKD} status")).contains("door"));
@@ -171,7 +171,7 @@ fn on_a_full_disk_doors_open_and_close_all_the_same_and_it_is_told() {
     let options = "logfile = /run/disk/log";
     let mut knockd = Knockd::start(&net, &config(options, 5, "echo closed for %IP%"));
     hit(&net, 2, &[1]);
-    knockd.wait_for("open doors cannot be remembered in /var/lib/knockd: No space left on device");
+    knockd.wait_for("cannot save open doors in /var/lib/knockd: No space left on device");
     knockd.wait_for_output("open for 10.9.0.2");
     knockd.wait_for_output("closed for 10.9.0.2");
     // Once there is room again, doors are remembered again.

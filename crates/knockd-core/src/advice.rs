@@ -107,26 +107,25 @@ impl Adviser<'_> {
         }
         let span = places.of("Sequence");
         let steps: Vec<_> = sequence.steps().collect();
-        let expected = "ports of your own; `shuf -i 1024-32767 -n 4` gives four";
+        let expected = "your own ports; `shuf -i 1024-32767 -n 4` picks four";
         let consecutive = || steps.iter().zip(steps.iter().skip(1));
         let near = consecutive()
             .find(|(a, b)| a.protocol == b.protocol && (1..=NEAR).contains(&a.port.abs_diff(b.port)));
         let well_known = steps.iter().find(|step| is_well_known(step.port));
         let of_one_protocol = consecutive().all(|(a, b)| a.protocol == b.protocol);
         if is_known(&steps) {
-            self.warn(Code::KnownSequence, span, "everybody knows this sequence from examples", expected);
+            self.warn(Code::KnownSequence, span, "sequence published in examples", expected);
         } else if steps.iter().all(|step| is_easy(step.port)) {
-            self.warn(Code::EasyPorts, span, "these are ports that people think of first", expected);
+            self.warn(Code::EasyPorts, span, "predictable ports", expected);
         } else if let Some((a, b)) = near {
-            let message =
-                format!("{a} and {b} are close to each other: one ascending scan hits both at once");
+            let message = format!("{a} and {b} are too close: one ascending scan hits both");
             self.warn(Code::NearPorts, span, message, expected);
         } else if let Some(step) = well_known {
-            let message = format!("{step} is a well-known port, which every scan tries");
+            let message = format!("well-known port {step}: every scan tries it");
             self.warn(Code::WellKnownPort, span, message, expected);
         } else if of_one_protocol && consecutive().all(|(a, b)| a.port < b.port) {
-            let expected = "ports that do not ascend, so that no ascending scan hits them in this order";
-            self.warn(Code::AscendingPorts, span, "the ports of this sequence ascend", expected);
+            let expected = "ports out of order, which an ascending scan cannot hit";
+            self.warn(Code::AscendingPorts, span, "ports in ascending order", expected);
         }
     }
 
@@ -139,13 +138,12 @@ impl Adviser<'_> {
         let steps = u32::try_from(sequence.len()).unwrap_or(u32::MAX);
         let needed = TIME_FOR_A_STEP.saturating_mul(steps);
         if door.seq_timeout.duration() < needed {
-            let message = format!("{seconds} s are not much time for {steps} steps");
-            let expected = format!("{} or more, for slow lines", needed.as_millis().div_ceil(1000));
+            let message = format!("{seconds} s is short for {steps} steps");
+            let expected = format!("{} or more, for slow networks", needed.as_millis().div_ceil(1000));
             self.warn(Code::ShortTimeout, places.of("Seq_Timeout"), message, expected);
         } else if door.seq_timeout.duration() > LONG {
-            let message =
-                format!("{seconds} s are much time for a knock, also for one that is guessed slowly");
-            self.warn(Code::LongTimeout, places.of("Seq_Timeout"), message, "some seconds, and 60 at most");
+            let message = format!("{seconds} s is unusually long for a knock");
+            self.warn(Code::LongTimeout, places.of("Seq_Timeout"), message, "a few seconds, at most 60");
         }
     }
 
@@ -155,16 +153,14 @@ impl Adviser<'_> {
         }
         let rule = door.tcp_flags;
         if rule == FlagRule::ANY {
-            let message =
-                format!("every TCP packet counts for door `{}`, also one of an open connection", door.name);
-            let expected = "`TCPFlags = syn`, so that only attempts to connect count";
+            let message = format!("door `{}` counts every TCP packet, even from open connections", door.name);
+            let expected = "`TCPFlags = syn`, to count only connection attempts";
             self.warn(Code::NoTcpFlags, places.header.clone(), message, expected);
         } else if !rule.accepts(TcpFlags::SYN) {
             let flags = rule.must_be_set();
             let flags = if flags.is_empty() { "none".to_owned() } else { flags.to_string() };
-            let message =
-                format!("no attempt to connect has the flags `{rule}`, so plain clients cannot knock");
-            let expected = "`syn`, unless you mean it";
+            let message = format!("no ordinary client sends the flags `{rule}`");
+            let expected = "`syn`, unless this is intended";
             let finding = Diagnostic::new(
                 self.text,
                 places.of("TCPFlags"),
@@ -173,7 +169,7 @@ impl Adviser<'_> {
                 message,
                 expected,
             );
-            let help = format!("this knocks, as root: knock --tcpflags {flags} HOST PORT...");
+            let help = format!("to knock, run as root: knock --tcpflags {flags} HOST PORT...");
             self.findings.push(finding.with_help(help));
         }
     }
@@ -188,8 +184,8 @@ impl Adviser<'_> {
             if start.is_none() && stop.is_some() {
                 let span = places.of(directive);
                 let message =
-                    format!("this command never runs: door `{}` has no start command{family}", door.name);
-                self.warn(Code::StopWithoutStart, span, message, "a `Start_Command` in this door, too");
+                    format!("command never runs: door `{}` has no start command{family}", door.name);
+                self.warn(Code::StopWithoutStart, span, message, "a `Start_Command` in this door as well");
                 return;
             }
         }
@@ -198,8 +194,8 @@ impl Adviser<'_> {
             if let (Some(start), None) = (start, stop)
                 && opens_for_good(&start.to_string())
             {
-                let message = format!("what door `{}` opens stays open for good", door.name);
-                let expected = "a `Stop_Command` in this door, or a command that ends by itself, such as nft's `timeout`";
+                let message = format!("door `{}` opens the firewall and never closes it", door.name);
+                let expected = "a `Stop_Command`, or a rule that expires by itself, such as nft's `timeout`";
                 self.warn(Code::StartWithoutStop, places.of(directive), message, expected);
                 return;
             }
@@ -216,13 +212,12 @@ impl Adviser<'_> {
             let others = || doors.iter().enumerate().filter(|&(other, _)| other != index);
             let span = place.of("Sequence");
             if let Some((_, other)) = others().find(|&(other, _)| opens(index, other)) {
-                let message =
-                    format!("whoever knocks at door `{}` opens door `{}`, too", door.name, other.name);
+                let message = format!("knocking at door `{}` also opens door `{}`", door.name, other.name);
                 self.warn(
                     Code::OpensAnother,
                     span.clone(),
                     message,
-                    "a sequence that has no other one in it",
+                    "a sequence that does not contain another door's",
                 );
             }
             let shared = others().find_map(|(other_index, other)| {
@@ -234,7 +229,7 @@ impl Adviser<'_> {
             });
             if let Some((step, other)) = shared {
                 let message = format!(
-                    "{step} is a step of door `{}`, too: a knock at one can disturb one at the other",
+                    "{step} is also a step of door `{}`: a knock at one can spoil a knock at the other",
                     other.name
                 );
                 self.warn(Code::SharedPort, span, message, "ports that no other door uses");
@@ -245,9 +240,10 @@ impl Adviser<'_> {
     fn odds(&mut self, name: &str, sequence: &Sequence, limit: Option<NonZeroU32>, places: &Places) {
         let guess = Odds::of_a_guess(sequence);
         let scan = Odds::of_a_scan(sequence, limit);
-        let how = if limit.is_some() { "before it is noticed" } else { "since `ScanLimit` is 0" };
+        let how = if limit.is_some() { "before detection" } else { "`ScanLimit` is 0" };
         let message = format!(
-            "door `{name}`: a guess opens it once in {guess} times, a scan of all ports in random order once in {scan} times, {how}"
+            "door `{name}`: odds of a blind guess: 1 in {guess}; of a scan of all ports in random order: \
+             1 in {scan} ({how})"
         );
         let header = places.header.clone();
         self.findings.push(Diagnostic::new(self.text, header, Severity::Note, Code::Odds, message, ""));
@@ -336,11 +332,10 @@ mod tests {
         assert_eq!(notes.len(), 1);
         assert_eq!(
             notes[0].message,
-            "door `a`: a guess opens it once in 10^15 times, a scan of all ports in random order once in 10^13 times, \
-             before it is noticed"
+            "door `a`: odds of a blind guess: 1 in 10^15; of a scan of all ports in random order: 1 in 10^13 (before detection)"
         );
         let unguarded = format!("[options]\nScanLimit = 0\n{text}");
-        assert!(advice(&unguarded)[0].message.ends_with("once in 6 times, since `ScanLimit` is 0"));
+        assert!(advice(&unguarded)[0].message.ends_with("in random order: 1 in 6 (`ScanLimit` is 0)"));
     }
 
     #[test]
@@ -393,7 +388,7 @@ mod tests {
                 (advice[0].code.name(), text.get(advice[0].span.clone())),
                 ("unusual-flags", Some(flags))
             );
-            let help = format!("this knocks, as root: knock --tcpflags {help} HOST PORT...");
+            let help = format!("to knock, run as root: knock --tcpflags {help} HOST PORT...");
             assert_eq!(advice[0].help.as_deref(), Some(help.as_str()));
         }
         for flags in ["syn", "syn,!ack", "!ack"] {

@@ -58,7 +58,7 @@ struct Burning {
 }
 
 /// What a call has decided, in order.
-#[must_use = "an outcome that nobody carries out leaves a door open or a knock lost"]
+#[must_use = "an outcome that is not carried out leaves a door open or a knock lost"]
 #[derive(Debug)]
 pub struct Outcomes<'a>(Drain<'a, Outcome>);
 

@@ -165,7 +165,7 @@ fn port(input: &str) -> Parse<'_, u16> {
 pub(crate) fn seconds(input: &str) -> Parse<'_, Remarked<'_, u32>> {
     let end = alt((end_of_number, recognize(char('.'))));
     let number = terminated(integer, peek(end));
-    (expect("whole seconds from 0 to 4294967295", number), preceded(space, rest)).parse(input)
+    (expect("a whole number of seconds from 0 to 4294967295", number), preceded(space, rest)).parse(input)
 }
 
 /// ```abnf
@@ -197,7 +197,7 @@ fn flag(input: &str) -> Parse<'_, (bool, TcpFlags)> {
         Some(flag) => Ok((after, (not.is_some(), flag))),
         None => Err(nom::Err::Failure(Expected {
             at: input,
-            what: "a TCP flag: fin, syn, rst, psh, ack or urg, with `!` in front if it must be clear",
+            what: "a TCP flag: fin, syn, rst, psh, ack or urg, with a leading `!` if it must be clear",
         })),
     }
 }

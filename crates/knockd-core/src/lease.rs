@@ -45,7 +45,7 @@ pub struct LeaseId(pub u64);
 /// What the caller has to do, in the order in which it is returned.
 ///
 /// A [`Self::Run`] waits until what comes before it in the same list is durable; nothing else waits.
-#[must_use = "an effect that nobody carries out leaves a door open or a knock lost"]
+#[must_use = "an effect that is not carried out leaves a door open or a knock lost"]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Effect {
     /// Make this line of a one-time file unusable, durably, and report to [`crate::Gate::handle_burnt`].
@@ -151,10 +151,10 @@ pub struct Leases {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum Full {
     /// Over all doors.
-    #[error("as many doors are open as `MaxOpen` allows")]
+    #[error("`MaxOpen` reached")]
     Everywhere,
     /// At this door.
-    #[error("it is open for as many addresses as its `Max_Open` allows")]
+    #[error("`Max_Open` reached")]
     Door,
 }
 

@@ -78,7 +78,7 @@ pub enum Visibility {
 }
 
 /// One thing that a [`crate::Gate`] has decided; the caller carries out and tells all of them, in order.
-#[must_use = "an outcome that nobody carries out leaves a door open or a knock lost"]
+#[must_use = "an outcome that is not carried out leaves a door open or a knock lost"]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
     /// Something happened to an attempt.

@@ -20,7 +20,7 @@ pub enum TextError {
     #[error("empty text")]
     Empty,
     /// It begins or ends with white space, which a reader would drop.
-    #[error("white space around the text")]
+    #[error("leading or trailing white space")]
     Padded,
     /// It has more than one line.
     #[error("unexpected line feed")]
@@ -29,7 +29,7 @@ pub enum TextError {
     #[error("unexpected NUL byte")]
     Nul,
     /// A section with this name holds the global directives.
-    #[error("`options` is no door's name")]
+    #[error("`options` is not a valid door name")]
     Options,
 }
 

@@ -228,19 +228,18 @@ impl Reporter {
 fn explain(kept: Kept) -> Option<String> {
     let reason = |number: u16| io::Error::from_raw_os_error(number.into()).to_string();
     let user = if i32::from(kept.user) == Errno::PERM.raw_os_error() {
-        "changing it needs the capabilities CAP_SETUID, CAP_SETGID and CAP_KILL".to_owned()
+        "changing it needs CAP_SETUID, CAP_SETGID and CAP_KILL".to_owned()
     } else {
         reason(kept.user)
     };
     let parts = [
-        (kept.user, format!("it keeps user {}, since {user}", rustix::process::geteuid().as_raw())),
-        (kept.capabilities, format!("it keeps its capabilities ({})", reason(kept.capabilities))),
-        (kept.files, format!("Landlock does not keep it from files ({})", reason(kept.files))),
-        (kept.calls, format!("seccomp does not restrict its system calls ({})", reason(kept.calls))),
+        (kept.user, format!("still runs as user {}: {user}", rustix::process::geteuid().as_raw())),
+        (kept.capabilities, format!("keeps its capabilities: {}", reason(kept.capabilities))),
+        (kept.files, format!("can open files: no Landlock: {}", reason(kept.files))),
+        (kept.calls, format!("can make any system call: no seccomp: {}", reason(kept.calls))),
     ];
     let parts: Vec<_> = parts.into_iter().filter(|(number, _)| *number != 0).map(|(_, text)| text).collect();
-    (!parts.is_empty())
-        .then(|| format!("the packet decoder has more rights than it needs: {}", parts.join("; ")))
+    (!parts.is_empty()).then(|| format!("packet decoder is not fully sandboxed: {}", parts.join("; ")))
 }
 
 /// Limits the records of a decoder that make work or a line in the log: one that has been taken over could send them without

@@ -156,7 +156,7 @@ impl Listeners {
     /// Says whether everything could be done; what could not is in the log.
     fn try_follow(&mut self, log: &Log) -> bool {
         let fail = |error: &str| {
-            log.write(&Line::warning(format!("{error}; will retry")));
+            log.write(&Line::warning(format!("{error}; retrying")));
             false
         };
         let all = interfaces();
@@ -207,7 +207,7 @@ impl Listeners {
             self.left_out = left_out;
             if !self.left_out.is_empty() {
                 let names = self.left_out.join(", ");
-                let text = format!("interface limit ({MAX_LISTENERS}) reached; not listening on: {names}");
+                let text = format!("not listening on {names}: interface limit ({MAX_LISTENERS}) reached");
                 log.write(&Line::warning(text));
             }
         }

@@ -66,7 +66,7 @@ pub struct Kept {
 
 /// The bytes are no record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("these bytes are no record of the decoder")]
+#[error("not a decoder record")]
 pub struct Malformed;
 
 impl Record {

@@ -16,10 +16,10 @@ use serde::{Serialize, Serializer};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum Unread {
     /// Its frame has a tag.
-    #[error("it belongs to the interface of a VLAN")]
+    #[error("belongs to a VLAN interface")]
     Vlan,
     /// There is no telling where the packet begins.
-    #[error("its link type is not known here")]
+    #[error("unknown link type")]
     LinkType,
     /// The decoder says so.
     #[error(transparent)]
@@ -205,38 +205,40 @@ impl fmt::Display for What<'_> {
         match self {
             Self::Unread { reason } => write!(f, "not seen: {reason}"),
             Self::NotWatched => {
-                f.write_str("not seen: its destination is neither an own address nor the `Target` of a door")
+                f.write_str("not seen: the destination is neither a local address nor the `Target` of a door")
             }
             Self::NoDoorsPort => f.write_str("not seen: no door uses this port"),
             Self::OtherFlags => f.write_str("not seen: the doors that use this port want other TCP flags"),
             Self::Scanner => f.write_str(
-                "scanner: it has tried more than `ScanLimit` ports that no door uses, its attempts are dropped, and it is \
-                 ignored until it has been quiet for a minute",
+                "scanner: tried more than `ScanLimit` ports that no door uses; attempts dropped, ignored \
+                 until it has been quiet for a minute",
             ),
-            Self::FromScanner => f.write_str("ignored: it comes from a scanner"),
+            Self::FromScanner => f.write_str("ignored: the source is a scanner"),
             Self::NoEffect => {
-                f.write_str("no effect: it begins no sequence, and there is no attempt that it could advance or spoil")
+                f.write_str("no effect: starts no sequence, and there is no attempt to advance or spoil")
             }
             Self::Stage { stage } => write!(f, "Stage {stage}"),
             Self::Opened => f.write_str("OPEN SESAME"),
             Self::TimedOut { stage } => write!(f, "sequence timeout (stage {stage})"),
             Self::Spoiled { stage, by } => {
-                write!(f, "spoiled at stage {stage} by {by}, which was not the next step")
+                write!(f, "spoiled at stage {stage} by {by}, which is not the next step")
             }
             Self::Evicted { stage } => {
-                write!(f, "forgotten at stage {stage}, since there are more attempts than `MaxAttempts` allows")
+                write!(f, "dropped at stage {stage}: `MaxAttempts` reached")
             }
-            Self::Repeated { stage: 1 } => f.write_str("ignored: a repetition; the time of the sequence starts anew"),
-            Self::Repeated { .. } => f.write_str("ignored: a repetition"),
-            Self::WrongFlags { stage: 0 } => f.write_str("not begun: this door wants other TCP flags"),
+            Self::Repeated { stage: 1 } => {
+                f.write_str("ignored: repeated step; the sequence timeout restarts")
+            }
+            Self::Repeated { .. } => f.write_str("ignored: repeated step"),
+            Self::WrongFlags { stage: 0 } => f.write_str("not started: this door wants other TCP flags"),
             Self::WrongFlags { .. } => f.write_str("ignored: this door wants other TCP flags"),
-            Self::Cooling => f.write_str("ignored: it has just opened this door, whose `Cooldown` is not over"),
+            Self::Cooling => f.write_str("ignored: still in `Cooldown` after opening this door"),
             Self::Start { command } => write!(f, "start command: {command}"),
-            Self::Extended => f.write_str("open already: it stays open for a full `Cmd_Timeout` from now"),
+            Self::Extended => f.write_str("already open: stays open for a full `Cmd_Timeout` from now"),
             Self::Queued => f.write_str("queued: a command of this door is still running for this address"),
             Self::NothingToRun => f.write_str("no start command for this address"),
             Self::ShuttingDown => f.write_str("stays closed: knockd is shutting down"),
-            Self::NotStruckOut => f.write_str("stays closed: its one-time sequence could not be struck out"),
+            Self::NotStruckOut => f.write_str("stays closed: cannot strike out the one-time sequence"),
             Self::Full { reason } => write!(f, "stays closed: {reason}"),
             Self::Stop { command } => write!(f, "stop command: {command}"),
         }
@@ -318,7 +320,7 @@ mod tests {
     #[test]
     fn what_spoils_is_named_and_what_was_wanted_is_not() {
         let told = told(Visibility::Visible, &[EventKind::Spoiled(1)]);
-        assert_eq!(told, ["ssh: spoiled at stage 1 by 9000:tcp, which was not the next step"]);
+        assert_eq!(told, ["ssh: spoiled at stage 1 by 9000:tcp, which is not the next step"]);
         let doors = doors();
         for kind in
             [EventKind::Spoiled(1), EventKind::TimedOut(1), EventKind::Stage(1), EventKind::Repeated(1)]
@@ -336,7 +338,7 @@ mod tests {
         for (visibility, expected) in [
             (Visibility::NoDoorsPort, "not seen: no door uses this port"),
             (Visibility::WrongFlags, "not seen: the doors that use this port want other TCP flags"),
-            (Visibility::FromScanner, "ignored: it comes from a scanner"),
+            (Visibility::FromScanner, "ignored: the source is a scanner"),
         ] {
             assert_eq!(told(visibility, &[]), [expected]);
         }

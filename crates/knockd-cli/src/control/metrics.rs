@@ -63,7 +63,7 @@ fn keep_up_to_date(
         if let Err(error) = &result
             && !is_failing
         {
-            let text = format!("the metrics cannot be written to {}: {error}", path.display());
+            let text = format!("cannot write metrics to {}: {error}", path.display());
             let _ = speak.send(Line::warning(text));
         }
         is_failing = result.is_err();
@@ -116,15 +116,20 @@ impl fmt::Display for Text<'_> {
         let one = |value: u64| [(String::new(), value)];
         let size = |value: usize| one(u64::try_from(value).unwrap_or(u64::MAX));
         let labelled = |name: &str, value: &str| format!("{{{name}=\"{}\"}}", escaped(value));
-        metric("info", "gauge", "The version of the daemon.", &[(labelled("version", version), 1)])?;
-        metric("uptime_seconds", "gauge", "How long ago the daemon was started.", &one(*uptime))?;
+        metric("info", "gauge", "Version of the daemon.", &[(labelled("version", version), 1)])?;
+        metric("uptime_seconds", "gauge", "Seconds since the daemon started.", &one(*uptime))?;
         let up: Vec<_> = interfaces
             .iter()
             .map(|interface| (labelled("interface", &interface.name), u64::from(interface.up)))
             .collect();
-        metric("interface_up", "gauge", "Interfaces that are listened to, and whether they are up.", &up)?;
-        metric("doors", "gauge", "Doors of the configuration.", &size(doors.len()))?;
-        metric("attempts", "gauge", "Attempts under way.", &size(attempts.total))?;
+        metric(
+            "interface_up",
+            "gauge",
+            "Whether the interface is up, for each interface that knockd listens on.",
+            &up,
+        )?;
+        metric("doors", "gauge", "Configured doors.", &size(doors.len()))?;
+        metric("attempts", "gauge", "Attempts in progress.", &size(attempts.total))?;
         let states = [
             ("starting", leases.starting),
             ("open", leases.open),
@@ -133,39 +138,35 @@ impl fmt::Display for Text<'_> {
         ];
         let states =
             states.map(|(state, count)| (labelled("state", state), u64::try_from(count).unwrap_or(u64::MAX)));
-        metric("leases", "gauge", "Doors that are open for an address.", &states)?;
-        metric("commands_running", "gauge", "Start commands that are running.", &size(commands.starting))?;
-        metric("commands_waiting", "gauge", "Commands that wait for others.", &size(commands.waiting))?;
+        metric("leases", "gauge", "Open doors by state.", &states)?;
+        metric("commands_running", "gauge", "Start commands running.", &size(commands.starting))?;
+        metric("commands_waiting", "gauge", "Commands waiting for others.", &size(commands.waiting))?;
         metric(
             "filter_exact",
             "gauge",
-            "Whether the kernel lets through only what is wanted.",
+            "Whether the kernel filter passes only wanted packets.",
             &one(health.filter_exact.into()),
         )?;
         metric(
             "state_ok",
             "gauge",
-            "Whether open doors can be remembered, if they have to be.",
+            "Whether open doors can be stored, if necessary.",
             &one(health.state_problem.is_none().into()),
         )?;
         for (name, help, value) in [
-            ("packets", "Packets that passed the filter in the kernel.", counters.packets),
-            ("packets_visible", "Packets that some door wanted to see.", counters.visible),
-            ("packets_dropped", "Packets that were lost before they could be read.", counters.dropped),
-            ("attempts_begun", "Attempts that have begun.", counters.attempts),
-            ("attempts_timed_out", "Attempts that took too long.", counters.timeouts),
-            ("attempts_spoiled", "Attempts that a wrong port has ended.", counters.spoiled),
-            (
-                "attempts_evicted",
-                "Attempts that were forgotten, since there were too many.",
-                counters.evicted,
-            ),
+            ("packets", "Packets that passed the kernel filter.", counters.packets),
+            ("packets_visible", "Packets visible to a door.", counters.visible),
+            ("packets_dropped", "Packets dropped by the kernel.", counters.dropped),
+            ("attempts_begun", "Attempts started.", counters.attempts),
+            ("attempts_timed_out", "Attempts that timed out.", counters.timeouts),
+            ("attempts_spoiled", "Attempts spoiled by a wrong port.", counters.spoiled),
+            ("attempts_evicted", "Attempts dropped because MaxAttempts was reached.", counters.evicted),
             ("opens", "Knocks that opened a door.", counters.opens),
-            ("scanners", "Addresses that were recognised as scanners.", counters.scanners),
-            ("commands", "Commands that were run.", commands.run),
-            ("commands_failed", "Commands that have failed.", commands.failed),
-            ("closed", "Doors that were closed by their stop command.", commands.closed),
-            ("given_up", "Doors whose stop command has failed for good.", commands.given_up),
+            ("scanners", "Addresses detected as scanners.", counters.scanners),
+            ("commands", "Commands run.", commands.run),
+            ("commands_failed", "Commands that failed.", commands.failed),
+            ("closed", "Doors closed by their stop command.", commands.closed),
+            ("given_up", "Doors whose stop command failed for good.", commands.given_up),
         ] {
             metric(&format!("{name}_total"), "counter", help, &one(value))?;
         }

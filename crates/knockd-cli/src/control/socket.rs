@@ -118,13 +118,13 @@ impl Bound {
     /// When it cannot be made, or when something else stands there: the socket of a living daemon, or no socket.
     pub(crate) fn make(path: &Path) -> anyhow::Result<(Self, Option<String>)> {
         let directory =
-            path.parent().filter(|parent| *parent != Path::new("")).context("it has no directory")?;
+            path.parent().filter(|parent| *parent != Path::new("")).context("path has no directory")?;
         if let Ok(metadata) = fs::symlink_metadata(path) {
             if !metadata.file_type().is_socket() {
-                bail!("there is something else with this name");
+                bail!("exists and is not a socket");
             }
             if is_served(path) {
-                bail!("another knockd that is running uses it; give each a `ControlSocket` of its own");
+                bail!("in use by another knockd; give each its own `ControlSocket`");
             }
         }
         DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
@@ -142,8 +142,8 @@ impl Bound {
                 .and_then(|()| fs::set_permissions(&fresh, Permissions::from_mode(0o660)));
             notice = shared.err().map(|error| {
                 format!(
-                    "the group {GROUP} cannot use the control socket {}, since it cannot be given to it: {error}; knockd \
-                     has to be a member of the group",
+                    "cannot give the control socket {} to the group {GROUP}: {error}; knockd must be a \
+                     member of the group",
                     path.display()
                 )
             });
@@ -206,7 +206,7 @@ fn accept(listener: &UnixListener, unwanted: &PipeReader, asking: &Sender<Queued
         };
         let _ = client.set_write_timeout(Some(WRITE_LIMIT)).and(client.set_read_timeout(Some(PATIENCE)));
         if Arc::strong_count(&seats) > MAX_CLIENTS {
-            let _ = write(&client, &Reply::refused(format!("{MAX_CLIENTS} others are asking already")));
+            let _ = write(&client, &Reply::refused(format!("too many clients: the limit is {MAX_CLIENTS}")));
             continue;
         }
         let (seat, asking) = (Arc::clone(&seats), asking.clone());
@@ -255,7 +255,7 @@ fn answer(ask: QueuedRequest, asking: &Sender<QueuedRequest>, replies: &Receiver
     // Its receiver is gone when the daemon is ending.
     let asked = asking.send_timeout(ask, ANSWER_LIMIT).is_ok();
     let reply = asked.then(|| replies.recv_timeout(ANSWER_LIMIT).ok()).flatten();
-    reply.unwrap_or_else(|| Reply::refused("knockd is ending, or too busy to answer"))
+    reply.unwrap_or_else(|| Reply::refused("knockd is shutting down, or too busy to answer"))
 }
 
 /// Passes on what the engine tells, until the client goes away.
@@ -285,7 +285,7 @@ fn write(mut client: &UnixStream, reply: &Reply) -> io::Result<()> {
 
 /// The user at the other end and its process, for the log.
 fn who_is(client: &UnixStream) -> String {
-    let Ok(peer) = rustix::net::sockopt::socket_peercred(client) else { return "somebody".to_owned() };
+    let Ok(peer) = rustix::net::sockopt::socket_peercred(client) else { return "unknown user".to_owned() };
     let uid = peer.uid.as_raw();
     let name = users::name_of(uid).unwrap_or_else(|| format!("user {uid}"));
     format!("{name} (pid {})", peer.pid.as_raw_nonzero())
@@ -385,7 +385,7 @@ mod tests {
         let (_directory, path, _control) = served();
         let silent: Vec<_> = (0..MAX_CLIENTS).map(|_| UnixStream::connect(&path).unwrap()).collect();
         let refused = line(&UnixStream::connect(&path).unwrap());
-        assert!(refused.contains("16 others are asking already"), "{refused}");
+        assert!(refused.contains("too many clients: the limit is 16"), "{refused}");
         drop(silent);
         let end = Instant::now() + Duration::from_secs(20);
         while status_if_seated(&path).as_deref() != Some(ANSWER) {
@@ -409,7 +409,7 @@ mod tests {
         let mut control = Control::start(Some(bound)).unwrap();
         let client = UnixStream::connect(&path).unwrap();
         control.requests = crossbeam_channel::never();
-        assert!(status(&client).contains("knockd is ending"));
+        assert!(status(&client).contains("knockd is shutting down"));
         drop(control);
         assert!(!path.exists());
     }

@@ -69,9 +69,10 @@ impl TraceFeed {
         self.all.retain(|subscriber| subscriber.listening.strong_count() > 0);
         let list: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
         let text = format!(
-            "Packets to {}, until Ctrl-C. Not seen here is what the filter in the kernel holds back: packets to other addresses and \
-             most of those to ports that no door uses. tcpdump sees them, and `knockd replay` says what became of them.",
-            if list.is_empty() { "no address at the moment".to_owned() } else { list.join(", ") }
+            "Tracing packets to {}; press Ctrl-C to stop. Packets that the kernel filter discards do not \
+             appear: those to other addresses, and most of those to ports that no door uses. \
+             Record them with tcpdump and run `knockd replay` on the file.",
+            if list.is_empty() { "no address".to_owned() } else { list.join(", ") }
         );
         let mut subscriber = Subscriber { source, to, listening, left_out: 0 };
         if subscriber.tell(&traced(&Traced::Begin { addresses }, text)) {
@@ -124,7 +125,7 @@ impl Subscriber {
     fn tell(&mut self, told: &Reply) -> bool {
         if self.left_out > 0 {
             let count = self.left_out;
-            let text = format!("here {count} packets or notes are left out, they came too fast");
+            let text = format!("skipped {count} packets or notes that came too fast");
             match self.to.try_send(traced(&Traced::LeftOut { count }, text)) {
                 Ok(()) => self.left_out = 0,
                 Err(error) => return self.note_failure(&error),
@@ -177,7 +178,8 @@ mod tests {
         let listening = Arc::new(());
         tracers.add(source.map(address), to, Arc::downgrade(&listening), &[address("192.0.2.1")]);
         let begin = told.try_recv().unwrap();
-        assert!(matches!(begin, Reply::Traced { text, .. } if text.starts_with("Packets to 192.0.2.1, ")));
+        let expected = "Tracing packets to 192.0.2.1; ";
+        assert!(matches!(begin, Reply::Traced { text, .. } if text.starts_with(expected)));
         (told, listening)
     }
 
@@ -194,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn each_listener_is_told_about_his_source() {
+    fn each_listener_is_told_about_its_source() {
         let mut tracers = TraceFeed::default();
         let (all, _all) = listener(&mut tracers, None, 10);
         let (one, _one) = listener(&mut tracers, Some("192.0.2.7"), 10);
@@ -216,10 +218,7 @@ mod tests {
         }
         assert_eq!(texts(&told).len(), 2);
         tracers.tell_note(&note("192.0.2.7", 6));
-        assert_eq!(
-            texts(&told),
-            ["3 packets or notes are left out, they came too fast", "192.0.2.7: ssh: Stage 6"]
-        );
+        assert_eq!(texts(&told), ["3 packets or notes that came too fast", "192.0.2.7: ssh: Stage 6"]);
     }
 
     #[test]

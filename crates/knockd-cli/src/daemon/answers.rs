@@ -51,9 +51,9 @@ impl Engine {
         // Names of doors have no line ends, so neither has this.
         self.log(&Line::request(who, &request.to_string()));
         match request {
-            Request::Status {} | Request::Trace { .. } => Err("this is no order".to_owned()),
+            Request::Status {} | Request::Trace { .. } => Err("unsupported request".to_owned()),
             Request::Reload {} => {
-                self.reload().map(|()| format!("{} is in force", self.setup.config_path.display()))
+                self.reload().map(|()| format!("reloaded {}", self.setup.config_path.display()))
             }
             Request::Open { door, address } => self.open_for(door, *address),
             Request::Close { door, address } => {
@@ -62,7 +62,7 @@ impl Engine {
                 self.apply(|gate, _| gate.close(&which));
                 match closing {
                     0 if address.is_some() => Err(self.not_open(door.as_deref(), *address)),
-                    closing => Ok(format!("{} closing", being(closing))),
+                    closing => Ok(format!("closing {}", count(closing, "open door"))),
                 }
             }
             Request::Extend { door, address, seconds } => {
@@ -70,10 +70,10 @@ impl Engine {
                 let time = seconds.map(|seconds| Duration::from_secs(seconds.into()));
                 match self.extend(&which, time) {
                     0 if self.gate.leases().any(|lease| which.includes(lease.key)) => Err(format!(
-                        "{door} is just being closed for {address}; `knockd open` opens it again"
+                        "{door} is already closing for {address}; run `knockd open` to open it again"
                     )),
                     0 => Err(self.not_open(Some(door), Some(*address))),
-                    extended => Ok(format!("{} extended", being(extended))),
+                    extended => Ok(format!("extended {}", count(extended, "open door"))),
                 }
             }
         }
@@ -112,11 +112,11 @@ impl Engine {
         if known().any(|known| known == name) {
             return Ok(());
         }
-        let help = similar(name, known()).map(|known| format!(", did you mean {known:?}?"));
+        let help = similar(name, known()).map(|known| format!("; did you mean {known:?}?"));
         let all: Vec<_> = configured().take(MAX_ATTEMPTS).collect();
         Err(format!(
-            "there is no door {name:?}{}",
-            help.unwrap_or_else(|| format!("; there are: {}", all.join(", ")))
+            "no such door: {name:?}{}",
+            help.unwrap_or_else(|| format!("; doors: {}", all.join(", ")))
         ))
     }
 
@@ -131,7 +131,7 @@ impl Engine {
             None if results.iter().all(|result| *result == OpeningResult::NothingToRun) => {
                 Err(format!("{name} has no start command for {source}"))
             }
-            None => Ok(format!("{name} is opened for {source}")),
+            None => Ok(format!("opened {name} for {source}")),
         }
     }
 
@@ -143,7 +143,7 @@ impl Engine {
         let mut others: Vec<_> = others.take(MAX_ATTEMPTS).map(|lease| lease.key.source).collect();
         others.sort_unstable();
         let others: Vec<_> = others.iter().map(IpAddr::to_string).collect();
-        let but = if others.is_empty() { String::new() } else { format!(", but for {}", others.join(", ")) };
+        let but = if others.is_empty() { String::new() } else { format!("; open for {}", others.join(", ")) };
         format!("{what} {is}{whom}{but}")
     }
 
@@ -269,11 +269,6 @@ const fn end_of(state: State) -> Option<Timestamp> {
         State::Open { until: end, .. } | State::Retrying { again: end, .. } => Some(end),
         State::Starting | State::Closing => None,
     }
-}
-
-/// That many doors are.
-fn being(doors: usize) -> String {
-    format!("{} {}", count(doors, "open door"), if doors == 1 { "is" } else { "are" })
 }
 
 /// Fails when no door can have this name.

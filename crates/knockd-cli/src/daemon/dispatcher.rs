@@ -159,13 +159,11 @@ impl Dispatcher {
     pub(super) fn handle_timeout(&mut self, now: Timestamp) {
         if let Some(suppressed) = self.limiter.handle_timeout(now) {
             let lines = count(usize::try_from(suppressed).unwrap_or(usize::MAX), "log line");
-            self.log.write(&Line::notice(format!(
-                "suppressed {lines} about stages, sequence timeouts and scanners"
-            )));
+            self.log.write(&Line::notice(format!("suppressed {lines}")));
         }
         if let Some(dropped) = self.drops.handle_timeout(now) {
             let packets = count(usize::try_from(dropped).unwrap_or(usize::MAX), "packet");
-            self.log.write(&Line::warning(format!("kernel dropped {packets}; knocks may be among them")));
+            self.log.write(&Line::warning(format!("kernel dropped {packets}")));
         }
     }
 

@@ -278,7 +278,7 @@ impl Engine {
             self.close_all(signals);
         } else if self.gate.lease_count() > 0 {
             let left = count(self.gate.lease_count(), "open door");
-            self.log(&Line::notice(format!("leaving {left} for the next start to close")));
+            self.log(&Line::notice(format!("leaving {left} for the next start")));
         }
         let Dispatcher { executor, log, .. } = self.dispatcher;
         executor.finish();
@@ -313,7 +313,7 @@ impl Engine {
         let outcome = if content.is_some() {
             "using the file as it is now"
         } else {
-            "its doors are disabled until a reload"
+            "its doors are disabled until the next reload"
         };
         self.log(&Line::warning(format!(
             "{}: cannot strike out the used sequence: {error}; {outcome}",
@@ -326,8 +326,8 @@ impl Engine {
         let surplus = self.dispatcher.listeners.surplus();
         if surplus > 0 {
             let text = format!(
-                "the doors use more ports than fit into the packet filter of the kernel, which lets packets to {surplus} others \
-                 through; they are ignored here"
+                "too many ports for the kernel filter: it also passes packets to {surplus} other ports, \
+                 which knockd ignores"
             );
             self.log(&Line::notice(text));
         }
@@ -352,7 +352,7 @@ impl Engine {
     /// What a service manager shows of the daemon.
     pub(super) fn summary(&self) -> String {
         let (names, doors) = (self.dispatcher.listeners.names(), self.setup.config.doors.len());
-        format!("Listening on {names}; doors: {doors}")
+        format!("Listening on {names}; {}", count(doors, "door"))
     }
 }
 

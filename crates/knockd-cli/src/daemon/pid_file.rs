@@ -24,7 +24,7 @@ impl PidFile {
         // Lock first, then truncate: somebody else's number must not be lost.
         file.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => {
-                in_path(io::Error::other("it belongs to another knockd that is still running"))
+                in_path(io::Error::other("in use by another knockd that is still running"))
             }
             TryLockError::Error(error) => in_path(error),
         })?;
@@ -64,7 +64,7 @@ mod tests {
         let held = File::open(&path).unwrap();
         held.lock().unwrap();
         let error = PidFile::write(&path).unwrap_err().to_string();
-        assert!(error.ends_with("it belongs to another knockd that is still running"), "{error}");
+        assert!(error.ends_with("in use by another knockd that is still running"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "42\n");
     }
 }

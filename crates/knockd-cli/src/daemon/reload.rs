@@ -23,7 +23,7 @@ impl Engine {
         service_manager::reloading();
         self.log(&Line::rereading(&self.setup.config_path));
         let result = self.read_again().inspect_err(|reason| {
-            for line in reason.lines().chain(["the old configuration stays in force"]) {
+            for line in reason.lines().chain(["keeping the old configuration"]) {
                 self.log(&Line::warning(line.to_owned()));
             }
         });
@@ -70,7 +70,7 @@ impl Engine {
         match self.dispatcher.executor.state() {
             Some(path) if path != wanted => {
                 let text = format!(
-                    "open doors are still remembered in {}; restart knockd to have them in {}",
+                    "open doors are still stored in {}; restart knockd to store them in {}",
                     path.display(),
                     wanted.display()
                 );
@@ -83,7 +83,7 @@ impl Engine {
             }
             None if self.setup.needs_state() => {
                 let text = format!(
-                    "open doors are still kept in memory only; reload when none is open, to have them in {}",
+                    "open doors are still kept in memory only; reload while no door is open to store them in {}",
                     wanted.display()
                 );
                 self.log(&Line::warning(text));

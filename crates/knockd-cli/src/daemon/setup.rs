@@ -57,7 +57,7 @@ impl Warnings {
 pub(crate) enum SetupError {
     #[error(transparent)]
     Config(#[from] ConfigFileError),
-    #[error("door {door}: cannot read and write the file of one-time sequences {}", path.display())]
+    #[error("door {door}: cannot read and write one-time file {}", path.display())]
     OneTime { door: String, path: PathBuf, source: io::Error },
 }
 

@@ -59,7 +59,7 @@ impl Outcome {
         match (status.code(), status.signal()) {
             (Some(code), _) => Self::Status(code),
             (None, Some(signal)) => Self::Signal(signal),
-            (None, None) => Self::NotStarted(format!("it ended in an unknown way: {status}")),
+            (None, None) => Self::NotStarted(format!("unknown exit status: {status}")),
         }
     }
 }

@@ -121,7 +121,7 @@ impl Executor {
                 restored
             }
             Err(error) => {
-                let text = format!("{error:#}; open doors are kept in memory only");
+                let text = format!("{error:#}; keeping open doors in memory only");
                 log.write(&Line::warning(text.clone()));
                 self.state_problem = Some(text);
                 Restored::default()
@@ -258,11 +258,11 @@ impl Executor {
         } else if self.starts.waiting.len() < MAX_WAITING {
             let door = &run.door;
             log.write(&Line::notice(format!(
-                "{door}: command waiting: {running} are running (`MaxCommands`)"
+                "{door}: command queued: {running} already running (`MaxCommands`)"
             )));
             self.starts.waiting.push_back(run);
         } else {
-            let text = format!("{}: command not run: {MAX_WAITING} are waiting already", run.door);
+            let text = format!("{}: command not run: queue is full ({MAX_WAITING})", run.door);
             log.write(&Line::warning(text));
             self.refused.push(run.id);
         }
@@ -321,7 +321,7 @@ fn failure(run: &Run, outcome: &Outcome) -> Option<Line> {
         Outcome::Status(0) => return None,
         Outcome::Status(code) => format!("command returned non-zero status code ({code})"),
         Outcome::Signal(signal) => format!("command killed by signal {signal}"),
-        Outcome::NotStarted(reason) => format!("command could not be started: {reason}"),
+        Outcome::NotStarted(reason) => format!("cannot start command: {reason}"),
     };
     Some(Line::failed(run, &how))
 }

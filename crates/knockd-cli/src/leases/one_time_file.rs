@@ -37,7 +37,7 @@ fn try_to(path: &Path, line: &Unused) -> io::Result<()> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
     // The file may have been edited since it was read.
     if OneTime::parse(&fs::read(path)?).next() != Some(line) {
-        return Err(io::Error::other("the file has changed"));
+        return Err(io::Error::other("file has changed"));
     }
     let offset = u64::try_from(line.offset).map_err(io::Error::other)?;
     file.write_all_at(&[STRIKE], offset)?;
@@ -78,7 +78,7 @@ mod tests {
         let used = read(file.path()).unwrap().use_up().unwrap();
         strike_out(file.path(), &used).unwrap();
         let StrikeError { error, content, .. } = strike_out(file.path(), &used).unwrap_err();
-        assert_eq!(error.to_string(), "the file has changed");
+        assert_eq!(error.to_string(), "file has changed");
         assert_eq!(content.unwrap().next().unwrap().sequence.to_string(), "3:tcp");
     }
 }

@@ -48,23 +48,23 @@ impl LeaseStore {
     /// # Errors
     /// When it cannot be made, locked or written, or when others may write to it: what stands in it will be executed.
     pub(crate) fn open(path: PathBuf) -> anyhow::Result<Self> {
-        let in_path = || format!("the state directory {} cannot be used", path.display());
+        let in_path = || format!("cannot use the state directory {}", path.display());
         let opened = (|| {
             DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
             let metadata = fs::metadata(&path)?;
             let user = nix::unistd::geteuid().as_raw();
             if metadata.uid() != user && metadata.uid() != 0 {
-                bail!("it belongs to another user (it should belong to user {user})");
+                bail!("owned by another user; it must belong to user {user}");
             }
             if metadata.mode() & 0o022 != 0 {
                 bail!(
-                    "others can write to it, and what stands in it is executed: look at its files, then chmod 700 {}",
+                    "writable by others, although its contents are executed; check its files, then run: chmod 700 {}",
                     path.display()
                 );
             }
             if metadata.mode() & 0o077 != 0 {
                 fs::set_permissions(&path, Permissions::from_mode(0o700))
-                    .context("others may look into it, and that cannot be changed")?;
+                    .context("accessible to others, and its mode cannot be changed")?;
             }
             let lock = File::create(path.join("lock"))?;
             // A process that a daemon was just starting when it was killed holds its files for a moment.
@@ -73,7 +73,7 @@ impl LeaseStore {
                 lock.try_lock().is_ok()
             });
             if !is_ours {
-                bail!("another knockd uses it; give each a `StateDir` of its own");
+                bail!("in use by another knockd; give each its own `StateDir`");
             }
             remove_unfinished(&path)?;
             Ok(lock)
@@ -98,13 +98,13 @@ impl LeaseStore {
             let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(SUFFIX)) else {
                 continue;
             };
-            match name.parse().context("its name is not a number").and_then(|id| read(&path, LeaseId(id))) {
+            match name.parse().context("file name is not a number").and_then(|id| read(&path, LeaseId(id))) {
                 Ok(record) => restored.records.push(record),
                 Err(error) => {
                     let kept = path.with_extension("damaged");
                     let moved = match fs::rename(&path, &kept) {
-                        Ok(()) => format!("it is kept as {}", kept.display()),
-                        Err(error) => format!("it cannot be renamed: {error}"),
+                        Ok(()) => format!("kept as {}", kept.display()),
+                        Err(error) => format!("cannot rename it: {error}"),
                     };
                     restored.problems.push(format!("{}: {error:#}; {moved}", path.display()));
                 }
@@ -171,8 +171,8 @@ fn read(path: &Path, id: LeaseId) -> anyhow::Result<LeaseRecord> {
         OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;
     let user = nix::unistd::geteuid().as_raw();
-    ensure!(metadata.is_file() && [user, 0].contains(&metadata.uid()), "it is no file of this user");
-    ensure!(metadata.mode() & 0o022 == 0, "others can write to it");
+    ensure!(metadata.is_file() && [user, 0].contains(&metadata.uid()), "not a regular file of this user");
+    ensure!(metadata.mode() & 0o022 == 0, "writable by others");
     let mut text = String::new();
     file.read_to_string(&mut text)?;
     Ok(LeaseRecord::parse(id, &text)?)
@@ -279,7 +279,7 @@ mod tests {
             fs::create_dir(&path).unwrap();
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
             let error = LeaseStore::open(path.clone()).unwrap_err();
-            assert!(format!("{error:#}").contains("others can write to it"), "{error:#}");
+            assert!(format!("{error:#}").contains("writable by others"), "{error:#}");
             fs::remove_dir(&path).unwrap();
         }
     }
@@ -289,6 +289,6 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let _first = open(&directory);
         let error = LeaseStore::open(directory.path().join("state")).unwrap_err();
-        assert!(format!("{error:#}").ends_with("give each a `StateDir` of its own"), "{error:#}");
+        assert!(format!("{error:#}").ends_with("give each its own `StateDir`"), "{error:#}");
     }
 }

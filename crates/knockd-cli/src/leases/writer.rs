@@ -223,8 +223,7 @@ impl Job {
         }
         let path = store.path().display();
         if let Some(error) = problem.filter(|_| !self.has_complained) {
-            let text =
-                format!("cannot save open doors in {path}: {error}; if knockd is killed now, they stay open");
+            let text = format!("cannot save open doors in {path}: {error}");
             self.tell(Progress::Problem(Err(text)));
         } else if self.has_complained && self.undone.is_empty() {
             self.tell(Progress::Problem(Ok(())));

@@ -30,7 +30,7 @@ impl HostNames {
             thread::Builder::new()
                 .name("names".to_owned())
                 .spawn(move || work.iter().for_each(|(address, answer)| look_up(address, &answer)))
-                .context("cannot start a name look-up thread")?;
+                .context("cannot start the name lookup thread")?;
         }
         Ok(Self { requests })
     }

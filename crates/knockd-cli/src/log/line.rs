@@ -157,15 +157,14 @@ impl Line {
 
     /// The line about a command that has been running for a minute.
     pub(crate) fn long(run: &Run) -> Self {
-        let text = format!("{}: the command has been running for a minute: {}", run.door, run.command);
+        let text = format!("{}: command still running after a minute: {}", run.door, run.command);
         Self::about("long", run, text)
     }
 
     /// The line about a command that is ended, since it takes too long.
     pub(crate) fn limit(run: &Run) -> Self {
         let Run { door, command, .. } = run;
-        let text =
-            format!("{door}: the command takes longer than `CommandLimit` allows, it is ended: {command}");
+        let text = format!("{door}: `CommandLimit` exceeded, terminating command: {command}");
         Self::about("limit", run, text).on_stderr(Level::Warning)
     }
 
@@ -177,9 +176,7 @@ impl Line {
     /// The line about a door that could not be closed.
     pub(crate) fn given_up(key: &LeaseKey) -> Self {
         let LeaseKey { door, source, access: Access::Commands { stop, .. } } = key;
-        let text = format!(
-            "{door}: the stop command has failed too often and is given up, the door may still be open: {stop}"
-        );
+        let text = format!("{door}: giving up on stop command; the door may still be open: {stop}");
         let mut line = Self::of("given_up", *source, text).at(door).on_stderr(Level::Error);
         line.facts.command = Some(stop.to_string());
         line
@@ -187,10 +184,7 @@ impl Line {
 
     /// The line about a command that failed because its program is missing.
     pub(crate) fn missing_program(run: &Run, program: &str) -> Self {
-        let text = format!(
-            "{}: {program} is not there, or cannot be executed; perhaps a package has to be installed",
-            run.door
-        );
+        let text = format!("{}: {program}: not found or not executable; is its package installed?", run.door);
         Self::about("missing", run, text).on_stderr(Level::Warning)
     }
 
@@ -225,13 +219,13 @@ impl Line {
     pub(crate) fn no_control(path: Option<&Path>, error: &anyhow::Error) -> Self {
         let path = path.unwrap_or(Path::new("")).display();
         Self::notice(format!(
-            "no control socket {path}: {error:#}; `knockd status` and the like do not work (`ControlSocket`)"
+            "cannot create control socket {path}: {error:#}; `knockd status` and similar commands will not work"
         ))
     }
 
     /// The line about what somebody has asked for on the control socket.
     pub(crate) fn request(who: &str, request: &str) -> Self {
-        Self::new("request", format!("{who} asks: {request}"))
+        Self::new("request", format!("request from {who}: {request}"))
     }
 
     /// Something that somebody should look at.

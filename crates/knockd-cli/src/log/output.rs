@@ -46,9 +46,7 @@ impl<F: AsFd> Output<F> {
         let lost = self.lost.get();
         if self.takes_more() {
             if lost > 0 {
-                self.write_all(
-                    format!("({lost} lines were lost here, since nobody has read them)\n").as_bytes(),
-                );
+                self.write_all(format!("(lost {lost} lines that nobody read)\n").as_bytes());
             }
             // One write, so that lines of several processes do not mix.
             self.write_all(format!("{text}\n").as_bytes());
@@ -144,7 +142,7 @@ mod tests {
         drop(output);
         let mut rest = String::new();
         reader.read_to_string(&mut rest).unwrap();
-        assert_eq!(rest, format!("({lost} lines were lost here, since nobody has read them)\nmore\n"));
+        assert_eq!(rest, format!("(lost {lost} lines that nobody read)\nmore\n"));
     }
 
     #[test]

@@ -16,14 +16,15 @@ pub(crate) enum ConfigFileError {
     #[error("cannot read {}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
     #[error(
-        "cannot read {}: No such file or directory; write it (the manual page knockd(1) has examples), or name another one",
+        "cannot read {}: No such file or directory; create it (see knockd(1) for examples), or name \
+         another file",
         path.display()
     )]
     Missing { path: PathBuf },
-    #[error("the configuration cannot be used:\n{}", drawn(file, findings, Style::Plain))]
+    #[error("invalid configuration:\n{}", drawn(file, findings, Style::Plain))]
     Invalid { file: ConfigFile, findings: Vec<Diagnostic> },
     #[error(
-        "{} can be written by everybody, who could run commands as root with it: chmod o-w {}",
+        "{} is world-writable, so anyone could run commands as root; run: chmod o-w {}",
         path.display(),
         path.display()
     )]
@@ -81,7 +82,7 @@ impl ConfigFileError {
     pub(crate) fn coloured(&self) -> Option<String> {
         match self {
             Self::Invalid { file, findings } => {
-                Some(format!("the configuration cannot be used:\n{}", drawn(file, findings, Style::Coloured)))
+                Some(format!("invalid configuration:\n{}", drawn(file, findings, Style::Coloured)))
             }
             _ => None,
         }
@@ -121,13 +122,11 @@ pub(crate) fn check_access(path: &Path) -> Result<Option<String>, ConfigFileErro
         Some(Access::Write) if geteuid().is_root() => {
             return Err(ConfigFileError::Writable { path: path.to_owned() });
         }
-        Some(Access::Write) => "written",
-        Some(Access::Read) => "read",
+        Some(Access::Write) => "world-writable",
+        Some(Access::Read) => "world-readable",
     };
     let name = path.display();
-    Ok(Some(format!(
-        "{name}: warning: it can be {can} by everybody, with the secrets in it: chmod o= {name}"
-    )))
+    Ok(Some(format!("{name}: warning: {can}, but contains secrets; run: chmod o= {name}")))
 }
 
 fn draw(path: &Path, text: &[u8], finding: &Diagnostic, style: Style) -> String {
@@ -184,12 +183,11 @@ mod tests {
         let text = b"[ssh]\n  sequence = 7000,80000\n  seq_timeot = 5\n";
         assert_eq!(
             drawn(text),
-            "\
-k.conf:2:19: error: \"80000\" does not belong here
+            "k.conf:2:19: error: unexpected \"80000\"
   |
 2 |   sequence = 7000,80000
   |                   ^^^^^ expected a port number from 0 to 65535
-k.conf:3:3: error: `seq_timeot` is not a directive of a door
+k.conf:3:3: error: `seq_timeot` is not a valid directive in a door
   |
 3 |   seq_timeot = 5
   |   ^^^^^^^^^^ expected a known directive

@@ -14,7 +14,7 @@ const SOCKETS: [&str; 2] = ["/proc/net/udp", "/proc/net/udp6"];
 /// The UDP ports in use now. Where they cannot be read, every port counts as in use.
 pub(crate) fn in_use() -> LocalPorts {
     read().unwrap_or_else(|error| {
-        log::debug!("the UDP ports in use cannot be read: {error}");
+        log::debug!("cannot read the UDP ports in use: {error}");
         LocalPorts::default()
     })
 }
@@ -44,7 +44,7 @@ pub(crate) fn read() -> io::Result<LocalPorts> {
 /// Takes the first of two numbers separated by white space.
 fn first_port(range: &str) -> io::Result<u16> {
     let first = range.split_whitespace().next().and_then(|first| first.parse().ok());
-    first.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{range:?} is no range of ports")))
+    first.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("invalid port range {range:?}")))
 }
 
 /// Takes the port from the second column, which is an address and a port in hexadecimal digits; a line that has none, such

@@ -45,8 +45,8 @@ impl Selection {
         match default_route(all) {
             Some(name) => {
                 let warning = format!(
-                    "no interface chosen and no eth0 found: listening on {name}, the interface of the default route (choose \
-                     another one with -i or `Interface`)"
+                    "no interface configured and no eth0: listening on {name}, the interface of the default route; choose \
+                     one with -i or `Interface`"
                 );
                 (Self { parts: vec![Part::Name(name)] }, Some(warning))
             }
@@ -83,15 +83,15 @@ impl Selection {
                 Part::Name(name) => {
                     let meant = similar(name, all).map(|meant| format!(" (did you mean {meant}?)"));
                     return Err(anyhow!(
-                        "no network interface named {name}{}; available: {names} (choose one with -i or `Interface`, \
-                         or wait for it with --wait or `WaitInterface`)",
+                        "no such interface: {name}{}; available: {names}; choose one with -i or `Interface`, or wait \
+                         for it with --wait or `WaitInterface`",
                         meant.unwrap_or_default()
                     ));
                 }
                 Part::Pattern(pattern) => {
-                    bail!("no network interface matches {pattern}; available: {names}")
+                    bail!("no interface matches {pattern}; available: {names}")
                 }
-                Part::Any => bail!("no network interface to listen on"),
+                Part::Any => bail!("no network interface found"),
             }
         }
         Ok(self.of(all))
@@ -206,7 +206,7 @@ mod tests {
             ("wlan0", "wlan0; available"),
         ] {
             let error = Selection::parse(text).unwrap().at_start(&all(), false).unwrap_err().to_string();
-            assert!(error.contains(&format!("no network interface named {expected}")), "{error}");
+            assert!(error.contains(&format!("no such interface: {expected}")), "{error}");
         }
     }
 

@@ -55,24 +55,25 @@ impl Captured<'_> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Damage {
     /// There is no byte.
-    #[error("it is empty")]
+    #[error("empty file")]
     Empty,
     /// It begins as no capture file does.
     #[error(
-        "it is no file of the format pcap or pcapng, as tcpdump -w and Wireshark write them; if it is compressed, unpack it first"
+        "not a pcap or pcapng file, as written by tcpdump -w or Wireshark; if it is compressed, \
+         decompress it first"
     )]
     Unknown,
     /// It ends before its first packet could begin.
-    #[error("it ends within its header")]
+    #[error("truncated file header")]
     NoHeader,
     /// The system does not read on.
-    #[error("it cannot be read any further after packet {after}")]
+    #[error("read error after packet {after}")]
     Unreadable {
         /// The packet before.
         after: u64,
     },
     /// The last packet is not complete.
-    #[error("it ends within packet {number}")]
+    #[error("packet {number} is truncated")]
     Truncated {
         /// That packet.
         number: u64,

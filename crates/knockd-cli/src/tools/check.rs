@@ -15,6 +15,7 @@ use crate::system::config_file::{Access, ConfigFile, Style, access_of_others};
 use crate::system::listening::Listening;
 use crate::system::programs;
 use crate::system::selection::Selection;
+use crate::system::text::count;
 
 /// Checks a configuration file and prints all that is wrong with it, all that is unwise, and how hard the doors are to guess.
 ///
@@ -25,10 +26,10 @@ use crate::system::selection::Selection;
 pub fn run(path: &Path, strict: bool, format: Format) -> anyhow::Result<Exit> {
     let file = ConfigFile::read(path)?;
     let check = Check::new(&file);
-    let count = |severity: Severity| {
+    let number = |severity: Severity| {
         check.findings.iter().filter(|finding| finding.severity == severity.name()).count()
     };
-    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    let (errors, warnings) = (number(Severity::Error), number(Severity::Warning));
     let mut out = anstream::stdout().lock();
     match format {
         Format::Text => check.print(&mut out, errors, warnings)?,
@@ -121,8 +122,8 @@ impl<'a> Check<'a> {
             if span == places.header {
                 continue;
             }
-            let message = format!("{program} is not there, or cannot be executed");
-            let expected = "a program of this machine; perhaps a package has to be installed";
+            let message = format!("{program}: not found or not executable");
+            let expected = "an installed program; its package may be missing";
             findings.push(self.warning(Code::MissingProgram, span, message, expected));
         }
         findings
@@ -140,11 +141,9 @@ impl<'a> Check<'a> {
         let expected = "a port on which nothing listens";
         let spoils = step.protocol == Protocol::Tcp && door.tcp_flags == FlagRule::ANY;
         let message = if spoils {
-            format!(
-                "a service of this machine listens on {step}, and without `TCPFlags` every packet to it counts"
-            )
+            format!("a local service listens on {step}; without `TCPFlags`, every packet to it counts")
         } else {
-            format!("a service of this machine listens on {step}: its users hit this port, too")
+            format!("a local service listens on {step}; its users also hit this port")
         };
         Some(self.warning(Code::LivePort, span, message, expected))
     }
@@ -176,17 +175,14 @@ impl<'a> Check<'a> {
     fn one_time_file(&mut self, path: &Path, places: &Places) -> Option<Diagnostic> {
         let (message, expected) = match fs::read(path) {
             Err(reason) => {
-                (format!("cannot read {}: {reason}", path.display()), "a file with a sequence on each line")
+                (format!("cannot read {}: {reason}", path.display()), "a file with one sequence per line")
             }
             Ok(text) => {
                 self.access(path);
                 if OneTime::parse(&text).next().is_some() {
                     return None;
                 }
-                (
-                    format!("no sequence is left in {}", path.display()),
-                    "a file with a sequence that is not used up",
-                )
+                (format!("no sequence left in {}", path.display()), "a file with an unused sequence")
             }
         };
         let span = places.of("One_Time_Sequences");
@@ -197,13 +193,11 @@ impl<'a> Check<'a> {
     fn access(&mut self, path: &Path) {
         let Some(access) = access_of_others(path) else { return };
         let (severity, can) = match access {
-            Access::Write => {
-                (Severity::Error, "written by everybody, who could run commands as root with it")
-            }
-            Access::Read => (Severity::Warning, "read by everybody, with the secrets in it"),
+            Access::Write => (Severity::Error, "world-writable, so anyone could run commands as root"),
+            Access::Read => (Severity::Warning, "world-readable, but contains secrets"),
         };
         let help = format!("chmod o= {}", path.display());
-        self.add_about(path.to_owned(), severity, Code::OpenToOthers, format!("it can be {can}"), Some(help));
+        self.add_about(path.to_owned(), severity, Code::OpenToOthers, can.to_owned(), Some(help));
     }
 
     fn add_all(&mut self, findings: Vec<Diagnostic>) {
@@ -234,7 +228,7 @@ impl<'a> Check<'a> {
     ) {
         let mut drawn = format!("{}: {severity}: {message}", path.display());
         if let Some(help) = &help {
-            drawn = format!("{drawn}: {help}");
+            drawn = format!("{drawn}; run: {help}");
         }
         let (severity, code, expected) = (severity.name(), code.name(), String::new());
         self.findings.push(Finding { severity, code, path, place: None, message, expected, help, drawn });
@@ -244,7 +238,7 @@ impl<'a> Check<'a> {
         for finding in &self.findings {
             writeln!(out, "{}", finding.drawn)?;
         }
-        let path = self.file.path.display();
-        writeln!(out, "{path}: errors: {errors}, warnings: {warnings}")
+        let (errors, warnings) = (count(errors, "error"), count(warnings, "warning"));
+        writeln!(out, "{}: {errors}, {warnings}", self.file.path.display())
     }
 }

@@ -59,12 +59,12 @@ impl Connection {
     /// When the daemon goes away, or says what this program does not know.
     pub(crate) fn next(&mut self) -> anyhow::Result<(String, Reply)> {
         let mut answer = String::new();
-        self.stream.read_line(&mut answer).context("knockd does not answer")?;
+        self.stream.read_line(&mut answer).context("no answer from knockd")?;
         if answer.is_empty() {
-            return Err(anyhow!("knockd has gone away"));
+            return Err(anyhow!("knockd closed the connection"));
         }
         let reply = serde_json::from_str(&answer)
-            .context("knockd says what this program does not know; are both of the same version?")?;
+            .context("unexpected reply from knockd; are both the same version?")?;
         Ok((answer, reply))
     }
 }
@@ -73,12 +73,12 @@ fn explain(path: &Path, error: io::Error) -> anyhow::Error {
     let path = path.display();
     let help = match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            "is it running? If its configuration has a `ControlSocket`, name that with --socket"
+            "is it running? If its configuration sets `ControlSocket`, name that path with --socket"
         }
-        io::ErrorKind::PermissionDenied => "only root and members of the group knockd may talk to it",
-        _ => return anyhow!(error).context(format!("cannot talk to knockd on {path}")),
+        io::ErrorKind::PermissionDenied => "only root and members of the group knockd may use it",
+        _ => return anyhow!(error).context(format!("cannot talk to knockd at {path}")),
     };
-    anyhow!("no knockd can be asked on {path} ({error}); {help}")
+    anyhow!("cannot connect to knockd at {path}: {error}; {help}")
 }
 
 /// Asks one thing and prints the reply.

@@ -22,7 +22,7 @@ impl fmt::Display for Text<'_> {
         section(f, "Doors", doors(status))?;
         let more = |total: usize, listed: usize| match total - listed.min(total) {
             0 => String::new(),
-            left => format!(", {left} more are not shown"),
+            left => format!(", {left} not shown"),
         };
         let attempts = &status.attempts;
         let heading = format!("Attempts: {}{}", attempts.total, more(attempts.total, attempts.listed.len()));
@@ -30,7 +30,7 @@ impl fmt::Display for Text<'_> {
         let leases = &status.leases;
         let heading = format!("Open doors: {}{}", leases.total, more(leases.total, leases.listed.len()));
         section(f, &heading, lease_rows(status))?;
-        section(f, "Since the start", counters(status))?;
+        section(f, "Since startup", counters(status))?;
         section(f, "Health", health(status))
     }
 }
@@ -77,15 +77,15 @@ fn interfaces(status: &Status) -> Vec<Vec<Cell>> {
         vec![plain(harmless(&interface.name)), state, plain(addresses)]
     });
     let rows: Vec<_> = rows.collect();
-    if rows.is_empty() { vec![vec![("none at the moment".to_owned(), BAD)]] } else { rows }
+    if rows.is_empty() { vec![vec![("none".to_owned(), BAD)]] } else { rows }
 }
 
 fn doors(status: &Status) -> Vec<Vec<Cell>> {
     let row = |door: &DoorStatus| {
         let state = match (door.steps, door.one_time) {
-            (None, _) => ("disabled, no sequence is left".to_owned(), BAD),
+            (None, _) => ("disabled (no sequence left)".to_owned(), BAD),
             (Some(steps), false) => plain(count(steps, "step")),
-            (Some(steps), true) => plain(format!("{}, counts once", count(steps, "step"))),
+            (Some(steps), true) => plain(format!("{}, one-time", count(steps, "step"))),
         };
         vec![plain(harmless(&door.name)), state]
     };
@@ -98,7 +98,7 @@ fn attempt_rows(status: &Status) -> Vec<Vec<Cell>> {
             plain(attempt.source.to_string()),
             plain(harmless(&attempt.door)),
             plain(format!("stage {}", attempt.stage)),
-            plain(format!("begun {} ago", span(attempt.age))),
+            plain(format!("started {} ago", span(attempt.age))),
         ]
     };
     status.attempts.listed.iter().map(row).collect()
@@ -125,10 +125,10 @@ pub(crate) fn lease_state(lease: &LeaseStatus) -> (&'static str, String) {
         if lease.failed { format!("{what}, start command failed") } else { what.to_owned() }
     };
     match lease.state {
-        LeaseState::Starting => ("starting", "the start command is running".to_owned()),
+        LeaseState::Starting => ("starting", "start command running".to_owned()),
         LeaseState::Open => ("open", failed(&format!("closes in {left}"))),
-        LeaseState::Closing => ("closing", "the stop command is running".to_owned()),
-        LeaseState::Retrying => ("retrying", format!("stop command failed, tried again in {left}")),
+        LeaseState::Closing => ("closing", "stop command running".to_owned()),
+        LeaseState::Retrying => ("retrying", format!("stop command failed, retrying in {left}")),
     }
 }
 
@@ -139,21 +139,21 @@ fn counters(status: &Status) -> Vec<Vec<Cell>> {
     let (counters, commands) = (&status.counters, &status.commands);
     let waiting = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     vec![
-        row("packets that passed the kernel's filter", counters.packets, false),
-        row("of these, seen by a door", counters.visible, false),
-        row("packets lost before they could be read", counters.dropped, true),
-        row("attempts begun", counters.attempts, false),
-        row("attempts that took too long", counters.timeouts, false),
+        row("packets past the kernel filter", counters.packets, false),
+        row("of these, visible to a door", counters.visible, false),
+        row("packets dropped by the kernel", counters.dropped, true),
+        row("attempts started", counters.attempts, false),
+        row("attempts timed out", counters.timeouts, false),
         row("attempts spoiled by a wrong port", counters.spoiled, false),
-        row("attempts forgotten, there were too many", counters.evicted, true),
-        row("knocks that opened", counters.opens, false),
-        row("scanners recognised", counters.scanners, false),
+        row("attempts dropped (`MaxAttempts`)", counters.evicted, true),
+        row("doors opened by a knock", counters.opens, false),
+        row("scanners detected", counters.scanners, false),
         row("commands run", commands.run, false),
         row("commands failed", commands.failed, true),
-        row("start commands running now", waiting(commands.starting), false),
-        row("commands waiting now", waiting(commands.waiting), true),
+        row("start commands running", waiting(commands.starting), false),
+        row("commands waiting", waiting(commands.waiting), true),
         row("doors closed", commands.closed, false),
-        row("doors that could not be closed", commands.given_up, true),
+        row("doors not closed (stop command failed)", commands.given_up, true),
     ]
 }
 
@@ -161,17 +161,17 @@ fn health(status: &Status) -> Vec<Vec<Cell>> {
     let health = &status.health;
     let state = match (&health.state_directory, &health.state_problem) {
         (_, Some(problem)) => (harmless(problem), BAD),
-        (Some(path), None) => plain(format!("open doors are remembered in {}", harmless(path))),
-        (None, None) => plain("nothing has to be remembered"),
+        (Some(path), None) => plain(format!("open doors are stored in {}", harmless(path))),
+        (None, None) => plain("nothing to store"),
     };
     let filter = if health.filter_exact {
-        plain("the kernel's filter lets through what is wanted and nothing else")
+        plain("kernel filter passes only wanted packets")
     } else {
-        ("the kernel's filter lets more through than is wanted, there are too many ports".to_owned(), BAD)
+        ("kernel filter passes unwanted packets: too many ports".to_owned(), BAD)
     };
     let decoder = match &health.decoder {
         Some(text) => (harmless(text), BAD),
-        None => plain("the packet decoder has no right that it does not need"),
+        None => plain("packet decoder is fully sandboxed"),
     };
     [state, filter, decoder].into_iter().map(|cell| vec![cell]).collect()
 }
@@ -184,11 +184,10 @@ mod tests {
     #[test]
     fn columns_are_aligned_and_nothing_is_obeyed_by_a_terminal() {
         let text = anstream::adapter::strip_str(&Text(&example()).to_string()).to_string();
-        let (before, after) = text.split_once("\nSince the start\n").unwrap();
+        let (before, after) = text.split_once("\nSince startup\n").unwrap();
         assert_eq!(
             before,
-            "\
-knockd 0.9.0, up 1 d 2 h, pid 42
+            "knockd 0.9.0, up 1 d 2 h, pid 42
 
 Interfaces
   eth0  up       192.0.2.1, 2001:db8::1
@@ -197,16 +196,16 @@ Interfaces
 
 Doors
   ssh          3 steps
-  a \u{fffd}[31mdoor  disabled, no sequence is left
+  a \u{fffd}[31mdoor  disabled (no sequence left)
 
-Attempts: 120, 119 more are not shown
-  198.51.100.7  ssh  stage 2  begun 4 s ago
+Attempts: 120, 119 not shown
+  198.51.100.7  ssh  stage 2  started 4 s ago
 
 Open doors: 2
   203.0.113.5   ssh  open      closes in 25 s
-  203.0.113.50  ssh  retrying  stop command failed, tried again in 1 min 1 s
+  203.0.113.50  ssh  retrying  stop command failed, retrying in 1 min 1 s
 "
         );
-        assert!(after.starts_with("  packets that passed the kernel's filter  1204\n"), "{after}");
+        assert!(after.starts_with("  packets past the kernel filter          1204\n"), "{after}");
     }
 }

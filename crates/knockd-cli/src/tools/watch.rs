@@ -38,7 +38,7 @@ pub fn run(socket: &Path) -> anyhow::Result<Exit> {
     // Whoever starts this without a daemon is told why at once.
     let first = ask(&mut Connection::open(socket)?)?;
     if !io::stdout().is_terminal() {
-        bail!("this is no terminal; `knockd status` prints what is going on once");
+        bail!("not a terminal; use `knockd status` instead");
     }
     let ended = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGTERM] {
@@ -152,7 +152,7 @@ fn keep_asking(socket: &Path, tell: &Sender<News>) {
             if connection.is_none() {
                 connection = Some(Connection::open(socket)?);
             }
-            ask(connection.as_mut().context("there is no connection")?)
+            ask(connection.as_mut().context("no connection")?)
         })();
         if answer.is_err() {
             connection = None;
@@ -167,6 +167,6 @@ fn ask(connection: &mut Connection) -> anyhow::Result<Box<Status>> {
     match connection.ask(&Request::Status {})?.1 {
         Reply::Status(status) => Ok(status),
         Reply::Refused { reason } => Err(anyhow!(reason)),
-        Reply::Done { .. } | Reply::Traced { .. } => Err(anyhow!("knockd has answered something else")),
+        Reply::Done { .. } | Reply::Traced { .. } => Err(anyhow!("unexpected reply from knockd")),
     }
 }

@@ -235,7 +235,9 @@ impl Ear {
         self.knockd.wait_for("198.51.100.250: last: OPEN SESAME");
         let mut lines = self.knockd.take_lines();
         // Where the decoder cannot give up everything, as in a user namespace, knockd says so once.
-        lines.retain(|line| !line.contains("last: ") && !line.starts_with("the packet decoder "));
+        lines.retain(|line| {
+            !line.contains("last: ") && !line.starts_with("packet decoder is not fully sandboxed")
+        });
         lines
     }
 

@@ -198,8 +198,8 @@ pub(super) fn parse(text: &[u8]) -> Result<Parsed, Vec<Diagnostic>> {
             }
             Err(error) => {
                 let at = start + bom + error.valid_up_to();
-                let expected = "UTF-8; only comments may be in another encoding";
-                report.error(at..at, "this line is not UTF-8 text", expected, None);
+                let expected = "UTF-8; only comments may use another encoding";
+                report.error(at..at, "invalid UTF-8", expected, None);
                 if line.trim_ascii_start().starts_with(b"[") {
                     finish(std::mem::replace(&mut section, Section::Unknown), &mut config, &mut report);
                 }
@@ -209,7 +209,7 @@ pub(super) fn parse(text: &[u8]) -> Result<Parsed, Vec<Diagnostic>> {
     finish(section, &mut config, &mut report);
     if config.doors.is_empty() && !report.has_errors() {
         let end = text.len();
-        report.warning(end..end, "this file has no door", "a section such as `[openSSH]`", None);
+        report.warning(end..end, "no doors configured", "a section such as `[openSSH]`", None);
     }
     report.findings.sort_by_key(|finding| finding.span.start);
     if report.has_errors() {
@@ -230,7 +230,7 @@ fn read_line<'t>(
     }
     if let Some(zero) = line.find('\0') {
         let at = start + zero;
-        report.error(at..at + 1, "this line contains a zero byte", "text", None);
+        report.error(at..at + 1, "unexpected NUL byte", "text", None);
         if line.starts_with('[') {
             finish(std::mem::replace(section, Section::Unknown), config, report);
         }
@@ -238,7 +238,7 @@ fn read_line<'t>(
     }
     match grammar::whole(line, grammar::line) {
         Err(expected) => {
-            report.expected("this section header is not complete", line, start, &expected);
+            report.expected("incomplete section header", line, start, &expected);
             finish(std::mem::replace(section, Section::Unknown), config, report);
         }
         Ok(Line::Section(name)) => {
@@ -252,7 +252,7 @@ fn read_line<'t>(
                         // An empty name is the only one that gets here.
                         report.error(
                             header,
-                            "this section has no name",
+                            "section without a name",
                             "`[options]` or the name of a door",
                             None,
                         );
@@ -268,7 +268,7 @@ fn read_line<'t>(
             match section {
                 Section::Unknown => (),
                 Section::Outside => {
-                    let message = format!("`{}` stands before any section", key.text);
+                    let message = format!("`{}` before the first section", key.text);
                     report.error(key.span, &message, "a section header such as `[options]` above it", None);
                 }
                 Section::Options(given) => {
@@ -304,23 +304,23 @@ fn apply<S>(
         if let Some((earlier, _)) =
             given.iter().find(|&&(earlier, _)| earlier == name || is_key(earlier) && is_key(name))
         {
-            let message = format!("`{earlier}` is already given in this section");
             let which = if name == "Interface" { "first" } else { "last" };
-            value.report.warning(key.span.clone(), &message, &format!("once; the {which} one counts"), None);
+            let message = format!("duplicate directive (already given as `{earlier}`); the {which} one wins");
+            value.report.warning(key.span.clone(), &message, "only one per section", None);
         }
         given.push((name, value.span.clone()));
         if value.text.is_none() && !["UseSyslog", "WaitInterface"].contains(&name) {
-            let message = format!("`{}` has no value", key.text);
+            let message = format!("missing value for `{}`", key.text);
             value.report.error(value.span, &message, "`= value`", None);
         } else {
             (directive.apply)(section, value);
         }
         return;
     }
-    let message = format!("`{}` is not a directive of {place}", key.text);
+    let message = format!("`{}` is not a valid directive in {place}", key.text);
     let elsewhere = |home: &str| Some(format!("it belongs in {home}"));
     let help = if DOOR_DIRECTIVES.iter().any(|directive| directive.is_called(key.text)) {
-        elsewhere("a door's section")
+        elsewhere("a door section")
     } else if OPTION_DIRECTIVES.iter().any(|directive| directive.is_called(key.text)) {
         elsewhere("`[options]`")
     } else {
@@ -341,19 +341,14 @@ fn finish(section: Section, config: &mut Config, report: &mut Report<'_>) {
     let Some(key) = draft.key else {
         if !draft.given.iter().any(|(name, _)| is_key(name)) {
             let message = format!("door `{}` has no sequence", draft.name);
-            report.error(
-                draft.header,
-                &message,
-                "a `Sequence` or `One_Time_Sequences` directive in it",
-                None,
-            );
+            report.error(draft.header, &message, "a `Sequence` or `One_Time_Sequences` directive", None);
         }
         return;
     };
     let seq_timeout = draft.seq_timeout.unwrap_or(Door::DEFAULT_SEQ_TIMEOUT);
     if seq_timeout.is_zero() && matches!(&key, Key::Sequence(sequence) if sequence.len() > 1) {
         let message = format!("door `{}` can never open", draft.name);
-        let expected = "a `Seq_Timeout` of 1 or more, since its sequence has more than one step";
+        let expected = "a `Seq_Timeout` of at least 1, because its sequence has more than one step";
         report.warning(draft.header.clone(), &message, expected, None);
     }
     if let Key::Sequence(sequence) = &key
@@ -635,7 +630,7 @@ One_Time_Sequences = /etc/knockd/sequences
         let text = |limit: u32| format!("[options]\nScanLimit = {limit}\n[a]\nsequence = 1\n");
         assert_eq!(config(&text(Options::MAX_SCAN_LIMIT)).options.scan_limit, NonZeroU32::new(64));
         let (messages, _) = findings(&text(Options::MAX_SCAN_LIMIT + 1));
-        assert_eq!(messages, ["2:13: error: \"65\" does not belong here: a whole number from 0 to 64"]);
+        assert_eq!(messages, ["2:13: error: unexpected \"65\": a whole number from 0 to 64"]);
     }
 
     #[test]
@@ -687,9 +682,9 @@ command = y
         assert_eq!(
             messages,
             [
-                "3:1: warning: `Sequence` is already given in this section: once; the last one counts",
-                "5:1: warning: `Seq_Timeout` is already given in this section: once; the last one counts",
-                "7:1: warning: `Start_Command` is already given in this section: once; the last one counts",
+                "3:1: warning: duplicate directive (already given as `Sequence`); the last one wins: only one per section",
+                "5:1: warning: duplicate directive (already given as `Seq_Timeout`); the last one wins: only one per section",
+                "7:1: warning: duplicate directive (already given as `Start_Command`); the last one wins: only one per section",
             ]
         );
         assert_eq!(spans, ["Sequence", "seq_timeout", "command"]);
@@ -708,7 +703,7 @@ command = y
             assert_eq!((config.doors, warnings.len()), (vec![], 1), "{text:?}");
         }
         let (messages, spans) = findings("[options]\n");
-        assert_eq!(messages, ["2:1: warning: this file has no door: a section such as `[openSSH]`"]);
+        assert_eq!(messages, ["2:1: warning: no doors configured: a section such as `[openSSH]`"]);
         assert_eq!(spans, [""]);
     }
 
@@ -730,10 +725,10 @@ sequence = 7000 udp,8000:udp # old, 9000
         assert_eq!(
             messages,
             [
-                "2:22: warning: this text is ignored: a comment on a line of its own, or nothing",
-                "3:16: warning: this text is ignored: a comment on a line of its own, or nothing",
-                "4:17: warning: this text is ignored: a comment on a line of its own, or nothing",
-                "6:17: warning: this text is ignored: a comment on a line of its own, or nothing",
+                "2:22: warning: text ignored: nothing; a comment needs its own line",
+                "3:16: warning: text ignored: nothing; a comment needs its own line",
+                "4:17: warning: text ignored: nothing; a comment needs its own line",
+                "6:17: warning: text ignored: nothing; a comment needs its own line",
             ]
         );
         assert_eq!(spans, ["# mine", ".5", "s", "udp"]);
@@ -747,8 +742,7 @@ sequence = 7000 udp,8000:udp # old, 9000
         assert_eq!(
             messages,
             [
-                "1:1: warning: door `a` can never open: a `Seq_Timeout` of 1 or more, since its sequence has more than \
-             one step",
+                "1:1: warning: door `a` can never open: a `Seq_Timeout` of at least 1, because its sequence has more than one step",
                 "7:1: warning: door `c` uses port 0: a port from 1 to 65535; many programs and networks cannot send to \
              port 0",
             ]
@@ -763,9 +757,9 @@ sequence = 7000 udp,8000:udp # old, 9000
         assert_eq!(
             messages,
             [
-                "2:10: warning: this value is empty: a name; it is as if the directive were not there",
-                "3:9: warning: this value is empty: a name; it is as if the directive were not there",
-                "4:12: warning: this value is empty: a name; it is as if the directive were not there",
+                "2:10: warning: empty value: a name; an empty value counts as no directive",
+                "3:9: warning: empty value: a name; an empty value counts as no directive",
+                "4:12: warning: empty value: a name; an empty value counts as no directive",
             ]
         );
         assert_eq!(spans, ["", "", ""]);
@@ -804,53 +798,53 @@ sequence = 7000:sctp
         let (messages, spans) = findings(text);
         let expected = [
             (
-                "1:1: error: `UseSyslog` stands before any section: a section header such as `[options]` above it",
+                "1:1: error: `UseSyslog` before the first section: a section header such as `[options]` above it",
                 "UseSyslog",
             ),
-            ("3:8: error: `logfile` has no value: `= value`", ""),
-            ("4:15: error: \"0\" does not belong here: a whole number from 1 to 4294967295", "0"),
+            ("3:8: error: missing value for `logfile`: `= value`", ""),
+            ("4:15: error: unexpected \"0\": a whole number from 1 to 4294967295", "0"),
             (
-                "5:1: error: `target` is not a directive of [options]: a known directive; it belongs in a door's section",
+                "5:1: error: `target` is not a valid directive in [options]: a known directive; it belongs in a door section",
                 "target",
             ),
             (
-                "6:1: error: `lgfile` is not a directive of [options]: a known directive; did you mean `LogFile`?",
+                "6:1: error: `lgfile` is not a valid directive in [options]: a known directive; did you mean `LogFile`?",
                 "lgfile",
             ),
-            ("7:1: error: this section has no name: `[options]` or the name of a door", "[]"),
-            ("9:5: error: this section header is not complete: `]` at the end of the line", ""),
-            ("12:17: error: \"70000\" does not belong here: a port number from 0 to 65535", "70000"),
+            ("7:1: error: section without a name: `[options]` or the name of a door", "[]"),
+            ("9:5: error: incomplete section header: `]` at the end of the line", ""),
+            ("12:17: error: unexpected \"70000\": a port number from 0 to 65535", "70000"),
             (
-                "13:1: warning: `Sequence` is already given in this section: once; the last one counts",
+                "13:1: warning: duplicate directive (already given as `Sequence`); the last one wins: only one per section",
                 "one_time_sequences",
             ),
-            ("13:21: error: this value is empty: the path of a file", ""),
-            ("14:15: error: \"-1\" does not belong here: whole seconds from 0 to 4294967295", "-1"),
-            ("15:15: error: \"5s\" does not belong here: whole seconds from 0 to 4294967295", "5s"),
+            ("13:21: error: empty value: a file path", ""),
+            ("14:15: error: unexpected \"-1\": a whole number of seconds from 0 to 4294967295", "-1"),
+            ("15:15: error: unexpected \"5s\": a whole number of seconds from 0 to 4294967295", "5s"),
             (
-                "16:16: error: \"foo\" does not belong here: a TCP flag: fin, syn, rst, psh, ack or urg, with `!` in front if it must be clear",
+                "16:16: error: unexpected \"foo\": a TCP flag: fin, syn, rst, psh, ack or urg, with a leading `!` if it must be clear",
                 "foo",
             ),
             (
-                "17:10: error: this is not an address: an IPv4 or IPv6 address; host names and networks are not looked up here",
+                "17:10: error: invalid address: an IPv4 or IPv6 address; host names and networks are not supported",
                 "localhost",
             ),
-            ("18:10: error: \"never\" does not belong here: `extend` or `run`", "never"),
+            ("18:10: error: unexpected \"never\": `extend` or `run`", "never"),
             (
-                "19:1: error: `logfile` is not a directive of a door: a known directive; it belongs in `[options]`",
+                "19:1: error: `logfile` is not a valid directive in a door: a known directive; it belongs in `[options]`",
                 "logfile",
             ),
             (
-                "20:1: error: `start_comand` is not a directive of a door: a known directive; did you mean `Start_Command`?",
+                "20:1: error: `start_comand` is not a valid directive in a door: a known directive; did you mean `Start_Command`?",
                 "start_comand",
             ),
-            ("21:1: error: `nonsense` is not a directive of a door: a known directive", "nonsense"),
-            ("22:1: error: `` is not a directive of a door: a known directive", ""),
+            ("21:1: error: `nonsense` is not a valid directive in a door: a known directive", "nonsense"),
+            ("22:1: error: `` is not a valid directive in a door: a known directive", ""),
             (
-                "23:1: error: door `three` has no sequence: a `Sequence` or `One_Time_Sequences` directive in it",
+                "23:1: error: door `three` has no sequence: a `Sequence` or `One_Time_Sequences` directive",
                 "[three]",
             ),
-            ("26:17: error: \"sctp\" does not belong here: `tcp` or `udp`", "sctp"),
+            ("26:17: error: unexpected \"sctp\": `tcp` or `udp`", "sctp"),
         ];
         assert_eq!(messages, expected.map(|(message, _)| message));
         assert_eq!(spans, expected.map(|(_, span)| span));
@@ -859,23 +853,17 @@ sequence = 7000:sctp
     #[test]
     fn values_that_knockd_0_8_misreads_are_errors() {
         for (line, message) in [
-            ("sequence = abc,2", "2:12: error: \"abc\" does not belong here: a port number from 0 to 65535"),
-            (
-                "sequence = 8000x",
-                "2:12: error: \"8000x\" does not belong here: a port number from 0 to 65535",
-            ),
-            (
-                "sequence = 7000;8000",
-                "2:12: error: \"7000;8000\" does not belong here: a port number from 0 to 65535",
-            ),
-            ("sequence =", "2:11: error: this value is empty: a port number from 0 to 65535"),
-            ("sequence = 1,,2", "2:14: error: ',' does not belong here: a port number from 0 to 65535"),
-            ("sequence = 1,", "2:14: error: this value is not complete: a port number from 0 to 65535"),
-            ("sequence = 1:", "2:14: error: this value is not complete: `tcp` or `udp`"),
-            ("sequence = 1:udpx", "2:14: error: \"udpx\" does not belong here: `tcp` or `udp`"),
+            ("sequence = abc,2", "2:12: error: unexpected \"abc\": a port number from 0 to 65535"),
+            ("sequence = 8000x", "2:12: error: unexpected \"8000x\": a port number from 0 to 65535"),
+            ("sequence = 7000;8000", "2:12: error: unexpected \"7000;8000\": a port number from 0 to 65535"),
+            ("sequence =", "2:11: error: empty value: a port number from 0 to 65535"),
+            ("sequence = 1,,2", "2:14: error: unexpected ',': a port number from 0 to 65535"),
+            ("sequence = 1,", "2:14: error: incomplete value: a port number from 0 to 65535"),
+            ("sequence = 1:", "2:14: error: incomplete value: `tcp` or `udp`"),
+            ("sequence = 1:udpx", "2:14: error: unexpected \"udpx\": `tcp` or `udp`"),
             (
                 "sequence = 99999999999",
-                "2:12: error: \"99999999999\" does not belong here: a port number from 0 to 65535",
+                "2:12: error: unexpected \"99999999999\": a port number from 0 to 65535",
             ),
         ] {
             assert_eq!(findings(&format!("[a]\n{line}\n")).0, [message], "{line}");
@@ -883,17 +871,17 @@ sequence = 7000:sctp
         for (line, message) in [
             (
                 "seq_timeout = abc",
-                "3:15: error: \"abc\" does not belong here: whole seconds from 0 to 4294967295",
+                "3:15: error: unexpected \"abc\": a whole number of seconds from 0 to 4294967295",
             ),
-            ("seq_timeout =", "3:14: error: this value is empty: whole seconds from 0 to 4294967295"),
+            ("seq_timeout =", "3:14: error: empty value: a whole number of seconds from 0 to 4294967295"),
             (
                 "cmd_timeout = 0x1",
-                "3:15: error: \"0x1\" does not belong here: whole seconds from 0 to 4294967295",
+                "3:15: error: unexpected \"0x1\": a whole number of seconds from 0 to 4294967295",
             ),
-            ("tcpflags = syn ack", "3:16: error: \"ack\" does not belong here: nothing more"),
+            ("tcpflags = syn ack", "3:16: error: unexpected \"ack\": nothing more"),
             (
                 "target =",
-                "3:9: error: this value is empty: an IPv4 or IPv6 address; host names and networks are not looked up here",
+                "3:9: error: empty value: an IPv4 or IPv6 address; host names and networks are not supported",
             ),
         ] {
             assert_eq!(findings(&format!("[a]\nsequence = 1\n{line}\n")).0, [message], "{line}");
@@ -904,7 +892,7 @@ sequence = 7000:sctp
     fn the_33rd_step_is_pointed_out() {
         let text = format!("[a]\nsequence = {}, 99, 100\n", ["1"; 32].join(","));
         let (messages, spans) = findings(&text);
-        assert_eq!(messages, ["2:77: error: \"99\" does not belong here: at most 32 steps"]);
+        assert_eq!(messages, ["2:77: error: unexpected \"99\": at most 32 steps"]);
         assert_eq!(spans, ["99"]);
     }
 
@@ -915,8 +903,8 @@ sequence = 7000:sctp
         assert_eq!(
             messages,
             [
-                "2:21: error: \"ö\" does not belong here: a port number from 0 to 65535",
-                "3:1: error: `über` is not a directive of a door: a known directive",
+                "2:21: error: unexpected \"ö\": a port number from 0 to 65535",
+                "3:1: error: `über` is not a valid directive in a door: a known directive",
             ]
         );
         assert_eq!(spans, ["ö", "über"]);
@@ -927,7 +915,7 @@ sequence = 7000:sctp
         let text = "[options]\nUseSyslog = yes\n[a]\nsequence = 1\n";
         assert!(parsed(text).config.options.use_syslog);
         let (messages, spans) = findings(text);
-        assert_eq!(messages, ["2:13: warning: this value is ignored: the directive alone on its line"]);
+        assert_eq!(messages, ["2:13: warning: value ignored: the directive alone on its line"]);
         assert_eq!(spans, ["yes"]);
     }
 
@@ -937,9 +925,8 @@ sequence = 7000:sctp
         assert_eq!(
             messages,
             [
-                "2:12: error: \"x\" does not belong here: a port number from 0 to 65535",
-                "5:10: error: this is not an address: an IPv4 or IPv6 address; host names and networks are not looked \
-             up here",
+                "2:12: error: unexpected \"x\": a port number from 0 to 65535",
+                "5:10: error: invalid address: an IPv4 or IPv6 address; host names and networks are not supported",
             ]
         );
     }
@@ -950,15 +937,14 @@ sequence = 7000:sctp
         assert_eq!((config.config.doors.len(), config.warnings), (1, vec![]));
         let findings = parse(b"[a]\nsequence = 1\n\tcommand = \xc3\xa9\xe9x\n").unwrap_err();
         assert_eq!(findings.len(), 1);
-        let message =
-            "3:13: error: this line is not UTF-8 text: UTF-8; only comments may be in another encoding";
+        let message = "3:13: error: invalid UTF-8: UTF-8; only comments may use another encoding";
         assert_eq!((findings[0].to_string().as_str(), findings[0].span.clone()), (message, 30..30));
     }
 
     #[test]
     fn a_zero_byte_outside_a_comment_is_an_error() {
         let (messages, spans) = findings("[a]\nsequence = 1\n# a\0\ncommand = é\0b\n");
-        assert_eq!(messages, ["4:12: error: this line contains a zero byte: text"]);
+        assert_eq!(messages, ["4:12: error: unexpected NUL byte: text"]);
         assert_eq!(spans, ["\0"]);
     }
 

@@ -20,7 +20,7 @@ pub(super) struct Value<'t, 'r> {
 impl<'t> Value<'t, '_> {
     pub(super) fn ignore(self) {
         if self.text.is_some() {
-            self.report.warning(self.span, "this value is ignored", "the directive alone on its line", None);
+            self.report.warning(self.span, "value ignored", "the directive alone on its line", None);
         }
     }
 
@@ -30,8 +30,8 @@ impl<'t> Value<'t, '_> {
         if text.is_none() {
             self.report.warning(
                 self.span,
-                "this value is empty",
-                "a name; it is as if the directive were not there",
+                "empty value",
+                "a name; an empty value counts as no directive",
                 None,
             );
         }
@@ -41,7 +41,7 @@ impl<'t> Value<'t, '_> {
     pub(super) fn path(self) -> Option<Text> {
         let text = self.text.and_then(|text| Text::new(text).ok());
         if text.is_none() {
-            self.report.error(self.span, "this value is empty", "the path of a file", None);
+            self.report.error(self.span, "empty value", "a file path", None);
         }
         text
     }
@@ -82,8 +82,8 @@ impl<'t> Value<'t, '_> {
         let text = self.text.unwrap_or_default();
         let address = text.parse().ok();
         if address.is_none() {
-            let help = Some("host names and networks are not looked up here".to_owned());
-            let message = if text.is_empty() { "this value is empty" } else { "this is not an address" };
+            let help = Some("host names and networks are not supported".to_owned());
+            let message = if text.is_empty() { "empty value" } else { "invalid address" };
             self.report.error(self.span, message, "an IPv4 or IPv6 address", help);
         }
         address
@@ -94,7 +94,7 @@ impl<'t> Value<'t, '_> {
         let text = self.text.unwrap_or_default();
         let chosen = choices.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
         if chosen.is_none() {
-            self.report.error(self.span, &format!("{text:?} does not belong here"), expected, None);
+            self.report.error(self.span, &format!("unexpected {text:?}"), expected, None);
         }
         chosen.map(|&(_, value)| value)
     }
@@ -104,9 +104,9 @@ impl<'t> Value<'t, '_> {
         grammar::whole(text, parser)
             .map_err(|expected| {
                 let message = match expected.found().as_str() {
-                    "the end" if text.is_empty() => "this value is empty".to_owned(),
-                    "the end" => "this value is not complete".to_owned(),
-                    found => format!("{found} does not belong here"),
+                    "the end" if text.is_empty() => "empty value".to_owned(),
+                    "the end" => "incomplete value".to_owned(),
+                    found => format!("unexpected {found}"),
                 };
                 self.report.expected(&message, text, self.span.start, &expected);
             })
@@ -121,8 +121,8 @@ impl<'t> Value<'t, '_> {
         if !remark.is_empty() {
             let at = start + text.map_or(0, str::len) - remark.len();
             let length = remark.find(',').unwrap_or(remark.len());
-            let expected = "a comment on a line of its own, or nothing";
-            report.warning(at..at + length, "this text is ignored", expected, None);
+            let expected = "nothing; a comment needs its own line";
+            report.warning(at..at + length, "text ignored", expected, None);
         }
         Some(parsed)
     }

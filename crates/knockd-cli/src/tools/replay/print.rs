@@ -148,14 +148,15 @@ impl Output {
             let config = config.display().to_string();
             return self.json(&Object::Begin { config, doors, own, addresses });
         }
-        writeln!(self.out, "Doors of {}: {}", config.display(), doors.join(", "))?;
+        writeln!(self.out, "Doors in {}: {}", config.display(), doors.join(", "))?;
         let list: Vec<_> = addresses.iter().map(ToString::to_string).collect();
         match own {
-            "given" => writeln!(self.out, "Own addresses, as given: {}\n", list.join(", ")),
-            "machine" => writeln!(self.out, "Own addresses, those of this machine: {}\n", list.join(", ")),
+            "given" => writeln!(self.out, "Own addresses (given): {}\n", list.join(", ")),
+            "machine" => writeln!(self.out, "Own addresses (of this machine): {}\n", list.join(", ")),
             _ => writeln!(
                 self.out,
-                "Own addresses: every destination, since no packet is known to go to this machine; --address names the right ones\n"
+                "Own addresses: every destination, because no packet is known to be for this machine; \
+                 set them with --address\n"
             ),
         }
     }
@@ -241,26 +242,26 @@ impl Output {
         if let Some(explain) = self.explain.filter(|_| !self.told) {
             writeln!(
                 self.out,
-                "No packet in the file comes from {explain}. Perhaps another address stands in its place on the way."
+                "No packet in the file comes from {explain}. The source may have been translated on the way (NAT)."
             )?;
         }
         let Summary { packets, visible, attempts, opened, spoiled, timed_out, evicted, scanners, .. } =
             summary;
         writeln!(
             self.out,
-            "\nPackets: {packets}, of them seen by a door: {visible}\n\
-             Attempts: {attempts}, opened: {opened}, spoiled: {spoiled}, timed out: {timed_out}, pushed out: {evicted}\n\
-             Scanners: {scanners}"
+            "\nPackets: {packets}, visible to a door: {visible}\nAttempts: {attempts}, opened: {opened}, \
+             spoiled: {spoiled}, timed out: {timed_out}, dropped: {evicted}\nScanners: \
+             {scanners}"
         )?;
         for (code, count) in &summary.unread {
             if let Some(reason) = summary.reasons.get(code) {
-                writeln!(self.out, "Not looked at: {count} ({reason})")?;
+                writeln!(self.out, "Skipped: {count} ({reason})")?;
             }
         }
         if *packets > 0 && *visible == 0 && self.explain.is_none() {
             writeln!(
                 self.out,
-                "No door has seen a packet: --explain ADDRESS says why, for the address of the knocker."
+                "No door saw a packet. To see why, run with --explain and the source address of the knock."
             )?;
         }
         self.out.flush()
@@ -274,7 +275,7 @@ impl Output {
 
     fn heading(&mut self, when: &When, time: Duration) -> io::Result<()> {
         if std::mem::take(&mut self.at_end) {
-            writeln!(self.out, "End of the file. If nobody sends anything more:")?;
+            writeln!(self.out, "End of file. If no more packets arrive:")?;
         }
         let local = moment(time).to_zoned(self.zone.clone()).strftime("%Y-%m-%d %H:%M:%S%.6f").to_string();
         let number = when.number.map(|number| format!("#{number}")).unwrap_or_default();

@@ -97,9 +97,9 @@ fn title(status: &Status) -> String {
 fn footer(view: &View, palette: Palette) -> Paragraph<'static> {
     match &view.lost {
         Some(reason) => {
-            Paragraph::new(format!("not connected, trying again: {}", harmless(reason))).style(palette.bad())
+            Paragraph::new(format!("not connected, retrying: {}", harmless(reason))).style(palette.bad())
         }
-        None => Paragraph::new("q ends"),
+        None => Paragraph::new("press q to quit"),
     }
 }
 
@@ -179,9 +179,7 @@ fn source_width(widest: Option<usize>, area: Rect) -> Constraint {
 fn doors(status: &Status, palette: Palette) -> Vec<Line<'static>> {
     let line = |door: &crate::control::DoorStatus| match door.steps {
         Some(steps) => Line::raw(format!("{}: {}", harmless(&door.name), count(steps, "step"))),
-        None => {
-            Line::styled(format!("{}: disabled, no sequence is left", harmless(&door.name)), palette.bad())
-        }
+        None => Line::styled(format!("{}: disabled (no sequence left)", harmless(&door.name)), palette.bad()),
     };
     status.doors.iter().map(line).collect()
 }
@@ -205,17 +203,17 @@ fn summary(status: &Status, palette: Palette) -> Vec<Line<'static>> {
     let mut lines = vec![
         Line::from(interfaces),
         Line::raw(format!(
-            "knocks: {} opened, {} too slow, {} spoiled, scanners: {}",
+            "knocks: {} opened, {} timed out, {} spoiled, scanners: {}",
             counters.opens, counters.timeouts, counters.spoiled, counters.scanners
         )),
         Line::raw(format!(
-            "packets: {}, lost: {}  commands: {}, failed: {}, waiting: {}",
+            "packets: {}, dropped: {}  commands: {}, failed: {}, waiting: {}",
             counters.packets, counters.dropped, commands.run, commands.failed, commands.waiting
         )),
     ];
     let given_up = (commands.given_up > 0).then(|| {
         format!(
-            "{} could not be closed",
+            "{} not closed (stop command failed)",
             count(usize::try_from(commands.given_up).unwrap_or(usize::MAX), "door")
         )
     });
@@ -260,11 +258,10 @@ mod tests {
     fn eighty_columns_and_24_lines_show_everything() {
         assert_eq!(
             text(&drawn(80, 24, &view(), true)),
-            "\
-knockd 0.9.0, up 1 d 2 h, pid 42
+            "knockd 0.9.0, up 1 d 2 h, pid 42
 Open doors: 2
-203.0.113.5  ssh                   closes in 25 s
-203.0.113.50 ssh                   stop command failed, tried again in 1 min 1 s
+203.0.113.5  ssh                      closes in 25 s
+203.0.113.50 ssh                      stop command failed, retrying in 1 min 1 s
 
 
 
@@ -280,11 +277,11 @@ Attempts: 120 (119 more)
 198.51.100.7 ssh                                            stage 2  4 s
 Doors: 2
 ssh: 3 steps
-a \u{fffd}[31mdoor: disabled, no sequence is left
+a \u{fffd}[31mdoor: disabled (no sequence left)
 eth0 up  wg0 down  ppp0 missing
-knocks: 7 opened, 0 too slow, 0 spoiled, scanners: 0
-packets: 1204, lost: 0  commands: 14, failed: 0, waiting: 0
-q ends
+knocks: 7 opened, 0 timed out, 0 spoiled, scanners: 0
+packets: 1204, dropped: 0  commands: 14, failed: 0, waiting: 0
+press q to quit
 "
         );
     }
@@ -303,7 +300,7 @@ Open doors: 2
 
 Attempts: 120 (119 more)
 198.51.100.7 ssh       stage 2  4 s
-q ends
+press q to quit
 "
         );
     }
@@ -336,8 +333,8 @@ q ends
         let mut view = view();
         view.take(Err("gone \x1b[2J".to_owned()));
         let last = |view: &View| text(&drawn(80, 24, view, false)).lines().last().unwrap().to_owned();
-        assert_eq!(last(&view), "not connected, trying again: gone \u{fffd}[2J");
+        assert_eq!(last(&view), "not connected, retrying: gone \u{fffd}[2J");
         view.take(Ok(Box::new(example())));
-        assert_eq!(last(&view), "q ends");
+        assert_eq!(last(&view), "press q to quit");
     }
 }
