@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum, ValueHint};
 use knockd_core::config::Options;
 
-/// Where the configuration is unless the command line names another file.
+/// The configuration file, unless the command line names another.
 const CONFIG: &str = "/etc/knockd.conf";
 
 /// Port-knock daemon: runs a command when a source hits a secret sequence of ports
@@ -92,7 +92,7 @@ pub enum Command {
     Reload(Reload),
 }
 
-/// Where the running daemon listens for requests.
+/// The control socket of the running daemon.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Socket {
     /// Use this control socket
@@ -253,7 +253,7 @@ pub struct Replay {
     pub format: Format,
 }
 
-/// How a reply is printed.
+/// The format of a reply.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Format {
     /// For people; its wording may change.

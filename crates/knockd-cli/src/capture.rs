@@ -1,6 +1,8 @@
-//! From the network to the loop: which interfaces are listened to, a listener for each, and the decoder process that reads packets.
+//! From the network to the loop: interface selection, one listener per interface, and the decoder process that reads
+//! packets.
 //!
-//! It knows sockets, processes and the log. It hands on what the decoder says, checked, and knows nothing of doors.
+//! This folder knows sockets, processes and the log. It checks what the decoder reports, passes it on, and knows
+//! nothing of doors.
 
 pub mod decoder;
 pub(crate) mod listener;

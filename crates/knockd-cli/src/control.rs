@@ -1,6 +1,6 @@
-//! What is said on the control socket: one JSON object a line, a [`Request`] one way and a [`Reply`] the other.
+//! The protocol of the control socket: one JSON object per line, a [`Request`] one way and a [`Reply`] the other.
 //!
-//! docs/json.md describes it; names and meanings stay, and there may be more of them one day.
+//! docs/json.md describes it; names and meanings are stable, and more may be added.
 
 pub(crate) mod explain;
 pub(crate) mod metrics;
@@ -21,53 +21,53 @@ pub use self::status::{
 /// The longest request, in bytes, its line end included.
 pub const MAX_REQUEST: usize = 4096;
 
-/// What a client asks for.
+/// A request from a client.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(tag = "request", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Request {
-    /// What the daemon is doing.
+    /// Report what the daemon is doing.
     Status {},
-    /// Close doors before their time.
+    /// Close doors early.
     Close {
-        /// Doors of this name; without one, all of them.
+        /// Doors with this name; `None` for all doors.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         door: Option<String>,
-        /// For this knocker; without one, for everybody.
+        /// For this source; `None` for every source.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         address: Option<IpAddr>,
     },
     /// Keep a door open longer.
     Extend {
-        /// Doors of this name.
+        /// Doors with this name.
         door: String,
-        /// For this knocker.
+        /// For this source.
         address: IpAddr,
-        /// At least so long from now; without it, the door's `Cmd_Timeout`.
+        /// At least this many seconds from now; `None` for the door's `Cmd_Timeout`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seconds: Option<u32>,
     },
     /// Open a door as if it had been knocked at.
     Open {
-        /// Doors of this name.
+        /// Doors with this name.
         door: String,
-        /// For this knocker.
+        /// For this source.
         address: IpAddr,
     },
     /// Read the configuration again.
     Reload {},
-    /// Tell what becomes of packets until the client goes away.
+    /// Report what happens to packets until the client disconnects.
     Trace {
-        /// The only source that is of interest.
+        /// The source to report; `None` for all.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         address: Option<IpAddr>,
     },
 }
 
 impl Request {
-    /// Reads a line.
+    /// Parses a line.
     ///
     /// # Errors
-    /// When it is no request; the text says what is wrong with it.
+    /// When the line is not a request; the text says why.
     pub fn parse(line: &[u8]) -> Result<Self, String> {
         if line.len() > MAX_REQUEST {
             return Err(format!("request longer than {MAX_REQUEST} bytes"));
@@ -76,7 +76,7 @@ impl Request {
     }
 }
 
-/// Prints the request as it is written on the command line, without `knockd`.
+/// Prints the request as on the command line, without `knockd`.
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -103,25 +103,25 @@ impl fmt::Display for Request {
     }
 }
 
-/// What the daemon answers.
+/// A reply from the daemon.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(tag = "reply", rename_all = "lowercase")]
 pub enum Reply {
     /// The answer to [`Request::Status`].
     Status(Box<Status>),
-    /// It was done.
+    /// The request succeeded.
     Done {
         /// What was done, for people.
         text: String,
     },
-    /// One of the answers to [`Request::Trace`].
+    /// One reply to [`Request::Trace`].
     Traced {
-        /// What happened, for programs: what docs/json.md says of `knockd trace`.
+        /// What happened, for programs: see `knockd trace` in docs/json.md.
         event: serde_json::Value,
         /// The same for people; may have several lines.
         text: String,
     },
-    /// It was not done.
+    /// The request failed.
     Refused {
         /// Why, for people; may have several lines.
         reason: String,
@@ -159,7 +159,7 @@ mod tests {
         ]
     }
 
-    /// Requests with some bytes changed, so that many are nearly right, and some are right still.
+    /// Requests with some bytes changed, so many are almost valid and some still are.
     fn damaged() -> impl Strategy<Value = Vec<u8>> {
         let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3);
         (requests(), changes).prop_map(|(request, changes)| {
@@ -194,7 +194,7 @@ mod tests {
         #[test]
         fn any_bytes_are_a_request_or_an_error(bytes in prop_oneof![prop::collection::vec(any::<u8>(), 0..200), damaged()]) {
             match Request::parse(&bytes) {
-                // What was taken says all that the client has said: nothing was passed over.
+                // An accepted request contains everything that the client sent: nothing is ignored.
                 Ok(request) => {
                     let said: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
                     let taken = serde_json::to_value(&request).unwrap();

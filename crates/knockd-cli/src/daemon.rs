@@ -1,6 +1,7 @@
-//! The daemon: its start, the loop around the core, reloads, signals, the service manager and the pid file.
+//! The daemon: startup, the loop around the core, reloads, signals, the service manager and the PID file.
 //!
-//! It owns all state and joins the other folders, so it may know all of them but the tools; none of them knows it.
+//! This folder owns all state and joins the other folders. It may know all of them except the tools, and none of them
+//! knows it.
 
 mod answers;
 mod dispatcher;
@@ -27,13 +28,13 @@ use crate::system::spawn;
 
 /// Runs the daemon until a signal ends it.
 ///
-/// It starts the program that it is part of once more for each interface, as [`crate::capture::decoder::NAME`]; that has to call
-/// [`crate::capture::decoder::run`] then, before anything else.
+/// For each interface it starts its own program again under the name [`crate::capture::decoder::NAME`]; that program
+/// must then call [`crate::capture::decoder::run`] before anything else.
 ///
-/// With `-d` this returns only in the background process; the foreground one has exited with status 0.
+/// With `-d` this returns only in the background process; the foreground process has exited with status 0.
 ///
 /// # Errors
-/// When the configuration is missing or wrong, when the interface does not exist, or when capturing is not permitted.
+/// When the configuration is missing or invalid, the interface does not exist, or capturing is not permitted.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let level = if args.debug { log::LevelFilter::Debug } else { log::LevelFilter::Off };
     let mut debugging = env_logger::Builder::new();
@@ -46,7 +47,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let prepared = Prepared::new(args, directory, setup)?;
     let Prepared { args, setup, .. } = &prepared;
     let destinations = Destinations::open(&setup.log_settings(args));
-    // Everything that can fail has failed by now, while there is a terminal to say so and no thread that a fork would lose.
+    // Everything that can fail has failed by now, while there is a terminal for the message and no thread for the
+    // fork to lose.
     if args.daemon {
         nix::unistd::daemon(false, false).context("cannot detach")?;
     }
@@ -62,7 +64,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Catches the signals that the daemon answers to.
+/// Catches the signals that the daemon handles.
 fn signals() -> anyhow::Result<Receiver<i32>> {
     let (caught, signals) = crossbeam_channel::unbounded();
     let mut incoming = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("cannot catch signals")?;

@@ -1,6 +1,7 @@
-//! What an open door asks of the system: leases and used sequences on disk, start and stop commands.
+//! What an open door needs from the system: leases and used sequences on disk, start and stop commands.
 //!
-//! The core decides; here its effects are carried out. It knows the disk, processes and the log, and nothing of packets.
+//! The core decides; this folder carries out its effects. It knows the disk, processes and the log, and nothing of
+//! packets.
 
 pub(crate) mod commands;
 pub(crate) mod executor;

@@ -1,7 +1,7 @@
-//! The knock daemon: everything that `knockd` asks of the operating system, around the decisions of `knockd-core`.
+//! The knock daemon: everything that `knockd` needs from the operating system, around the decisions of `knockd-core`.
 //!
-//! [`daemon::run`] is the daemon. A packet goes from the decoder's process through the listener's thread to the loop, which asks
-//! the core what it means and carries out what follows.
+//! [`daemon::run`] is the daemon. A packet travels from the decoder process through the listener's thread to the
+//! loop, which asks the core what the packet means and carries out the result.
 
 pub mod args;
 pub mod capture;
@@ -15,12 +15,13 @@ pub mod tools;
 
 use crate::system::config_file::ConfigFileError;
 
-/// How `knockd` ends. clap itself ends with 2 after a usage error, and with `Succeeded` after `--help` and `--version`.
+/// The exit status of `knockd`. clap itself exits with 2 after a usage error, and with `Succeeded` after `--help` and
+/// `--version`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exit {
-    /// A signal has asked for it, or what was asked for is done.
+    /// A signal stopped it, or the command succeeded.
     Succeeded = 0,
-    /// It could not start, or what was asked for could not be done.
+    /// It could not start, or the command failed.
     Failed = 1,
 }
 

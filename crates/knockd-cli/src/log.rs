@@ -26,16 +26,16 @@ use self::output::{Output, SystemLog};
 /// How long a line waits for a host name.
 const NAME_WAIT: Duration = Duration::from_secs(2);
 
-/// How many lines wait for names; when there are more, they stop waiting.
+/// How many lines wait for names; if there are more, they stop waiting.
 const QUEUE: usize = 1024;
 
-/// What the command line and the configuration ask of the log.
+/// The log settings of the command line and the configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) file: Option<PathBuf>,
     pub(crate) use_syslog: bool,
     pub(crate) format: LogFormat,
-    /// Whether stdout gets the lines that 0.8 shows with `-v`.
+    /// Whether stdout gets the lines that 0.8 prints with `-v`.
     pub(crate) verbose: bool,
 }
 
@@ -51,16 +51,16 @@ pub(crate) struct Destinations {
     journal: Journal,
 }
 
-/// Writes lines, with host names if asked to, and never makes the caller wait for one.
+/// Writes lines, with host names if asked to, and never makes the caller wait for a name.
 #[derive(Debug)]
 pub(crate) enum Log {
-    /// Lines are written by whoever logs them.
+    /// The thread that logs a line also writes it.
     Direct(Destinations),
-    /// Lines wait for their names in order.
+    /// Lines wait for their names, in order.
     Named { names: HostNames, entries: Sender<Entry>, writer: JoinHandle<()> },
 }
 
-/// What the writer of a [`Log::Named`] gets.
+/// A message to the writer of a [`Log::Named`].
 #[derive(Debug)]
 pub(crate) enum Entry {
     Line { time: Box<Zoned>, line: Box<Line>, name: Option<Receiver<String>>, until: Instant },
@@ -68,7 +68,7 @@ pub(crate) enum Entry {
 }
 
 impl Log {
-    /// Makes a log; with `lookup` it starts threads.
+    /// Creates a log; with `lookup` it starts threads.
     ///
     /// # Errors
     /// When the system has no thread left.
@@ -92,13 +92,13 @@ impl Log {
                 let name = source.map(|source| names.ask(source));
                 let until = Instant::now() + NAME_WAIT;
                 let entry = Entry::Line { time: Zoned::now().into(), line: line.clone().into(), name, until };
-                // A full queue is emptied without waiting for names, so this waits for the disk at most.
+                // A full queue is drained without waiting for names, so this waits at most for the disk.
                 let _ = entries.send(entry);
             }
         }
     }
 
-    /// Writes to other places from now on.
+    /// Writes to other destinations from now on.
     pub(crate) fn redirect(&mut self, to: Destinations) {
         match self {
             Self::Direct(destinations) => *destinations = to,
@@ -108,7 +108,7 @@ impl Log {
         }
     }
 
-    /// Writes what is still waiting.
+    /// Writes everything that is still queued.
     pub(crate) fn finish(self) {
         if let Self::Named { entries, writer, .. } = self {
             drop(entries);
@@ -132,8 +132,7 @@ fn write_named(mut destinations: Destinations, incoming: &Receiver<Entry>) {
 }
 
 impl Destinations {
-    /// Opens what the command line and the configuration ask for. A log file that cannot be opened is reported to the
-    /// others and left out.
+    /// Opens the configured destinations. A log file that cannot be opened is reported to the others and left out.
     pub(crate) fn open(settings: &Settings) -> Self {
         let mut destinations = Self {
             stdout: Output::new(io::stdout()),
@@ -156,7 +155,8 @@ impl Destinations {
         destinations
     }
 
-    /// Writes a line everywhere. A full disk or a closed terminal loses the line there and nothing else.
+    /// Writes a line to every destination. A full disk or a closed terminal loses the line there and has no other
+    /// effect.
     fn write(&self, time: &Zoned, line: &Line, name: Option<&str>) {
         let knocker = match (line.facts.source.filter(|_| line.is_about_knocker), name) {
             (Some(source), Some(name)) => format!("{source} ({name}): "),
@@ -169,7 +169,7 @@ impl Destinations {
             _ => text.as_deref().unwrap_or_default(),
         };
         let level = line.facts.level;
-        // A program that reads the terminal gets what stands in the file.
+        // A program that reads the terminal gets the same as from the file.
         let as_json = || line.to_json(time, name, text.as_deref().unwrap_or(shown));
         let shown = |is_journal| match self.format {
             LogFormat::Classic => prefixed(shown, level, is_journal),
@@ -196,7 +196,7 @@ impl Destinations {
     }
 }
 
-/// Says something on standard error; that may be closed.
+/// Prints on standard error, which may be closed.
 pub(crate) fn complain(text: &str, level: Level) {
     let text = prefixed(text, level, Journal::find().stderr);
     let _ = writeln!(anstream::stderr(), "{text}");

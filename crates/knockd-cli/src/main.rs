@@ -15,7 +15,7 @@ fn main() -> ExitCode {
         return decoder::run();
     }
     let exit = run(Args::parse()).unwrap_or_else(|error| {
-        // Whoever reads the answer has read enough of it.
+        // A reader that closed the pipe has seen enough.
         if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
             return Exit::Succeeded;
         }

@@ -1,6 +1,6 @@
-//! The machine as the other folders need it: its clock, users, sockets, threads, and the configuration file.
+//! The machine, as the other folders need it: its clock, users, sockets, threads, and the configuration file.
 //!
-//! It knows the core and nothing of this program.
+//! This folder knows the core and nothing else of this program.
 
 pub(crate) mod clock;
 pub(crate) mod config_file;

@@ -1,6 +1,6 @@
-//! What a person runs beside the daemon: `check`, `replay`, `watch`, `trace`, `status`, and requests to a running daemon.
+//! The tools for people: `check`, `replay`, `watch`, `trace`, `status`, and requests to a running daemon.
 //!
-//! They know the core, what is said on the control socket, and capture files; never the daemon.
+//! They know the core, the protocol of the control socket, and capture files; never the daemon.
 
 #[doc(hidden)]
 pub mod capture_file;

@@ -1,7 +1,8 @@
-//! The decoder: the process that reads packets, which has no privilege and no other task.
+//! The decoder: the unprivileged process that reads packets and does nothing else.
 //!
-//! The daemon starts its own program once more for each interface, under the name [`NAME`], with the packet socket as
-//! stdin and a socket for [`crate::capture::record`]s as stdout. What a packet can do to the code that reads it, it can do here only.
+//! The daemon starts its own program again for each interface, under the name [`NAME`], with the packet socket as
+//! stdin and a socket for [`crate::capture::record`]s as stdout. If a packet attacks the code that reads it, the
+//! damage stays in this process.
 
 use std::io::{self, Stdin, Write};
 use std::process::ExitCode;
@@ -14,18 +15,19 @@ use nix::unistd::write;
 use crate::capture::record::{self, Record};
 use crate::capture::sandbox;
 
-/// The name under which [`run`] is wanted instead of the daemon.
+/// The program name that selects [`run`] instead of the daemon.
 pub const NAME: &str = "knockd-decoder";
 
 /// Reads and decodes packets until the daemon ends it.
 ///
-/// It reads no arguments; the interface's name among them is for `ps` to show. The process must have no other thread.
+/// It ignores its arguments; the interface name among them is for `ps` to show. The process must have no other
+/// thread.
 pub fn run() -> ExitCode {
     let Ok(capture) = Capture::new(io::stdin()) else {
         let _ = writeln!(io::stderr(), "{NAME}: only knockd can start this program");
         return ExitCode::FAILURE;
     };
-    // The daemon is told in a record why there are no more packets; if it cannot be told, it is gone.
+    // A record tells the daemon why packets stopped; if it cannot be sent, the daemon is gone.
     match decode(capture) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
@@ -33,20 +35,20 @@ pub fn run() -> ExitCode {
 }
 
 fn decode(mut capture: Capture<Stdin>) -> io::Result<()> {
-    // Signals are for the daemon: `pkill -HUP knockd` and Ctrl-C reach this process, too. It ends with its parent.
+    // Signals are for the daemon: `pkill -HUP knockd` and Ctrl-C reach this process as well. It ends with its parent.
     SigSet::all().thread_block()?;
-    // It was started from /proc/self/exe, and would be called `exe`.
+    // The process was started from /proc/self/exe and would otherwise be called `exe`.
     prctl::set_name(c"knockd-decoder")?;
     let kept = sandbox::enter();
-    // Not std's stdout, which sends what ends in a line feed first.
+    // Not std's stdout: it flushes early at a line feed.
     let mut batch = Batch::new(|bytes| Ok(write(io::stdout(), bytes).map(drop)?));
-    // Should the daemon have ended before the sandbox asked to be killed then, this fails: nobody else has the socket.
+    // If the daemon ended before the sandbox asked for a signal at its death, this fails: nobody else has the socket.
     batch.add(&Record::Ready(kept))?;
     batch.send()?;
     relay(|| capture.receive(), &mut batch)
 }
 
-/// Turns what is received into records until there is nothing more to receive.
+/// Turns received packets into records until there are no more.
 fn relay(
     mut receive: impl FnMut() -> Result<Received, CaptureError>,
     batch: &mut Batch<impl FnMut(&[u8]) -> io::Result<()>>,
@@ -54,7 +56,7 @@ fn relay(
     loop {
         match receive() {
             Ok(Received::Packet(packet)) => batch.add(&Record::Packet(packet))?,
-            // The kernel's filter lets packets through that it cannot look into. They end no batch.
+            // The kernel filter passes packets that it cannot look into. They end no batch.
             Ok(Received::Undecodable(_)) => {}
             Ok(Received::Dropped(count)) => batch.add(&Record::Dropped(count.get()))?,
             Ok(Received::Drained) => batch.send()?,
@@ -71,7 +73,7 @@ fn relay(
     }
 }
 
-/// Records that are written together.
+/// Records to write together.
 struct Batch<W> {
     bytes: Vec<u8>,
     write: W,
@@ -82,13 +84,13 @@ impl<W: FnMut(&[u8]) -> io::Result<()>> Batch<W> {
         Self { bytes: Vec::with_capacity(record::BATCH), write }
     }
 
-    /// Adds a record, and writes the batch when that fills it.
+    /// Adds a record, and writes the batch once it is full.
     fn add(&mut self, record: &Record) -> io::Result<()> {
         self.bytes.extend(record.to_bytes());
         if self.bytes.len() < record::BATCH { Ok(()) } else { self.send() }
     }
 
-    /// Writes what has not been written.
+    /// Writes the pending records.
     fn send(&mut self) -> io::Result<()> {
         if !self.bytes.is_empty() {
             (self.write)(&self.bytes)?;
@@ -112,7 +114,7 @@ mod tests {
         Packet { source: address, destination: address, hit: Hit::Udp { port } }
     }
 
-    /// What is written, one list for each write, before the link fails for good.
+    /// The records written before the link fails for good, one list per write.
     fn written(received: impl IntoIterator<Item = Received>) -> Vec<Vec<Record>> {
         let mut received = received.into_iter();
         let mut writes = Vec::new();

@@ -1,4 +1,4 @@
-//! The thread that waits for packets of one interface: it keeps a decoder process and checks its records.
+//! The thread that waits for packets on one interface: it runs a decoder process and checks its records.
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,27 +24,27 @@ use crate::system::spawn;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 
-/// After a decoder that has lived for that long the pauses begin anew.
+/// If a decoder has run this long, the pauses start over.
 const LONG_LIFE: Duration = Duration::from_secs(60);
 
-/// What a listener tells the loop.
+/// A message from a listener to the loop.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// Packets came, in this order.
+    /// Packets arrived, in this order.
     Packets(Vec<Packet>),
-    /// The kernel has dropped so many more packets, because they were not read in time.
+    /// The kernel dropped this many more packets because they were not read in time.
     Dropped(u32),
     /// A line for the log.
     Line(Line),
-    /// A decoder begins to read; in words, what it could not give up, if anything.
+    /// A decoder is about to read; the text names what it could not give up, if anything.
     Ready(Option<String>),
 }
 
-/// An interface that is being listened to by a thread and a process; dropping it ends both at once.
+/// An interface served by a thread and a process; dropping it ends both at once.
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) interface: Interface,
-    /// Whether the kernel has taken the latest filter.
+    /// Whether the kernel accepted the latest filter.
     pub(crate) has_filter: bool,
     socket: Arc<PacketSocket>,
     /// Closing it ends the thread.
@@ -69,22 +69,22 @@ impl Listener {
         Ok(Self { interface, has_filter: true, socket, _stop: stop })
     }
 
-    /// Says whether the kernel still has the socket on the interface.
+    /// Says whether the kernel still has the socket bound to the interface.
     pub(crate) fn is_attached(&self) -> bool {
         self.socket.is_on(self.interface.index)
     }
 
-    /// Where its packets wait.
+    /// Returns where its packets wait.
     pub(crate) fn buffer(&self) -> Buffer {
         self.socket.buffer()
     }
 
-    /// How many ports its filter lets through that are not wanted.
+    /// Returns how many unwanted ports its filter passes.
     pub(crate) fn surplus(&self) -> u32 {
         self.socket.surplus()
     }
 
-    /// Changes what is listened for.
+    /// Replaces the filter.
     ///
     /// # Errors
     /// When the kernel refuses the program.
@@ -95,7 +95,7 @@ impl Listener {
     }
 }
 
-/// What the thread works with.
+/// The state of the thread.
 struct Thread {
     socket: Arc<PacketSocket>,
     /// Closed at the other end when the listener is dropped.
@@ -103,11 +103,11 @@ struct Thread {
     reporter: Reporter,
 }
 
-/// Why a decoder is no longer read from.
+/// Why the thread stopped reading from a decoder.
 enum End {
     /// The listener or the loop has ended.
     Stopped,
-    /// The decoder cannot go on, for this reason; another one may.
+    /// The decoder cannot continue, for this reason; another one may.
     Failed(String),
 }
 
@@ -116,7 +116,7 @@ impl Thread {
         let mut pause = FIRST_PAUSE;
         loop {
             let start = Instant::now();
-            // The packets that come between two decoders wait in the socket.
+            // Packets that arrive between two decoders wait in the socket.
             let end = match Decoder::start(self) {
                 Ok(mut decoder) => self.read_from(&mut decoder),
                 Err(error) => End::Failed(format!("cannot start the packet decoder: {error}")),
@@ -141,7 +141,7 @@ impl Thread {
                 Ok(false) => return End::Stopped,
                 Err(error) => return failed(error),
             }
-            // What was written at once is read at once (SOCK_SEQPACKET, unix(7)), so no record is ever cut.
+            // One write is one read (SOCK_SEQPACKET, unix(7)), so no record is ever cut.
             let bytes = match rustix::io::read(&decoder.records, &mut buffer) {
                 Ok(0) => return End::Failed(decoder.exit_reason()),
                 Ok(length) => buffer.get(..length).unwrap_or_default(),
@@ -153,7 +153,7 @@ impl Thread {
         }
     }
 
-    /// Waits until the decoder has written or ended; `false` when the listener has been dropped.
+    /// Waits until the decoder writes or ends; `false` if the listener was dropped.
     fn wait_for(&self, records: &OwnedFd) -> Result<bool, Errno> {
         let mut polled = [PollFd::new(records, PollFlags::IN), PollFd::new(&self.stopped, PollFlags::IN)];
         while let Err(error) = poll(&mut polled, None) {
@@ -167,19 +167,19 @@ impl Thread {
 
     fn is_stopped_within(&self, pause: Duration) -> bool {
         let pause = Timespec::try_from(pause).ok();
-        // An interruption makes the pause shorter, which does no harm.
+        // An interruption shortens the pause, which does no harm.
         poll(&mut [PollFd::new(&self.stopped, PollFlags::IN)], pause.as_ref()).is_ok_and(|ready| ready > 0)
     }
 }
 
-/// Tells the loop what the decoder of an interface reports, and what becomes of it.
+/// Reports to the loop what the decoder of an interface sends, and how it ends.
 struct Reporter {
     interface: String,
     messages: Sender<Message>,
 }
 
 impl Reporter {
-    /// Checks the decoder's records, and passes on what is in them.
+    /// Checks the decoder's records and passes on their contents.
     fn pass_on(&self, bytes: &[u8], notice_limit: &mut NoticeLimit) -> Result<(), End> {
         let malformed = |_| End::Failed("packet decoder sent malformed records".to_owned());
         let (records, rest) = bytes.as_chunks();
@@ -189,7 +189,7 @@ impl Reporter {
         let mut packets = Vec::with_capacity(records.len());
         let mut result = Ok(());
         for record in records {
-            // Nor are the packets before a malformed record used.
+            // A malformed record also discards the packets before it.
             let record = Record::from_bytes(record).map_err(malformed)?;
             if matches!(record, Record::LinkDown | Record::Ready(_)) && !notice_limit.admits(Instant::now()) {
                 return Err(End::Failed("packet decoder sent too many notices".to_owned()));
@@ -218,13 +218,13 @@ impl Reporter {
         self.send(Message::Line(Line::warning(text)))
     }
 
-    /// Fails when the loop has ended.
+    /// Fails if the loop has ended.
     fn send(&self, message: Message) -> Result<(), End> {
         self.messages.send(message).map_err(|_| End::Stopped)
     }
 }
 
-/// The sentence about what a decoder has kept; none when it has kept nothing.
+/// Describes what a decoder kept; `None` if it kept nothing.
 fn explain(kept: Kept) -> Option<String> {
     let reason = |number: u16| io::Error::from_raw_os_error(number.into()).to_string();
     let user = if i32::from(kept.user) == Errno::PERM.raw_os_error() {
@@ -242,16 +242,15 @@ fn explain(kept: Kept) -> Option<String> {
     (!parts.is_empty()).then(|| format!("packet decoder is not fully sandboxed: {}", parts.join("; ")))
 }
 
-/// Limits the records of a decoder that make work or a line in the log: one that has been taken over could send them without
-/// end.
+/// Limits the records of a decoder that cause work or log lines: a compromised decoder could send them endlessly.
 #[derive(Debug)]
 struct NoticeLimit {
-    /// When it may send as many as at first again.
+    /// When the full burst is available again.
     full: Instant,
 }
 
 impl NoticeLimit {
-    /// How many it may send at once, and how soon one more.
+    /// How many it may send at once, and how soon another one.
     const BURST: u32 = 16;
     const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -259,7 +258,7 @@ impl NoticeLimit {
         Self { full: Instant::now() }
     }
 
-    /// Counts one, and says whether it is within the limit.
+    /// Counts a record and says whether it is within the limit.
     fn admits(&mut self, now: Instant) -> bool {
         self.full = self.full.max(now) + Self::INTERVAL;
         self.full.saturating_duration_since(now) <= Self::INTERVAL * Self::BURST
@@ -274,12 +273,12 @@ struct Decoder {
 }
 
 impl Decoder {
-    /// Starts it. It ends with the thread that calls this.
+    /// Starts the process. It ends with the calling thread.
     fn start(thread: &Thread) -> io::Result<Self> {
         let (records, output) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let socket = thread.socket.as_fd().try_clone_to_owned()?;
-        // This very program, even if an upgrade has replaced its file: both sides have to agree on the records.
+        // Exactly this program, even if an upgrade has replaced its file: both sides must agree on the records.
         let child = Command::new("/proc/self/exe")
             .arg0(decoder::NAME)
             .arg(&thread.reporter.interface)
@@ -291,9 +290,9 @@ impl Decoder {
         Ok(Self { child, records, notice_limit: NoticeLimit::new() })
     }
 
-    /// Says how it ended, after it has closed its socket.
+    /// Says how the process ended, once it has closed its socket.
     fn exit_reason(&mut self) -> String {
-        // In case it lives on without the socket; one that is ending has its status already.
+        // In case it survives without the socket; if it is already ending, its status is set.
         let _ = self.child.kill();
         match self.child.wait() {
             Ok(status) => match (status.signal(), status.code()) {
@@ -307,7 +306,7 @@ impl Decoder {
 
 impl Drop for Decoder {
     fn drop(&mut self) {
-        // It may have ended and been waited for already.
+        // It may have ended and been reaped already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,4 +1,4 @@
-//! The listeners: one for each interface that is selected, as interfaces come, go and change.
+//! The listeners: one per selected interface, following interfaces as they come, go and change.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,20 +13,20 @@ use crate::capture::listener::{Listener, Message};
 use crate::log::{Line, Log};
 use crate::system::selection::Selection;
 
-/// How many messages wait for the engine, each with up to 512 packets; behind them the kernel's buffers wait.
+/// How many messages wait for the engine, each with up to 512 packets; beyond that, the kernel's buffers fill.
 const QUEUE: usize = 64;
 
-/// How many interfaces are listened to at most. Each takes a socket with its buffer and a thread.
+/// The maximum number of listeners. Each takes a socket with its buffer and a thread.
 const MAX_LISTENERS: usize = 64;
 
-/// How many of them have memory set aside for their packets, 4 MiB each.
+/// How many of them have a ring for their packets, 4 MiB each.
 const MAX_RINGS: usize = 8;
 
-/// The pause until what could not be done is tried again; it doubles each time, up to the second one.
+/// The pause before a retry; it doubles each time, up to the second value.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(60);
 
-/// What every filter is made from, but for the addresses of its interface.
+/// The inputs of every filter, except the addresses of its interface.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct FilterSpec {
     pub(crate) wanted: Arc<Wanted>,
@@ -40,7 +40,7 @@ impl FilterSpec {
     }
 }
 
-/// Open sockets without a thread, so that they survive a fork.
+/// Open sockets without threads, so they survive a fork.
 pub(crate) struct Sockets {
     selection: Selection,
     filter: FilterSpec,
@@ -48,10 +48,10 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    /// Begins to listen; what comes from now on waits in the kernel's buffers.
+    /// Starts to listen; packets wait in the kernel's buffers from now on.
     ///
     /// # Errors
-    /// When an interface that is named does not exist (unless it is waited for), or may not be listened to.
+    /// When a named interface does not exist (unless `waits`) or the process may not listen on it.
     pub(crate) fn open(selection: Selection, waits: bool, filter: FilterSpec) -> anyhow::Result<Self> {
         let chosen = selection.at_start(&interfaces(), waits)?;
         let open = chosen.into_iter().take(MAX_LISTENERS).enumerate().map(|(others, interface)| {
@@ -62,7 +62,7 @@ impl Sockets {
         Ok(Self { selection, filter, open })
     }
 
-    /// All addresses that are listened to.
+    /// Returns the addresses of all interfaces.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.open.iter().flat_map(|(interface, _)| interface.addresses.iter().copied())
     }
@@ -74,11 +74,11 @@ pub(crate) struct Listeners {
     selection: Selection,
     filter: FilterSpec,
     open: Vec<Listener>,
-    /// The interfaces that are meant, but above the limit.
+    /// Selected interfaces above the limit.
     left_out: Vec<String>,
-    /// When to try again what could not be done, and the pause before.
+    /// When to retry what failed, and the pause before.
     retry: Option<(Timestamp, Duration)>,
-    /// What all listeners tell.
+    /// The messages of all listeners.
     pub(crate) messages: Receiver<Message>,
     sender: Sender<Message>,
 }
@@ -96,33 +96,33 @@ impl Listeners {
         Ok(Self { selection, filter, open, left_out: Vec::new(), retry: None, messages, sender })
     }
 
-    /// The interfaces that are meant by name and not listened to.
+    /// Returns the selected names that have no listener.
     pub(crate) fn missing(&self) -> impl Iterator<Item = &str> {
         self.selection.names().filter(|name| self.interfaces().all(|interface| interface.name != *name))
     }
 
-    /// The interfaces that are listened to.
+    /// Returns the interfaces that have a listener.
     pub(crate) fn interfaces(&self) -> impl Iterator<Item = &Interface> {
         self.open.iter().map(|listener| &listener.interface)
     }
 
-    /// All addresses that are listened to.
+    /// Returns the addresses of all interfaces.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.open.iter().flat_map(|listener| listener.interface.addresses.iter().copied())
     }
 
-    /// Means other interfaces from now on; [`Self::follow`] finds them.
+    /// Selects other interfaces; [`Self::follow`] finds them.
     pub(crate) fn select(&mut self, selection: Selection) {
         self.selection = selection;
     }
 
-    /// The names of the interfaces that are listened to.
+    /// Returns the names of the interfaces that have a listener.
     pub(crate) fn names(&self) -> String {
         let names: Vec<_> = self.open.iter().map(|listener| listener.interface.name.as_str()).collect();
         if names.is_empty() { "no interface".to_owned() } else { names.join(", ") }
     }
 
-    /// Listens for something else from now on.
+    /// Replaces what the filters pass.
     pub(crate) fn set_filter(&mut self, filter: FilterSpec, log: &Log, now: Timestamp) {
         if filter == self.filter {
             return;
@@ -136,24 +136,24 @@ impl Listeners {
         }
     }
 
-    /// When [`Self::follow`] wants to be called because something could not be done.
+    /// When [`Self::follow`] wants to be called to retry.
     pub(crate) fn poll_timeout(&self) -> Option<Timestamp> {
         self.retry.map(|(due, _)| due)
     }
 
-    /// How many ports some filter shows that are not wanted: with very many ports some in between.
+    /// Returns how many unwanted ports the widest filter passes: with very many ports, it covers some in between.
     pub(crate) fn surplus(&self) -> u32 {
         self.open.iter().map(Listener::surplus).max().unwrap_or(0)
     }
 
-    /// Looks again which interfaces there are, and listens to those that are meant.
+    /// Looks for interfaces again and listens on the selected ones.
     pub(crate) fn follow(&mut self, log: &Log, now: Timestamp) {
         let has_worked = self.try_follow(log);
         let pause = self.retry.map_or(FIRST_PAUSE, |(_, pause)| LAST_PAUSE.min(pause * 2));
         self.retry = (!has_worked).then(|| (now.after(pause), pause));
     }
 
-    /// Says whether everything could be done; what could not is in the log.
+    /// Says whether everything succeeded; failures are in the log.
     fn try_follow(&mut self, log: &Log) -> bool {
         let fail = |error: &str| {
             log.write(&Line::warning(format!("{error}; retrying")));
@@ -188,7 +188,7 @@ impl Listeners {
                 }
                 Some(listener) if listener.interface.addresses != found.addresses => {
                     let changed = listener.set_filter(&self.filter.program(&found));
-                    // Logged when it is so: a reader may knock at once.
+                    // Logged once it is true: a reader may knock at once.
                     log.write(&Line::notice(format!("{} now has {}", found.name, addresses_of(&found))));
                     listener.interface = found;
                     changed
@@ -224,7 +224,7 @@ impl Listeners {
     }
 }
 
-/// Where packets are to wait, with that many rings already.
+/// Where packets wait, given the number of rings so far.
 const fn buffer(rings: usize) -> Buffer {
     if rings < MAX_RINGS { Buffer::Ring } else { Buffer::Queue }
 }

@@ -1,7 +1,7 @@
 //! What the decoder process tells the daemon: records of one size, which the daemon checks before it uses them.
 //!
-//! A decoder that has been taken over can write anything, so every byte is checked: a record that is read is written back as
-//! the same bytes, and anything else is refused.
+//! A compromised decoder can write anything, so every byte is checked: a valid record encodes back to the same bytes,
+//! and anything else is refused.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -21,10 +21,10 @@ use knockd_core::{Hit, Packet, TcpFlags};
 /// | 24–39 | destination, likewise | 0 |
 pub type Bytes = [u8; SIZE];
 
-/// How long a record is.
+/// The length of a record, in bytes.
 pub const SIZE: usize = 40;
 
-/// How many bytes of records are sent at a time at most: what wakes the daemon once.
+/// The most bytes of records sent at once, which wake the daemon once.
 pub const BATCH: usize = 512 * SIZE;
 
 const PACKET: u8 = 1;
@@ -39,22 +39,22 @@ const UDP: u8 = 17;
 /// What the decoder reports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Record {
-    /// A packet came.
+    /// A packet arrived.
     Packet(Packet),
-    /// The interface went down or away; the decoder waits.
+    /// The interface went down or disappeared; the decoder waits.
     LinkDown,
     /// Packets cannot be read, for the reason with this error number; the decoder ends.
     Failed(u16),
-    /// It begins to read, and has kept this.
+    /// The decoder is about to read, and kept this.
     Ready(Kept),
-    /// The kernel has dropped so many more packets, because they were not read in time.
+    /// The kernel dropped this many more packets because they were not read in time.
     Dropped(u32),
 }
 
-/// What the decoder could not give up: for each thing the error number that says why not, 0 when it did.
+/// What the decoder could not give up: for each item the error number that says why, or 0 if it gave it up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Kept {
-    /// The user it was started as.
+    /// The user that started it.
     pub user: u16,
     /// Capabilities.
     pub capabilities: u16,
@@ -64,7 +64,7 @@ pub struct Kept {
     pub calls: u16,
 }
 
-/// The bytes are no record.
+/// The bytes are not a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("not a decoder record")]
 pub struct Malformed;
@@ -86,10 +86,10 @@ impl Record {
         }
     }
 
-    /// Reads a record, looking at every byte.
+    /// Reads a record and checks every byte.
     ///
     /// # Errors
-    /// When the bytes are not those that [`Self::to_bytes`] makes of some record.
+    /// When the bytes are not the output of [`Self::to_bytes`] for some record.
     pub fn from_bytes(bytes: &Bytes) -> Result<Self, Malformed> {
         let [kind, ..] = *bytes;
         let record = match kind {
@@ -109,7 +109,7 @@ impl Record {
             }
             _ => return Err(Malformed),
         };
-        // What has no meaning has to be zero, as it is when it is written.
+        // Unused bytes must be zero, as in every written record.
         if record.to_bytes() == *bytes { Ok(record) } else { Err(Malformed) }
     }
 }
@@ -119,7 +119,7 @@ fn packet_to_bytes(packet: &Packet) -> Bytes {
         Hit::Tcp { port, flags } => (TCP, port, flags.bits()),
         Hit::Udp { port } => (UDP, port, 0),
     };
-    // A decoder has no packet with addresses of two kinds; the daemon would refuse this version.
+    // A decoder never has a packet with addresses of two kinds; the daemon would refuse this version.
     let version = match (packet.source, packet.destination) {
         (IpAddr::V4(_), IpAddr::V4(_)) => 4,
         (IpAddr::V6(_), IpAddr::V6(_)) => 6,
@@ -253,7 +253,7 @@ mod tests {
             }
         }
 
-        /// Bytes at random are hardly ever a record; these are one but for a single byte.
+        /// Random bytes are hardly ever a record; these are one except for a single byte.
         #[test]
         fn a_record_with_one_other_byte_is_refused_or_another_record(
             record in records(), at in 0..SIZE, value: u8
@@ -280,7 +280,7 @@ mod tests {
         let kinds = [0, 6, 255].map(|kind| (0, kind));
         let versions = [0, 5, 255].map(|version| (1, version));
         let protocols = [0, 1, 255].map(|protocol| (2, protocol));
-        // Reserved flag bits and bytes, and what follows an IPv4 address.
+        // Reserved flag bits and bytes, and the bytes after an IPv4 address.
         let others = [(3, 0x42), (3, 0x82), (6, 1), (7, 1), (12, 1), (23, 1), (28, 1), (39, 1)];
         for (at, value) in [&kinds[..], &versions, &protocols, &others].concat() {
             let mut bytes = syn();

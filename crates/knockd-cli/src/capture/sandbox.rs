@@ -1,6 +1,6 @@
-//! What the decoder process gives up before it looks at the first packet.
+//! What the decoder process gives up before it reads its first packet.
 //!
-//! Never call this in the daemon itself: `no_new_privs` and seccomp pass to every command, and break sudo in them.
+//! Never call this in the daemon: `no_new_privs` and seccomp are inherited by every command and break sudo there.
 
 use caps::{CapSet, Capability};
 use landlock::{
@@ -16,32 +16,32 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use crate::capture::record::Kept;
 use crate::system::users;
 
-/// The users that the decoder becomes, the first that exists.
+/// The users that the decoder may become; the first that exists is used.
 const USERS: [&str; 2] = ["knockd", "nobody"];
 
-/// The user and group of those who have none, where no file says so (`/proc/sys/kernel/overflowuid`).
+/// The user and group IDs for no user at all, where no file names them (`/proc/sys/kernel/overflowuid`).
 const NOBODY: u32 = 65534;
 
-/// The newest rights that are known here; an older kernel takes away those that it knows.
+/// The newest rights known here; an older kernel removes those that it knows.
 const NEWEST_LANDLOCK: ABI = ABI::V6;
 
-/// Gives up all that can be given up, and says what could not be.
+/// Gives up everything possible, and says what remained.
 ///
-/// What is left then: reading a socket that is stdin, writing to stdout and stderr, memory, and ending. Anything else ends
-/// the process. When the parent thread ends, the process is killed. The caller must have no other thread.
+/// What is left: reading the socket on stdin, writing to stdout and stderr, memory, and exiting. Anything else ends
+/// the process. When the parent thread ends, the kernel kills the process. The caller must have no other thread.
 pub(crate) fn enter() -> Kept {
-    // Only a program that is executed could get these back, and that is ruled out below; so a failure does not matter.
+    // Only an executed program could regain these, and execution is ruled out below; so a failure does not matter.
     let _ = caps::clear(None, CapSet::Bounding);
     let user = number(leave_user());
     close_descriptors();
     let capabilities = number(drop_capabilities());
-    // The kernel refuses none of the following to anybody. It forgets this wish when the user or the capabilities change
-    // (PR_SET_PDEATHSIG(2const)), hence not earlier.
+    // The kernel refuses the following to nobody. It forgets this wish when the user or the capabilities change
+    // (PR_SET_PDEATHSIG(2const)), so it comes here and not earlier.
     let _ = prctl::set_pdeathsig(Signal::SIGKILL);
-    // Others of the same user cannot look into the process, and no file gets its memory.
+    // Other processes of the same user cannot look into this one, and no file gets its memory.
     let _ = prctl::set_dumpable(false);
     let _ = prctl::set_no_new_privs();
-    // Landlock needs a descriptor for a moment.
+    // Landlock needs a descriptor briefly.
     let files = number(leave_file_system());
     let _ = setrlimit(Resource::RLIMIT_NOFILE, 3, 3);
     let _ = setrlimit(Resource::RLIMIT_NPROC, 0, 0);
@@ -57,43 +57,44 @@ fn number(result: nix::Result<()>) -> u16 {
     }
 }
 
-/// Becomes another user without any group of the old one, if the parent, which has our capabilities, can still end us then:
-/// that needs one (kill(2)), also for what the kernel does when the parent has ended.
+/// Becomes another user without any of the old groups, provided that the parent, which has our capabilities, can
+/// still kill us: that takes a capability (kill(2)), also for the kernel's signal at the parent's death.
 fn leave_user() -> nix::Result<()> {
     if !caps::has_cap(None, CapSet::Effective, Capability::CAP_KILL).unwrap_or(false) {
         return Err(Errno::EPERM);
     }
     let found = USERS.iter().find_map(|name| users::user(name)).filter(|user| *user != 0);
     let user = Uid::from_raw(found.unwrap_or(NOBODY));
-    // Not that of the user: members of the group `knockd` may use the control socket.
+    // Not the user's own group: members of the group `knockd` may use the control socket.
     let group = Gid::from_raw(NOBODY);
     setgroups(&[])?;
     setresgid(group, group, group)?;
     setresuid(user, user, user)
 }
 
-/// Closes what the daemon's parent left open, and what the look for the user opened.
+/// Closes descriptors inherited from the daemon's parent, and those of the user lookup.
 fn close_descriptors() {
-    // Nobody in this process owns any but the first three. Without /proc the others stay, and are of no use to anybody
-    // who may only write to those.
+    // This process needs only the first three. Without /proc the others stay open; a process that may only write to
+    // those cannot use them.
     let names =
         std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten().map(|entry| entry.file_name());
     let open: Vec<i32> = names.filter_map(|name| name.to_str()?.parse().ok()).collect();
     for descriptor in open.into_iter().filter(|descriptor| *descriptor > 2) {
-        // The one that read the directory is closed already.
+        // The descriptor that read the directory is closed already.
         let _ = nix::unistd::close(descriptor);
     }
 }
 
 fn drop_capabilities() -> nix::Result<()> {
-    // In this order, since the effective ones have to be among the permitted ones; the ambient ones go with both others.
+    // In this order: the effective set must stay within the permitted one; the ambient set shrinks with both others.
     for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
         caps::clear(None, set).map_err(|_| Errno::EPERM)?;
     }
     Ok(())
 }
 
-/// Gives up to open, make, change or execute any file, and with newer kernels any connection, and signals to others.
+/// Gives up opening, creating, changing and executing files, and with newer kernels also connections and signals to
+/// others.
 fn leave_file_system() -> nix::Result<()> {
     let ruleset = Ruleset::default()
         .handle_access(AccessFs::from_all(NEWEST_LANDLOCK))
@@ -108,7 +109,7 @@ fn leave_file_system() -> nix::Result<()> {
     }
 }
 
-/// Makes every other system call deadly than those that the decoder needs.
+/// Makes every system call fatal except those that the decoder needs.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
 fn restrict_calls() -> nix::Result<()> {
     use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
@@ -123,11 +124,11 @@ fn restrict_calls() -> nix::Result<()> {
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
 fn restrict_calls() -> nix::Result<()> {
-    // seccompiler does not know the others.
+    // seccompiler does not support the others.
     Err(Errno::ENOSYS)
 }
 
-/// The system calls that are allowed, by number, and with which arguments if not with all.
+/// The allowed system calls, by number, with the arguments to which some are limited.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
 fn allowed_calls()
 -> Result<std::collections::BTreeMap<i64, Vec<seccompiler::SeccompRule>>, seccompiler::BackendError> {
@@ -138,9 +139,9 @@ fn allowed_calls()
         |argument, operator, value| SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value);
     let descriptor = |number| is(0, SeccompCmpOp::Eq, number);
     let rule = |conditions| SeccompRule::new(conditions).map(|rule| vec![rule]);
-    // What reads packets. Writing to the socket would send them.
+    // These read packets. Writing to the socket would send some.
     let to_outputs = vec![SeccompRule::new(vec![descriptor(1)?])?, SeccompRule::new(vec![descriptor(2)?])?];
-    // The memory allocator's; no memory becomes code.
+    // For the memory allocator; no memory becomes executable.
     let no_code = vec![is(2, SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64), 0)?];
     Ok([
         (libc::SYS_recvfrom, rule(vec![descriptor(0)?])?),
@@ -149,7 +150,8 @@ fn allowed_calls()
         #[cfg(target_arch = "x86_64")]
         (libc::SYS_poll, vec![]),
         (libc::SYS_restart_syscall, vec![]),
-        // The time comes without a system call where the processor has a good clock (vdso(7)), but not with every hypervisor.
+        // Reading the time needs no system call where the processor has a good clock (vdso(7)), but some hypervisors
+        // lack one.
         (libc::SYS_clock_gettime, vec![]),
         (libc::SYS_write, to_outputs),
         (libc::SYS_mmap, rule(no_code.clone())?),
@@ -158,7 +160,7 @@ fn allowed_calls()
         (libc::SYS_mremap, vec![]),
         (libc::SYS_munmap, vec![]),
         (libc::SYS_madvise, vec![]),
-        // The end of the process.
+        // These end the process.
         (libc::SYS_futex, vec![]),
         (libc::SYS_sigaltstack, vec![]),
         (libc::SYS_exit_group, vec![]),
@@ -178,7 +180,7 @@ mod tests {
 
     const ACT: &str = "KNOCKD_TEST_ACT";
 
-    /// What a decoder that is taken over might try, by name; it says whether it worked.
+    /// What a compromised decoder might try, by name; the function says whether it worked.
     type Act = (&'static str, fn() -> bool);
 
     const ACTS: [Act; 6] = [
@@ -190,7 +192,7 @@ mod tests {
         ("signal its parent", || nix::sys::signal::kill(nix::unistd::getppid(), None).is_ok()),
     ];
 
-    /// Runs the calling test once more, in a process of its own that knows what to do.
+    /// Runs the calling test again, in a process of its own that performs the act.
     fn end_of(act: &str) -> ExitStatus {
         Command::new(env::current_exe().unwrap())
             .args([

@@ -1,7 +1,7 @@
-//! What became of a packet and of the attempts of its source, as sentences for people and as JSON for programs.
+//! What happened to a packet and to the attempts of its source, as sentences for people and as JSON for programs.
 //!
-//! Nothing here decides: it puts into words what the decoder, the guard, the matcher and the leases have said. It never names
-//! a step that was not sent: neither the next one nor those that are left.
+//! Nothing is decided here: this module puts into words what the decoder, the guard, the matcher and the leases
+//! report. It never names a step that was not sent, neither the next one nor a later one.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,22 +12,22 @@ use knockd_core::{
 };
 use serde::{Serialize, Serializer};
 
-/// Why a frame is none that knocking looks at.
+/// Why a frame is not a packet that counts for knocking.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum Unread {
-    /// Its frame has a tag.
+    /// The frame has a VLAN tag.
     #[error("belongs to a VLAN interface")]
     Vlan,
-    /// There is no telling where the packet begins.
+    /// The start of the packet is unknown.
     #[error("unknown link type")]
     LinkType,
-    /// The decoder says so.
+    /// The decoder rejected the packet.
     #[error(transparent)]
     Packet(#[from] Ignored),
 }
 
 impl Unread {
-    /// A name for programs.
+    /// Returns the name for programs.
     pub(crate) const fn code(self) -> &'static str {
         match self {
             Self::Vlan => "vlan",
@@ -53,7 +53,7 @@ impl Serialize for Unread {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub(crate) struct Note<'a> {
     pub(crate) source: IpAddr,
-    /// The name of the door, if it happened at a certain one.
+    /// The name of the door, if the event concerns one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) door: Option<&'a str>,
     #[serde(flatten)]
@@ -64,7 +64,7 @@ pub(crate) struct Note<'a> {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
 pub(crate) enum What<'a> {
-    /// Knocking does not look at such a packet.
+    /// The packet does not count for knocking.
     Unread { reason: Unread },
     /// No door watches its destination.
     NotWatched,
@@ -72,49 +72,50 @@ pub(crate) enum What<'a> {
     NoDoorsPort,
     /// The doors that use its port want other flags.
     OtherFlags,
-    /// Its source has become a scanner with it.
+    /// This packet made its source a scanner.
     Scanner,
     /// Its source is a scanner.
     FromScanner,
-    /// A door looks at it, and nothing changes.
+    /// A door sees the packet, and nothing changes.
     NoEffect,
-    /// An attempt has reached this stage.
+    /// An attempt reached this stage.
     Stage { stage: u8 },
     /// The sequence is complete.
     Opened,
-    /// The time of an attempt is over.
+    /// An attempt timed out.
     TimedOut { stage: u8 },
-    /// A packet has ended an attempt; `by` is its port and protocol.
+    /// A packet ended an attempt; `by` is its port and protocol.
     Spoiled { stage: u8, by: String },
-    /// An attempt had to make room.
+    /// An attempt was dropped to make room.
     Evicted { stage: u8 },
-    /// A packet is a repetition.
+    /// A packet repeats the latest step.
     Repeated { stage: u8 },
-    /// A door does not want the flags of a packet that others look at; stage 0 is no attempt.
+    /// A door wants other flags than another door that sees the packet; stage 0 means no attempt.
     WrongFlags { stage: u8 },
-    /// The `Cooldown` of a door is not over.
+    /// The door's `Cooldown` is still running.
     Cooling,
-    /// A start command runs.
+    /// A start command starts.
     Start { command: &'a str },
-    /// The door was open already, and stays open for a full `Cmd_Timeout` from now.
+    /// The door was already open, and stays open for a full `Cmd_Timeout` from now.
     Extended,
-    /// A command of the door is running, and the knock counts when that has ended.
+    /// A command of the door is still running; the knock counts when it ends.
     Queued,
     /// The door has no start command for this address.
     NothingToRun,
-    /// The daemon is being stopped.
+    /// The daemon is shutting down.
     ShuttingDown,
     /// The one-time sequence could not be struck out.
     NotStruckOut,
-    /// No more doors may be open.
+    /// A limit on open doors is reached.
     Full { reason: String },
-    /// A stop command runs.
+    /// A stop command starts.
     Stop { command: &'a str },
 }
 
-/// Tells what became of a packet, and of attempts that ended when it came.
+/// Explains what happened to a packet, and to attempts that ended when it arrived.
 ///
-/// `visibility` is what the gate said before the packet came. What an opening came to is no part of it: [`of_outcome`].
+/// `visibility` is the gate's answer from before the packet. The result of an opening is not included: see
+/// [`of_outcome`].
 pub(crate) fn of_packet<'a>(
     packet: &Packet,
     visibility: Visibility,
@@ -142,14 +143,14 @@ pub(crate) fn of_packet<'a>(
     notes
 }
 
-/// Tells what an outcome means to its source, if anything.
+/// Explains what an outcome means for its source, if anything.
 pub(crate) fn of_outcome<'a>(outcome: &'a Outcome, doors: &'a [Door]) -> Option<Note<'a>> {
     match outcome {
         Outcome::Attempt(event) => Some(of_event(event, doors, None)),
         Outcome::Scanner(source) => Some(Note { source: *source, door: None, what: What::Scanner }),
         Outcome::Opening { door, source, result } => {
             let what = match result {
-                // The start command tells.
+                // The start command reports this.
                 OpeningResult::Opened => return None,
                 OpeningResult::Extended { .. } => What::Extended,
                 OpeningResult::Queued => What::Queued,
@@ -171,7 +172,7 @@ pub(crate) fn of_outcome<'a>(outcome: &'a Outcome, doors: &'a [Door]) -> Option<
     }
 }
 
-/// Tells what happened to an attempt; the packet is the one that was judged, if one was.
+/// Explains what happened to an attempt; `packet` is the packet that caused it, if one did.
 fn of_event<'a>(event: &Event, doors: &'a [Door], packet: Option<&Packet>) -> Note<'a> {
     let what = match event.kind {
         EventKind::Stage(stage) => What::Stage { stage },
@@ -190,7 +191,7 @@ fn of_event<'a>(event: &Event, doors: &'a [Door], packet: Option<&Packet>) -> No
     Note { source: event.source, door, what }
 }
 
-/// Prints `door: what happened`, in the words of the log where it has some.
+/// Prints `door: what happened`, in the words of the log where it has them.
 impl fmt::Display for Note<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(door) = self.door {
@@ -245,7 +246,7 @@ impl fmt::Display for What<'_> {
     }
 }
 
-/// A packet as it is shown: `192.0.2.7 to 192.0.2.1, 7000:tcp (syn)`.
+/// A packet for display: `192.0.2.7 to 192.0.2.1, 7000:tcp (syn)`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Shown<'a>(pub(crate) &'a Packet);
 

@@ -1,6 +1,6 @@
-//! The counters as a file in the text format of Prometheus, for a collector of such files.
+//! The counters as a file in the Prometheus text format, for a textfile collector.
 //!
-//! A thread of its own writes it: a slow or full disk holds up nobody else.
+//! A separate thread writes the file, so a slow or full disk delays nothing else.
 
 use std::fmt;
 use std::fs::{self, Permissions};
@@ -16,10 +16,10 @@ use crate::control::socket::QueuedRequest;
 use crate::control::{Reply, Request, Status};
 use crate::log::Line;
 
-/// How often the file is written.
+/// How often the thread writes the file.
 const INTERVAL: Duration = Duration::from_secs(15);
 
-/// A file that is kept up to date; dropping it removes it.
+/// A file that is kept up to date; dropping this removes it.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     path: PathBuf,
@@ -28,7 +28,7 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Begins to write; the first part of `engine` answers requests, the second logs lines.
+    /// Starts the thread; the first part of `engine` takes requests, the second log lines.
     ///
     /// # Errors
     /// When the system has no thread left.
@@ -45,7 +45,7 @@ impl Metrics {
 
 impl Drop for Metrics {
     fn drop(&mut self) {
-        // Old numbers would look like new ones.
+        // Old numbers would look current.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -73,7 +73,7 @@ fn keep_up_to_date(
     }
 }
 
-/// The status, unless the daemon is ending.
+/// Returns the status, unless the daemon is shutting down.
 fn ask(asking: &Sender<QueuedRequest>) -> Option<Status> {
     let (reply, replies) = bounded(1);
     let ask = QueuedRequest {
@@ -89,7 +89,7 @@ fn ask(asking: &Sender<QueuedRequest>) -> Option<Status> {
     }
 }
 
-/// Replaces the file as a whole, so that nobody reads half of it.
+/// Replaces the file atomically, so no reader sees half of it.
 fn write(path: &Path, text: &str) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let mut file = tempfile::Builder::new()
@@ -101,7 +101,7 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// The status in the text format, version 0.0.4.
+/// The status in the Prometheus text format, version 0.0.4.
 struct Text<'a>(&'a Status);
 
 impl fmt::Display for Text<'_> {
@@ -174,7 +174,7 @@ impl fmt::Display for Text<'_> {
     }
 }
 
-/// A label's value as it stands between quotes.
+/// Escapes a label's value for use between quotes.
 fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

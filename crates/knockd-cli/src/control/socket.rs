@@ -1,4 +1,5 @@
-//! The daemon's side of the control socket: its threads read requests and write replies, so that the engine waits for no client.
+//! The daemon's side of the control socket: its threads read requests and write replies, so the engine waits for no
+//! client.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
@@ -19,23 +20,23 @@ use crate::system::users;
 /// The group that may use the socket, if there is one.
 const GROUP: &str = "knockd";
 
-/// How many clients are connected at most.
+/// The maximum number of clients.
 const MAX_CLIENTS: usize = 16;
 
-/// A client that says nothing for so long is let go, and so is one that does not take its reply.
+/// How long a client may stay silent, or leave its reply unread, before it is disconnected.
 const PATIENCE: Duration = Duration::from_secs(60);
 const WRITE_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long the engine may take to answer; reading a configuration from a slow disk is the longest.
+/// How long the engine may take to answer; reading a configuration from a slow disk takes longest.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
-/// How many answers to [`Request::Trace`] wait for a client; what comes then is left out.
+/// How many replies to [`Request::Trace`] wait for a client; more are skipped.
 const TRACED: usize = 1024;
 
-/// How often a client that is told nothing is looked after.
+/// How often to check whether a client that receives nothing is still there.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The pause before it is looked again whether a daemon lives; the second one is twice as long.
+/// The pause before checking again whether a daemon is running; the second one is twice as long.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// How many requests wait for the engine.
@@ -45,15 +46,15 @@ const QUEUE: usize = MAX_CLIENTS;
 #[derive(Debug)]
 pub(crate) struct QueuedRequest {
     pub(crate) request: Request,
-    /// Who asks, for the log.
+    /// The client, for the log.
     pub(crate) who: String,
-    /// Takes one reply without making anybody wait, or [`TRACED`] of them.
+    /// Takes one reply, or [`TRACED`] of them, without blocking.
     pub(crate) reply: Sender<Reply>,
-    /// Gone when the client is gone.
+    /// Gone once the client is gone.
     pub(crate) listening: Weak<()>,
 }
 
-/// Everything that asks the engine: the socket, if there is one, and whoever else holds a sender.
+/// Every source of requests: the socket, if there is one, and any other holder of a sender.
 #[derive(Debug)]
 pub(crate) struct Control {
     pub(crate) requests: Receiver<QueuedRequest>,
@@ -72,26 +73,26 @@ impl Control {
         Ok(Self { requests, sender, serving })
     }
 
-    /// A control that nobody can reach.
+    /// A control that is out of reach for everybody.
     pub(crate) fn closed() -> Self {
         let (sender, requests) = bounded(0);
         Self { requests, sender, serving: None }
     }
 
-    /// For others that want to ask.
+    /// Returns a sender for others with requests.
     pub(crate) fn sender(&self) -> Sender<QueuedRequest> {
         self.sender.clone()
     }
 
-    /// Where it listens, if anywhere.
+    /// Returns the path of the socket, if there is one.
     pub(crate) fn path(&self) -> Option<&Path> {
         self.serving.as_ref().map(|serving| serving.bound.path.as_path())
     }
 
-    /// Listens at another path from now on, or nowhere. Clients that are connected stay.
+    /// Moves the socket to another path, or closes it. Connected clients stay.
     ///
     /// # Errors
-    /// When the socket cannot be made; then there is none.
+    /// When the socket cannot be created; then there is none.
     pub(crate) fn move_to(&mut self, path: Option<&Path>) -> anyhow::Result<Option<String>> {
         self.serving = None;
         let Some(path) = path else { return Ok(None) };
@@ -101,21 +102,22 @@ impl Control {
     }
 }
 
-/// A socket that nobody accepts from yet. It has no thread, so it survives the fork. Dropping it removes it.
+/// A socket that accepts no clients yet. It has no thread, so it survives the fork. Dropping it removes it.
 #[derive(Debug)]
 pub(crate) struct Bound {
     listener: UnixListener,
     path: PathBuf,
-    /// Which file it is, since another one may stand in its place later.
+    /// Identifies the file, because another one may replace it later.
     identity: (u64, u64),
 }
 
 impl Bound {
-    /// Makes the socket in place of one that a dead daemon has left behind, with the rights that it is to have from its first
-    /// moment. The second part is what somebody should know about these.
+    /// Creates the socket, replacing one left by a dead daemon, with its final permissions from the first moment. The
+    /// second part is a notice about them.
     ///
     /// # Errors
-    /// When it cannot be made, or when something else stands there: the socket of a living daemon, or no socket.
+    /// When it cannot be created, or the path is taken: by the socket of a running daemon, or by another kind of
+    /// file.
     pub(crate) fn make(path: &Path) -> anyhow::Result<(Self, Option<String>)> {
         let directory =
             path.parent().filter(|parent| *parent != Path::new("")).context("path has no directory")?;
@@ -128,7 +130,7 @@ impl Bound {
             }
         }
         DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
-        // Nobody else can reach into this directory, so nobody connects before the rights are right.
+        // Nobody else can reach into this directory, so nobody connects before the permissions are right.
         let workshop = tempfile::Builder::new()
             .prefix(".new-")
             .permissions(Permissions::from_mode(0o700))
@@ -155,8 +157,8 @@ impl Bound {
     }
 }
 
-/// Whether a daemon lives that has this socket. A process that one was just starting when it was killed holds its files for a
-/// moment, so this looks again.
+/// Says whether a running daemon has this socket. A child that a killed daemon was starting holds its files for a
+/// moment, so this checks repeatedly.
 fn is_served(path: &Path) -> bool {
     (0..3).all(|round| {
         thread::sleep(LOOK_AGAIN * round);
@@ -173,7 +175,7 @@ impl Drop for Bound {
     }
 }
 
-/// A thread that accepts clients; dropping it ends that and removes the socket.
+/// A thread that accepts clients; dropping it stops the thread and removes the socket.
 #[derive(Debug)]
 struct Serving {
     bound: Bound,
@@ -200,7 +202,7 @@ fn accept(listener: &UnixListener, unwanted: &PipeReader, asking: &Sender<Queued
             return;
         }
         let Some(client) = ready.ok().and_then(|_| listener.accept().ok()).map(|(client, _)| client) else {
-            // No descriptor is left, perhaps; there may be one in a moment.
+            // Perhaps no descriptor is left; there may be one in a moment.
             thread::sleep(Duration::from_millis(100));
             continue;
         };
@@ -210,7 +212,7 @@ fn accept(listener: &UnixListener, unwanted: &PipeReader, asking: &Sender<Queued
             continue;
         }
         let (seat, asking) = (Arc::clone(&seats), asking.clone());
-        // Without a thread the client is let go.
+        // Without a thread, the client is disconnected.
         let _ = thread::Builder::new().name("control-client".to_owned()).spawn(move || {
             serve(&client, &asking);
             drop(seat);
@@ -218,7 +220,7 @@ fn accept(listener: &UnixListener, unwanted: &PipeReader, asking: &Sender<Queued
     }
 }
 
-/// Answers one request after the other, until the client goes away or does what it should not.
+/// Answers one request after another until the client disconnects or misbehaves.
 fn serve(client: &UnixStream, asking: &Sender<QueuedRequest>) {
     let who = who_is(client);
     let listening = Arc::new(());
@@ -250,21 +252,21 @@ fn serve(client: &UnixStream, asking: &Sender<QueuedRequest>) {
     }
 }
 
-/// Asks the engine and waits for its reply.
+/// Passes a request to the engine and waits for its reply.
 fn answer(ask: QueuedRequest, asking: &Sender<QueuedRequest>, replies: &Receiver<Reply>) -> Reply {
-    // Its receiver is gone when the daemon is ending.
+    // The receiver is gone once the daemon is shutting down.
     let asked = asking.send_timeout(ask, ANSWER_LIMIT).is_ok();
     let reply = asked.then(|| replies.recv_timeout(ANSWER_LIMIT).ok()).flatten();
     reply.unwrap_or_else(|| Reply::refused("knockd is shutting down, or too busy to answer"))
 }
 
-/// Passes on what the engine tells, until the client goes away.
+/// Forwards the engine's replies until the client disconnects.
 fn pass_on(client: &UnixStream, first: &Reply, replies: &Receiver<Reply>) {
     let mut written = write(client, first);
     while written.is_ok() {
         written = match replies.recv_timeout(LOOK) {
             Ok(reply) => write(client, &reply),
-            // He has nothing more to say: whatever he does is the end.
+            // The client has nothing more to say: anything that it does is the end.
             Err(RecvTimeoutError::Timeout) if is_silent(client) => Ok(()),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
         };
@@ -283,7 +285,7 @@ fn write(mut client: &UnixStream, reply: &Reply) -> io::Result<()> {
     client.write_all(&line)
 }
 
-/// The user at the other end and its process, for the log.
+/// Returns the user and the process at the other end, for the log.
 fn who_is(client: &UnixStream) -> String {
     let Ok(peer) = rustix::net::sockopt::socket_peercred(client) else { return "unknown user".to_owned() };
     let uid = peer.uid.as_raw();
@@ -297,7 +299,7 @@ mod tests {
 
     use super::*;
 
-    /// A control socket whose engine refuses everything, with the request as the reason.
+    /// A control socket whose engine refuses every request, with the request as the reason.
     fn served() -> (tempfile::TempDir, PathBuf, Control) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("sub/control");
@@ -370,7 +372,7 @@ mod tests {
         let (_directory, path, _control) = served();
         for garbage in [&b"what?\n"[..], &[0xff; 10_000], &[b'['; 10_000], b"\n"] {
             let mut client = UnixStream::connect(&path).unwrap();
-            // The daemon may close before everything is written.
+            // The daemon may close the connection before everything is written.
             let _ = client.write_all(garbage);
             let _ = client.shutdown(std::net::Shutdown::Write);
             let mut said = Vec::new();

@@ -1,42 +1,42 @@
-//! What the daemon tells about itself. Ports and what is still to be knocked are no part of it.
+//! What the daemon reports about itself, without ports or remaining steps.
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// Everything that `knockd status` shows. Times are in whole seconds.
+/// The contents of `knockd status`. Durations are in whole seconds.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Status {
     /// The daemon's version.
     pub version: String,
-    /// Its process number.
+    /// Its process ID.
     pub pid: u32,
-    /// How long ago it was started.
+    /// Time since startup.
     pub uptime: u64,
-    /// What it listens to.
+    /// The interfaces that it listens on or waits for.
     pub interfaces: Vec<InterfaceStatus>,
     /// The doors of its configuration, in file order.
     pub doors: Vec<DoorStatus>,
-    /// Knocks that have begun.
+    /// Attempts in progress.
     pub attempts: Attempts,
     /// Doors that are open.
     pub leases: Leases,
-    /// What has happened since the start.
+    /// Counters since startup.
     pub counters: Counters,
     /// The commands of doors.
     pub commands: Commands,
-    /// What is not as it should be.
+    /// Problems.
     pub health: Health,
 }
 
-/// A network interface that is listened to or waited for.
+/// A network interface that the daemon listens on or waits for.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct InterfaceStatus {
     /// Its name.
     pub name: String,
-    /// Whether it is listened to; one that does not exist is waited for.
+    /// Whether the daemon listens on it; it waits for one that does not exist.
     pub listening: bool,
-    /// Whether it is set up.
+    /// Whether it is up.
     pub up: bool,
     /// Its own addresses.
     pub addresses: Vec<IpAddr>,
@@ -47,67 +47,67 @@ pub struct InterfaceStatus {
 pub struct DoorStatus {
     /// Its name; two may have the same.
     pub name: String,
-    /// How many steps its sequence has; null while it has none, since all of its one-time sequences are used up.
+    /// The number of steps in its sequence; null if no one-time sequence is left.
     pub steps: Option<usize>,
-    /// Whether each of its sequences counts once.
+    /// Whether it uses one-time sequences.
     pub one_time: bool,
 }
 
-/// The attempts under way.
+/// The attempts in progress.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Attempts {
-    /// How many there are.
+    /// Their number.
     pub total: usize,
-    /// The first hundred of them, the most advanced first.
+    /// The first hundred, most advanced first.
     pub listed: Vec<AttemptStatus>,
 }
 
-/// An attempt under way.
+/// An attempt in progress.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct AttemptStatus {
-    /// Who knocks.
+    /// The source.
     pub source: IpAddr,
-    /// At which door.
+    /// The door.
     pub door: String,
-    /// How many steps are done.
+    /// The number of steps done.
     pub stage: u8,
-    /// How long ago the first step was hit.
+    /// Time since the first hit.
     pub age: u64,
 }
 
-/// The doors that are open for somebody.
+/// The open doors.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Leases {
-    /// How many there are.
+    /// Their number.
     pub total: usize,
-    /// How many of them have a start command that is running.
+    /// How many are running their start command.
     pub starting: usize,
     /// How many are open.
     pub open: usize,
-    /// How many have a stop command that is running.
+    /// How many are running their stop command.
     pub closing: usize,
-    /// How many have a stop command that has failed and is tried again.
+    /// How many will retry a failed stop command.
     pub retrying: usize,
-    /// The first thousand of them, those first that end first.
+    /// The first thousand, earliest deadline first.
     pub listed: Vec<LeaseStatus>,
 }
 
-/// A door that is open for somebody.
+/// A door that is open for one source.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct LeaseStatus {
     /// Name of the door.
     pub door: String,
-    /// For whom it is open.
+    /// The source for which it is open.
     pub source: IpAddr,
-    /// How far it is.
+    /// Its state.
     pub state: LeaseState,
-    /// How long until its stop command runs, for the first time or again; null while a command is running.
+    /// Time until its stop command runs or is retried; null while a command is running.
     pub left: Option<u64>,
-    /// Whether its last command has failed.
+    /// Whether its last command failed.
     pub failed: bool,
 }
 
-/// How far a lease is.
+/// The state of a lease.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "lowercase")]
 pub enum LeaseState {
@@ -117,60 +117,60 @@ pub enum LeaseState {
     Open,
     /// The stop command is running.
     Closing,
-    /// The stop command has failed and is tried again.
+    /// The stop command failed and will be retried.
     Retrying,
 }
 
-/// What has happened since the start.
+/// Counters since startup.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Counters {
-    /// Packets that passed the filter in the kernel.
+    /// Packets that passed the kernel filter.
     pub packets: u64,
-    /// Packets that the kernel has dropped, because they came faster than they could be read.
+    /// Packets dropped by the kernel because they were not read in time.
     pub dropped: u64,
-    /// Packets that some door wanted to see.
+    /// Packets visible to a door.
     pub visible: u64,
-    /// Attempts that have begun.
+    /// Attempts started.
     pub attempts: u64,
-    /// Doors that were opened by a knock.
+    /// Doors opened by a knock.
     pub opens: u64,
-    /// Attempts that took too long.
+    /// Attempts that timed out.
     pub timeouts: u64,
-    /// Attempts that a wrong port has ended.
+    /// Attempts spoiled by a wrong port.
     pub spoiled: u64,
-    /// Attempts that were forgotten, since there were too many.
+    /// Attempts dropped because there were too many.
     pub evicted: u64,
-    /// Sources that were recognised as scanners.
+    /// Sources detected as scanners.
     pub scanners: u64,
 }
 
 /// The commands of doors.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Commands {
-    /// How many were run since the start.
+    /// Commands run since startup.
     pub run: u64,
-    /// How many of those have failed.
+    /// How many of those failed.
     pub failed: u64,
-    /// How many doors were closed by their stop command since the start.
+    /// Doors closed by their stop command since startup.
     pub closed: u64,
-    /// How many doors may still be open, since their stop command has failed for good since the start.
+    /// Doors that may still be open because their stop command failed for good since startup.
     pub given_up: u64,
-    /// How many start commands are running.
+    /// Start commands running.
     pub starting: usize,
-    /// How many commands wait until fewer are running.
+    /// Commands waiting for others to end.
     pub waiting: usize,
 }
 
-/// What is not as it should be.
+/// Problems.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Health {
-    /// Where leases are stored; null if nowhere.
+    /// The directory with the leases; null if there is nothing to store.
     pub state_directory: Option<String>,
-    /// What is wrong with that.
+    /// The problem with storing leases.
     pub state_problem: Option<String>,
-    /// Whether the filter in the kernel lets only those packets through that are wanted.
+    /// Whether the kernel filter passes only wanted packets.
     pub filter_exact: bool,
-    /// What the packet decoder could not give up.
+    /// The privileges that the packet decoder could not give up.
     pub decoder: Option<String>,
 }
 

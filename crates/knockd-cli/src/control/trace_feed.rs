@@ -1,4 +1,4 @@
-//! The feed of `knockd trace`: it tells subscribers what becomes of packets, and never waits for them.
+//! The feed of `knockd trace`: it tells subscribers what happens to packets, and never waits for them.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::control::Reply;
 use crate::control::explain::{Note, Shown};
 
-/// Those who listen.
+/// The subscribers.
 #[derive(Debug, Default)]
 pub(crate) struct TraceFeed {
     all: Vec<Subscriber>,
@@ -20,12 +20,12 @@ pub(crate) struct TraceFeed {
 
 #[derive(Debug)]
 struct Subscriber {
-    /// The only source that is of interest.
+    /// The source to report; `None` for all.
     source: Option<IpAddr>,
     to: Sender<Reply>,
-    /// Gone when nobody listens any more.
+    /// Gone once the client is gone.
     listening: Weak<()>,
-    /// How much could not be told, since he did not listen fast enough.
+    /// How many replies were skipped because the client read too slowly.
     left_out: u64,
 }
 
@@ -53,12 +53,12 @@ enum Traced<'a> {
 }
 
 impl TraceFeed {
-    /// Whether nobody listens; then nothing has to be put into words.
+    /// Says whether nobody subscribes; then nothing needs to be put into words.
     pub(crate) const fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
-    /// Tells somebody from now on what happens to this source, or to all of them. `addresses` are those that are listened to.
+    /// Adds a subscriber for this source, or for all. `addresses` are those that knockd watches.
     pub(crate) fn add(
         &mut self,
         source: Option<IpAddr>,
@@ -80,14 +80,14 @@ impl TraceFeed {
         }
     }
 
-    /// Tells what became of a packet.
+    /// Reports what happened to a packet.
     pub(crate) fn tell_packet(&mut self, packet: &Packet, notes: &[Note<'_>]) {
         let own = |source: Option<IpAddr>| {
             notes.iter().filter(move |note| source.is_none_or(|source| source == note.source))
         };
         self.all.retain_mut(|subscriber| {
             if subscriber.source.is_some_and(|source| source != packet.source) {
-                // What else happens to the source, such as being pushed out by somebody else's packet.
+                // Other events for the source, such as an attempt dropped because of somebody else's packet.
                 return own(subscriber.source).all(|note| subscriber.tell_note(note));
             }
             let notes: Vec<_> = own(subscriber.source).collect();
@@ -105,7 +105,7 @@ impl TraceFeed {
         });
     }
 
-    /// Tells what happened to a source.
+    /// Reports what happened to a source.
     pub(crate) fn tell_note(&mut self, note: &Note<'_>) {
         self.all.retain_mut(|subscriber| {
             subscriber.source.is_some_and(|source| source != note.source) || subscriber.tell_note(note)
@@ -114,14 +114,14 @@ impl TraceFeed {
 }
 
 impl Subscriber {
-    /// Says whether he still listens.
+    /// Says whether the client still listens.
     fn tell_note(&mut self, note: &Note<'_>) -> bool {
         let (time, clock) = now();
         let text = format!("{clock} {}: {note}", note.source);
         self.tell(&traced(&Traced::Note { time, note }, text))
     }
 
-    /// Says whether he still listens. What he has no room for is counted.
+    /// Says whether the client still listens. Counts what it has no room for.
     fn tell(&mut self, told: &Reply) -> bool {
         if self.left_out > 0 {
             let count = self.left_out;
@@ -141,11 +141,11 @@ impl Subscriber {
 }
 
 fn traced(object: &Traced<'_>, text: String) -> Reply {
-    // Its keys are strings and it is written to memory, so it can be written.
+    // Serialisation cannot fail: the keys are strings, and it writes to memory.
     Reply::Traced { event: serde_json::to_value(object).unwrap_or_default(), text }
 }
 
-/// The time for programs, and for people.
+/// The time, for programs and for people.
 fn now() -> (String, String) {
     let now = Zoned::now();
     (now.timestamp().to_string(), now.strftime("%H:%M:%S%.3f").to_string())
@@ -183,7 +183,7 @@ mod tests {
         (told, listening)
     }
 
-    /// What was told, without the time.
+    /// The texts, without the time.
     fn texts(told: &Receiver<Reply>) -> Vec<String> {
         let text = |reply| match reply {
             Reply::Traced { text, event } => {

@@ -1,4 +1,4 @@
-//! What the daemon answers to requests: values of their own, made at once, for clients that may be slow.
+//! Replies to requests: owned values, made at once, because clients may be slow.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -18,10 +18,10 @@ use crate::leases::executor::Tally;
 use crate::log::Line;
 use crate::system::text::count;
 
-/// How many attempts are listed.
+/// How many attempts a status lists.
 const MAX_ATTEMPTS: usize = 100;
 
-/// How many leases are listed.
+/// How many leases a status lists.
 const MAX_LEASES: usize = 1000;
 
 impl Engine {
@@ -36,11 +36,11 @@ impl Engine {
             }
             _ => self.obey(&request, &who).map_or_else(Reply::refused, Reply::done),
         };
-        // The client may have gone.
+        // The client may be gone.
         let _ = reply.try_send(answer);
     }
 
-    /// Does what is asked for, and says what was done, or why not.
+    /// Carries out a request and says what was done, or why not.
     fn obey(&mut self, request: &Request, who: &str) -> Result<String, String> {
         if let Request::Close { door: Some(door), .. }
         | Request::Extend { door, .. }
@@ -48,7 +48,7 @@ impl Engine {
         {
             self.find(door)?;
         }
-        // Names of doors have no line ends, so neither has this.
+        // Door names contain no line ends, so neither does this.
         self.log(&Line::request(who, &request.to_string()));
         match request {
             Request::Status {} | Request::Trace { .. } => Err("unsupported request".to_owned()),
@@ -79,7 +79,7 @@ impl Engine {
         }
     }
 
-    /// Returns how many leases last longer.
+    /// Extends leases and returns how many now last longer.
     fn extend(&mut self, which: &LeaseFilter, time: Option<Duration>) -> usize {
         let mut extended = 0;
         self.apply_and_look(
@@ -89,7 +89,7 @@ impl Engine {
         extended
     }
 
-    /// Opens doors by hand, and returns what that came to.
+    /// Opens doors by hand and returns the results.
     fn open(&mut self, door: &str, source: IpAddr) -> Vec<OpeningResult> {
         let mut results = Vec::new();
         self.apply_and_look(
@@ -105,7 +105,7 @@ impl Engine {
         results
     }
 
-    /// Fails when there is no such door, neither in the configuration nor open from an earlier one.
+    /// Fails if no door has this name, neither in the configuration nor open from an earlier one.
     fn find(&self, name: &str) -> Result<(), String> {
         let configured = || self.setup.config.doors.iter().map(|door| &*door.name);
         let known = || configured().chain(self.gate.leases().map(|lease| &*lease.key.door));
@@ -147,7 +147,7 @@ impl Engine {
         format!("{what} {is}{whom}{but}")
     }
 
-    /// What `knockd status` shows. The cost does not depend on how many attempts there are.
+    /// The contents of `knockd status`. The cost does not depend on the number of attempts.
     fn status(&self) -> Status {
         let now = self.clock.now();
         let interfaces = self.dispatcher.listeners.interfaces().map(|interface| InterfaceStatus {
@@ -245,7 +245,7 @@ impl Engine {
             door: lease.key.door.to_string(),
             source: lease.key.source,
             state: state_of(lease.state),
-            // 0 only when it is over.
+            // 0 only once it is due.
             left: end.map(|end| end.since(now).as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)),
             failed: matches!(lease.state, State::Open { failed: true, .. } | State::Retrying { .. }),
         });
@@ -263,7 +263,7 @@ const fn state_of(state: State) -> LeaseState {
     }
 }
 
-/// When something is due; nothing is while a command runs.
+/// When a lease is due; `None` while a command runs.
 const fn end_of(state: State) -> Option<Timestamp> {
     match state {
         State::Open { until: end, .. } | State::Retrying { again: end, .. } => Some(end),
@@ -271,7 +271,7 @@ const fn end_of(state: State) -> Option<Timestamp> {
     }
 }
 
-/// Fails when no door can have this name.
+/// Fails if no door can have this name.
 fn filter(door: Option<&str>, source: Option<IpAddr>) -> Result<LeaseFilter, String> {
     let door = door.map(DoorName::new).transpose().map_err(|error| error.to_string())?;
     Ok(LeaseFilter { door, source })

@@ -1,4 +1,4 @@
-//! Where outcomes go: to the log, the trace feed and the counters, to the leases' executor, and to the packet filter.
+//! Where outcomes go: to the log, the trace feed, the counters, the executor of leases, and the packet filter.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::log::rate_limiter::{DropReport, RateLimiter};
 use crate::log::{Line, Log};
 use crate::system::text::count;
 
-/// Carries out and tells what the gate has decided.
+/// Carries out and reports what the gate decides.
 pub(super) struct Dispatcher {
     config: Arc<Config>,
     only_ip_v4: bool,
@@ -34,7 +34,7 @@ pub(super) struct Dispatcher {
     pub(super) kept: Option<String>,
 }
 
-/// What has happened since the start.
+/// Counters since startup.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Counters {
     pub(super) packets: u64,
@@ -86,12 +86,12 @@ impl Dispatcher {
         })
     }
 
-    /// Names doors as this configuration does from now on.
+    /// Takes door names from this configuration from now on.
     pub(super) fn set_config(&mut self, config: Arc<Config>) {
         self.config = config;
     }
 
-    /// Tells those who trace what an outcome means.
+    /// Tells the subscribers of the trace feed what an outcome means.
     pub(super) fn trace(&mut self, outcome: &Outcome) {
         if !self.feed.is_empty()
             && let Some(note) = explain::of_outcome(outcome, &self.config.doors)
@@ -100,7 +100,7 @@ impl Dispatcher {
         }
     }
 
-    /// Carries out an outcome, and logs and counts it.
+    /// Carries out an outcome, logs it and counts it.
     pub(super) fn dispatch(&mut self, outcome: Outcome, now: Timestamp) {
         match outcome {
             Outcome::Attempt(event) => {
@@ -110,7 +110,7 @@ impl Dispatcher {
             }
             Outcome::Scanner(source) => {
                 self.counters.scanners += 1;
-                // Whoever forges addresses can make scanners of them all.
+                // Forged addresses can make scanners of any number of sources.
                 if self.limiter.admits(source, now) {
                     self.log.write(&Line::scanner(source));
                 }
@@ -118,7 +118,7 @@ impl Dispatcher {
             Outcome::Opening { door, source, result: OpeningResult::Full(full) } => {
                 self.log.write(&Line::full(source, &door, full));
             }
-            // What follows from the others has lines of its own.
+            // The other results lead to lines of their own.
             Outcome::Opening { .. } => {}
             Outcome::Effect(effect) => self.executor.carry_out(effect, &self.config.options, &self.log),
             Outcome::UsedUp(door) => self.log.write(&Line::used_up(self.door_name(door))),
@@ -129,12 +129,12 @@ impl Dispatcher {
         }
     }
 
-    /// Takes note of what became of a command; returns it if it has ended, and whether it has succeeded.
+    /// Handles a report about a command; returns its lease if it ended, and whether it succeeded.
     pub(super) fn handle_report(&mut self, report: &Report) -> Option<(LeaseId, bool)> {
         self.executor.handle_report(report, &self.config.options, &self.log)
     }
 
-    /// Takes note of what the writer has done; returns the line that was struck out, or could not be.
+    /// Handles the writer's progress; returns the one-time line that was struck out, or could not be.
     pub(super) fn handle_progress(
         &mut self,
         progress: Progress,
@@ -148,14 +148,14 @@ impl Dispatcher {
     }
 
     pub(super) fn handle_decoder_ready(&mut self, kept: Option<String>) {
-        // It is the same for all decoders, so it is said once.
+        // All decoders report the same, so it is logged once.
         if let Some(text) = kept.as_ref().filter(|_| self.kept != kept) {
             self.log.write(&Line::notice(text.clone()));
         }
         self.kept = kept;
     }
 
-    /// Logs what was left out of the log or lost, when it is time.
+    /// Logs the number of suppressed lines and dropped packets, when that is due.
     pub(super) fn handle_timeout(&mut self, now: Timestamp) {
         if let Some(suppressed) = self.limiter.handle_timeout(now) {
             let lines = count(usize::try_from(suppressed).unwrap_or(usize::MAX), "log line");
@@ -175,7 +175,7 @@ impl Dispatcher {
     /// Logs what happened to an attempt, unless strangers cause too many such lines.
     fn log_event(&mut self, event: &Event, now: Timestamp) {
         let kind = event.kind;
-        // 0.8 does not tell.
+        // 0.8 does not log this.
         if matches!(kind, EventKind::Spoiled(_)) && self.config.options.log_format == LogFormat::Classic {
             return;
         }

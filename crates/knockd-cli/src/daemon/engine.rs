@@ -1,4 +1,4 @@
-//! The loop: packets, ends of commands, what the disk has done, signals, changes of the links, requests and one timer, all in
+//! The loop: packets, ends of commands, progress of the disk, signals, link changes, requests and one timer, all in
 //! one place and without locks.
 
 use std::io;
@@ -28,10 +28,10 @@ use crate::system::clock::Clock;
 use crate::system::local_ports;
 use crate::system::text::count;
 
-/// How long the stop commands of open doors may take when the daemon ends.
+/// How long the stop commands of open doors may take at shutdown.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
 
-/// How old the list of UDP ports in use may be when a packet comes.
+/// The maximum age of the list of UDP ports in use when a packet arrives.
 const PORTS_AGE: Duration = Duration::from_secs(5);
 
 /// How many log lines of other threads wait for the loop.
@@ -42,7 +42,7 @@ pub(super) struct Engine {
     pub(super) args: Args,
     pub(super) directory: PathBuf,
     pub(super) setup: Setup,
-    /// Decides everything that the core can decide.
+    /// Makes all decisions that belong to the core.
     pub(super) gate: Gate,
     /// Carries out what the gate decides.
     pub(super) dispatcher: Dispatcher,
@@ -50,9 +50,9 @@ pub(super) struct Engine {
     pub(super) metrics: Option<Metrics>,
     pub(super) clock: Clock,
     watchdog: Watchdog,
-    /// When the UDP ports in use were read.
+    /// When the UDP ports in use were last read.
     ports_read: Timestamp,
-    /// A message whenever an interface has changed.
+    /// A message whenever an interface changes.
     links: Receiver<io::Result<()>>,
     /// Log lines of other threads.
     log_lines: Receiver<Line>,
@@ -103,12 +103,12 @@ impl Engine {
         self.dispatcher.log.write(line);
     }
 
-    /// Does the daemon's work until SIGINT or SIGTERM comes, and closes the open doors then.
+    /// Runs until SIGINT or SIGTERM, and then closes the open doors.
     pub(super) fn run(mut self, signals: &Receiver<i32>) {
         self.log(&Line::starting_up(&self.setup.selection.to_string()));
         self.log_one_time_files();
         self.log_filter();
-        // What has changed since is followed, and what there is no room for is said.
+        // Follow changes since startup, and report interfaces above the limit.
         self.follow_interfaces();
         service_manager::ready(&self.summary());
         loop {
@@ -130,7 +130,7 @@ impl Engine {
                     Err(_) => self.links = never(),
                 },
                 recv(signals) -> signal => match signal {
-                    // What is wrong with the new configuration is in the log.
+                    // Errors in the new configuration are in the log.
                     Ok(SIGHUP) => drop(self.reload()),
                     _ => break,
                 },
@@ -141,12 +141,12 @@ impl Engine {
         self.shut_down(signals);
     }
 
-    /// Lets the gate decide, and traces and carries out what it has decided.
+    /// Lets the gate decide, then traces and carries out its decisions.
     pub(super) fn apply(&mut self, decide: impl for<'g> FnOnce(&'g mut Gate, Now) -> Outcomes<'g>) {
         self.apply_and_look(decide, |_, _| {});
     }
 
-    /// The same for a caller who wants to see the outcomes, each before it is carried out.
+    /// Does the same and shows the caller each outcome before carrying it out.
     pub(super) fn apply_and_look(
         &mut self,
         decide: impl for<'g> FnOnce(&'g mut Gate, Now) -> Outcomes<'g>,
@@ -164,7 +164,7 @@ impl Engine {
     fn handle_message(&mut self, message: Message) {
         match message {
             Message::Packets(packets) => {
-                // A batch has come within milliseconds.
+                // A batch arrives within milliseconds.
                 let now = self.clock.both();
                 for packet in &packets {
                     self.handle_packet(packet, now);
@@ -214,14 +214,14 @@ impl Engine {
         }
     }
 
-    /// Tells the gate of start commands that ended before they began.
+    /// Tells the gate about start commands that ended before they started.
     fn end_refused(&mut self) {
         while let Some(id) = self.dispatcher.executor.take_refused() {
             self.apply(|gate, now| gate.handle_exit(id, false, now));
         }
     }
 
-    /// Reads the UDP ports in use again, when a packet has come and they may have changed since.
+    /// Reads the UDP ports in use again, if a packet arrived and the list may be out of date.
     fn refresh_ports(&mut self, now: Timestamp) {
         let matter = self.gate.wanted().strays.is_some() && self.gate.wanted().has_udp();
         if matter && now >= self.ports_read.after(PORTS_AGE) {
@@ -247,7 +247,7 @@ impl Engine {
         self.watchdog.handle_timeout(now);
     }
 
-    /// `None` while nothing has a deadline.
+    /// `Duration::MAX` if nothing has a deadline.
     fn until_next_timeout(&self) -> Duration {
         let timeouts = [
             self.gate.poll_timeout(),
@@ -256,11 +256,11 @@ impl Engine {
             self.watchdog.poll_timeout(),
         ];
         let next = timeouts.into_iter().flatten().min();
-        // As long as a channel can wait for.
+        // As long as a channel can wait.
         next.map_or(Duration::MAX, |next| next.since(self.clock.now()))
     }
 
-    /// Looks again at the interfaces, because some have changed.
+    /// Looks at the interfaces again because some have changed.
     pub(super) fn follow_interfaces(&mut self) {
         self.dispatcher.listeners.follow(&self.dispatcher.log, self.clock.now());
         self.gate.set_addresses(self.dispatcher.listeners.addresses());
@@ -268,7 +268,7 @@ impl Engine {
     }
 
     fn shut_down(mut self, signals: &Receiver<i32>) {
-        // Whoever asks now is told that this is the end.
+        // From now on, clients learn that knockd is shutting down.
         drop(std::mem::replace(&mut self.control, Control::closed()));
         service_manager::stopping();
         self.log(&Line::waiting_for_children());
@@ -286,7 +286,7 @@ impl Engine {
         log.finish();
     }
 
-    /// Closes all doors; that takes [`SHUTDOWN_LIMIT`] at most, and another SIGTERM cuts it short.
+    /// Closes all doors; this takes at most [`SHUTDOWN_LIMIT`], and another signal cuts it short.
     fn close_all(&mut self, signals: &Receiver<i32>) {
         self.apply(|gate, _| gate.close_all());
         self.dispatcher.executor.refuse_waiting();
@@ -307,7 +307,7 @@ impl Engine {
         }
     }
 
-    /// Logs why a one-time sequence could not be struck out, and returns what its file says now.
+    /// Logs why a one-time sequence could not be struck out, and returns the current content of its file.
     fn log_not_struck_out(&self, error: StrikeError) -> Option<knockd_core::OneTime> {
         let StrikeError { path, error, content } = error;
         let outcome = if content.is_some() {
@@ -333,7 +333,7 @@ impl Engine {
         }
     }
 
-    /// Says which doors have no sequence left, and which lines of their files are none.
+    /// Logs which doors have no sequence left, and which lines of their files are not sequences.
     pub(super) fn log_one_time_files(&self) {
         for (index, door) in self.setup.config.doors.iter().enumerate() {
             let Some(path) = door.key.one_time_file() else { continue };
@@ -349,7 +349,7 @@ impl Engine {
         }
     }
 
-    /// What a service manager shows of the daemon.
+    /// The status text for a service manager.
     pub(super) fn summary(&self) -> String {
         let (names, doors) = (self.dispatcher.listeners.names(), self.setup.config.doors.len());
         format!("Listening on {names}; {}", count(doors, "door"))

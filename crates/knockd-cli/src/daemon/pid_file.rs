@@ -1,10 +1,10 @@
-//! The pid file: locked while the daemon lives, gone afterwards.
+//! The PID file: locked while the daemon runs, removed afterwards.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// A pid file of this process; dropping it removes it.
+/// The PID file of this process; dropping it removes it.
 #[derive(Debug)]
 pub(crate) struct PidFile {
     path: PathBuf,
@@ -13,15 +13,15 @@ pub(crate) struct PidFile {
 }
 
 impl PidFile {
-    /// Writes the number of this process and a newline.
+    /// Writes the process ID and a line feed.
     ///
     /// # Errors
-    /// When the file cannot be written, or when a process that is still running holds it: its number stays in it.
+    /// When the file cannot be written, or when another running process holds it: that process's ID stays in it.
     pub(crate) fn write(path: &Path) -> io::Result<Self> {
         let in_path = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         let open = || OpenOptions::new().create(true).truncate(false).write(true).open(path);
         let mut file = open().map_err(in_path)?;
-        // Lock first, then truncate: somebody else's number must not be lost.
+        // Lock first, then truncate: another process's ID must not be lost.
         file.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => {
                 in_path(io::Error::other("in use by another knockd that is still running"))
@@ -36,7 +36,7 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // Somebody else may have removed it already.
+        // Somebody else may have removed it.
         let _ = fs::remove_file(&self.path);
     }
 }

@@ -1,4 +1,4 @@
-//! The configuration is read again while the daemon runs.
+//! Reading the configuration again while the daemon runs.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::log::{Destinations, Line};
 use crate::system::config_file::Style;
 
 impl Engine {
-    /// Reads the configuration again. One that cannot be used changes nothing.
+    /// Reads the configuration again. An unusable one changes nothing.
     ///
     /// # Errors
-    /// When it cannot be used; the reason is in the log already.
+    /// When it is unusable; the reason is already in the log.
     pub(super) fn reload(&mut self) -> Result<(), String> {
         service_manager::reloading();
         self.log(&Line::rereading(&self.setup.config_path));
@@ -64,7 +64,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Begins to remember open doors, if the new configuration wants that and the old one did not, or it could not be done.
+    /// Starts to store open doors, if the new configuration wants that and it has not been possible or necessary so
+    /// far.
     fn remember_doors(&mut self) {
         let wanted = self.setup.state_dir.clone();
         match self.dispatcher.executor.state() {
@@ -92,12 +93,12 @@ impl Engine {
         }
     }
 
-    /// Says whether nothing is open and no command runs, so that the doors of an earlier run can be taken over.
+    /// Says whether no door is open and no command runs, so the doors of an earlier run can be restored.
     fn is_at_rest(&self) -> bool {
         self.gate.lease_count() == 0 && self.dispatcher.executor.is_at_rest()
     }
 
-    /// Serves the control socket that the new configuration names, unless it does so already.
+    /// Serves the control socket of the new configuration, unless it does so already.
     fn move_control(&mut self) {
         let path = self.setup.control_socket.as_deref();
         if path == self.control.path() {
@@ -110,13 +111,13 @@ impl Engine {
         }
     }
 
-    /// Writes the counters to another file after a reload, if the configuration names another.
+    /// Writes the metrics to another file, if the new configuration names one.
     fn move_metrics(&mut self, old: Option<&Path>) {
         let path = self.setup.metrics.clone();
         if path.as_deref() == old {
             return;
         }
-        // First the old file goes.
+        // Remove the old file first.
         self.metrics = None;
         let sender = (self.control.sender(), self.line_sender.clone());
         match path.map(|path| Metrics::start(path, sender)).transpose() {

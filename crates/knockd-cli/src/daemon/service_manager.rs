@@ -1,19 +1,19 @@
-//! What a service manager is told (`sd_notify(3)`): readiness, reloads, a status line, and that the loop is alive.
+//! Messages to the service manager (`sd_notify(3)`): readiness, reloads, a status text, and watchdog keep-alives.
 //!
-//! Without a service manager nothing happens, and one that does not listen is its own problem.
+//! Without a service manager nothing is sent, and errors in sending are ignored.
 
 use std::time::Duration;
 
 use knockd_core::Timestamp;
 use sd_notify::{NotifyState, notify, watchdog_enabled};
 
-/// Says that the daemon listens, after its start or a reload.
+/// Reports that the daemon is ready, at startup or after a reload.
 pub(crate) fn ready(status: &str) {
     let _ = notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 pub(crate) fn reloading() {
-    // `Type=notify-reload` wants to know when the reload began.
+    // `Type=notify-reload` needs the start time of the reload.
     if let Ok(now) = NotifyState::monotonic_usec_now() {
         let _ = notify(&[NotifyState::Reloading, now]);
     }
@@ -27,10 +27,10 @@ pub(crate) fn stopping() {
     let _ = notify(&[NotifyState::Stopping]);
 }
 
-/// Shows the service manager regularly that the loop is alive, if it wants to know.
+/// Sends the service manager keep-alives, if it wants them.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
-    /// How often, and when next: twice as often as the manager demands.
+    /// How often, and when next: twice as often as required.
     beat: Option<(Duration, Timestamp)>,
 }
 

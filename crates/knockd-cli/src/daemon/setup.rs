@@ -1,4 +1,4 @@
-//! What the command line and the files it names say together, checked whole before anything is changed.
+//! The combined settings of the command line and the files it names, fully checked before anything changes.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,19 +14,19 @@ use crate::log;
 use crate::system::config_file::{ConfigFile, ConfigFileError, Style, check_access};
 use crate::system::selection::Selection;
 
-/// A usable configuration with everything that depends on the command line decided.
+/// A usable configuration in which everything that depends on the command line is decided.
 #[derive(Debug)]
 pub(crate) struct Setup {
     pub(crate) config: Arc<Config>,
-    /// What is doubtful about it.
+    /// Doubtful points.
     pub(crate) warnings: Warnings,
-    /// What the files of the doors with one-time sequences say; the gate takes it.
+    /// The contents of the one-time files; the gate takes them.
     pub(crate) one_time_files: OneTimeFiles,
     pub(crate) config_path: PathBuf,
     pub(crate) selection: Selection,
-    /// Whether nobody has said which interfaces are meant.
+    /// Whether the interfaces were chosen by default.
     pub(crate) is_default_selection: bool,
-    /// Whether interfaces that do not exist yet are waited for.
+    /// Whether to wait for missing interfaces.
     pub(crate) waits: bool,
     pub(crate) log_file: Option<PathBuf>,
     pub(crate) pid_file: PathBuf,
@@ -35,24 +35,24 @@ pub(crate) struct Setup {
     pub(crate) metrics: Option<PathBuf>,
 }
 
-/// What is doubtful about a configuration.
+/// Doubtful points of a configuration.
 #[derive(Debug)]
 pub(crate) struct Warnings {
     file: ConfigFile,
     findings: Vec<Diagnostic>,
-    /// What is not about a place in the file.
+    /// Warnings that are not about a place in the file.
     texts: Vec<String>,
 }
 
 impl Warnings {
-    /// What to say; a finding is drawn, and has several lines.
+    /// Returns the warnings; a drawn finding has several lines.
     pub(crate) fn lines(&self, style: Style) -> impl Iterator<Item = String> {
         let drawn = self.findings.iter().map(move |finding| self.file.draw(finding, style));
         drawn.chain(self.texts.iter().cloned())
     }
 }
 
-/// Why the daemon cannot run as the command line and the configuration want it.
+/// Why the daemon cannot run with this command line and configuration.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SetupError {
     #[error(transparent)]
@@ -62,11 +62,11 @@ pub(crate) enum SetupError {
 }
 
 impl Setup {
-    /// Reads the configuration and the one-time files; relative paths start at `directory`. When it does not say which
-    /// interfaces are meant, those stay that were meant `before` for the same reason.
+    /// Reads the configuration and the one-time files; relative paths start at `directory`. If neither chooses
+    /// interfaces, a default selection of `before` stays.
     ///
     /// # Errors
-    /// When a file cannot be read, or when the configuration is wrong.
+    /// When a file cannot be read, or the configuration is invalid.
     pub(crate) fn load(args: &Args, directory: &Path, before: Option<&Self>) -> Result<Self, SetupError> {
         let config_path = directory.join(&args.config);
         let file = ConfigFile::read(&config_path)?;
@@ -113,13 +113,13 @@ impl Setup {
         })
     }
 
-    /// Whether open doors are to be remembered: a container without a writable directory needs none as long as no door has
-    /// anything to undo.
+    /// Says whether open doors have to be stored: a container without a writable directory needs no store as long as
+    /// no door has anything to undo.
     pub(crate) fn needs_state(&self) -> bool {
         self.config.doors.iter().any(|door| door.action.is_undone()) || self.state_dir.exists()
     }
 
-    /// Where log lines go.
+    /// Returns where log lines go.
     pub(crate) fn log_settings(&self, args: &Args) -> log::Settings {
         log::Settings {
             file: self.log_file.clone(),
@@ -129,7 +129,7 @@ impl Setup {
         }
     }
 
-    /// The name of a door, for the log.
+    /// Returns the name of a door, for the log.
     pub(crate) fn door_name(&self, door: DoorId) -> &str {
         self.config.doors.get(door.index()).map_or("?", |door| &door.name)
     }

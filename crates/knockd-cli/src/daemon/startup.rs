@@ -1,4 +1,4 @@
-//! What is made before there are threads, so that the daemon can still fork, and tell whoever started it what is wrong.
+//! What is set up before there are threads, so the daemon can still fork and report errors to its caller.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::leases::store::LeaseStore;
 use crate::system::clock::Clock;
 use crate::system::local_ports;
 
-/// What has to succeed before the daemon goes to the background. It has no thread, so it survives the fork.
+/// What must succeed before the daemon detaches. It has no thread, so it survives the fork.
 pub(super) struct Prepared {
     pub(super) args: Args,
     /// Where relative paths start.
@@ -25,22 +25,22 @@ pub(super) struct Prepared {
     pub(super) sockets: Sockets,
     pub(super) links: LinkWatch,
     pub(super) clock: Clock,
-    /// The state directory, or why there is none; `None` when no door needs one.
+    /// The lease store, or why there is none; `None` if no door needs one.
     pub(super) store: Option<anyhow::Result<LeaseStore>>,
-    /// The control socket with what is to be said about it, or why there is none; `None` when there is to be none.
+    /// The control socket with a notice about it, or why there is none; `None` if none is configured.
     pub(super) control: Option<anyhow::Result<(Bound, Option<String>)>>,
 }
 
 impl Prepared {
-    /// Finds the interfaces and begins to listen; what comes from now on waits in the kernel's buffers.
+    /// Finds the interfaces and starts to listen; packets wait in the kernel's buffers from now on.
     ///
     /// # Errors
-    /// When an interface does not exist or may not be listened to.
+    /// When an interface does not exist, or the process may not listen on it.
     pub(super) fn new(args: Args, directory: PathBuf, mut setup: Setup) -> anyhow::Result<Self> {
         let links = LinkWatch::open().context("cannot watch the network interfaces")?;
         let files = std::mem::take(&mut setup.one_time_files);
         let mut gate = Gate::new(Arc::clone(&setup.config), files, seed()?);
-        // The filter is made of what the gate wants in the end, so none of its changes has to be carried out.
+        // The filter is built from the gate's final wishes, so no change has to be carried out.
         gate.set_local_ports(local_ports::in_use()).for_each(drop);
         let filter = FilterSpec { wanted: Arc::clone(gate.wanted()), only_ipv4: args.only_ip_v4 };
         let sockets = Sockets::open(setup.selection.clone(), setup.waits, filter)?;
@@ -51,7 +51,7 @@ impl Prepared {
     }
 }
 
-/// A seed that no stranger can know.
+/// Returns a seed that no stranger can know.
 fn seed() -> anyhow::Result<Seed> {
     let number = || getrandom::u64().context("the system has no randomness");
     Ok(Seed::new(number()?, number()?))

@@ -1,7 +1,7 @@
-//! Runs commands: the only place that executes anything.
+//! Runs commands: nothing else in the program executes anything.
 //!
-//! One thread has all of them. It waits for new ones, for the ends of shells, for what commands say on stderr and for the earliest
-//! deadline, and for nothing else: neither a command nor a reader of our stderr can hold up another command.
+//! One thread serves all commands. It waits only for new ones, for shells to end, for their stderr and for the
+//! earliest deadline: neither a command nor a slow reader of our stderr can delay another command.
 
 mod process;
 mod stderr;
@@ -22,26 +22,26 @@ use rustix::io::ioctl_fionbio;
 use self::stderr::Sink;
 use self::thread::CommandThread;
 
-/// A command that has run for that long is reported, once.
+/// A command that runs this long is reported, once.
 const LONG: Duration = Duration::from_secs(60);
 
-/// What the runner says about a command.
+/// A report about a command.
 #[derive(Debug)]
 pub(crate) enum Report {
-    /// It has run for a minute and goes on.
+    /// It has run for a minute and continues.
     Long(Run),
-    /// It has run for as long as `CommandLimit` allows and is being ended.
+    /// It has reached `CommandLimit` and is being terminated.
     Limit(Run),
     Exit(Exit),
 }
 
-/// A command that has ended, or could not begin.
+/// A command that ended, or could not start.
 #[derive(Debug)]
 pub(crate) struct Exit {
     pub(crate) run: Run,
     pub(crate) outcome: Outcome,
-    /// The last line on the command's stderr that is not blank, without control characters; empty if there is none, or if the
-    /// command has succeeded.
+    /// The last non-blank line on the command's stderr, without control characters; empty if there is none or the
+    /// command succeeded.
     pub(crate) message: String,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Exit {
 pub(crate) enum Outcome {
     Status(i32),
     Signal(i32),
-    /// It could not be started, for this reason.
+    /// It could not start, for this reason.
     NotStarted(String),
 }
 
@@ -64,18 +64,19 @@ impl Outcome {
     }
 }
 
-/// Hands commands to the thread that runs them.
+/// Passes commands to the thread that runs them.
 #[derive(Clone, Debug)]
 pub(crate) struct Runner {
     jobs: Sender<(Run, Option<Duration>)>,
-    /// Wakes the thread. It is closed after the channel, so the thread knows that there is no more to come.
+    /// Wakes the thread. It is closed after the channel, so the thread knows that nothing more will come.
     wake: Arc<PipeWriter>,
 }
 
 impl Runner {
-    /// Starts the thread, and returns the channel on which it reports. It ends when no runner is left and no command runs.
+    /// Starts the thread and returns the channel on which it reports. The thread ends when no runner is left and no
+    /// command runs.
     ///
-    /// A process has one such thread: it relies on being the only one that starts commands.
+    /// A process has one such thread, which relies on being the only one that starts commands.
     ///
     /// # Errors
     /// When the system has no thread or descriptor left.
@@ -98,17 +99,17 @@ impl Runner {
 
     /// Runs a command with `/bin/sh -c` and returns at once; exactly one [`Report::Exit`] follows.
     ///
-    /// The command gets our stdout, its stderr is copied to ours, its stdin is empty. It has a process group of its own, so
-    /// that a signal to ours does not end it. It has ended when its shell has exited, whatever that left behind. When it
-    /// has run for as long as `limit`, its process group is ended.
+    /// The command inherits our stdout, its stderr is copied to ours, and its stdin is empty. It has its own process
+    /// group, so a signal to ours does not end it. It ends when its shell exits, whatever that leaves behind. When it
+    /// has run for `limit`, its process group is terminated.
     pub(crate) fn start(&self, run: Run, limit: Option<Duration>) {
-        // The thread lives for as long as there is a runner. A full pipe wakes it, too.
+        // The thread lives as long as a runner does. A full pipe wakes it as well.
         let _ = self.jobs.send((run, limit));
         let _ = (&*self.wake).write(&[0]);
     }
 }
 
-/// What is different in tests.
+/// Differences for tests.
 #[derive(Debug)]
 struct Settings {
     long: Duration,
@@ -126,7 +127,7 @@ mod tests {
 
     use super::*;
 
-    /// Time enough for a shell to begin, also on a busy machine.
+    /// Long enough for a shell to start, even on a busy machine.
     const LIMIT: Duration = Duration::from_secs(2);
 
     fn run(command: &str) -> Run {
@@ -161,7 +162,7 @@ mod tests {
         Settings { long: LONG, uses_pidfds: true, sink: stderr::ours().unwrap() }
     }
 
-    /// Our stderr, as a pipe with this other end.
+    /// A pipe as our stderr, and its other end.
     fn piped() -> (Settings, PipeReader) {
         let (reader, writer) = io::pipe().unwrap();
         (Settings { sink: Sink::new(writer.into()), ..settings() }, reader)
@@ -176,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_command_that_cannot_be_started_is_reported_with_the_reason() {
-        // A single argument of exec(2) has 128 KiB at most.
+        // One argument of exec(2) has at most 128 KiB.
         let exit = exit_of(&format!("true {}", "x".repeat(200_000)));
         let Outcome::NotStarted(reason) = exit.outcome else { panic!("{exit:?}") };
         assert!(reason.contains("Argument list too long"), "{reason}");
@@ -219,7 +220,7 @@ mod tests {
             runner.start(run("yes | head -n 500000 >&2"), None);
         }
         drop(runner);
-        // The thread ends, and closes the pipe, when the commands have ended.
+        // When the commands have ended, the thread ends and closes the pipe.
         assert_eq!(io::copy(&mut reader, &mut io::sink()).unwrap(), 2 * 1_000_000);
         for _ in 0..2 {
             assert_eq!(next_exit(&reports).outcome, Outcome::Status(0));
@@ -267,7 +268,7 @@ mod tests {
         assert!(is_soon_gone(exit.message.parse().unwrap()));
     }
 
-    /// A child of a command becomes somebody else's; it is gone as soon as that has noticed.
+    /// Another process adopts an orphan; the orphan disappears once that process reaps it.
     fn is_soon_gone(child: i32) -> bool {
         let gone = || !std::path::Path::new(&format!("/proc/{child}/status")).exists() || is_zombie(child);
         (0..100).any(|_| {

@@ -1,4 +1,4 @@
-//! Carries out what the core's leases ask for: to disk and to the commands, within the limits on commands.
+//! Carries out the effects of the core's leases: on disk, and as commands within their limits.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -15,14 +15,15 @@ use super::writer::{Change, Progress, Ticket, Writer};
 use crate::log::{Line, Log};
 use crate::system::programs;
 
-/// How many start commands wait while `MaxCommands` are running; a knock that comes then runs nothing.
+/// How many start commands wait while `MaxCommands` are running; a further knock runs nothing.
 const MAX_WAITING: usize = 4096;
 
-/// How many stop commands run at a time: so many doors that close at once use up neither processes nor descriptors. `MaxCommands`
-/// may be 1, and a stop command that hangs must not keep the others from closing their doors.
+/// How many stop commands run at a time, so that many doors closing at once exhaust neither processes nor
+/// descriptors. `MaxCommands` may be 1, and a stop command that hangs must not prevent the others from closing their
+/// doors.
 const MAX_STOPPING: u32 = 256;
 
-/// The exit statuses of a shell that cannot execute the program of a command, or cannot find it (POSIX.1-2024, section 2.8.2).
+/// The exit statuses of a shell that cannot execute or find a command's program (POSIX.1-2024, section 2.8.2).
 const CANNOT_EXECUTE: i32 = 126;
 const NOT_FOUND: i32 = 127;
 
@@ -32,49 +33,49 @@ pub(crate) struct Executor {
     /// Where relative paths start.
     directory: PathBuf,
     runner: Runner,
-    /// What became of commands; each has to be passed to [`Self::handle_report`].
+    /// Reports about commands; pass each to [`Self::handle_report`].
     pub(crate) reports: Receiver<Report>,
     writer: Writer,
-    /// What became of changes; each has to be passed to [`Self::handle_progress`].
+    /// Progress of changes; pass each to [`Self::handle_progress`].
     pub(crate) progress: Receiver<Progress>,
     /// Where leases survive this process, if anywhere.
     state: Option<PathBuf>,
-    /// Why they do not, or may not.
+    /// Why they do not, or might not.
     state_problem: Option<String>,
-    /// The latest change of each lease that is not durable yet.
+    /// The latest change of each lease that is not yet durable.
     unsaved: BTreeMap<LeaseId, Ticket>,
     /// Start commands that wait until the record of their lease is durable.
     unsaved_runs: VecDeque<(Ticket, Run)>,
     /// Start commands and stop commands do not wait for each other.
     starts: Queue,
     stops: Queue,
-    /// Commands that ended before they began, since too many wait.
+    /// Commands that ended before they started, because too many were waiting.
     refused: Vec<LeaseId>,
     tally: Tally,
 }
 
-/// Commands of one kind, of which only so many run at a time.
+/// Commands of one kind, with a limit on how many run at a time.
 #[derive(Default, Debug)]
 struct Queue {
     running: u32,
     waiting: VecDeque<Run>,
 }
 
-/// What was done since the start.
+/// Counters since startup.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Tally {
-    /// Commands that were run.
+    /// Commands run.
     pub(crate) run: u64,
-    /// Commands that have failed.
+    /// Commands that failed.
     pub(crate) failed: u64,
-    /// Doors that were closed by their stop command.
+    /// Doors closed by their stop command.
     pub(crate) closed: u64,
-    /// Doors that may still be open, since their stop command has failed for good.
+    /// Doors that may still be open because their stop command failed for good.
     pub(crate) given_up: u64,
 }
 
 impl Executor {
-    /// Starts the threads. Until [`Self::remember`] open doors are kept in memory only.
+    /// Starts the threads. Until [`Self::remember`], open doors are kept only in memory.
     ///
     /// # Errors
     /// When the system has no thread left.
@@ -103,7 +104,8 @@ impl Executor {
         self.starts.running == 0 && self.unsaved_runs.is_empty()
     }
 
-    /// Remembers open doors there from now on, and returns those that an earlier daemon left open; or logs why it cannot.
+    /// Stores open doors there from now on, and returns those that an earlier daemon left open; or logs why it
+    /// cannot.
     pub(crate) fn remember(&mut self, store: anyhow::Result<LeaseStore>, log: &Log) -> Restored {
         match store {
             Ok(store) => {
@@ -129,28 +131,28 @@ impl Executor {
         }
     }
 
-    /// Where leases are stored, if anywhere.
+    /// Returns where leases are stored, if anywhere.
     pub(crate) fn state(&self) -> Option<&Path> {
         self.state.as_deref()
     }
 
-    /// What is wrong with storing them.
+    /// Returns the problem with storing them.
     pub(crate) fn state_problem(&self) -> Option<&str> {
         self.state_problem.as_deref()
     }
 
-    /// What was done so far.
+    /// Returns the counters.
     pub(crate) const fn tally(&self) -> Tally {
         self.tally
     }
 
-    /// How many start commands run, and how many commands wait.
+    /// Returns the number of running start commands and of waiting commands.
     pub(crate) fn commands(&self) -> (usize, usize) {
         let running = usize::try_from(self.starts.running).unwrap_or(usize::MAX);
         (running, self.starts.waiting.len() + self.stops.waiting.len())
     }
 
-    /// Carries out an effect, without waiting for it.
+    /// Carries out an effect without blocking.
     pub(crate) fn carry_out(&mut self, effect: Effect, options: &Options, log: &Log) {
         match effect {
             Effect::Run(run) => match (run.kind, self.unsaved.get(&run.id)) {
@@ -174,12 +176,12 @@ impl Executor {
             Effect::Burn(burn) => {
                 self.writer.burn(burn.id, self.directory.join(&*burn.file), burn.line);
             }
-            // Its record is on its way to disk, and a command knows no end.
+            // Its record is on its way to disk, and a command does not know the deadline.
             Effect::EndMoved(..) => {}
         }
     }
 
-    /// Takes note of what the writer has done; returns the line that was struck out, or could not be.
+    /// Handles the writer's progress; returns the one-time line that was struck out, or could not be.
     pub(crate) fn handle_progress(
         &mut self,
         progress: Progress,
@@ -205,7 +207,7 @@ impl Executor {
         }
     }
 
-    /// Takes note of what became of a command; returns it if it has ended, and whether it has succeeded.
+    /// Handles a report about a command; returns its lease if it ended, and whether it succeeded.
     pub(crate) fn handle_report(
         &mut self,
         report: &Report,
@@ -220,18 +222,18 @@ impl Executor {
         None
     }
 
-    /// Returns a command that ended before it began, since too many wait.
+    /// Returns a command that ended before it started, because too many were waiting.
     pub(crate) fn take_refused(&mut self) -> Option<LeaseId> {
         self.refused.pop()
     }
 
-    /// Gives up the start commands that have not begun: nothing more is to open.
+    /// Gives up start commands that have not started: nothing more is to open.
     pub(crate) fn refuse_waiting(&mut self) {
         let waiting = self.starts.waiting.drain(..).chain(self.unsaved_runs.drain(..).map(|(_, run)| run));
         self.refused.extend(waiting.map(|run| run.id));
     }
 
-    /// Says whether everything is on disk, after trying again what could not be written; `false` when that takes too long.
+    /// Says whether everything is on disk, after retrying failed writes; `false` if that takes too long.
     pub(crate) fn has_saved_all(&self, limit: Duration) -> bool {
         self.state.is_some() && self.writer.has_saved_all(limit)
     }
@@ -241,7 +243,7 @@ impl Executor {
         self.writer.finish();
     }
 
-    /// Without a place to store it, there is nothing to wait for.
+    /// Without a store, there is nothing to wait for.
     fn change(&mut self, id: LeaseId, change: Change) {
         if self.state.is_some() {
             let ticket = self.writer.change(id, change);
@@ -249,7 +251,7 @@ impl Executor {
         }
     }
 
-    /// Runs a start command, or lets it wait until another one has ended.
+    /// Runs a start command, or queues it until another one ends.
     fn start_command(&mut self, run: Run, options: &Options, log: &Log) {
         let running = self.starts.running;
         if running < options.max_commands.get() {
@@ -268,7 +270,7 @@ impl Executor {
         }
     }
 
-    /// Runs stop commands, as many at a time as there may be. No more wait than there are leases.
+    /// Runs stop commands, as many at a time as allowed. At most one per lease waits.
     fn run_stop_commands(&mut self, options: &Options, log: &Log) {
         while self.stops.running < MAX_STOPPING
             && let Some(run) = self.stops.waiting.pop_front()
@@ -315,7 +317,7 @@ impl Executor {
     }
 }
 
-/// The line about a command that did not succeed.
+/// The line about a command that failed.
 fn failure(run: &Run, outcome: &Outcome) -> Option<Line> {
     let how = match outcome {
         Outcome::Status(0) => return None,

@@ -1,4 +1,4 @@
-//! Files of one-time sequences on disk: reading them, and striking out what was used.
+//! One-time files on disk: reading them, and striking out used lines.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -10,7 +10,7 @@ use knockd_core::{OneTime, STRIKE, Unused};
 /// Reads a file.
 ///
 /// # Errors
-/// When it cannot be read, or not be written: no sequence could be struck out.
+/// When it cannot be read, or cannot be written: then no sequence could be struck out.
 pub(crate) fn read(path: &Path) -> io::Result<OneTime> {
     OpenOptions::new().write(true).open(path)?;
     Ok(OneTime::parse(&fs::read(path)?))
@@ -21,14 +21,14 @@ pub(crate) fn read(path: &Path) -> io::Result<OneTime> {
 pub(crate) struct StrikeError {
     pub(crate) path: PathBuf,
     pub(crate) error: io::Error,
-    /// What the file says now, if it can be used at all.
+    /// The current content of the file, if it can be read.
     pub(crate) content: Option<OneTime>,
 }
 
-/// Strikes out a line, on disk when this returns.
+/// Strikes out a line; it is on disk when this returns.
 ///
 /// # Errors
-/// When the file cannot be written, or no longer has the line as its first unused one.
+/// When the file cannot be written, or the line is no longer its first unused one.
 pub(crate) fn strike_out(path: &Path, line: &Unused) -> Result<(), StrikeError> {
     try_to(path, line).map_err(|error| StrikeError { path: path.to_owned(), error, content: read(path).ok() })
 }

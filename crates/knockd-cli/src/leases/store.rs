@@ -1,4 +1,4 @@
-//! Leases on disk: one small readable file each, so that nothing can tear and a person can look.
+//! Leases on disk: one small readable file each, so nothing can tear and a person can read them.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
@@ -10,12 +10,12 @@ use anyhow::{Context, bail, ensure};
 use knockd_core::{LeaseId, LeaseRecord};
 use nix::libc;
 
-/// What the name of a lease's file ends in.
+/// The suffix of a lease's file name.
 const SUFFIX: &str = ".lease";
-/// What the name of one begins with until it is written.
+/// The prefix of an unfinished file's name.
 const UNFINISHED: &str = "new-";
 
-/// The pause before another try to lock the directory; the second one is twice as long.
+/// The pause before the next attempt to lock the directory; each is longer than the one before.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The state directory of this daemon, which no other daemon uses at the same time.
@@ -26,11 +26,11 @@ pub(crate) struct LeaseStore {
     _lock: File,
 }
 
-/// What was found in a state directory.
+/// The contents of a state directory.
 #[derive(Debug)]
 pub(crate) struct Restored {
     pub(crate) records: Vec<LeaseRecord>,
-    /// The highest number that any file has, those included that are kept for a person to look at.
+    /// The highest number of any file, including those kept for a person to inspect.
     pub(crate) last_id: LeaseId,
     /// What could not be read, in words.
     pub(crate) problems: Vec<String>,
@@ -43,10 +43,10 @@ impl Default for Restored {
 }
 
 impl LeaseStore {
-    /// Opens the directory, making it if need be, readable for its owner only.
+    /// Opens the directory, creating it if necessary, readable only by its owner.
     ///
     /// # Errors
-    /// When it cannot be made, locked or written, or when others may write to it: what stands in it will be executed.
+    /// When it cannot be created, locked or written, or when others may write to it: its contents will be executed.
     pub(crate) fn open(path: PathBuf) -> anyhow::Result<Self> {
         let in_path = || format!("cannot use the state directory {}", path.display());
         let opened = (|| {
@@ -67,7 +67,7 @@ impl LeaseStore {
                     .context("accessible to others, and its mode cannot be changed")?;
             }
             let lock = File::create(path.join("lock"))?;
-            // A process that a daemon was just starting when it was killed holds its files for a moment.
+            // A child that a killed daemon was starting holds its files for a moment.
             let is_ours = (0..9).any(|round| {
                 std::thread::sleep(LOOK_AGAIN * round);
                 lock.try_lock().is_ok()
@@ -82,7 +82,7 @@ impl LeaseStore {
         Ok(Self { path, _lock: lock })
     }
 
-    /// Reads all leases. A file that cannot be read is renamed, so that it is kept and not met again.
+    /// Reads all leases. A file that cannot be read is renamed, so it is kept but not read again.
     pub(crate) fn restore(&self) -> Restored {
         let mut restored = Restored::default();
         let entries = match fs::read_dir(&self.path) {
@@ -114,7 +114,7 @@ impl LeaseStore {
         restored
     }
 
-    /// Writes a lease to disk, but for the name of its file: that is sure only after [`Self::sync`].
+    /// Writes a lease to disk; its file name is durable only after [`Self::sync`].
     ///
     /// # Errors
     /// When it cannot be written.
@@ -126,7 +126,7 @@ impl LeaseStore {
         Ok(())
     }
 
-    /// Makes sure on disk which files there are.
+    /// Makes the list of files durable.
     ///
     /// # Errors
     /// When the disk fails.
@@ -137,7 +137,7 @@ impl LeaseStore {
     /// Removes a lease.
     ///
     /// # Errors
-    /// When it cannot be removed; one that is not there is no error.
+    /// When it cannot be removed; a missing file is not an error.
     pub(crate) fn forget(&self, id: LeaseId) -> io::Result<()> {
         match fs::remove_file(self.path_of(id)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -145,10 +145,10 @@ impl LeaseStore {
         }
     }
 
-    /// Keeps a lease for a person to look at, under a name that is not read again.
+    /// Keeps a lease for a person to inspect, under a name that is not read again.
     ///
     /// # Errors
-    /// When it cannot be renamed; one that is not there is no error.
+    /// When it cannot be renamed; a missing file is not an error.
     pub(crate) fn set_aside(&self, id: LeaseId) -> io::Result<()> {
         let path = self.path_of(id);
         match fs::rename(&path, path.with_extension("failed")) {

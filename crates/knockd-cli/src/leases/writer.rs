@@ -1,7 +1,8 @@
 //! The thread that makes things durable: leases, and used lines of one-time files.
 //!
-//! It has one rule: durable, then go on. What has come while it waited for the disk is one batch, of each lease only its latest
-//! change, and shares the next wait. Every change has a ticket, and the writer says up to which ticket all is done.
+//! It has one rule: durable first, then go on. Everything that arrives while it waits for the disk is one batch, with
+//! only the latest change of each lease, and shares the next wait. Every change has a ticket, and the writer reports
+//! the ticket up to which everything is done.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,43 +18,43 @@ use knockd_core::{BurnId, LeaseId, LeaseRecord, Unused};
 use super::one_time_file::{StrikeError, strike_out};
 use super::store::LeaseStore;
 
-/// The pause before what could not be written is tried again.
+/// The pause before failed writes are retried.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Counts changes: a later one has a larger ticket.
+/// Numbers changes: a later one has a larger ticket.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Ticket(u64);
 
-/// What the writer says.
+/// A report from the writer.
 #[derive(Debug)]
 pub(crate) enum Progress {
-    /// Everything up to this ticket is durable, or is kept in memory and tried again, since it cannot be written.
+    /// Everything up to this ticket is durable, or cannot be written and is kept in memory for a retry.
     Done(Ticket),
-    /// A line is struck out, or could not be.
+    /// A line was struck out, or could not be.
     Burnt(BurnId, Result<(), StrikeError>),
-    /// Leases cannot be written, for this reason; or all of them are again. Said once until it changes.
+    /// Leases cannot be written, for this reason; or all of them can again. Reported once per change.
     Problem(Result<(), String>),
 }
 
-/// Hands changes to the writer's thread without waiting for the disk.
+/// Passes changes to the writer thread without waiting for the disk.
 #[derive(Debug)]
 pub(crate) struct Writer {
     pending: Arc<Mutex<Pending>>,
     last: Ticket,
-    /// Wakes the thread; one message is enough for all that is pending.
+    /// Wakes the thread; one message is enough for everything pending.
     wake: Sender<()>,
     thread: JoinHandle<()>,
 }
 
-/// What the thread is to do next. Only the latest change of a lease counts, so this is bounded by the leases and the knocks at
-/// one-time doors, however slow the disk is.
+/// What the thread has to do next. Only the latest change of a lease counts, so this is bounded by the leases and the
+/// knocks at one-time doors, however slow the disk is.
 #[derive(Debug)]
 struct Pending {
-    /// Where leases are kept from now on.
+    /// Where to keep leases from now on.
     store: Option<LeaseStore>,
     changes: BTreeMap<LeaseId, Change>,
     burns: Vec<(BurnId, PathBuf, Unused)>,
-    /// That of the latest change.
+    /// The ticket of the latest change.
     ticket: Ticket,
     /// Who wants to know whether everything is on disk.
     asks: Vec<Sender<bool>>,
@@ -67,7 +68,7 @@ pub(crate) enum Change {
 }
 
 impl Writer {
-    /// Starts the thread. Until it is given a store, leases are kept in memory only.
+    /// Starts the thread. Until it has a store, leases are kept only in memory.
     ///
     /// # Errors
     /// When the system has no thread left.
@@ -96,7 +97,7 @@ impl Writer {
         self.wake();
     }
 
-    /// Makes a change of a lease durable, soon.
+    /// Queues a change of a lease to be made durable.
     pub(crate) fn change(&mut self, id: LeaseId, change: Change) -> Ticket {
         self.last.0 += 1;
         let mut pending = lock(&self.pending);
@@ -107,13 +108,13 @@ impl Writer {
         self.last
     }
 
-    /// Strikes out a line of a one-time file, soon; exactly one [`Progress::Burnt`] follows.
+    /// Queues a line of a one-time file to be struck out; exactly one [`Progress::Burnt`] follows.
     pub(crate) fn burn(&self, id: BurnId, path: PathBuf, line: Unused) {
         lock(&self.pending).burns.push((id, path, line));
         self.wake();
     }
 
-    /// Says whether everything is on disk, after trying again what could not be written; `false` when that takes too long.
+    /// Says whether everything is on disk, after retrying failed writes; `false` if that takes too long.
     pub(crate) fn has_saved_all(&self, limit: Duration) -> bool {
         let (ask, answer) = bounded(1);
         lock(&self.pending).asks.push(ask);
@@ -122,7 +123,7 @@ impl Writer {
     }
 
     fn wake(&self) {
-        // When there is a message already, the thread will look.
+        // If a message is already pending, the thread will look.
         let _ = self.wake.try_send(());
     }
 
@@ -134,7 +135,7 @@ impl Writer {
     }
 }
 
-/// Nobody holds the lock for longer than it takes to put something in or to take all out.
+/// Nobody holds the lock longer than it takes to add an entry or take all of them.
 fn lock(pending: &Mutex<Pending>) -> MutexGuard<'_, Pending> {
     pending.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -144,22 +145,22 @@ impl Pending {
         Self { store: None, changes: BTreeMap::new(), burns: Vec::new(), ticket, asks: Vec::new() }
     }
 
-    /// Takes everything out.
+    /// Takes everything.
     fn take(&mut self) -> Self {
         let ticket = self.ticket;
         std::mem::replace(self, Self::new(ticket))
     }
 }
 
-/// What the thread works with.
+/// The state of the thread.
 struct Job {
     store: Option<LeaseStore>,
     progress: Sender<Progress>,
-    /// What could not be written.
+    /// Changes that could not be written.
     undone: BTreeMap<LeaseId, Change>,
-    /// When all of that was tried last.
+    /// When they were last tried.
     tried: Instant,
-    /// Whether that was told.
+    /// Whether that was reported.
     has_complained: bool,
 }
 
@@ -232,7 +233,7 @@ impl Job {
     }
 
     fn tell(&self, progress: Progress) {
-        // The loop is gone only when the process is about to end.
+        // The loop is gone only when the process is about to exit.
         let _ = self.progress.send(progress);
     }
 }
@@ -261,7 +262,7 @@ mod tests {
         Change::Store(LeaseRecord { id: LeaseId(id), key, cmd_timeout, until, failed: false })
     }
 
-    /// What the writer says next but that it is done.
+    /// Returns the writer's next report other than `Done`.
     fn next(progress: &Receiver<Progress>) -> Progress {
         loop {
             match progress.recv_timeout(SOON).unwrap() {

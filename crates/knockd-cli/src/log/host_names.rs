@@ -1,4 +1,4 @@
-//! Host names for log lines, looked up without anybody waiting for them.
+//! Host names for log lines, looked up without delaying anybody.
 
 use std::net::IpAddr;
 use std::thread;
@@ -6,10 +6,10 @@ use std::thread;
 use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender};
 
-/// How many names are looked up at the same time: a resolver that does not answer holds one worker for seconds.
+/// How many names are looked up at the same time: a resolver that does not answer occupies a worker for seconds.
 const WORKERS: usize = 8;
 
-/// How many look-ups wait for a worker; more are not made.
+/// How many lookups wait for a worker; more are skipped.
 const QUEUE: usize = 256;
 
 /// The workers. They live as long as the process.
@@ -35,10 +35,10 @@ impl HostNames {
         Ok(Self { requests })
     }
 
-    /// Asks for the name of an address; the answer's channel disconnects without one when there is none.
+    /// Requests the name of an address; if there is none, the returned channel disconnects.
     pub(crate) fn ask(&self, address: IpAddr) -> Receiver<String> {
         let (answer, name) = crossbeam_channel::bounded(1);
-        // When every worker is busy and the queue is full, the line goes without a name.
+        // If every worker is busy and the queue is full, the line goes out without a name.
         let _ = self.requests.try_send((address, answer));
         name
     }
@@ -46,7 +46,7 @@ impl HostNames {
 
 fn look_up(address: IpAddr, answer: &Sender<String>) {
     let Ok(name) = dns_lookup::lookup_addr(&address) else { return };
-    // Whoever owns the address chooses the name: it must not be able to forge a log line.
+    // The owner of the address chooses the name: it must not be able to forge a log line.
     let harmless = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'));
     if harmless && name.parse::<IpAddr>().is_err() {
         let _ = answer.send(name);

@@ -1,4 +1,4 @@
-//! Whether the journal of systemd reads our outputs; it wants to know how much a line matters.
+//! Whether our outputs go to the systemd journal, which wants the priority of each line.
 
 use std::fs::File;
 use std::io;
@@ -15,8 +15,8 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Looks for the output that `JOURNAL_STREAM` names (systemd.exec(5)): the variable may come from somebody whose outputs
-    /// ours are not.
+    /// Finds the output that `JOURNAL_STREAM` names (systemd.exec(5)): the variable may come from a process with
+    /// other outputs.
     pub(crate) fn find() -> Self {
         let Some(named) = std::env::var("JOURNAL_STREAM").ok().and_then(|named| parse(&named)) else {
             return Self::default();
@@ -36,7 +36,7 @@ fn is(named: (u64, u64), output: impl AsFd) -> bool {
     metadata.is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == named)
 }
 
-/// Puts the priority in front of every line for the journal (sd-daemon(3)).
+/// Prefixes every line with the priority for the journal (sd-daemon(3)).
 pub(crate) fn prefixed(text: &str, level: Level, is_journal: bool) -> String {
     if !is_journal {
         return text.to_owned();

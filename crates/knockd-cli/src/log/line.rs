@@ -1,4 +1,4 @@
-//! One line of the log: what it says to people, as knockd 0.8 does, and to programs.
+//! One log line: its text for people, as in knockd 0.8, and its fields for programs.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -7,7 +7,7 @@ use jiff::Zoned;
 use knockd_core::{Access, EventKind, Full, LeaseKey, Run};
 use serde::{Serialize, Serializer};
 
-/// How much a line matters, as syslog(3) numbers it.
+/// The severity of a line, as syslog(3) numbers it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Level {
     Error = 3,
@@ -29,14 +29,14 @@ impl Serialize for Level {
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
     pub(super) facts: Facts,
-    /// Whether the knocker's address (and name) stands in front.
+    /// Whether the source's address (and name) comes first.
     pub(super) is_about_knocker: bool,
-    /// What goes to the log file and the system log behind it.
+    /// The text after the address, for the log file and the system log; `None` if they get no line.
     pub(super) text: Option<String>,
     pub(super) terminal: Terminal,
 }
 
-/// What a program wants to know beside the text.
+/// The fields for programs.
 #[derive(Serialize, Clone, Debug)]
 pub(super) struct Facts {
     pub(super) level: Level,
@@ -51,14 +51,14 @@ pub(super) struct Facts {
     command: Option<String>,
 }
 
-/// What of a line is shown on the terminal.
+/// What the terminal shows of a line.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Terminal {
-    /// The same on stdout with `-v`.
+    /// The same text, on stdout with `-v`.
     Verbose,
-    /// Something else on stdout with `-v`.
+    /// Another text, on stdout with `-v`.
     VerboseAs(String),
-    /// The same on stderr.
+    /// The same text, on stderr.
     Stderr,
     Nothing,
 }
@@ -70,14 +70,14 @@ impl Line {
         Self { facts, is_about_knocker: false, text: Some(text), terminal: Terminal::Verbose }
     }
 
-    /// A line that begins with the knocker's address.
+    /// Creates a line that starts with the source's address.
     fn of(event: &'static str, source: IpAddr, text: String) -> Self {
         let mut line = Self::new(event, text);
         line.facts.source = Some(source);
         Self { is_about_knocker: true, ..line }
     }
 
-    /// A line about a command.
+    /// Creates a line about a command.
     fn about(event: &'static str, run: &Run, text: String) -> Self {
         let mut line = Self::new(event, text).at(&run.door);
         line.facts.source = Some(run.source);
@@ -104,8 +104,7 @@ impl Line {
             .shown_as(format!("listening on {interface}..."))
     }
 
-    /// The line about what happened to an attempt, if it deserves one. The one about a spoiled attempt is not among those of
-    /// 0.8.
+    /// The line about an event of an attempt, if it is logged. 0.8 has no line about spoiled attempts.
     pub(crate) fn event(source: IpAddr, door: &str, kind: EventKind) -> Option<Self> {
         let (event, stage, text) = match kind {
             EventKind::Stage(stage) => ("stage", Some(stage), format!("{door}: Stage {stage}")),
@@ -126,12 +125,12 @@ impl Line {
         Some(line)
     }
 
-    /// The line about a door that is opened, by a knock or by hand.
+    /// The line about a door opened by a knock or by hand.
     pub(crate) fn opened(source: IpAddr, door: &str) -> Self {
         Self::of("open", source, format!("{door}: OPEN SESAME")).at(door)
     }
 
-    /// The line about a source that is not looked at any more.
+    /// The line about a source that is now ignored.
     pub(crate) fn scanner(source: IpAddr) -> Self {
         Self::of("scanner", source, "scanner: ignored until it has been quiet for a minute".to_owned())
     }
@@ -150,7 +149,7 @@ impl Line {
         Self::about("run", run, format!("{}: running command: {}", run.door, run.command))
     }
 
-    /// The line about a command that did not succeed.
+    /// The line about a command that failed.
     pub(crate) fn failed(run: &Run, how: &str) -> Self {
         Self::about("failed", run, format!("{}: {how}", run.door)).on_stderr(Level::Warning)
     }
@@ -161,14 +160,14 @@ impl Line {
         Self::about("long", run, text)
     }
 
-    /// The line about a command that is ended, since it takes too long.
+    /// The line about a command that is terminated because it takes too long.
     pub(crate) fn limit(run: &Run) -> Self {
         let Run { door, command, .. } = run;
         let text = format!("{door}: `CommandLimit` exceeded, terminating command: {command}");
         Self::about("limit", run, text).on_stderr(Level::Warning)
     }
 
-    /// The line about a knock that opened nothing because too much is open already.
+    /// The line about a knock that opened nothing because a limit is reached.
     pub(crate) fn full(source: IpAddr, door: &str, full: Full) -> Self {
         Self::of("full", source, format!("{door}: stays closed: {full}")).at(door).on_stderr(Level::Warning)
     }
@@ -188,7 +187,7 @@ impl Line {
         Self::about("missing", run, text).on_stderr(Level::Warning)
     }
 
-    /// What a failed command said; it stands on stderr already.
+    /// What a failed command said last; this is already on stderr.
     pub(crate) fn last_words(run: &Run, words: &str) -> Self {
         let line = Self::about("said", run, format!("{}: command said: {words}", run.door));
         Self { terminal: Terminal::Nothing, ..line }
@@ -215,7 +214,7 @@ impl Line {
         Self::new("stop", "shutting down".to_owned()).shown_as("closing...".to_owned())
     }
 
-    /// The line about a control socket that could not be made.
+    /// The line about a control socket that could not be created.
     pub(crate) fn no_control(path: Option<&Path>, error: &anyhow::Error) -> Self {
         let path = path.unwrap_or(Path::new("")).display();
         Self::notice(format!(
@@ -223,22 +222,22 @@ impl Line {
         ))
     }
 
-    /// The line about what somebody has asked for on the control socket.
+    /// The line about a request on the control socket.
     pub(crate) fn request(who: &str, request: &str) -> Self {
         Self::new("request", format!("request from {who}: {request}"))
     }
 
-    /// Something that somebody should look at.
+    /// A line about something that needs attention.
     pub(crate) fn warning(text: String) -> Self {
         Self::new("warning", text).on_stderr(Level::Warning)
     }
 
-    /// Something that explains what follows.
+    /// A line that informs.
     pub(crate) fn notice(text: String) -> Self {
         Self::new("notice", text)
     }
 
-    /// The line as a JSON object without line end.
+    /// Returns the line as a JSON object without a line end.
     pub(super) fn to_json(&self, time: &Zoned, name: Option<&str>, text: &str) -> String {
         #[derive(Serialize)]
         struct Object<'a> {
@@ -251,7 +250,7 @@ impl Line {
         }
         let time = time.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string();
         let object = Object { time, facts: &self.facts, name, text };
-        // Nothing in it can fail to be written: its keys are strings, and it writes to memory.
+        // Serialisation cannot fail: the keys are strings, and it writes to memory.
         serde_json::to_string(&object).unwrap_or_default()
     }
 }

@@ -1,5 +1,5 @@
-//! Places that lines are written to without waiting long for whoever reads them: a daemon whose log is stuck still opens and
-//! closes doors.
+//! Destinations that lines are written to without waiting long for a reader: a daemon whose log is stuck still opens
+//! and closes doors.
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::system::reopen;
 
-/// How long a line waits for a reader that has been keeping up so far.
+/// How long a line waits for a reader that has kept up so far.
 const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// How much a pipe takes at once, if it takes anything (`PIPE_BUF`, pipe(7)).
@@ -26,11 +26,11 @@ const PRIORITY: u32 = 3 * 8 + 5;
 
 /// One of the standard outputs: a terminal, a pipe, a socket or a file.
 ///
-/// Lines that do not fit while nobody reads are lost; a line counts them, once somebody reads again.
+/// Lines that do not fit while nobody reads are lost; once somebody reads again, a line gives their number.
 #[derive(Debug)]
 pub(crate) struct Output<F> {
     to: F,
-    /// The same terminal, opened so that nobody has to wait for it.
+    /// The same terminal, reopened so that writing does not block.
     terminal: Option<File>,
     lost: Cell<u64>,
 }
@@ -48,12 +48,12 @@ impl<F: AsFd> Output<F> {
             if lost > 0 {
                 self.write_all(format!("(lost {lost} lines that nobody read)\n").as_bytes());
             }
-            // One write, so that lines of several processes do not mix.
+            // One write, so lines of several processes do not mix.
             self.write_all(format!("{text}\n").as_bytes());
         }
     }
 
-    /// Says whether somebody reads; a reader that has been keeping up so far is waited for.
+    /// Says whether there is room; waits for a reader that has kept up so far.
     fn takes_more(&self) -> bool {
         let lost = self.lost.get();
         let takes_more = self.is_writable(if lost == 0 { PATIENCE } else { Timespec::default() });
@@ -61,7 +61,7 @@ impl<F: AsFd> Output<F> {
         takes_more
     }
 
-    /// Writes piece by piece, and gives up in the middle if nobody reads any more or nobody can.
+    /// Writes piece by piece, and gives up midway if nobody reads any more or nobody can.
     fn write_all(&self, bytes: &[u8]) {
         for piece in bytes.chunks(PIECE) {
             let mut rest = piece;
@@ -76,7 +76,7 @@ impl<F: AsFd> Output<F> {
     }
 
     fn is_writable(&self, patience: Timespec) -> bool {
-        // An error, such as that of a closed pipe, is found by writing.
+        // Writing finds errors, such as a closed pipe.
         !matches!(poll(&mut [PollFd::from_borrowed_fd(self.fd(), PollFlags::OUT)], Some(&patience)), Ok(0))
     }
 
@@ -87,7 +87,7 @@ impl<F: AsFd> Output<F> {
 
 /// The system log.
 ///
-/// syslog(3) would wait for a system log that has stopped reading; so each line is a datagram of its own here, and is lost when
+/// syslog(3) would block if the system log has stopped reading, so here each line is a datagram of its own, lost if
 /// there is no room for it.
 #[derive(Debug, Default)]
 pub(crate) struct SystemLog {
@@ -95,9 +95,9 @@ pub(crate) struct SystemLog {
 }
 
 impl SystemLog {
-    /// Sends a line, or loses it. A system log that was restarted is found again.
+    /// Sends a line, or loses it. Reconnects after a restart of the system log.
     pub(crate) fn write_line(&self, time: &Zoned, text: &str) {
-        // The form is that of syslog(3): RFC 3164 without a host name.
+        // The format of syslog(3): RFC 3164 without a host name.
         let message = format!("<{PRIORITY}>{} knockd: {text}", time.strftime("%b %e %H:%M:%S"));
         let mut socket = self.socket.borrow_mut();
         let send = |socket: &UnixDatagram| socket.send(message.as_bytes());

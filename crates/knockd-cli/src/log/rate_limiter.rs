@@ -1,4 +1,4 @@
-//! Keeps strangers from filling the log: the lines that a single packet can cause are limited.
+//! Keeps strangers from filling the log: limits the lines that a single packet can cause.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,16 +9,16 @@ use knockd_core::Timestamp;
 /// The window in which lines are counted.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// How many lines a window has for one source.
+/// How many lines per window for one source.
 const PER_SOURCE: u32 = 20;
 
-/// How many lines a window has for all sources together. It bounds the number of sources that are kept, too.
+/// How many lines per window for all sources together, which also bounds the number of sources stored.
 const OVERALL: u32 = 200;
 
-/// Decides which lines about stages and time-outs are written.
+/// Decides which lines about stages, timeouts and scanners are written.
 #[derive(Debug, Default)]
 pub(crate) struct RateLimiter {
-    /// When the current window ends; `None` while nothing has been written lately.
+    /// When the current window ends; `None` if nothing has been written lately.
     ends: Option<Timestamp>,
     written: u32,
     of_source: HashMap<IpAddr, u32>,
@@ -26,7 +26,7 @@ pub(crate) struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// Says whether a line about this source may be written, and counts it either way.
+    /// Counts a line about this source and says whether it may be written.
     pub(crate) fn admits(&mut self, source: IpAddr, now: Timestamp) -> bool {
         if self.ends.is_none() {
             self.ends = Some(now.after(WINDOW));
@@ -42,7 +42,7 @@ impl RateLimiter {
         true
     }
 
-    /// Begins a new window when the current one is over; returns how many lines that one has left out, if any.
+    /// Starts a new window if the current one is over; returns how many lines the old one suppressed, if any.
     pub(crate) fn handle_timeout(&mut self, now: Timestamp) -> Option<u64> {
         if self.ends.is_none_or(|ends| now < ends) {
             return None;
@@ -52,13 +52,13 @@ impl RateLimiter {
         (left_out > 0).then_some(left_out)
     }
 
-    /// When [`Self::handle_timeout`] wants to be called; `None` while there is nothing to tell.
+    /// When [`Self::handle_timeout`] wants to be called; `None` while there is nothing to report.
     pub(crate) fn poll_timeout(&self) -> Option<Timestamp> {
         self.ends.filter(|_| self.left_out > 0)
     }
 }
 
-/// Packets that were lost, told every [`DropReport::PAUSE`] at most.
+/// Dropped packets, reported at most once per [`DropReport::PAUSE`].
 #[derive(Debug, Default)]
 pub(crate) struct DropReport {
     count: u64,
@@ -68,20 +68,20 @@ pub(crate) struct DropReport {
 impl DropReport {
     const PAUSE: Duration = Duration::from_secs(10);
 
-    /// Counts packets that the kernel had to drop.
+    /// Counts packets that the kernel dropped.
     pub(crate) fn add(&mut self, count: u32, now: Timestamp) {
         self.count += u64::from(count);
         self.due.get_or_insert(now.after(Self::PAUSE));
     }
 
-    /// Returns how many were lost since the last time, when it is time to tell.
+    /// Returns how many were dropped since the last report, if one is due.
     pub(crate) fn handle_timeout(&mut self, now: Timestamp) -> Option<u64> {
         self.due.filter(|due| *due <= now)?;
         self.due = None;
         Some(std::mem::take(&mut self.count))
     }
 
-    /// When [`Self::handle_timeout`] wants to be called; `None` while nothing was lost.
+    /// When [`Self::handle_timeout`] wants to be called; `None` while nothing was dropped.
     pub(crate) const fn poll_timeout(&self) -> Option<Timestamp> {
         self.due
     }

@@ -1,4 +1,4 @@
-//! The daemon's clock: monotonic inside, the calendar's only where something outlives the process.
+//! The daemon's clock: monotonic inside; calendar time only where something outlives the process.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -19,7 +19,7 @@ impl Clock {
         Timestamp::new(self.origin.elapsed())
     }
 
-    /// The present on this clock and on the calendar's.
+    /// Returns the present on this clock and on the calendar.
     pub(crate) fn both(self) -> Now {
         let calendar = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Now { monotonic: self.now(), calendar: UnixTime::new(calendar) }

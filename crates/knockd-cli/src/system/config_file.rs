@@ -1,4 +1,4 @@
-//! The configuration file: reading it, who else may use it, and drawing what is wrong with it as a compiler would.
+//! The configuration file: reading it, checking who else may use it, and drawing findings as a compiler would.
 
 use std::fs;
 use std::io;
@@ -36,11 +36,11 @@ pub(crate) enum ConfigFileError {
 pub(crate) enum Style {
     /// For a log.
     Plain,
-    /// With terminal colours; print it through `anstream`, which drops them where they are not wanted.
+    /// For a terminal, with colours; print it through `anstream`, which drops them where they are not wanted.
     Coloured,
 }
 
-/// The text of a configuration, and where it came from.
+/// The text of a configuration and its path.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct ConfigFile {
     pub(crate) path: PathBuf,
@@ -51,7 +51,7 @@ impl ConfigFile {
     /// Reads a configuration file.
     ///
     /// # Errors
-    /// When it is missing, or cannot be read.
+    /// When it is missing or cannot be read.
     pub(crate) fn read(path: &Path) -> Result<Self, ConfigFileError> {
         let path = path.to_owned();
         match fs::read(&path) {
@@ -64,21 +64,21 @@ impl ConfigFile {
     /// Parses it.
     ///
     /// # Errors
-    /// When it is wrong.
+    /// When it is invalid.
     pub(crate) fn parse(&self) -> Result<Parsed, ConfigFileError> {
         Config::parse(&self.text)
             .map_err(|error| ConfigFileError::Invalid { file: self.clone(), findings: error.findings })
     }
 
-    /// Draws a finding about it: `path:line:column: error: message`, then the line it is about with what was expected under it;
-    /// a note is the first line alone.
+    /// Draws a finding: `path:line:column: error: message`, then the source line with the expectation below it; a
+    /// note is the first line alone.
     pub(crate) fn draw(&self, finding: &Diagnostic, style: Style) -> String {
         draw(&self.path, &self.text, finding, style)
     }
 }
 
 impl ConfigFileError {
-    /// What is wrong with the file, if that is it, for a terminal.
+    /// Draws the findings in colour, if the file is invalid.
     pub(crate) fn coloured(&self) -> Option<String> {
         match self {
             Self::Invalid { file, findings } => {
@@ -101,9 +101,9 @@ pub(crate) enum Access {
     Write,
 }
 
-/// Looks what everybody may do with a file that has secrets or commands in it.
+/// Returns what everybody may do with a file that contains secrets or commands.
 pub(crate) fn access_of_others(path: &Path) -> Option<Access> {
-    // A file that is not there is the business of whoever reads it.
+    // The code that reads the file reports that it is missing.
     let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
     match metadata.mode() & 0o006 {
         0 => None,
@@ -112,10 +112,10 @@ pub(crate) fn access_of_others(path: &Path) -> Option<Access> {
     }
 }
 
-/// Looks who else may use a file; returns a warning, if one is due.
+/// Checks who else may use a file; returns a warning if one is due.
 ///
 /// # Errors
-/// When everybody may write a file that commands of root come from.
+/// When everybody may write a file with commands that run as root.
 pub(crate) fn check_access(path: &Path) -> Result<Option<String>, ConfigFileError> {
     let can = match access_of_others(path) {
         None => return Ok(None),
@@ -140,7 +140,7 @@ fn draw(path: &Path, text: &[u8], finding: &Diagnostic, style: Style) -> String 
     if finding.severity == Severity::Note {
         return heading;
     }
-    // The snippet shows one line; whatever is not UTF-8 in it becomes a replacement character behind the span.
+    // The snippet shows one line; invalid UTF-8 in it becomes replacement characters after the span.
     let before = text.get(..finding.span.start).unwrap_or_default();
     let start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
     let rest = text.get(start..).unwrap_or_default();

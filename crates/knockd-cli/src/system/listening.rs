@@ -1,11 +1,11 @@
-//! The ports on which programs of this machine listen.
+//! The ports on which local programs listen.
 
 use std::fs;
 
 use knockd_core::{Protocol, Step};
 
-/// All sockets of this network namespace (`proc_net(5)`), and the state in which one listens: that of TCP, and for UDP, where
-/// no socket listens, that of one without a peer (the kernel calls them `TCP_LISTEN` and `TCP_CLOSE`).
+/// All sockets of this network namespace (`proc_net(5)`), and the state of a listening one; for UDP, which has no
+/// such state, the state of a socket without a peer (the kernel's `TCP_LISTEN` and `TCP_CLOSE`).
 const TABLES: [(&str, Protocol, &str); 4] = [
     ("/proc/net/tcp", Protocol::Tcp, "0A"),
     ("/proc/net/tcp6", Protocol::Tcp, "0A"),
@@ -13,14 +13,14 @@ const TABLES: [(&str, Protocol, &str); 4] = [
     ("/proc/net/udp6", Protocol::Udp, "07"),
 ];
 
-/// The ports that are in use, as far as that can be read.
+/// The ports in use, as far as they can be read.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Listening {
     steps: Vec<Step>,
 }
 
 impl Listening {
-    /// Reads the kernel's tables; one that cannot be read has no socket.
+    /// Reads the kernel's tables; an unreadable table counts as empty.
     pub(crate) fn read() -> Self {
         let steps = TABLES.into_iter().flat_map(|(path, protocol, state)| {
             let table = fs::read_to_string(path).unwrap_or_default();
@@ -34,12 +34,13 @@ impl Listening {
     }
 }
 
-/// The local ports of the sockets in this state that others can reach: those bound to a loopback address are not.
+/// Returns the local ports of the sockets in this state that others can reach, which excludes those bound to a
+/// loopback address.
 fn sockets<'a>(table: &'a str, state: &'a str) -> impl Iterator<Item = u16> + 'a {
     table.lines().filter_map(move |line| {
         let mut columns = line.split_whitespace().skip(1);
         let (address, port) = columns.next()?.rsplit_once(':')?;
-        // Words of 32 bits, each in the byte order of the machine: 127.0.0.0/8 and ::1.
+        // 32-bit words, each in the machine's byte order: 127.0.0.0/8 and ::1.
         let is_loopback = match address.len() {
             8 if cfg!(target_endian = "little") => address.ends_with("7F"),
             8 => address.starts_with("7F"),
@@ -76,14 +77,14 @@ mod tests {
         let tcp = TcpListener::bind(("0.0.0.0", 0)).unwrap();
         let local = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let udp = UdpSocket::bind(("0.0.0.0", 0)).unwrap();
-        // No other socket can have these ports of all addresses meanwhile.
+        // No other socket can have these ports on all addresses meanwhile.
         let [of_tcp, of_local, of_udp] =
             [tcp.local_addr(), local.local_addr(), udp.local_addr()].map(|address| address.unwrap().port());
         let before = Listening::read();
         assert!(before.is_listening(Step::tcp(of_tcp)));
         assert!(!before.is_listening(Step::tcp(of_local)));
         assert!(before.is_listening(Step::udp(of_udp)));
-        // One with a peer hears nobody else.
+        // A socket with a peer receives from nobody else.
         udp.connect(("127.0.0.1", 9)).unwrap();
         assert!(!Listening::read().is_listening(Step::udp(of_udp)));
     }

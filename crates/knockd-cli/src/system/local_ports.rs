@@ -1,17 +1,17 @@
-//! The UDP ports that are in use on this machine.
+//! The UDP ports in use on this machine.
 
 use std::fs;
 use std::io;
 
 use knockd_core::LocalPorts;
 
-/// The range of ports that the kernel gives to sockets that ask for none (ip(7)); the sysctl is for IPv6, too.
+/// The range of ports for sockets that ask for none (ip(7)); the sysctl applies to IPv6 as well.
 const EPHEMERAL: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
-/// All UDP sockets of this network namespace, the kernel's own ones (`WireGuard`) too (`proc_net(5)`).
+/// All UDP sockets of this network namespace, including the kernel's own (`WireGuard`); see `proc_net(5)`.
 const SOCKETS: [&str; 2] = ["/proc/net/udp", "/proc/net/udp6"];
 
-/// The UDP ports in use now. Where they cannot be read, every port counts as in use.
+/// Returns the UDP ports in use now. If they cannot be read, every port counts as in use.
 pub(crate) fn in_use() -> LocalPorts {
     read().unwrap_or_else(|error| {
         log::debug!("cannot read the UDP ports in use: {error}");
@@ -19,15 +19,15 @@ pub(crate) fn in_use() -> LocalPorts {
     })
 }
 
-/// Reads which UDP ports are in use now.
+/// Reads the UDP ports in use now.
 ///
-/// The lists need no privilege. That for IPv6 does not exist while the kernel has IPv6 switched off. A socket that is bound
-/// and closed between two looks is missed, so answers to a resolver that takes a random port below the ephemeral range for
-/// each question can look like strays.
+/// The tables need no privilege. The one for IPv6 does not exist while IPv6 is disabled. A socket that is bound and
+/// closed between two reads is missed, so answers to a resolver that takes a random port below the ephemeral range
+/// for each question can look like strays.
 ///
 /// # Errors
 ///
-/// When there is no `/proc`, or when the range does not start with a port number.
+/// When there is no `/proc`, or the range does not start with a port number.
 pub(crate) fn read() -> io::Result<LocalPorts> {
     let ephemeral_from = first_port(&fs::read_to_string(EPHEMERAL)?)?;
     let mut bound = Vec::new();
@@ -41,14 +41,14 @@ pub(crate) fn read() -> io::Result<LocalPorts> {
     Ok(LocalPorts::new(ephemeral_from, bound))
 }
 
-/// Takes the first of two numbers separated by white space.
+/// Returns the first of two numbers separated by white space.
 fn first_port(range: &str) -> io::Result<u16> {
     let first = range.split_whitespace().next().and_then(|first| first.parse().ok());
     first.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("invalid port range {range:?}")))
 }
 
-/// Takes the port from the second column, which is an address and a port in hexadecimal digits; a line that has none, such
-/// as the heading, is passed over.
+/// Returns the port in the second column, which is an address and a port in hexadecimal; lines without one, such as
+/// the heading, are skipped.
 fn bound_ports(table: &str) -> impl Iterator<Item = u16> + '_ {
     table.lines().filter_map(|line| {
         let (_, port) = line.split_whitespace().nth(1)?.rsplit_once(':')?;
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn a_socket_of_this_process_is_found() {
         let before = read().unwrap();
-        // From 1024 on nobody needs a privilege.
+        // Ports from 1024 on need no privilege.
         let mut candidates = before.unused().flatten().filter(|&port| port >= 1024);
         let socket = candidates.find_map(|port| UdpSocket::bind(("127.0.0.1", port)).ok()).unwrap();
         let port = socket.local_addr().unwrap().port();

@@ -1,23 +1,23 @@
-//! Which program a command of a door begins with, and whether it is there.
+//! Which program a door's command starts with, and whether it exists.
 
 use std::env;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Words that the shell knows itself (POSIX.1-2024, sections 2.4, 2.9.1.4 and 2.15), so that no program needs to be there.
+/// Words that the shell itself knows (POSIX.1-2024, sections 2.4, 2.9.1.4 and 2.15), so no program has to exist.
 const OF_THE_SHELL: [&str; 33] = [
     ":", ".", "!", "[", "{", "alias", "break", "case", "cd", "command", "continue", "echo", "eval", "exec",
     "exit", "export", "false", "for", "if", "kill", "printf", "pwd", "read", "return", "set", "shift",
     "test", "trap", "true", "umask", "until", "wait", "while",
 ];
 
-/// Where service managers let the shell look.
+/// Where the shell looks by default under service managers.
 const SYSTEM: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
-/// Finds the program of a command that cannot be run: it is not there, or not executable.
+/// Returns the program of a command if it is missing or not executable.
 ///
-/// Only a first word that is plain is looked at, and behind `sudo` the next one; what the shell has to work out is not.
+/// Only a plain first word is checked, and after `sudo` the next one; anything that the shell has to expand is not.
 pub(crate) fn missing(command: &str) -> Option<&str> {
     let mut words = command.split_whitespace().skip_while(|word| is_assignment(word));
     let program = words.next().filter(|word| is_plain(word))?;
@@ -49,7 +49,7 @@ fn is_assignment(word: &str) -> bool {
     })
 }
 
-/// Whether the shell takes the word as it stands.
+/// Says whether the shell takes the word literally.
 fn is_plain(word: &str) -> bool {
     word.chars().all(|c| c.is_alphanumeric() || "/._-+:[".contains(c))
 }

@@ -6,8 +6,8 @@ use anyhow::{anyhow, bail};
 use knockd_capture::Interface;
 use wildmatch::WildMatch;
 
-/// The value of `Interface` or `-i`: one or several of a name, a pattern such as `eth*`, or `any`, separated by commas or
-/// white space.
+/// The value of `Interface` or `-i`: one or more of a name, a pattern such as `eth*`, or `any`, separated by commas
+/// or white space.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Selection {
     parts: Vec<Part>,
@@ -15,14 +15,14 @@ pub(crate) struct Selection {
 
 #[derive(Clone, PartialEq, Debug)]
 enum Part {
-    /// Every interface but the ports of others, where each packet would be seen twice.
+    /// Every interface except ports of others, where each packet would appear twice.
     Any,
     Pattern(WildMatch),
     Name(String),
 }
 
 impl Selection {
-    /// Reads the value; `None` when it names nothing.
+    /// Reads the value; `None` if it names nothing.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let words = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|word| !word.is_empty());
         let parts: Vec<_> = words
@@ -35,8 +35,8 @@ impl Selection {
         (!parts.is_empty()).then_some(Self { parts })
     }
 
-    /// What is listened to when nobody says: `eth0`, as 0.8 does, or, where there is none, the interface of the default
-    /// route; the second part says that the latter was taken.
+    /// Returns the default: `eth0`, as in 0.8, or else the interface of the default route; the second part warns
+    /// about the latter.
     pub(crate) fn by_default(all: &[Interface]) -> (Self, Option<String>) {
         let eth0 = Self { parts: vec![Part::Name("eth0".to_owned())] };
         if all.iter().any(|interface| interface.name == "eth0") {
@@ -54,12 +54,12 @@ impl Selection {
         }
     }
 
-    /// Picks the interfaces that are meant, each once.
+    /// Returns the selected interfaces, each once.
     pub(crate) fn of(&self, all: &[Interface]) -> Vec<Interface> {
         all.iter().filter(|interface| self.parts.iter().any(|part| part.means(interface))).cloned().collect()
     }
 
-    /// The interfaces that are meant by name, whether they exist or not.
+    /// Returns the interfaces selected by name, whether or not they exist.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| match part {
             Part::Name(name) => Some(name.as_str()),
@@ -67,11 +67,11 @@ impl Selection {
         })
     }
 
-    /// Picks the interfaces that are meant, to begin with.
+    /// Returns the selected interfaces at startup.
     ///
     /// # Errors
-    /// When one that is named does not exist, or when a pattern fits none; the message lists those that exist. With
-    /// `waits` nothing is an error.
+    /// When a named interface does not exist or a pattern matches none; the message lists those that exist. With
+    /// `waits`, nothing is an error.
     pub(crate) fn at_start(&self, all: &[Interface], waits: bool) -> anyhow::Result<Vec<Interface>> {
         let names: Vec<_> = all.iter().map(|interface| interface.name.as_str()).collect();
         let names = names.join(", ");
@@ -98,8 +98,8 @@ impl Selection {
     }
 }
 
-/// The interface that a name was probably meant to be: one with two of its characters exchanged, or one of them wrong,
-/// missing or too many.
+/// The interface that a mistyped name probably means: the same name with two characters exchanged, or one wrong,
+/// missing or extra.
 fn similar<'a>(name: &str, all: &'a [Interface]) -> Option<&'a str> {
     let mut names = all.iter().map(|interface| interface.name.as_str());
     names.find(|other| strsim::damerau_levenshtein(name, other) == 1)
@@ -115,7 +115,7 @@ impl Part {
     }
 }
 
-/// Prints the selection as it can be written.
+/// Prints the selection in the form that [`Selection::parse`] reads.
 impl std::fmt::Display for Selection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let words: Vec<_> = self
@@ -131,7 +131,7 @@ impl std::fmt::Display for Selection {
     }
 }
 
-/// The interface that the default route of IPv4 or else of IPv6 leads to (proc(5), `/proc/net/route`).
+/// The interface of the default route of IPv4, or else of IPv6 (proc(5), `/proc/net/route`).
 fn default_route(all: &[Interface]) -> Option<String> {
     let ipv4 = fs::read_to_string("/proc/net/route").unwrap_or_default();
     let ipv6 = fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();

@@ -1,11 +1,11 @@
-//! Words and numbers as people read them, and text that is safe on a terminal.
+//! Words and numbers for people, and text that is safe on a terminal.
 
-/// A number of things, in words.
+/// Formats a number of things: `1 door`, `2 doors`.
 pub(crate) fn count(number: usize, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
-/// A time in words of at most two parts.
+/// Formats a duration in at most two parts.
 pub(crate) fn span(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
     match (days, hours, minutes) {
@@ -16,7 +16,7 @@ pub(crate) fn span(seconds: u64) -> String {
     }
 }
 
-/// The text without anything that a terminal would obey; lines stay lines.
+/// Replaces everything that a terminal would obey; line ends stay.
 pub(crate) fn harmless(text: &str) -> String {
     let is_obeyed = |c: char| {
         c.is_control() && c != '\n' || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

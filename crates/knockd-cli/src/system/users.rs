@@ -1,20 +1,20 @@
-//! Users and groups of services, which stand in `/etc/passwd` and `/etc/group`.
+//! Users and groups of services, as listed in `/etc/passwd` and `/etc/group`.
 //!
-//! getpwnam(3) would look elsewhere, too, and loads what the system looks there with into the process.
+//! getpwnam(3) would look elsewhere as well, and load the modules for that into the process.
 
 use nix::unistd::{Uid, User};
 
-/// The number of a user (passwd(5)).
+/// Returns the ID of a user (passwd(5)).
 pub(crate) fn user(name: &str) -> Option<u32> {
     number("/etc/passwd", name)
 }
 
-/// The number of a group (group(5)).
+/// Returns the ID of a group (group(5)).
 pub(crate) fn group(name: &str) -> Option<u32> {
     number("/etc/group", name)
 }
 
-/// The name of any user, also of one whom another database knows; that may take long.
+/// Returns the name of any user, also from other databases; that may take long.
 pub(crate) fn name_of(user: u32) -> Option<String> {
     User::from_uid(Uid::from_raw(user)).ok().flatten().map(|user| user.name)
 }
@@ -24,7 +24,7 @@ fn number(file: &str, name: &str) -> Option<u32> {
     fields(&known, name)?.next()?.parse().ok()
 }
 
-/// What stands behind the name and the password.
+/// Returns the fields after the name and the password.
 fn fields<'a>(known: &'a str, name: &str) -> Option<impl Iterator<Item = &'a str>> {
     let rest = known.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     Some(rest.split(':').skip(1))

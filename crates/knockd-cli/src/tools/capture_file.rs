@@ -1,4 +1,4 @@
-//! Capture files, pcap and pcapng, read from the beginning to the end in constant memory.
+//! Capture files, pcap and pcapng, read from start to end in constant memory.
 
 use std::io::{self, Read};
 use std::ops::ControlFlow;
@@ -15,13 +15,13 @@ use pcap_parser::{
 use super::link_layer::{Carried, carried};
 use crate::control::explain::Unread;
 
-/// How much is read at a time; most packets are smaller by far.
+/// How much is read at a time; most packets are far smaller.
 const BUFFER_BYTES: usize = 1 << 18;
 
-/// The largest block that is read. tcpdump and Wireshark write none that is larger than 262,144 bytes and some options.
+/// The largest accepted block. tcpdump and Wireshark write at most 262,144 bytes and some options.
 const MAX_BLOCK_BYTES: usize = 1 << 24;
 
-/// A section of a pcapng file may have this many interfaces; each takes some bytes of memory.
+/// How many interfaces a section of a pcapng file may have; each takes a few bytes of memory.
 const MAX_INTERFACES: usize = 1 << 16;
 
 const MICROSECONDS: u64 = 1_000_000;
@@ -34,15 +34,15 @@ pub struct Captured<'a> {
     pub number: u64,
     /// When it was captured, since 1970.
     pub time: Duration,
-    /// What the frame carries.
+    /// The contents of its frame.
     pub carried: Result<Carried<'a>, Unread>,
 }
 
 impl Captured<'_> {
-    /// Reads it as the daemon does.
+    /// Decodes the packet as the daemon does.
     ///
     /// # Errors
-    /// When it is none that knocking looks at.
+    /// When it is not a packet that counts for knocking.
     pub fn packet(&self) -> Result<Packet, Unread> {
         match self.carried? {
             Carried { in_vlan: true, .. } => Err(Unread::Vlan),
@@ -54,42 +54,42 @@ impl Captured<'_> {
 /// Why a capture file cannot be read to its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Damage {
-    /// There is no byte.
+    /// There are no bytes.
     #[error("empty file")]
     Empty,
-    /// It begins as no capture file does.
+    /// It starts unlike any capture file.
     #[error(
         "not a pcap or pcapng file, as written by tcpdump -w or Wireshark; if it is compressed, \
          decompress it first"
     )]
     Unknown,
-    /// It ends before its first packet could begin.
+    /// It ends before the first packet.
     #[error("truncated file header")]
     NoHeader,
-    /// The system does not read on.
+    /// The system failed to read on.
     #[error("read error after packet {after}")]
     Unreadable {
-        /// The packet before.
+        /// The last packet before the error.
         after: u64,
     },
-    /// The last packet is not complete.
+    /// The last packet is incomplete.
     #[error("packet {number} is truncated")]
     Truncated {
-        /// That packet.
+        /// The number of that packet.
         number: u64,
     },
-    /// A packet, or something before it, contradicts the format.
+    /// A packet, or something before it, violates the format.
     #[error("packet {number} is damaged")]
     Damaged {
-        /// That packet.
+        /// The number of that packet.
         number: u64,
     },
 }
 
-/// Hands every packet of a capture file to `receive`, until that breaks off.
+/// Passes every packet of a capture file to `receive`, until that breaks.
 ///
 /// # Errors
-/// When the file cannot be read, or is damaged. What comes before that has been handed over.
+/// When the file cannot be read or is damaged; everything before that has been passed on.
 pub fn read(
     input: impl Read + Send,
     mut receive: impl FnMut(Captured<'_>) -> ControlFlow<()>,
@@ -142,8 +142,8 @@ pub fn read(
     }
 }
 
-/// Whether this begins with a block that says it is shorter than a block can be. The parser (pcap-parser 0.17) sees to that
-/// itself, but for process information, whose number is 0x80000001: there it subtracts too much.
+/// Says whether this starts with a block that claims to be shorter than any block. The parser (pcap-parser 0.17)
+/// checks that itself, except for process information (type 0x80000001): there it subtracts too much.
 fn is_too_short(block: &[u8]) -> bool {
     let length = match *block {
         [0x80, 0, 0, 1, a, b, c, d, ..] => u32::from_be_bytes([a, b, c, d]),
@@ -154,7 +154,7 @@ fn is_too_short(block: &[u8]) -> bool {
     length < 12
 }
 
-/// Fills every buffer, since the parser looks for the whole header in what it reads first. A pipe may give less.
+/// Fills every buffer, because the parser looks for the whole header in its first read, and a pipe may return less.
 struct Whole<R>(R);
 
 impl<R: Read> Read for Whole<R> {
@@ -172,25 +172,25 @@ impl<R: Read> Read for Whole<R> {
     }
 }
 
-/// A part of a file, with interfaces of its own; a pcap file has only one.
+/// A section of a file, with its own interfaces; a pcap file has only one.
 #[derive(Default)]
 struct Section {
     interfaces: Vec<Interface>,
-    /// The time of the latest packet, since not every packet has one.
+    /// The time of the latest packet, because some packets have none.
     time: Duration,
 }
 
-/// What the packets of an interface have in common.
+/// What the packets of one interface share.
 struct Interface {
     link_type: Linktype,
-    /// Units of time a second.
+    /// Units of time per second.
     resolution: u64,
     /// Seconds to add.
     offset: i64,
 }
 
 impl Section {
-    /// Reads a block; nothing comes of one that has no packet.
+    /// Reads a block; returns `None` for one without a packet.
     fn read<'a>(
         &mut self,
         block: &'a PcapBlockOwned<'_>,
@@ -236,12 +236,12 @@ impl Section {
 impl Interface {
     fn of_file(header: &PcapHeader) -> Self {
         let resolution = if header.is_nanosecond_precision() { NANOSECONDS } else { MICROSECONDS };
-        // The upper bits say whether frames end in a checksum.
+        // The upper bits say whether frames end with a checksum.
         Self { link_type: Linktype(header.network.0 & 0xffff), resolution, offset: 0 }
     }
 
     fn of_block(block: &InterfaceDescriptionBlock<'_>) -> Self {
-        // if_tsresol: the upper bit chooses between powers of 2 and of 10.
+        // if_tsresol: the upper bit selects powers of 2 or of 10.
         let exponent = u32::from(block.if_tsresol & 0x7f);
         let resolution = if block.if_tsresol & 0x80 == 0 {
             10_u64.checked_pow(exponent)
@@ -266,11 +266,11 @@ mod tests {
 
     use super::*;
 
-    /// A 32-bit number in the byte order of a file.
+    /// A 32-bit number in the file's byte order.
     type Word = fn(u32) -> [u8; 4];
     const ORDERS: [Word; 2] = [u32::to_le_bytes, u32::to_be_bytes];
 
-    /// 16-bit numbers of each byte order, two at a time.
+    /// Pairs of 16-bit numbers in each byte order.
     fn halves(word: Word, first: u16, second: u16) -> [u8; 4] {
         let is_little = word(1) == [1, 0, 0, 0];
         let half = if is_little { u16::to_le_bytes } else { u16::to_be_bytes };
@@ -364,13 +364,13 @@ mod tests {
                 // A power of 2.
                 interface(word, Some(0x8a)),
                 enhanced(word, 0, 1_500_000, b"one"),
-                // Nothing that is looked at: name resolution.
+                // Name resolution, which is skipped.
                 block(word, 4, &word(0)),
                 enhanced(word, 1, 2_000_000_001, b"two"),
                 enhanced(word, 2, 3 * 1024 + 512, b"four"),
                 // A simple packet has no time.
                 block(word, 3, &[&word(3)[..], b"six"].concat()),
-                // Another section begins with interfaces of its own.
+                // Another section starts with its own interfaces.
                 section(word),
                 interface(word, Some(0)),
                 enhanced(word, 0, 9, b"seven"),
@@ -434,7 +434,7 @@ mod tests {
         assert_eq!((count, result), (1, Ok(())));
     }
 
-    /// What is left of a file after every length is the packets that are whole, and a word about where it ends.
+    /// Whatever the length, a truncated file still has its complete packets and an error that says where it ends.
     fn check_truncations(file: &[u8]) {
         let (whole, result) = read_all(file);
         assert_eq!(result, Ok(()));

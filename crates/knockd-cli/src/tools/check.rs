@@ -1,4 +1,4 @@
-//! `knockd check`: what is wrong with a configuration and what is unwise, without running it.
+//! `knockd check`: finds errors and unwise settings in a configuration, without running it.
 
 use std::fs;
 use std::io::{self, Write};
@@ -17,12 +17,13 @@ use crate::system::programs;
 use crate::system::selection::Selection;
 use crate::system::text::count;
 
-/// Checks a configuration file and prints all that is wrong with it, all that is unwise, and how hard the doors are to guess.
+/// Checks a configuration file and prints its errors, everything unwise, and the odds of guessing each door's
+/// sequence.
 ///
-/// It fails when the file cannot be used and, with `strict`, when there is a warning.
+/// It fails if the file is unusable and, with `strict`, if there is a warning.
 ///
 /// # Errors
-/// When the file cannot be read, or the answer cannot be printed.
+/// When the file cannot be read, or the findings cannot be printed.
 pub fn run(path: &Path, strict: bool, format: Format) -> anyhow::Result<Exit> {
     let file = ConfigFile::read(path)?;
     let check = Check::new(&file);
@@ -47,7 +48,7 @@ struct Finding {
     severity: &'static str,
     code: &'static str,
     path: PathBuf,
-    /// Line and column; none if it is about the file as a whole.
+    /// Line and column; omitted if the finding is about the whole file.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     place: Option<Place>,
     message: String,
@@ -55,7 +56,7 @@ struct Finding {
     expected: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     help: Option<String>,
-    /// As it is shown to people.
+    /// The finding as shown to people.
     #[serde(skip)]
     drawn: String,
 }
@@ -83,7 +84,7 @@ impl<'a> Check<'a> {
         check
     }
 
-    /// What is to be said of a configuration that can be used as far as its text goes.
+    /// Adds the findings about a configuration whose text is valid.
     fn usable(&mut self, parsed: &Parsed) {
         let mut findings = parsed.warnings.clone();
         findings.extend(advise(&self.file.text, parsed));
@@ -99,7 +100,7 @@ impl<'a> Check<'a> {
             }
         }
         self.interface(options);
-        // The notes, which are about all of a door, come last.
+        // The notes, which are about whole doors, come last.
         findings.sort_by_key(|finding| (finding.severity == Severity::Note, finding.span.start));
         self.add_all(findings);
     }
@@ -117,7 +118,7 @@ impl<'a> Check<'a> {
         ] {
             let Some(command) = command.as_ref().map(CommandTemplate::to_string) else { continue };
             let Some(program) = programs::missing(&command) else { continue };
-            // Where the directive for IPv6 is absent, the plain one counts, and that has been looked at.
+            // If the directive for IPv6 is absent, the plain one applies, and that has been checked.
             let span = places.of(directive);
             if span == places.header {
                 continue;
@@ -158,7 +159,7 @@ impl<'a> Check<'a> {
         Diagnostic::new(&self.file.text, span, Severity::Warning, code, message, expected)
     }
 
-    /// Looks whether the interfaces exist that the configuration names.
+    /// Checks that the interfaces named in the configuration exist.
     fn interface(&mut self, options: &Options) {
         let Some(selection) = options.interface.as_deref().and_then(Selection::parse) else { return };
         if let Err(error) = selection.at_start(&interfaces(), options.wait_interface) {
@@ -189,7 +190,7 @@ impl<'a> Check<'a> {
         Some(Diagnostic::new(&self.file.text, span, Severity::Error, Code::OneTimeFile, message, expected))
     }
 
-    /// Looks who else may use a file.
+    /// Checks who else may use a file.
     fn access(&mut self, path: &Path) {
         let Some(access) = access_of_others(path) else { return };
         let (severity, can) = match access {
@@ -217,7 +218,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Adds a finding about a file as a whole.
+    /// Adds a finding about a whole file.
     fn add_about(
         &mut self,
         path: PathBuf,

@@ -1,4 +1,4 @@
-//! The other side of the control socket: `knockd status` and what else asks a running daemon.
+//! The client's side of the control socket: `knockd status` and other requests to a running daemon.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -23,40 +23,40 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Connects to the daemon that listens on this socket.
+    /// Connects to the daemon at this socket.
     ///
     /// # Errors
-    /// When there is none, or when this user may not talk to it; the message says what can be done.
+    /// When there is none, or this user may not talk to it; the message says what to do.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         let stream = UnixStream::connect(path).map_err(|error| explain(path, error))?;
         stream.set_read_timeout(Some(PATIENCE)).context("cannot talk to knockd")?;
         Ok(Self { stream: BufReader::new(stream) })
     }
 
-    /// Asks, and waits for the reply: its line, and what that means.
+    /// Sends a request and waits for the reply: its line, and its meaning.
     ///
     /// # Errors
-    /// When the daemon goes away, or says what this program does not know.
+    /// When the daemon closes the connection or sends an unknown reply.
     pub(crate) fn ask(&mut self, request: &Request) -> anyhow::Result<(String, Reply)> {
         let mut line = serde_json::to_vec(request).context("cannot write the request")?;
         line.push(b'\n');
-        // A daemon that lets us go has said why.
+        // A daemon that disconnects us has said why.
         let _ = self.stream.get_mut().write_all(&line);
         self.next()
     }
 
-    /// Waits for the next reply however long that takes, from now on.
+    /// Waits for further replies without a time limit from now on.
     ///
     /// # Errors
-    /// When the system does not allow that.
+    /// When the system refuses that.
     pub(crate) fn wait_for_ever(&mut self) -> anyhow::Result<()> {
         self.stream.get_mut().set_read_timeout(None).context("cannot talk to knockd")
     }
 
-    /// Waits for the next reply: its line, and what that means.
+    /// Waits for the next reply: its line, and its meaning.
     ///
     /// # Errors
-    /// When the daemon goes away, or says what this program does not know.
+    /// When the daemon closes the connection or sends an unknown reply.
     pub(crate) fn next(&mut self) -> anyhow::Result<(String, Reply)> {
         let mut answer = String::new();
         self.stream.read_line(&mut answer).context("no answer from knockd")?;
@@ -81,14 +81,14 @@ fn explain(path: &Path, error: io::Error) -> anyhow::Error {
     anyhow!("cannot connect to knockd at {path}: {error}; {help}")
 }
 
-/// Asks one thing and prints the reply.
+/// Sends one request and prints the reply.
 ///
 /// # Errors
-/// When no daemon can be asked, or when it refuses; the message says why.
+/// When no daemon is reachable, or it refuses; the message says why.
 pub fn run(socket: &Path, request: &Request, format: Format) -> anyhow::Result<Exit> {
     let (line, reply) = Connection::open(socket)?.ask(request)?;
     let mut out = anstream::stdout();
-    // A reader that goes away, such as `head`, has seen enough.
+    // A reader that closes the pipe, such as `head`, has seen enough.
     let _ = match (format, &reply) {
         (Format::Json, Reply::Status(status)) => {
             writeln!(out, "{}", serde_json::to_string_pretty(status).context("cannot print the status")?)

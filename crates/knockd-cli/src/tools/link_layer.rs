@@ -1,30 +1,30 @@
-//! From a frame in a capture file to the IP packet in it. A packet socket needs none of this: the kernel does it.
+//! From a frame in a capture file to the IP packet in it. With a packet socket, the kernel does all of this.
 
 use knockd_capture::Ignored;
 use pcap_parser::Linktype;
 
 use crate::control::explain::Unread;
 
-/// `EtherType` numbers (IEEE 802 Numbers, IANA); the cooked headers of Linux use them, too.
+/// `EtherType` numbers (IEEE 802 Numbers, IANA); Linux's cooked headers use them as well.
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
-/// Tags of a VLAN: that of IEEE 802.1Q, and that of a provider's bridge.
+/// VLAN tags: IEEE 802.1Q, and provider bridges.
 const TAGS: [u16; 2] = [0x8100, 0x88a8];
 
-/// The bits of a tag that are the number of its VLAN; the others are its priority (IEEE 802.1Q).
+/// The bits of a tag that hold the VLAN number; the others are its priority (IEEE 802.1Q).
 const VLAN_ID: u16 = 0x0fff;
 
-/// Link types that the library has no name for.
+/// Link types that the library does not name.
 const LINUX_SLL2: Linktype = Linktype(276);
 /// `DLT_RAW` as BSD systems number it, written into files by mistake.
 const RAW_BSD: [Linktype; 2] = [Linktype(12), Linktype(14)];
 
-/// What a frame carries.
+/// The contents of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Carried<'a> {
     /// The bytes from the IP header on.
     pub ip_packet: &'a [u8],
-    /// Whether the frame belongs to the interface of a VLAN.
+    /// Whether the frame belongs to a VLAN interface.
     pub in_vlan: bool,
 }
 
@@ -35,21 +35,22 @@ pub struct Carried<'a> {
 pub(crate) fn carried(link_type: Linktype, frame: &[u8]) -> Result<Carried<'_>, Unread> {
     let bare = |ip_packet| Carried { ip_packet, in_vlan: false };
     match link_type {
-        // The LINKTYPE_ registry of tcpdump.org has these headers.
+        // The LINKTYPE_ registry of tcpdump.org describes these headers.
         Linktype::ETHERNET => typed(frame, 12, 14),
         Linktype::LINUX_SLL => typed(frame, 14, 16),
         LINUX_SLL2 => typed(frame, 0, 20),
         Linktype::RAW | Linktype::IPV4 | Linktype::IPV6 => Ok(bare(frame)),
         _ if RAW_BSD.contains(&link_type) => Ok(bare(frame)),
-        // The address family before the packet has another number on every system; the packet itself has its version.
+        // The address family before the packet has a different number on every system; the packet itself has its
+        // version.
         Linktype::NULL | Linktype::LOOP => Ok(bare(frame.get(4..).ok_or(Ignored::Truncated)?)),
         _ => Err(Unread::LinkType),
     }
 }
 
-/// Reads the `EtherType` at `at`, and looks through the tags that begin at `payload`.
+/// Reads the `EtherType` at `at`, looking through the tags that start at `payload`.
 ///
-/// As in the kernel, a tag with number 0 is a priority and nothing more, and any other one leads to another interface.
+/// As in the kernel, a tag with number 0 is only a priority, and any other leads to another interface.
 fn typed(frame: &[u8], at: usize, payload: usize) -> Result<Carried<'_>, Unread> {
     let number = |at: usize| {
         let &bytes = frame.get(at..).and_then(|rest| rest.first_chunk()).ok_or(Ignored::Truncated)?;
@@ -73,7 +74,7 @@ mod tests {
 
     const PACKET: [u8; 3] = [0x45, 1, 2];
 
-    /// A frame of these parts.
+    /// A frame made of these parts.
     fn frame(parts: &[&[u8]]) -> Vec<u8> {
         parts.concat()
     }

@@ -1,7 +1,7 @@
-//! `knockd replay`: what would have happened to the packets of a capture file, and why.
+//! `knockd replay`: what would have happened to the packets in a capture file, and why.
 //!
-//! The packets go the same way as in the daemon: through the decoder and the gate. The clock is that of the file, commands are
-//! named and taken to succeed at once, and nothing is executed or written.
+//! Packets take the same path as in the daemon: through the decoder and the gate. The clock is the file's, commands
+//! are printed and assumed to succeed at once, and nothing is executed or written.
 
 mod print;
 
@@ -30,14 +30,14 @@ use crate::system::config_file::ConfigFile;
 use crate::system::local_ports;
 use crate::system::selection::Selection;
 
-/// Where the ephemeral ports begin with Linux unless somebody has changed that (ip(7)).
+/// The start of Linux's default ephemeral port range (ip(7)).
 const EPHEMERAL_FROM: u16 = 32768;
 
 /// Replays a capture file and prints what would have happened.
 ///
 /// # Errors
-/// When the configuration, a one-time file or the capture file cannot be used; a file that is damaged is read as far as
-/// that goes. When the answer cannot be printed.
+/// When the configuration, a one-time file or the capture file is unusable; a damaged file is read as far as
+/// possible. When the output cannot be printed.
 pub fn run(args: &args::Replay) -> anyhow::Result<Exit> {
     let config = ConfigFile::read(&args.config)?.parse()?.config;
     let own = Own::choose(args, &config.options)?;
@@ -69,14 +69,14 @@ fn open(capture: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
     Ok(Box::new(file))
 }
 
-/// The addresses that doors without `Target` watch.
+/// The addresses that doors without a `Target` watch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Own {
-    /// Those that the command line names.
+    /// The addresses on the command line.
     Given(Vec<IpAddr>),
-    /// Those of this machine, on the interfaces that the daemon would listen on.
+    /// The addresses of this machine, on the interfaces that the daemon would listen on.
     Machine(Vec<IpAddr>),
-    /// Every destination that is not the `Target` of a door.
+    /// Every destination except the `Target` of a door.
     Every,
 }
 
@@ -94,7 +94,7 @@ impl Own {
         let meant = selection.unwrap_or_else(|| Selection::by_default(&all).0).of(&all);
         let machine: Vec<_> = meant.into_iter().flat_map(|interface| interface.addresses).collect();
         let mut is_of_machine = false;
-        // What is wrong with the file is told when it is read to its end.
+        // Reading the file to its end reports what is wrong with it.
         let _ = capture_file::read(open(&args.capture)?, |captured| {
             is_of_machine = captured.packet().is_ok_and(|packet| machine.contains(&packet.destination));
             if is_of_machine { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -103,11 +103,11 @@ impl Own {
     }
 }
 
-/// The daemon without its clock, its sockets and its commands.
+/// The daemon without its clock, sockets and commands.
 struct Replay {
     gate: Gate,
     own: Own,
-    /// The destination that counts as own at the moment, while every one does.
+    /// The destination that counts as own at the moment, if every one does.
     current: Option<IpAddr>,
     /// The time of the latest packet; it never goes back.
     now: Timestamp,
@@ -122,13 +122,13 @@ impl Replay {
             let text = fs::read(&**path).with_context(|| format!("{}: cannot read {path}", door.name))?;
             files.insert(path.clone(), OneTime::parse(&text));
         }
-        // The same file has the same answer every time.
+        // The same file always gives the same output.
         let mut gate = Gate::new(config, files, Seed::new(0, 0));
         let local_ports = match own {
             Own::Machine(_) => local_ports::read().unwrap_or_default(),
             Own::Given(_) | Own::Every => LocalPorts::new(EPHEMERAL_FROM, Vec::new()),
         };
-        // There is no filter here that could be changed.
+        // There is no filter here to change.
         gate.set_local_ports(local_ports).for_each(drop);
         if let Own::Given(own) | Own::Machine(own) = &own {
             gate.set_addresses(own.iter().copied());
@@ -171,7 +171,7 @@ impl Replay {
         self.carry_out(follow, Some(captured), captured.time, output)
     }
 
-    /// Takes a destination for an own one, while every one is.
+    /// Treats a destination as own, if every one is.
     fn follow(&mut self, destination: IpAddr) {
         if self.own != Own::Every || self.current == Some(destination) {
             return;
@@ -181,7 +181,7 @@ impl Replay {
         self.gate.set_addresses(self.current.filter(|_| !is_target));
     }
 
-    /// Lets everything happen whose time comes until `until`.
+    /// Lets everything happen that is due before `until`.
     fn handle_timeouts(&mut self, until: Timestamp, output: &mut Output) -> anyhow::Result<()> {
         while let Some(due) = self.gate.poll_timeout().filter(|&due| due <= until) {
             self.now = self.now.max(due);
@@ -194,7 +194,7 @@ impl Replay {
         Ok(())
     }
 
-    /// Prints outcomes, and what follows from them when every command succeeds and every line is struck out at once.
+    /// Prints outcomes and their consequences, as if every command succeeded and every line was struck out at once.
     fn carry_out(
         &mut self,
         mut outcomes: VecDeque<Outcome>,
@@ -220,12 +220,12 @@ impl Replay {
         Ok(())
     }
 
-    /// Lets everything happen that is still to come, if nobody sends another packet.
+    /// Lets everything happen that is still due if no more packets arrive.
     fn finish(&mut self, output: &mut Output) -> anyhow::Result<()> {
         self.handle_timeouts(Timestamp::new(Duration::MAX), output)
     }
 
-    /// Both clocks are that of the file.
+    /// Both clocks follow the file.
     fn clocks(&self) -> Now {
         Now { monotonic: self.now, calendar: UnixTime::new(self.now.since(Timestamp::ZERO)) }
     }

@@ -1,4 +1,4 @@
-//! The status as a text for people.
+//! The status as text for people.
 
 use std::fmt::{self, Write as _};
 
@@ -11,7 +11,7 @@ const HEADING: Style = Style::new().bold();
 const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default();
 
-/// A status, printed with colours; print it through `anstream`, which drops them where they are not wanted.
+/// A status with colours; print it through `anstream`, which drops them where they are not wanted.
 pub(crate) struct Text<'a>(pub(crate) &'a Status);
 
 impl fmt::Display for Text<'_> {
@@ -35,7 +35,7 @@ impl fmt::Display for Text<'_> {
     }
 }
 
-/// A cell, and how it is shown.
+/// A cell and its style.
 type Cell = (String, Style);
 
 fn plain(text: impl Into<String>) -> Cell {
@@ -55,7 +55,7 @@ fn section(f: &mut fmt::Formatter<'_>, heading: &str, rows: Vec<Vec<Cell>>) -> f
     for row in rows {
         let mut line = String::from(" ");
         for (index, ((text, style), width)) in row.iter().zip(&widths).enumerate() {
-            // Nothing stands behind the last cell, not even blanks.
+            // Nothing follows the last cell, not even spaces.
             let width = if index + 1 == row.len() { 0 } else { *width };
             let gap = width.saturating_sub(text.chars().count());
             write!(line, " {style}{text}{style:#}{:gap$} ", "")?;
@@ -118,7 +118,7 @@ fn lease_rows(status: &Status) -> Vec<Vec<Cell>> {
     status.leases.listed.iter().map(row).collect()
 }
 
-/// A lease's state in a word, and what comes next.
+/// Returns a lease's state in a word, and what comes next.
 pub(crate) fn lease_state(lease: &LeaseStatus) -> (&'static str, String) {
     let left = span(lease.left.unwrap_or_default());
     let failed = |what: &str| {

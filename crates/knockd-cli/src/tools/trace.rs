@@ -1,4 +1,4 @@
-//! `knockd trace`: what becomes of packets, live from the running daemon.
+//! `knockd trace`: what happens to packets, live from the running daemon.
 
 use std::io::{self, Write as _};
 use std::net::IpAddr;
@@ -12,15 +12,15 @@ use crate::args::Format;
 use crate::control::{Reply, Request};
 use crate::system::text::harmless;
 
-/// Prints what becomes of the packets of a source, or of all, until somebody ends it.
+/// Prints what happens to the packets of a source, or of all, until it is interrupted.
 ///
 /// # Errors
-/// When no daemon can be asked, or when it goes away.
+/// When no daemon is reachable, or it closes the connection.
 pub fn run(socket: &Path, address: Option<IpAddr>, format: Format) -> anyhow::Result<Exit> {
     let mut connection = Connection::open(socket)?;
     let mut reply = connection.ask(&Request::Trace { address })?.1;
     connection.wait_for_ever()?;
-    // A line at a time, so that whoever reads them through a pipe does not wait.
+    // One line at a time, so a reader at the other end of a pipe does not wait.
     let mut out = io::stdout().lock();
     loop {
         let printed = match (format, reply) {

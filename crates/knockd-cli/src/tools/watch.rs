@@ -21,21 +21,21 @@ use crate::control::{Reply, Request, Status};
 use crate::tools::client::Connection;
 use crate::tools::status::Text;
 
-/// How often the daemon is asked.
+/// How often to ask the daemon.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a key or a signal waits at most.
+/// The longest wait for a key or a signal.
 const TICK: Duration = Duration::from_millis(200);
 
 /// The latest status, or why there is none.
 type News = Result<Box<Status>, String>;
 
-/// Shows the status of the daemon on this socket until somebody ends it.
+/// Shows the status of the daemon at this socket until the user quits.
 ///
 /// # Errors
-/// When no daemon can be asked to begin with, or when there is no terminal.
+/// When no daemon is reachable at first, or there is no terminal.
 pub fn run(socket: &Path) -> anyhow::Result<Exit> {
-    // Whoever starts this without a daemon is told why at once.
+    // Without a daemon, fail at once and say why.
     let first = ask(&mut Connection::open(socket)?)?;
     if !io::stdout().is_terminal() {
         bail!("not a terminal; use `knockd status` instead");
@@ -54,7 +54,7 @@ pub fn run(socket: &Path) -> anyhow::Result<Exit> {
     }
     let mut view = View { status: *first, lost: None };
     show_cursor_after_a_panic();
-    // From here on a panic restores the rest of the terminal, too.
+    // From here on, a panic restores the rest of the terminal as well.
     let mut terminal = ratatui::try_init().context("cannot use the terminal")?;
     let result = show(&mut terminal, &mut view, &news, &ended);
     ratatui::restore();
@@ -62,7 +62,7 @@ pub fn run(socket: &Path) -> anyhow::Result<Exit> {
     Ok(Exit::Succeeded)
 }
 
-/// What restores the terminal leaves that to a destructor, and after a panic none runs.
+/// ratatui restores the cursor in a destructor, and after a panic none runs.
 fn show_cursor_after_a_panic() {
     let earlier = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -85,7 +85,7 @@ fn show(
             view.take(news);
             is_new = true;
         }
-        // A signal interrupts the wait or is seen after it.
+        // A signal interrupts the wait, or is seen after it.
         match event::poll(TICK) {
             Ok(true) => match event::read()? {
                 Event::Key(key) if key.kind == KeyEventKind::Press => {
@@ -109,7 +109,7 @@ fn show(
     Ok(())
 }
 
-/// What a terminal gets that can only print lines: the status whenever it has changed in more than its times.
+/// The output for a terminal that can only print lines: the status whenever anything except its times changes.
 fn print(news: &Receiver<News>, first: &Status, ended: &AtomicBool) {
     let mut out = anstream::stdout();
     let mut shown: News = Err(String::new());
@@ -143,7 +143,7 @@ fn without_times(status: &Status) -> Status {
     status
 }
 
-/// Asks the daemon again and again, and connects anew when it has gone away.
+/// Asks the daemon repeatedly, and reconnects when it is gone.
 fn keep_asking(socket: &Path, tell: &Sender<News>) {
     let mut connection = None;
     loop {

@@ -1,4 +1,4 @@
-//! The processes of a command: a shell, and what that starts in its process group.
+//! The processes of a command: a shell, and everything that it starts in its process group.
 
 use std::fs::File;
 use std::io;
@@ -12,14 +12,14 @@ use rustix::process::{
     kill_process_group, pidfd_open, setrlimit, waitid, waitpgid,
 };
 
-/// Starts a shell with a command, and returns it with the end of its stderr that never makes a reader wait.
+/// Starts a shell with a command, and returns it with a non-blocking end of its stderr.
 ///
-/// What the command inherits is as it should be before it runs its first instruction, since nothing of ours has to be undone: std
-/// clears the signal mask and resets SIGPIPE, our handlers and descriptors go with exec(2), and the limit of descriptors is the usual
-/// one, which this thread never raises while it starts something (see [`out_of_the_way`]).
+/// What the command inherits is right before its first instruction, because nothing of ours has to be undone: std
+/// clears the signal mask and resets SIGPIPE, exec(2) drops our handlers and descriptors, and the descriptor limit is
+/// the usual one, which this thread never raises while it starts something (see [`out_of_the_way`]).
 pub(super) fn spawn(command: &str) -> io::Result<(Child, Option<File>)> {
     let mut child = Command::new("/bin/sh")
-        // The name in front of the shell's own messages.
+        // The shell puts this name in front of its own messages.
         .arg0("sh")
         .arg("-c")
         .arg(command)
@@ -27,36 +27,36 @@ pub(super) fn spawn(command: &str) -> io::Result<(Child, Option<File>)> {
         .stdout(Stdio::inherit())
         .stderr(Stdio::piped())
         .process_group(0)
-        // They concern us alone: a command is no part of the service's protocol.
+        // They concern only us: a command is not part of the service's protocol.
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_PID")
         .env_remove("WATCHDOG_USEC")
         .spawn()?;
     let stderr = child.stderr.take().map(|pipe| File::from(out_of_the_way(pipe.into())));
-    // Only our end of the pipe; a command waits when the pipe is full.
+    // Only our end of the pipe is non-blocking; a command waits when the pipe is full.
     Ok((child, stderr.filter(|pipe| ioctl_fionbio(pipe, true).is_ok())))
 }
 
-/// Opens a descriptor that becomes readable when the shell ends; there is none before Linux 5.3.
+/// Opens a descriptor that becomes readable when the shell ends; `None` before Linux 5.3.
 pub(super) fn watch(shell: &Child) -> Option<OwnedFd> {
     pidfd_open(Pid::from_child(shell), PidfdFlags::empty()).ok().map(out_of_the_way)
 }
 
-/// Says whether the shell has ended. Its number, which is also its group's, stays its own until it is waited for.
+/// Says whether the shell has ended. Its process ID, which is also its group's, stays reserved until it is reaped.
 pub(super) fn has_ended(shell: &Child) -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     !matches!(waitid(WaitId::Pid(Pid::from_child(shell)), options), Ok(None))
 }
 
-/// Sends a signal to all processes of a command whose shell has not been waited for yet.
+/// Sends a signal to all processes of a command whose shell has not been reaped yet.
 pub(super) fn signal(shell: &Child, signal: Signal) {
     let _ = kill_process_group(Pid::from_child(shell), signal);
 }
 
-/// Waits for what has ended of a command's process group, and says whether there is more that is ours to wait for.
+/// Reaps the ended processes of a command's group, and says whether more remain that are ours to reap.
 ///
-/// There is when we are process 1, as in a container: a process that has lost its parent becomes our child, and without this
-/// stays as a zombie when it ends. To anybody else's child the system answers that there is none.
+/// Some do if we are process 1, as in a container: orphans become our children, and become zombies unless we reap
+/// them. For other processes' children, the system answers that there are none.
 pub(super) fn reap(group: Pid) -> bool {
     loop {
         match waitpgid(group, WaitOptions::NOHANG) {
@@ -67,18 +67,19 @@ pub(super) fn reap(group: Pid) -> bool {
     }
 }
 
-/// Moves a descriptor above the usual limit, if more than half of what that allows is in use; everything else, such as the control
-/// socket, finds room below.
+/// Moves a descriptor above the usual limit, if more than half of the numbers below are in use; everything else, such
+/// as the control socket, finds room below.
 ///
-/// The limit is raised for the moment of the move only, by the thread that starts the commands, so no command ever gets it: the usual
-/// one is low for the sake of programs that use select(2). A descriptor keeps its number when the limit is low again.
+/// The limit is raised only while the descriptor moves, by the thread that starts the commands, so no command
+/// inherits it: the usual limit is low for the sake of programs that use select(2). A descriptor keeps its number
+/// when the limit is low again.
 fn out_of_the_way(descriptor: OwnedFd) -> OwnedFd {
     let usual = getrlimit(Resource::Nofile);
     let Some(soft) = usual.current.and_then(|limit| i32::try_from(limit).ok()) else { return descriptor };
     if descriptor.as_raw_fd() < soft / 2 {
         return descriptor;
     }
-    // It may always be raised that far (getrlimit(2)). Where that is no further, the descriptor stays where it is.
+    // A process may always raise it that far (getrlimit(2)). If that is no further, the descriptor stays where it is.
     let raised = setrlimit(Resource::Nofile, Rlimit { current: usual.maximum, ..usual });
     let moved = raised.and_then(|()| fcntl_dupfd_cloexec(&descriptor, soft));
     let _ = setrlimit(Resource::Nofile, usual);

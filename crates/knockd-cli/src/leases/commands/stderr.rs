@@ -1,4 +1,4 @@
-//! What commands say on stderr: it goes to ours, and the last line of a command is kept.
+//! The stderr of commands: it is copied to ours, and the last line of each command is kept.
 
 use std::fs::File;
 use std::io;
@@ -10,19 +10,19 @@ use rustix::io::Errno;
 
 use crate::system::reopen;
 
-/// The most that is kept of a line, in bytes.
+/// How much of a line is kept, in bytes.
 const LINE_LIMIT: usize = 512;
 
-/// How long bytes wait for a reader of our stderr that has been keeping up so far.
+/// How long bytes wait for a reader of our stderr that has kept up so far.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How many bytes wait for that reader at most; more are lost.
+/// How many bytes wait for that reader; more are lost.
 const BACKLOG: usize = 64 * 1024;
 
 /// How much a pipe takes at once, if it takes anything (`PIPE_BUF`, pipe(7)).
 const PIECE: usize = 4096;
 
-/// The last line of a stream that is not blank.
+/// The last non-blank line of a stream.
 #[derive(Default, Debug)]
 pub(super) struct Tail {
     last: Vec<u8>,
@@ -43,7 +43,7 @@ impl Tail {
         }
     }
 
-    /// The line without control characters; empty if there is none.
+    /// Returns the line without control characters; empty if there is none.
     pub(super) fn line(&self) -> String {
         let unfinished = self.current.trim_ascii();
         let line = if unfinished.is_empty() { self.last.trim_ascii() } else { unfinished };
@@ -51,30 +51,30 @@ impl Tail {
     }
 }
 
-/// Our stderr, as all commands share it: writing to it never waits.
+/// Our stderr, shared by all commands: writing to it never blocks.
 ///
-/// While it takes nothing, its owner had better read nothing more, for [`PATIENCE`] at most: commands then wait for their full pipes.
-/// After that everything is lost until somebody reads again.
+/// While it takes nothing, its owner should read nothing more, for at most [`PATIENCE`]: commands then wait for their
+/// full pipes. After that, everything is lost until somebody reads again.
 #[derive(Debug)]
 pub(super) struct Sink {
     to: File,
     pending: Vec<u8>,
     /// Since when `pending` waits.
     waiting_since: Option<Instant>,
-    /// Whether the reader was waited for in vain.
+    /// Whether waiting for the reader was in vain.
     is_stuck: bool,
 }
 
 impl Sink {
     pub(super) fn new(stderr: OwnedFd) -> Self {
         let stderr = File::from(stderr);
-        // Others write there, too, and may take the room that poll(2) has found. Neither a socket, which has some room left then,
-        // nor a file, can be opened anew, nor need they be.
+        // Other processes write there as well and may take the room that poll(2) found. A socket (which then has some
+        // room left) or a file cannot be reopened, and need not be.
         let to = if is_pipe_or_terminal(&stderr) { reopen(stderr.as_fd()).ok() } else { None };
         Self { to: to.unwrap_or(stderr), pending: Vec::new(), waiting_since: None, is_stuck: false }
     }
 
-    /// Writes this, or keeps it for later, or loses it.
+    /// Writes the chunk, keeps it for later, or loses it.
     pub(super) fn write(&mut self, chunk: &[u8], now: Instant) {
         if self.pending.len() + chunk.len() <= BACKLOG {
             self.pending.extend(chunk);
@@ -82,7 +82,7 @@ impl Sink {
         }
     }
 
-    /// Writes what waits, or loses it when it has waited for too long.
+    /// Writes what is pending, or loses it after too long a wait.
     pub(super) fn flush(&mut self, now: Instant) {
         while let Some(piece) = self.pending.chunks(PIECE).next() {
             match write(&self.to, piece) {
@@ -106,12 +106,12 @@ impl Sink {
         self.waiting_since = None;
     }
 
-    /// Whether something waits; [`Self::flush`] wants to be called when [`Self::as_fd`] is writable.
+    /// Says whether anything is pending; call [`Self::flush`] when [`Self::as_fd`] is writable.
     pub(super) const fn is_waiting(&self) -> bool {
         self.waiting_since.is_some()
     }
 
-    /// When [`Self::flush`] wants to be called at the latest.
+    /// The latest time to call [`Self::flush`].
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.waiting_since.map(|since| since + PATIENCE)
     }
@@ -129,7 +129,7 @@ fn is_pipe_or_terminal(file: &File) -> bool {
     file.is_terminal() || file.metadata().is_ok_and(|data| data.file_type().is_fifo())
 }
 
-/// Writes without waiting: what could not be opened anew may have no room, and would wait.
+/// Writes without blocking: a descriptor that could not be reopened may have no room, and would block.
 fn write(to: &File, piece: &[u8]) -> Result<usize, Errno> {
     if poll(&mut [PollFd::new(to, PollFlags::OUT)], Some(&Timespec::default()))? == 0 {
         return Err(Errno::AGAIN);

@@ -1,4 +1,4 @@
-//! The thread that has all commands: what it waits for, and what it does about each.
+//! The thread that serves all commands: what it waits for, and what it does about it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
@@ -17,37 +17,37 @@ use rustix::process::{Pid, Signal};
 use super::stderr::Tail;
 use super::{Exit, Outcome, Report, Settings, process};
 
-/// How long to wait, after a shell has failed, for what it last said on stderr. Only a command that left a process in the
-/// background, which still holds the pipe, makes us wait that long.
+/// How long to wait for the last stderr output after a shell failed. Only a command that left a process in the
+/// background, which still holds the pipe, takes that long.
 const MESSAGE_WAIT: Duration = Duration::from_secs(1);
 
-/// How long a command that is ended for its `CommandLimit` has to end by itself.
+/// How long a command has to exit by itself after it exceeded its `CommandLimit`.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How many pipes are still read whose command has ended, since a process in the background holds them. With one more the oldest is
-/// closed: what that process writes from then on fails, or ends it (SIGPIPE).
+/// How many pipes of ended commands stay open because a process in the background holds them. One more closes the
+/// oldest: that process's next write fails or kills it (SIGPIPE).
 const LEFT_PIPES: usize = 64;
 
-/// How often we look whether a shell has ended that has no pidfd.
+/// How often to check whether a shell without a pidfd has ended.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How often process 1 looks, while there are any, whether processes have ended that commands have left in the background.
+/// How often process 1 checks whether background processes of commands have ended, while there are any.
 const REAP: Duration = Duration::from_secs(1);
 
-/// How many descriptors are dealt with at a time.
+/// How many descriptors are handled at a time.
 const BATCH: usize = 64;
 
 /// How much is read from a pipe at a time.
 const CHUNK: usize = 4096;
 
-/// How many chunks of a command that has ended are read at once: as much as a pipe holds (pipe(7)).
+/// How many chunks of an ended command are read at once: as much as a pipe holds (pipe(7)).
 const FULL_PIPE: usize = 16;
 
-/// The thread's state. A command has a number of its own, by which epoll(7) calls both its descriptors.
+/// The thread's state. Each command has a number, under which epoll(7) reports both its descriptors.
 pub(super) struct CommandThread {
     settings: Settings,
     new: Receiver<(Run, Option<Duration>)>,
-    /// `None` when nobody is left who could start a command.
+    /// `None` once nobody is left who could start a command.
     wake: Option<PipeReader>,
     reports: Sender<Report>,
     /// The pidfds of running shells.
@@ -55,45 +55,45 @@ pub(super) struct CommandThread {
     /// The pipes of `pipes`.
     readable: OwnedFd,
     running: BTreeMap<u64, Running>,
-    /// Where commands say something on stderr, or what they have left in the background.
+    /// Commands and their background processes write to these.
     pipes: BTreeMap<u64, File>,
-    /// Those of `pipes` whose command has ended, the oldest first.
+    /// The numbers in `pipes` whose command has ended, oldest first.
     left: VecDeque<u64>,
-    /// The process groups of commands that have ended, of which something has become our child. Each has a living process.
+    /// Process groups of ended commands with processes that became our children. Each has a living process.
     groups: Vec<Pid>,
-    /// When they are looked at next.
+    /// When to check them next.
     next_reap: Option<Instant>,
     /// The number of the latest command.
     last: u64,
 }
 
-/// A command that has not been reported as ended.
+/// A command whose end has not been reported.
 struct Running {
     run: Run,
     shell: Child,
     pidfd: Option<OwnedFd>,
     tail: Tail,
     limit: Option<Instant>,
-    /// What is to be done next, unless it ends before.
+    /// What to do next, unless the command ends first.
     next: Option<(Instant, Step)>,
-    /// Whether its processes have been told to end.
+    /// Whether its processes have been told to terminate.
     is_ending: bool,
-    /// How it ended, while its last line is waited for.
+    /// How it ended, while the thread waits for its last line.
     outcome: Option<Outcome>,
 }
 
-/// What is done at a certain moment in the life of a command, in this order.
+/// The steps in the life of a command, in order, each with a time.
 #[derive(Clone, Copy)]
 enum Step {
     ReportLong,
     End,
     Kill,
-    /// Its last line is waited for no longer.
+    /// The wait for its last line is over.
     ReportExit,
 }
 
 impl CommandThread {
-    /// Makes what the thread needs. It is woken by `wake`, whose other end is closed after that of `new`.
+    /// Sets up the thread's state. `wake` wakes it; the other end of `wake` is closed after the sender of `new`.
     pub(super) fn new(
         settings: Settings,
         new: Receiver<(Run, Option<Duration>)>,
@@ -116,7 +116,7 @@ impl CommandThread {
         })
     }
 
-    /// Runs commands until there is nobody left who could start one, and all have ended.
+    /// Runs commands until nobody is left who could start one, and all have ended.
     pub(super) fn run(mut self) {
         while self.wake.is_some() || !self.running.is_empty() {
             self.wait();
@@ -142,12 +142,12 @@ impl CommandThread {
         } else {
             PollFd::new(&self.readable, PollFlags::IN)
         });
-        // Whatever comes of it, it does no harm to look.
+        // Whatever the result, checking does no harm.
         let _ = poll(&mut polled, time.as_ref());
     }
 
     fn start_new(&mut self) {
-        // What is in the channel is looked for after the pipe, so that nothing is left without a wake-up.
+        // The pipe is emptied before the channel, so nothing is left without a wake-up.
         if let Some(wake) = &mut self.wake
             && matches!(wake.read(&mut [0; BATCH]), Ok(0))
         {
@@ -183,7 +183,7 @@ impl CommandThread {
         self.running.insert(self.last, command);
     }
 
-    /// Copies to our stderr what commands have said on theirs, for as long as ours takes it.
+    /// Copies the stderr of commands to ours, as long as ours takes it.
     fn copy_stderr(&mut self) {
         self.settings.sink.flush(Instant::now());
         for number in ready(&self.readable) {
@@ -194,7 +194,7 @@ impl CommandThread {
         }
     }
 
-    /// Copies so many chunks of what a command has said, if there are that many.
+    /// Copies up to this many chunks of a command's stderr.
     fn copy(&mut self, number: u64, chunks: usize) {
         let mut buffer = [0; CHUNK];
         for _ in 0..chunks {
@@ -229,14 +229,14 @@ impl CommandThread {
         }
     }
 
-    /// Waits for a shell if it has ended; it may not have.
+    /// Reaps a shell if it has ended.
     fn handle_exit(&mut self, number: u64) {
         let Some(command) = self.running.get_mut(&number) else { return };
         if command.outcome.is_some() || !process::has_ended(&command.shell) {
             return;
         }
         if command.is_ending {
-            // Others of its group may have paid no attention.
+            // Other processes of its group may have ignored the signal.
             process::signal(&command.shell, Signal::KILL);
         }
         let outcome = match command.shell.wait() {
@@ -244,7 +244,7 @@ impl CommandThread {
             Err(error) => Outcome::NotStarted(error.to_string()),
         };
         if let Some(pidfd) = command.pidfd.take() {
-            // A process that is being started may hold it for a moment longer.
+            // A process that is just being started may hold it a moment longer.
             let _ = epoll::delete(&self.exits, pidfd);
         }
         let group = Pid::from_child(&command.shell);
@@ -263,7 +263,7 @@ impl CommandThread {
         }
     }
 
-    /// Does everything whose time has come.
+    /// Does everything that is due.
     fn handle_timeout(&mut self, now: Instant) {
         self.settings.sink.flush(now);
         let due = |command: &Running| command.next.filter(|(at, _)| *at <= now).map(|(_, step)| step);
@@ -302,7 +302,7 @@ impl CommandThread {
         }
     }
 
-    /// Reports how a command has ended. What it has left in the background may still have its pipe.
+    /// Reports how a command ended. Its background processes may still hold its pipe.
     fn finish(&mut self, number: u64) {
         let Some(Running { run, outcome: Some(outcome), tail, .. }) = self.running.remove(&number) else {
             return;
@@ -327,24 +327,24 @@ impl CommandThread {
     }
 
     fn report_exit(&self, run: Run, outcome: Outcome, message: String) {
-        // The engine is gone only when the process is about to end.
+        // The engine is gone only when the process is about to exit.
         let _ = self.reports.send(Report::Exit(Exit { run, outcome, message }));
     }
 }
 
 impl Running {
-    /// Whether nothing tells us when it ends.
+    /// Says whether nothing announces its end.
     const fn is_without_notice(&self) -> bool {
         self.pidfd.is_none() && self.outcome.is_none()
     }
 }
 
-/// Asks to be told when a command's descriptor is readable.
+/// Watches a command's descriptor for readability.
 fn add(epoll: &OwnedFd, descriptor: impl AsFd, number: u64) -> bool {
     epoll::add(epoll, descriptor, EventData::new_u64(number), EventFlags::IN).is_ok()
 }
 
-/// The commands of which a descriptor is ready.
+/// Returns the commands that have a ready descriptor.
 fn ready(epoll: &OwnedFd) -> Vec<u64> {
     let mut events = Vec::with_capacity(BATCH);
     let _ = epoll::wait(epoll, spare_capacity(&mut events), Some(&Timespec::default()));

@@ -1,4 +1,4 @@
-//! What a replay prints, for people or for programs.
+//! The output of a replay, for people or for programs.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, StdoutLock, Write};
@@ -15,7 +15,7 @@ use crate::args::Format;
 use crate::control::explain::{Note, Shown, Unread, What};
 use crate::tools::capture_file::Captured;
 
-/// How much of what happened there was.
+/// The totals.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Summary {
     pub(super) packets: u64,
@@ -26,7 +26,7 @@ pub(super) struct Summary {
     timed_out: u64,
     evicted: u64,
     scanners: u64,
-    /// By the name of the reason.
+    /// Counts by the name of the reason.
     unread: BTreeMap<&'static str, u64>,
     #[serde(skip)]
     reasons: BTreeMap<&'static str, Unread>,
@@ -104,7 +104,7 @@ enum Object<'a> {
 
 #[derive(Serialize)]
 struct When {
-    /// The number of the packet; what happens because time passes has none.
+    /// The number of the packet; a timeout has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     number: Option<u64>,
     time: String,
@@ -116,13 +116,13 @@ struct When {
 pub(super) struct Output {
     out: BufWriter<StdoutLock<'static>>,
     format: Format,
-    /// The only source that is of interest, and with every packet.
+    /// The source to explain packet by packet; `None` to report events of all sources.
     explain: Option<IpAddr>,
     zone: TimeZone,
     first: Option<Duration>,
-    /// Whether the source in question has sent anything.
+    /// Whether that source has sent anything.
     told: bool,
-    /// Whether the end of the file has to be told of before anything else.
+    /// Whether the end of the file must be announced before the next event.
     at_end: bool,
 }
 
@@ -132,7 +132,7 @@ impl Output {
         Self { out, format, explain, zone: TimeZone::system(), first: None, told: false, at_end: false }
     }
 
-    /// Says whether every packet of this source is to be explained.
+    /// Says whether to explain every packet of this source.
     pub(super) fn explains(&self, source: IpAddr) -> bool {
         self.explain == Some(source)
     }
@@ -184,11 +184,11 @@ impl Output {
             writeln!(self.out, "{}", Shown(packet))?;
             return notes.iter().try_for_each(|note| writeln!(self.out, "    {note}"));
         }
-        // What else happens to the source, such as being pushed out by somebody else's packet.
+        // Other events for the source, such as an attempt dropped because of somebody else's packet.
         notes.iter().try_for_each(|note| self.note(None, captured.time, note))
     }
 
-    /// Tells of a packet that could not be read, if it comes from the source in question.
+    /// Reports a packet that could not be read, if it is from the source to explain.
     pub(super) fn unread(&mut self, captured: &Captured<'_>, reason: Unread) -> io::Result<()> {
         let Some(explain) = self.explain else { return Ok(()) };
         if captured.carried.ok().and_then(|carried| claimed_source(carried.ip_packet)) != Some(explain) {
@@ -203,7 +203,7 @@ impl Output {
         writeln!(self.out, "{explain}\n    {}", What::Unread { reason })
     }
 
-    /// Tells of something that happened, unless it is about another source than the one in question.
+    /// Reports an event, unless it is about a source other than the one to explain.
     pub(super) fn note(
         &mut self,
         captured: Option<&Captured<'_>>,
@@ -293,7 +293,7 @@ fn moment(time: Duration) -> jiff::Timestamp {
     jiff::Timestamp::from_nanosecond(nanoseconds).unwrap_or(jiff::Timestamp::MAX)
 }
 
-/// What the daemon logs, and the ends of attempts that it does not.
+/// Says whether the daemon logs this, or it ends an attempt.
 const fn is_progress(what: &What<'_>) -> bool {
     matches!(
         what,
@@ -306,7 +306,7 @@ const fn is_progress(what: &What<'_>) -> bool {
     )
 }
 
-/// The source address of a packet that is otherwise not looked at (RFC 791, section 3.1; RFC 8200, section 3).
+/// The source address of a packet that is not decoded (RFC 791, section 3.1; RFC 8200, section 3).
 fn claimed_source(ip_packet: &[u8]) -> Option<IpAddr> {
     match ip_packet.first()? >> 4 {
         4 => ip_packet.get(12..)?.first_chunk::<4>().map(|&bytes| bytes.into()),

@@ -1,4 +1,4 @@
-//! What the live view looks like, whatever the size of the terminal.
+//! The layout of the live view, for any terminal size.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -14,7 +14,7 @@ use crate::tools::status::lease_state;
 /// What is shown.
 pub(super) struct View {
     pub(super) status: Status,
-    /// Why the status is an old one.
+    /// Why the status is out of date.
     pub(super) lost: Option<String>,
 }
 
@@ -27,14 +27,14 @@ impl View {
     }
 }
 
-/// The styles; without colour, what matters is bold.
+/// The styles; without colour, important text is bold.
 #[derive(Clone, Copy)]
 pub(super) struct Palette {
     has_colour: bool,
 }
 
 impl Palette {
-    /// As people ask for it with `NO_COLOR` (no-color.org).
+    /// Follows `NO_COLOR` (no-color.org).
     pub(super) fn of_the_environment() -> Self {
         Self { has_colour: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) }
     }
@@ -55,7 +55,7 @@ impl Palette {
 const HEADING: Style = Style::new().add_modifier(Modifier::BOLD);
 const BAR: Style = Style::new().add_modifier(Modifier::REVERSED);
 
-/// Draws everything; what does not fit is left out, the open doors last.
+/// Draws everything; what does not fit is left out, open doors last.
 pub(super) fn draw(frame: &mut Frame<'_>, view: &View, palette: Palette) {
     let area = frame.area();
     let status = &view.status;
@@ -103,14 +103,14 @@ fn footer(view: &View, palette: Palette) -> Paragraph<'static> {
     }
 }
 
-/// Draws a heading and, below it, as many of the lines as fit.
+/// Draws a heading and as many of the lines as fit below it.
 fn section(frame: &mut Frame<'_>, area: Rect, heading: &str, rows: Vec<Line<'static>>, total: usize) {
     let [head, body] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(area);
     frame.render_widget(Paragraph::new(headed(heading, total, body)).style(HEADING), head);
     frame.render_widget(Paragraph::new(rows), body);
 }
 
-/// The heading, with how many lines do not fit below it.
+/// Returns the heading, with the number of lines that do not fit below it.
 fn headed(heading: &str, total: usize, body: Rect) -> String {
     match total.saturating_sub(body.height.into()) {
         0 => heading.to_owned(),
@@ -138,7 +138,7 @@ fn draw_leases(frame: &mut Frame<'_>, area: Rect, status: &Status, palette: Pale
     frame.render_widget(Table::new(rows, [source_width(widest, area), Constraint::Fill(1), next]), body);
 }
 
-/// What comes next for a lease, in few characters.
+/// Says briefly what comes next for a lease.
 fn short(lease: &LeaseStatus) -> String {
     match lease.state {
         LeaseState::Starting => "starting".to_owned(),
@@ -171,7 +171,7 @@ fn draw_attempts(frame: &mut Frame<'_>, area: Rect, status: &Status) {
     frame.render_widget(Table::new(rows, widths), body);
 }
 
-/// As wide as the widest address, but half of the terminal at most.
+/// The width of the widest address, but at most half of the terminal.
 fn source_width(widest: Option<usize>, area: Rect) -> Constraint {
     Constraint::Length(lines(widest.unwrap_or(0)).min(area.width / 2))
 }
@@ -184,7 +184,7 @@ fn doors(status: &Status, palette: Palette) -> Vec<Line<'static>> {
     status.doors.iter().map(line).collect()
 }
 
-/// The counters in a few lines, and what is not as it should be.
+/// Returns the counters in a few lines, and any problems.
 fn summary(status: &Status, palette: Palette) -> Vec<Line<'static>> {
     let (counters, commands, health) = (&status.counters, &status.commands, &status.health);
     let mut interfaces = Vec::new();
