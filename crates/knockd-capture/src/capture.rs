@@ -48,7 +48,7 @@ pub enum CaptureError {
 #[derive(Debug)]
 pub struct Capture<S> {
     socket: S,
-    source: Source,
+    source: Buffering,
     state: State,
     pace: Pace,
     drop_check: DropCheck,
@@ -56,7 +56,7 @@ pub struct Capture<S> {
 
 /// Where the packets are.
 #[derive(Debug)]
-enum Source {
+enum Buffering {
     Ring(Ring),
     Queue(Box<[u8; PACKET_BYTES]>),
 }
@@ -83,8 +83,8 @@ impl<S: AsFd> Capture<S> {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let source = match Ring::map(&socket) {
-            Ok(ring) => Source::Ring(ring),
-            Err(_) => Source::Queue(Box::new([0; PACKET_BYTES])),
+            Ok(ring) => Buffering::Ring(ring),
+            Err(_) => Buffering::Queue(Box::new([0; PACKET_BYTES])),
         };
         let (pace, drop_check) = (Pace::new(Instant::now()), DropCheck::default());
         Ok(Self { socket, source, state: State::Reading, pace, drop_check })
@@ -116,15 +116,17 @@ impl<S: AsFd> Capture<S> {
             return Ok(Received::Dropped(count));
         }
         let packet = match &mut self.source {
-            Source::Ring(ring) => ring.next_packet(),
-            Source::Queue(buffer) => match recv(&self.socket, buffer.as_mut_slice(), RecvFlags::DONTWAIT) {
-                Ok((length, _)) => buffer.get(..length),
-                Err(rustix::io::Errno::WOULDBLOCK) => None,
-                Err(error) => {
-                    self.state = State::Idle;
-                    return Err(error.into());
+            Buffering::Ring(ring) => ring.next_packet(),
+            Buffering::Queue(buffer) => {
+                match recv(&self.socket, buffer.as_mut_slice(), RecvFlags::DONTWAIT) {
+                    Ok((length, _)) => buffer.get(..length),
+                    Err(rustix::io::Errno::WOULDBLOCK) => None,
+                    Err(error) => {
+                        self.state = State::Idle;
+                        return Err(error.into());
+                    }
                 }
-            },
+            }
         };
         let Some(packet) = packet else {
             self.state = if before == State::Reading { State::Drained } else { State::Idle };
@@ -164,7 +166,7 @@ impl<S: AsFd> Capture<S> {
 
     /// Makes sure that the packet that the kernel has announced is found in the ring.
     fn find_position(&mut self) -> io::Result<()> {
-        if let Source::Ring(ring) = &mut self.source
+        if let Buffering::Ring(ring) = &mut self.source
             && ring.is_behind()
         {
             // Another processor may be about to finish this packet, while the one behind it is finished already.

@@ -73,23 +73,23 @@ pub struct Args {
 #[derive(Subcommand, Clone, Debug)]
 pub enum Command {
     /// Check a configuration file for errors and unwise settings
-    Check(Check),
+    Check(CheckArgs),
     /// Show what the daemon would have done with the packets in a capture file, and why; nothing is executed
-    Replay(Replay),
+    Replay(ReplayArgs),
     /// Show the state of the running daemon
-    Status(Status),
+    Status(StatusArgs),
     /// Show the state of the running daemon live
-    Watch(Watch),
+    Watch(WatchArgs),
     /// Trace an address's packets live
-    Trace(Trace),
+    Trace(TraceArgs),
     /// Close an open door now
-    Close(Close),
+    Close(CloseArgs),
     /// Keep an open door open longer
-    Extend(Extend),
+    Extend(ExtendArgs),
     /// Open a door for an address as if it had knocked
-    Open(Open),
+    Open(OpenArgs),
     /// Tell the running daemon to read its configuration again
-    Reload(Reload),
+    Reload(ReloadArgs),
 }
 
 /// The control socket of the running daemon.
@@ -107,7 +107,7 @@ pub struct Socket {
 
 /// How to reach the running daemon, and how to print its reply.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Control {
+pub struct ControlArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "its type says it")]
     pub socket: Socket,
@@ -120,16 +120,16 @@ pub struct Control {
 /// The command line of `knockd status`.
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = CONTROL_AFTER_HELP)]
-pub struct Status {
+pub struct StatusArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "its type says it")]
-    pub control: Control,
+    pub control: ControlArgs,
 }
 
 /// The command line of `knockd watch`.
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = WATCH_AFTER_HELP)]
-pub struct Watch {
+pub struct WatchArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "its type says it")]
     pub socket: Socket,
@@ -138,19 +138,19 @@ pub struct Watch {
 /// The command line of `knockd trace`.
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = CONTROL_AFTER_HELP)]
-pub struct Trace {
+pub struct TraceArgs {
     /// Trace only packets from this address [default: all]
     pub address: Option<IpAddr>,
 
     #[command(flatten)]
     #[allow(missing_docs, reason = "its type says it")]
-    pub control: Control,
+    pub control: ControlArgs,
 }
 
 /// The command line of `knockd close`.
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = CONTROL_AFTER_HELP)]
-pub struct Close {
+pub struct CloseArgs {
     /// Name of the door; omit it with `--all` to close every door
     #[arg(required_unless_present = "all")]
     pub door: Option<String>,
@@ -165,13 +165,13 @@ pub struct Close {
 
     #[command(flatten)]
     #[allow(missing_docs, reason = "its type says it")]
-    pub control: Control,
+    pub control: ControlArgs,
 }
 
 /// The command line of `knockd extend`.
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = CONTROL_AFTER_HELP)]
-pub struct Extend {
+pub struct ExtendArgs {
     /// Name of the door
     pub door: String,
 
@@ -183,13 +183,13 @@ pub struct Extend {
 
     #[command(flatten)]
     #[allow(missing_docs, reason = "its type says it")]
-    pub control: Control,
+    pub control: ControlArgs,
 }
 
 /// The command line of `knockd open`.
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = CONTROL_AFTER_HELP)]
-pub struct Open {
+pub struct OpenArgs {
     /// Name of the door
     pub door: String,
 
@@ -198,22 +198,22 @@ pub struct Open {
 
     #[command(flatten)]
     #[allow(missing_docs, reason = "its type says it")]
-    pub control: Control,
+    pub control: ControlArgs,
 }
 
 /// The command line of `knockd reload`.
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = CONTROL_AFTER_HELP)]
-pub struct Reload {
+pub struct ReloadArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "its type says it")]
-    pub control: Control,
+    pub control: ControlArgs,
 }
 
 /// The command line of `knockd check`.
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = CHECK_AFTER_HELP)]
-pub struct Check {
+pub struct CheckArgs {
     /// Configuration file to check
     #[arg(value_name = "FILE", default_value = CONFIG, value_hint = ValueHint::FilePath)]
     pub file: PathBuf,
@@ -230,7 +230,7 @@ pub struct Check {
 /// The command line of `knockd replay`.
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = REPLAY_AFTER_HELP)]
-pub struct Replay {
+pub struct ReplayArgs {
     /// Capture file in pcap or pcapng format, or `-` for standard input
     #[arg(value_name = "CAPTURE", value_hint = ValueHint::FilePath)]
     pub capture: PathBuf,

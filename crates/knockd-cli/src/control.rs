@@ -14,8 +14,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 pub use self::status::{
-    AttemptStatus, Attempts, Commands, Counters, DoorStatus, Health, InterfaceStatus, LeaseState,
-    LeaseStatus, Leases, Status,
+    AttemptStatus, AttemptsStatus, CommandsStatus, CountersStatus, DoorStatus, Health, InterfaceStatus,
+    LeasePhase, LeaseStatus, LeasesStatus, Status,
 };
 
 /// The longest request, in bytes, its line end included.

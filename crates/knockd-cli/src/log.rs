@@ -57,12 +57,12 @@ pub(crate) enum Log {
     /// The thread that logs a line also writes it.
     Direct(Destinations),
     /// Lines wait for their names, in order.
-    Named { names: HostNames, entries: Sender<Entry>, writer: JoinHandle<()> },
+    Named { names: HostNames, entries: Sender<QueuedLine>, writer: JoinHandle<()> },
 }
 
 /// A message to the writer of a [`Log::Named`].
 #[derive(Debug)]
-pub(crate) enum Entry {
+pub(crate) enum QueuedLine {
     Line { time: Box<Zoned>, line: Box<Line>, name: Option<Receiver<String>>, until: Instant },
     Destinations(Destinations),
 }
@@ -91,7 +91,8 @@ impl Log {
                 let source = line.facts.source.filter(|_| line.is_about_knocker);
                 let name = source.map(|source| names.ask(source));
                 let until = Instant::now() + NAME_WAIT;
-                let entry = Entry::Line { time: Zoned::now().into(), line: line.clone().into(), name, until };
+                let entry =
+                    QueuedLine::Line { time: Zoned::now().into(), line: line.clone().into(), name, until };
                 // A full queue is drained without waiting for names, so this waits at most for the disk.
                 let _ = entries.send(entry);
             }
@@ -103,7 +104,7 @@ impl Log {
         match self {
             Self::Direct(destinations) => *destinations = to,
             Self::Named { entries, .. } => {
-                let _ = entries.send(Entry::Destinations(to));
+                let _ = entries.send(QueuedLine::Destinations(to));
             }
         }
     }
@@ -118,11 +119,11 @@ impl Log {
     }
 }
 
-fn write_named(mut destinations: Destinations, incoming: &Receiver<Entry>) {
+fn write_named(mut destinations: Destinations, incoming: &Receiver<QueuedLine>) {
     for entry in incoming {
         match entry {
-            Entry::Destinations(to) => destinations = to,
-            Entry::Line { time, line, name, until } => {
+            QueuedLine::Destinations(to) => destinations = to,
+            QueuedLine::Line { time, line, name, until } => {
                 let until = if incoming.is_full() { Instant::now() } else { until };
                 let name = name.and_then(|name| name.recv_deadline(until).ok());
                 destinations.write(&time, &line, name.as_deref());

@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use knockd_cli::args::{Args, Close, Command, Control, Extend, Format, Open, Trace};
+use knockd_cli::args::{Args, CloseArgs, Command, ControlArgs, ExtendArgs, Format, OpenArgs, TraceArgs};
 use knockd_cli::capture::decoder;
 use knockd_cli::control::Request;
 use knockd_cli::tools::{check, client, replay, trace, watch};
@@ -33,22 +33,22 @@ fn run(mut args: Args) -> anyhow::Result<Exit> {
         Some(Command::Replay(replay)) => replay::run(&replay),
         Some(Command::Status(status)) => ask(&status.control, &Request::Status {}),
         Some(Command::Watch(watch)) => watch::run(&watch.socket.path),
-        Some(Command::Trace(Trace { address, control })) => {
+        Some(Command::Trace(TraceArgs { address, control })) => {
             trace::run(&control.socket.path, address, control.format)
         }
-        Some(Command::Close(Close { door, address, control, .. })) => {
+        Some(Command::Close(CloseArgs { door, address, control, .. })) => {
             ask(&control, &Request::Close { door, address })
         }
-        Some(Command::Extend(Extend { door, address, seconds, control })) => {
+        Some(Command::Extend(ExtendArgs { door, address, seconds, control })) => {
             ask(&control, &Request::Extend { door, address, seconds })
         }
-        Some(Command::Open(Open { door, address, control })) => {
+        Some(Command::Open(OpenArgs { door, address, control })) => {
             ask(&control, &Request::Open { door, address })
         }
         Some(Command::Reload(reload)) => ask(&reload.control, &Request::Reload {}),
     }
 }
 
-fn ask(control: &Control, request: &Request) -> anyhow::Result<Exit> {
+fn ask(control: &ControlArgs, request: &Request) -> anyhow::Result<Exit> {
     client::run(&control.socket.path, request, control.format)
 }

@@ -59,7 +59,7 @@ fn keep_up_to_date(
     let mut is_failing = false;
     loop {
         let Some(status) = ask(asking) else { return };
-        let result = write(path, &Text(&status).to_string());
+        let result = write(path, &MetricsText(&status).to_string());
         if let Err(error) = &result
             && !is_failing
         {
@@ -102,9 +102,9 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
 }
 
 /// The status in the Prometheus text format, version 0.0.4.
-struct Text<'a>(&'a Status);
+struct MetricsText<'a>(&'a Status);
 
-impl fmt::Display for Text<'_> {
+impl fmt::Display for MetricsText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Status {
             version, uptime, interfaces, doors, attempts, leases, counters, commands, health, ..
@@ -222,7 +222,7 @@ mod tests {
         if let Some(interface) = status.interfaces.first_mut() {
             interface.name = "a\"b\\c\n".to_owned();
         }
-        let samples = samples(&Text(&status).to_string());
+        let samples = samples(&MetricsText(&status).to_string());
         let value = |name: &str| samples.iter().find(|(sample, _)| sample == name).map(|&(_, value)| value);
         assert_eq!(value("knockd_packets_total"), Some(1204));
         assert_eq!(value("knockd_leases{state=\"open\"}"), Some(1));

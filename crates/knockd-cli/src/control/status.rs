@@ -18,13 +18,13 @@ pub struct Status {
     /// The doors of its configuration, in file order.
     pub doors: Vec<DoorStatus>,
     /// Attempts in progress.
-    pub attempts: Attempts,
+    pub attempts: AttemptsStatus,
     /// Doors that are open.
-    pub leases: Leases,
+    pub leases: LeasesStatus,
     /// Counters since startup.
-    pub counters: Counters,
+    pub counters: CountersStatus,
     /// The commands of doors.
-    pub commands: Commands,
+    pub commands: CommandsStatus,
     /// Problems.
     pub health: Health,
 }
@@ -55,7 +55,7 @@ pub struct DoorStatus {
 
 /// The attempts in progress.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
-pub struct Attempts {
+pub struct AttemptsStatus {
     /// Their number.
     pub total: usize,
     /// The first hundred, most advanced first.
@@ -77,7 +77,7 @@ pub struct AttemptStatus {
 
 /// The open doors.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
-pub struct Leases {
+pub struct LeasesStatus {
     /// Their number.
     pub total: usize,
     /// How many are running their start command.
@@ -100,7 +100,7 @@ pub struct LeaseStatus {
     /// The source for which it is open.
     pub source: IpAddr,
     /// Its state.
-    pub state: LeaseState,
+    pub state: LeasePhase,
     /// Time until its stop command runs or is retried; null while a command is running.
     pub left: Option<u64>,
     /// Whether its last command failed.
@@ -110,7 +110,7 @@ pub struct LeaseStatus {
 /// The state of a lease.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "lowercase")]
-pub enum LeaseState {
+pub enum LeasePhase {
     /// The start command is running.
     Starting,
     /// The door is open.
@@ -123,7 +123,7 @@ pub enum LeaseState {
 
 /// Counters since startup.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Counters {
+pub struct CountersStatus {
     /// Packets that passed the kernel filter.
     pub packets: u64,
     /// Packets dropped by the kernel because they were not read in time.
@@ -146,7 +146,7 @@ pub struct Counters {
 
 /// The commands of doors.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Commands {
+pub struct CommandsStatus {
     /// Commands run since startup.
     pub run: u64,
     /// How many of those failed.
@@ -198,7 +198,7 @@ pub(crate) mod tests {
                 DoorStatus { name: "ssh".to_owned(), steps: Some(3), one_time: false },
                 DoorStatus { name: "a \x1b[31mdoor".to_owned(), steps: None, one_time: true },
             ],
-            attempts: Attempts {
+            attempts: AttemptsStatus {
                 total: 120,
                 listed: vec![AttemptStatus {
                     source: "198.51.100.7".parse().unwrap(),
@@ -207,7 +207,7 @@ pub(crate) mod tests {
                     age: 4,
                 }],
             },
-            leases: Leases {
+            leases: LeasesStatus {
                 total: 2,
                 starting: 0,
                 open: 1,
@@ -217,21 +217,21 @@ pub(crate) mod tests {
                     LeaseStatus {
                         door: "ssh".to_owned(),
                         source: "203.0.113.5".parse().unwrap(),
-                        state: LeaseState::Open,
+                        state: LeasePhase::Open,
                         left: Some(25),
                         failed: false,
                     },
                     LeaseStatus {
                         door: "ssh".to_owned(),
                         source: "203.0.113.50".parse().unwrap(),
-                        state: LeaseState::Retrying,
+                        state: LeasePhase::Retrying,
                         left: Some(61),
                         failed: true,
                     },
                 ],
             },
-            counters: Counters { packets: 1204, opens: 7, ..Counters::default() },
-            commands: Commands { run: 14, ..Commands::default() },
+            counters: CountersStatus { packets: 1204, opens: 7, ..CountersStatus::default() },
+            commands: CommandsStatus { run: 14, ..CommandsStatus::default() },
             health: Health {
                 state_directory: Some("/var/lib/knockd".to_owned()),
                 state_problem: None,

@@ -4,15 +4,14 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use knockd_core::{
-    DoorId, DoorName, Effect, LeaseFilter, LeaseState as State, LeaseView, OpeningResult, Outcome, Timestamp,
-    similar,
+    DoorId, DoorName, Effect, LeaseFilter, LeaseState, LeaseView, OpeningResult, Outcome, Timestamp, similar,
 };
 
 use super::engine::Engine;
 use crate::control::socket::QueuedRequest;
 use crate::control::{
-    AttemptStatus, Attempts, Commands, Counters, DoorStatus, Health, InterfaceStatus, LeaseState,
-    LeaseStatus, Leases, Reply, Request, Status,
+    AttemptStatus, AttemptsStatus, CommandsStatus, CountersStatus, DoorStatus, Health, InterfaceStatus,
+    LeasePhase, LeaseStatus, LeasesStatus, Reply, Request, Status,
 };
 use crate::leases::executor::Tally;
 use crate::log::Line;
@@ -182,7 +181,7 @@ impl Engine {
             uptime: now.since(Timestamp::ZERO).as_secs(),
             interfaces: interfaces.chain(missing).collect(),
             doors: doors.collect(),
-            attempts: Attempts { total: self.gate.attempt_count(), listed: attempts.collect() },
+            attempts: AttemptsStatus { total: self.gate.attempt_count(), listed: attempts.collect() },
             leases: self.leases(now),
             counters: self.counters(),
             commands: self.commands(),
@@ -195,7 +194,7 @@ impl Engine {
         }
     }
 
-    fn counters(&self) -> Counters {
+    fn counters(&self) -> CountersStatus {
         let super::dispatcher::Counters {
             packets,
             dropped,
@@ -207,17 +206,17 @@ impl Engine {
             scanners,
         } = self.dispatcher.counters;
         let visible = self.gate.visible_packets();
-        Counters { packets, dropped, visible, attempts, opens, timeouts, spoiled, evicted, scanners }
+        CountersStatus { packets, dropped, visible, attempts, opens, timeouts, spoiled, evicted, scanners }
     }
 
-    fn commands(&self) -> Commands {
+    fn commands(&self) -> CommandsStatus {
         let Tally { run, failed, closed, given_up } = self.dispatcher.executor.tally();
         let (starting, waiting) = self.dispatcher.executor.commands();
-        Commands { run, failed, closed, given_up, starting, waiting }
+        CommandsStatus { run, failed, closed, given_up, starting, waiting }
     }
 
-    fn leases(&self, now: Timestamp) -> Leases {
-        let mut leases = Leases {
+    fn leases(&self, now: Timestamp) -> LeasesStatus {
+        let mut leases = LeasesStatus {
             total: self.gate.lease_count(),
             starting: 0,
             open: 0,
@@ -228,10 +227,10 @@ impl Engine {
         let mut found: Vec<_> = self.gate.leases().map(|lease| (end_of(lease.state), lease)).collect();
         for (_, lease) in &found {
             *match state_of(lease.state) {
-                LeaseState::Starting => &mut leases.starting,
-                LeaseState::Open => &mut leases.open,
-                LeaseState::Closing => &mut leases.closing,
-                LeaseState::Retrying => &mut leases.retrying,
+                LeasePhase::Starting => &mut leases.starting,
+                LeasePhase::Open => &mut leases.open,
+                LeasePhase::Closing => &mut leases.closing,
+                LeasePhase::Retrying => &mut leases.retrying,
             } += 1;
         }
         let order = |(end, lease): &(Option<Timestamp>, LeaseView<'_>)| (*end, lease.key.source);
@@ -247,27 +246,30 @@ impl Engine {
             state: state_of(lease.state),
             // 0 only once it is due.
             left: end.map(|end| end.since(now).as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)),
-            failed: matches!(lease.state, State::Open { failed: true, .. } | State::Retrying { .. }),
+            failed: matches!(
+                lease.state,
+                LeaseState::Open { failed: true, .. } | LeaseState::Retrying { .. }
+            ),
         });
         leases.listed = listed.collect();
         leases
     }
 }
 
-const fn state_of(state: State) -> LeaseState {
+const fn state_of(state: LeaseState) -> LeasePhase {
     match state {
-        State::Starting => LeaseState::Starting,
-        State::Open { .. } => LeaseState::Open,
-        State::Closing => LeaseState::Closing,
-        State::Retrying { .. } => LeaseState::Retrying,
+        LeaseState::Starting => LeasePhase::Starting,
+        LeaseState::Open { .. } => LeasePhase::Open,
+        LeaseState::Closing => LeasePhase::Closing,
+        LeaseState::Retrying { .. } => LeasePhase::Retrying,
     }
 }
 
 /// When a lease is due; `None` while a command runs.
-const fn end_of(state: State) -> Option<Timestamp> {
+const fn end_of(state: LeaseState) -> Option<Timestamp> {
     match state {
-        State::Open { until: end, .. } | State::Retrying { again: end, .. } => Some(end),
-        State::Starting | State::Closing => None,
+        LeaseState::Open { until: end, .. } | LeaseState::Retrying { again: end, .. } => Some(end),
+        LeaseState::Starting | LeaseState::Closing => None,
     }
 }
 

@@ -32,14 +32,14 @@ pub(crate) enum Report {
     Long(Run),
     /// It has reached `CommandLimit` and is being terminated.
     Limit(Run),
-    Exit(Exit),
+    Ended(Ended),
 }
 
 /// A command that ended, or could not start.
 #[derive(Debug)]
-pub(crate) struct Exit {
+pub(crate) struct Ended {
     pub(crate) run: Run,
-    pub(crate) outcome: Outcome,
+    pub(crate) reason: ExitReason,
     /// The last non-blank line on the command's stderr, without control characters; empty if there is none or the
     /// command succeeded.
     pub(crate) message: String,
@@ -47,14 +47,14 @@ pub(crate) struct Exit {
 
 /// How a command ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Outcome {
+pub(crate) enum ExitReason {
     Status(i32),
     Signal(i32),
     /// It could not start, for this reason.
     NotStarted(String),
 }
 
-impl Outcome {
+impl ExitReason {
     fn of(status: ExitStatus) -> Self {
         match (status.code(), status.signal()) {
             (Some(code), _) => Self::Status(code),
@@ -82,11 +82,11 @@ impl Runner {
     /// When the system has no thread or descriptor left.
     pub(crate) fn new() -> anyhow::Result<(Self, Receiver<Report>)> {
         let sink = stderr::ours().context("cannot start the command thread")?;
-        Self::with(Settings { long: LONG, uses_pidfds: true, sink })
+        Self::with(RunnerSettings { long: LONG, uses_pidfds: true, sink })
             .context("cannot start the command thread")
     }
 
-    fn with(settings: Settings) -> io::Result<(Self, Receiver<Report>)> {
+    fn with(settings: RunnerSettings) -> io::Result<(Self, Receiver<Report>)> {
         let (incoming, wake) = io::pipe()?;
         ioctl_fionbio(&incoming, true)?;
         ioctl_fionbio(&wake, true)?;
@@ -97,7 +97,7 @@ impl Runner {
         Ok((Self { jobs, wake: Arc::new(wake) }, reported))
     }
 
-    /// Runs a command with `/bin/sh -c` and returns at once; exactly one [`Report::Exit`] follows.
+    /// Runs a command with `/bin/sh -c` and returns at once; exactly one [`Report::Ended`] follows.
     ///
     /// The command inherits our stdout, its stderr is copied to ours, and its stdin is empty. It has its own process
     /// group, so a signal to ours does not end it. It ends when its shell exits, whatever that leaves behind. When it
@@ -111,7 +111,7 @@ impl Runner {
 
 /// Differences for tests.
 #[derive(Debug)]
-struct Settings {
+struct RunnerSettings {
     long: Duration,
     uses_pidfds: bool,
     sink: Sink,
@@ -140,60 +140,60 @@ mod tests {
         reports.recv_timeout(Duration::from_secs(30)).unwrap()
     }
 
-    fn next_exit(reports: &Receiver<Report>) -> Exit {
+    fn next_exit(reports: &Receiver<Report>) -> Ended {
         loop {
-            if let Report::Exit(exit) = next(reports) {
+            if let Report::Ended(exit) = next(reports) {
                 return exit;
             }
         }
     }
 
-    fn exit_within(command: &str, limit: Option<Duration>) -> Exit {
+    fn exit_within(command: &str, limit: Option<Duration>) -> Ended {
         let (runner, reports) = Runner::new().unwrap();
         runner.start(run(command), limit);
         next_exit(&reports)
     }
 
-    fn exit_of(command: &str) -> Exit {
+    fn exit_of(command: &str) -> Ended {
         exit_within(command, None)
     }
 
-    fn settings() -> Settings {
-        Settings { long: LONG, uses_pidfds: true, sink: stderr::ours().unwrap() }
+    fn settings() -> RunnerSettings {
+        RunnerSettings { long: LONG, uses_pidfds: true, sink: stderr::ours().unwrap() }
     }
 
     /// A pipe as our stderr, and its other end.
-    fn piped() -> (Settings, PipeReader) {
+    fn piped() -> (RunnerSettings, PipeReader) {
         let (reader, writer) = io::pipe().unwrap();
-        (Settings { sink: Sink::new(writer.into()), ..settings() }, reader)
+        (RunnerSettings { sink: Sink::new(writer.into()), ..settings() }, reader)
     }
 
     #[test]
     fn the_status_and_the_last_line_on_stderr_are_reported() {
         let exit = exit_of("printf 'one\\n\\033two\\n\\n' >&2; exit 3");
-        assert_eq!((exit.outcome, exit.message.as_str()), (Outcome::Status(3), " two"));
-        assert_eq!(exit_of("true").outcome, Outcome::Status(0));
+        assert_eq!((exit.reason, exit.message.as_str()), (ExitReason::Status(3), " two"));
+        assert_eq!(exit_of("true").reason, ExitReason::Status(0));
     }
 
     #[test]
     fn a_command_that_cannot_be_started_is_reported_with_the_reason() {
         // One argument of exec(2) has at most 128 KiB.
         let exit = exit_of(&format!("true {}", "x".repeat(200_000)));
-        let Outcome::NotStarted(reason) = exit.outcome else { panic!("{exit:?}") };
+        let ExitReason::NotStarted(reason) = exit.reason else { panic!("{exit:?}") };
         assert!(reason.contains("Argument list too long"), "{reason}");
     }
 
     #[test]
     fn a_long_command_is_reported_once_and_goes_on() {
         let (runner, reports) =
-            Runner::with(Settings { long: Duration::from_millis(10), ..settings() }).unwrap();
+            Runner::with(RunnerSettings { long: Duration::from_millis(10), ..settings() }).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("end");
         runner.start(run(&format!("while [ ! -e {} ]; do sleep 0.1; done; exit 7", file.display())), None);
         assert!(matches!(next(&reports), Report::Long(_)));
         File::create(&file).unwrap();
-        let Report::Exit(exit) = next(&reports) else { panic!("it was reported twice") };
-        assert_eq!(exit.outcome, Outcome::Status(7));
+        let Report::Ended(exit) = next(&reports) else { panic!("it was reported twice") };
+        assert_eq!(exit.reason, ExitReason::Status(7));
     }
 
     #[test]
@@ -205,10 +205,10 @@ mod tests {
             runner.start(run(talk), None);
         }
         runner.start(run("true"), None);
-        assert_eq!(next_exit(&reports).outcome, Outcome::Status(0));
+        assert_eq!(next_exit(&reports).reason, ExitReason::Status(0));
         for _ in 0..2 {
             let exit = next_exit(&reports);
-            assert_eq!((exit.outcome, exit.message.as_str()), (Outcome::Status(3), "told"));
+            assert_eq!((exit.reason, exit.message.as_str()), (ExitReason::Status(3), "told"));
         }
     }
 
@@ -223,48 +223,48 @@ mod tests {
         // When the commands have ended, the thread ends and closes the pipe.
         assert_eq!(io::copy(&mut reader, &mut io::sink()).unwrap(), 2 * 1_000_000);
         for _ in 0..2 {
-            assert_eq!(next_exit(&reports).outcome, Outcome::Status(0));
+            assert_eq!(next_exit(&reports).reason, ExitReason::Status(0));
         }
     }
 
     #[test]
     fn without_pidfds_ends_are_noticed_and_limits_kept() {
-        let (runner, reports) = Runner::with(Settings { uses_pidfds: false, ..settings() }).unwrap();
+        let (runner, reports) = Runner::with(RunnerSettings { uses_pidfds: false, ..settings() }).unwrap();
         runner.start(run("echo why >&2; exit 3"), None);
         let exit = next_exit(&reports);
-        assert_eq!((exit.outcome, exit.message.as_str()), (Outcome::Status(3), "why"));
+        assert_eq!((exit.reason, exit.message.as_str()), (ExitReason::Status(3), "why"));
         runner.start(run("sleep 60 & echo $! >&2; wait"), Some(LIMIT));
         assert!(matches!(next(&reports), Report::Limit(_)));
         let exit = next_exit(&reports);
-        assert_eq!(exit.outcome, Outcome::Signal(15));
+        assert_eq!(exit.reason, ExitReason::Signal(15));
         assert!(is_soon_gone(exit.message.parse().unwrap()));
     }
 
     #[test]
     fn a_signal_is_told_from_a_status() {
-        assert_eq!(exit_of("kill -9 $$").outcome, Outcome::Signal(9));
+        assert_eq!(exit_of("kill -9 $$").reason, ExitReason::Signal(9));
     }
 
     #[test]
     fn a_command_ends_with_its_shell_not_with_its_pipes() {
         let exit = exit_of("echo early >&2; sleep 5 & exit 1");
-        assert_eq!((exit.outcome, exit.message.as_str()), (Outcome::Status(1), "early"));
+        assert_eq!((exit.reason, exit.message.as_str()), (ExitReason::Status(1), "early"));
     }
 
     #[test]
     fn a_command_that_runs_too_long_is_ended_with_all_its_processes() {
         let exit = exit_within("sleep 60 & echo $! >&2; wait", Some(LIMIT));
-        assert_eq!(exit.outcome, Outcome::Signal(15));
+        assert_eq!(exit.reason, ExitReason::Signal(15));
         assert!(is_soon_gone(exit.message.parse().unwrap()));
     }
 
     #[test]
     fn a_command_that_ignores_the_signal_is_killed_and_so_are_its_children_that_do() {
         let exit = exit_within("trap '' TERM; sleep 60", Some(LIMIT));
-        assert_eq!(exit.outcome, Outcome::Signal(9));
+        assert_eq!(exit.reason, ExitReason::Signal(9));
         let child = "(trap '' TERM; while :; do sleep 60; done) & echo $! >&2; wait";
         let exit = exit_within(child, Some(LIMIT));
-        assert_eq!(exit.outcome, Outcome::Signal(15));
+        assert_eq!(exit.reason, ExitReason::Signal(15));
         assert!(is_soon_gone(exit.message.parse().unwrap()));
     }
 

@@ -8,7 +8,7 @@ use crossbeam_channel::Receiver;
 use knockd_core::config::Options;
 use knockd_core::{BurnId, Effect, LeaseId, Run, RunKind};
 
-use super::commands::{Exit, Outcome, Report, Runner};
+use super::commands::{Ended, ExitReason, Report, Runner};
 use super::one_time_file::StrikeError;
 use super::store::{LeaseStore, Restored};
 use super::writer::{Change, Progress, Ticket, Writer};
@@ -47,8 +47,8 @@ pub(crate) struct Executor {
     /// Start commands that wait until the record of their lease is durable.
     unsaved_runs: VecDeque<(Ticket, Run)>,
     /// Start commands and stop commands do not wait for each other.
-    starts: Queue,
-    stops: Queue,
+    starts: CommandQueue,
+    stops: CommandQueue,
     /// Commands that ended before they started, because too many were waiting.
     refused: Vec<LeaseId>,
     tally: Tally,
@@ -56,7 +56,7 @@ pub(crate) struct Executor {
 
 /// Commands of one kind, with a limit on how many run at a time.
 #[derive(Default, Debug)]
-struct Queue {
+struct CommandQueue {
     running: u32,
     waiting: VecDeque<Run>,
 }
@@ -92,8 +92,8 @@ impl Executor {
             state_problem: None,
             unsaved: BTreeMap::new(),
             unsaved_runs: VecDeque::new(),
-            starts: Queue::default(),
-            stops: Queue::default(),
+            starts: CommandQueue::default(),
+            stops: CommandQueue::default(),
             refused: Vec::new(),
             tally: Tally::default(),
         })
@@ -217,7 +217,7 @@ impl Executor {
         match report {
             Report::Long(run) => log.write(&Line::long(run)),
             Report::Limit(run) => log.write(&Line::limit(run)),
-            Report::Exit(exit) => return Some(self.handle_exit(exit, options, log)),
+            Report::Ended(exit) => return Some(self.handle_exit(exit, options, log)),
         }
         None
     }
@@ -287,15 +287,15 @@ impl Executor {
         self.runner.start(run, options.command_limit.map(Into::into));
     }
 
-    fn handle_exit(&mut self, exit: &Exit, options: &Options, log: &Log) -> (LeaseId, bool) {
-        let Exit { run, outcome, message } = exit;
-        if let Some(line) = failure(run, outcome) {
+    fn handle_exit(&mut self, exit: &Ended, options: &Options, log: &Log) -> (LeaseId, bool) {
+        let Ended { run, reason, message } = exit;
+        if let Some(line) = failure(run, reason) {
             self.tally.failed += 1;
             log.write(&line);
             if !message.is_empty() {
                 log.write(&Line::last_words(run, message));
             }
-            if let Outcome::Status(CANNOT_EXECUTE | NOT_FOUND) = outcome
+            if let ExitReason::Status(CANNOT_EXECUTE | NOT_FOUND) = reason
                 && let Some(program) = programs::missing(&run.command)
             {
                 log.write(&Line::missing_program(run, program));
@@ -313,17 +313,17 @@ impl Executor {
                 }
             }
         }
-        (run.id, *outcome == Outcome::Status(0))
+        (run.id, *reason == ExitReason::Status(0))
     }
 }
 
 /// The line about a command that failed.
-fn failure(run: &Run, outcome: &Outcome) -> Option<Line> {
-    let how = match outcome {
-        Outcome::Status(0) => return None,
-        Outcome::Status(code) => format!("command returned non-zero status code ({code})"),
-        Outcome::Signal(signal) => format!("command killed by signal {signal}"),
-        Outcome::NotStarted(reason) => format!("cannot start command: {reason}"),
+fn failure(run: &Run, reason: &ExitReason) -> Option<Line> {
+    let how = match reason {
+        ExitReason::Status(0) => return None,
+        ExitReason::Status(code) => format!("command returned non-zero status code ({code})"),
+        ExitReason::Signal(signal) => format!("command killed by signal {signal}"),
+        ExitReason::NotStarted(reason) => format!("cannot start command: {reason}"),
     };
     Some(Line::failed(run, &how))
 }

@@ -240,7 +240,7 @@ impl Line {
     /// Returns the line as a JSON object without a line end.
     pub(super) fn to_json(&self, time: &Zoned, name: Option<&str>, text: &str) -> String {
         #[derive(Serialize)]
-        struct Object<'a> {
+        struct Json<'a> {
             time: String,
             #[serde(flatten)]
             facts: &'a Facts,
@@ -249,7 +249,7 @@ impl Line {
             text: &'a str,
         }
         let time = time.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string();
-        let object = Object { time, facts: &self.facts, name, text };
+        let object = Json { time, facts: &self.facts, name, text };
         // Serialisation cannot fail: the keys are strings, and it writes to memory.
         serde_json::to_string(&object).unwrap_or_default()
     }

@@ -96,19 +96,19 @@ fn drawn(file: &ConfigFile, findings: &[Diagnostic], style: Style) -> String {
 
 /// What everybody may do with a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Access {
+pub(crate) enum OthersMay {
     Read,
     Write,
 }
 
 /// Returns what everybody may do with a file that contains secrets or commands.
-pub(crate) fn access_of_others(path: &Path) -> Option<Access> {
+pub(crate) fn access_of_others(path: &Path) -> Option<OthersMay> {
     // The code that reads the file reports that it is missing.
     let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
     match metadata.mode() & 0o006 {
         0 => None,
-        0o004 => Some(Access::Read),
-        _ => Some(Access::Write),
+        0o004 => Some(OthersMay::Read),
+        _ => Some(OthersMay::Write),
     }
 }
 
@@ -119,11 +119,11 @@ pub(crate) fn access_of_others(path: &Path) -> Option<Access> {
 pub(crate) fn check_access(path: &Path) -> Result<Option<String>, ConfigFileError> {
     let can = match access_of_others(path) {
         None => return Ok(None),
-        Some(Access::Write) if geteuid().is_root() => {
+        Some(OthersMay::Write) if geteuid().is_root() => {
             return Err(ConfigFileError::Writable { path: path.to_owned() });
         }
-        Some(Access::Write) => "world-writable",
-        Some(Access::Read) => "world-readable",
+        Some(OthersMay::Write) => "world-writable",
+        Some(OthersMay::Read) => "world-readable",
     };
     let name = path.display();
     Ok(Some(format!("{name}: warning: {can}, but contains secrets; run: chmod o= {name}")))

@@ -175,13 +175,13 @@ impl<R: Read> Read for Whole<R> {
 /// A section of a file, with its own interfaces; a pcap file has only one.
 #[derive(Default)]
 struct Section {
-    interfaces: Vec<Interface>,
+    interfaces: Vec<CaptureInterface>,
     /// The time of the latest packet, because some packets have none.
     time: Duration,
 }
 
 /// What the packets of one interface share.
-struct Interface {
+struct CaptureInterface {
     link_type: Linktype,
     /// Units of time per second.
     resolution: u64,
@@ -199,7 +199,7 @@ impl Section {
         let damaged = Damage::Damaged { number };
         let (interface, units, frame) = match block {
             PcapBlockOwned::LegacyHeader(header) => {
-                self.interfaces = vec![Interface::of_file(header)];
+                self.interfaces = vec![CaptureInterface::of_file(header)];
                 return Ok(None);
             }
             PcapBlockOwned::Legacy(packet) => {
@@ -215,7 +215,7 @@ impl Section {
                 return Err(damaged);
             }
             PcapBlockOwned::NG(Block::InterfaceDescription(interface)) => {
-                self.interfaces.push(Interface::of_block(interface));
+                self.interfaces.push(CaptureInterface::of_block(interface));
                 return Ok(None);
             }
             PcapBlockOwned::NG(Block::EnhancedPacket(packet)) => {
@@ -233,7 +233,7 @@ impl Section {
     }
 }
 
-impl Interface {
+impl CaptureInterface {
     fn of_file(header: &PcapHeader) -> Self {
         let resolution = if header.is_nanosecond_precision() { NANOSECONDS } else { MICROSECONDS };
         // The upper bits say whether frames end with a checksum.
@@ -316,9 +316,9 @@ mod tests {
         block(word, 6, &[&head, bytes].concat())
     }
 
-    type Outcome = (Vec<(u64, Duration, Vec<u8>)>, Result<(), Damage>);
+    type ReadResult = (Vec<(u64, Duration, Vec<u8>)>, Result<(), Damage>);
 
-    fn read_all(file: &[u8]) -> Outcome {
+    fn read_all(file: &[u8]) -> ReadResult {
         let mut packets = Vec::new();
         let result = read(file, |Captured { number, time, carried }| {
             packets.push((number, time, carried.unwrap().ip_packet.to_vec()));

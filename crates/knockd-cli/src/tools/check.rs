@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::Exit;
 use crate::args::Format;
-use crate::system::config_file::{Access, ConfigFile, Style, access_of_others};
+use crate::system::config_file::{ConfigFile, OthersMay, Style, access_of_others};
 use crate::system::listening::Listening;
 use crate::system::programs;
 use crate::system::selection::Selection;
@@ -194,8 +194,8 @@ impl<'a> Check<'a> {
     fn access(&mut self, path: &Path) {
         let Some(access) = access_of_others(path) else { return };
         let (severity, can) = match access {
-            Access::Write => (Severity::Error, "world-writable, so anyone could run commands as root"),
-            Access::Read => (Severity::Warning, "world-readable, but contains secrets"),
+            OthersMay::Write => (Severity::Error, "world-writable, so anyone could run commands as root"),
+            OthersMay::Read => (Severity::Warning, "world-readable, but contains secrets"),
         };
         let help = format!("chmod o= {}", path.display());
         self.add_about(path.to_owned(), severity, Code::OpenToOthers, can.to_owned(), Some(help));

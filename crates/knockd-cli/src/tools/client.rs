@@ -94,7 +94,7 @@ pub fn run(socket: &Path, request: &Request, format: Format) -> anyhow::Result<E
             writeln!(out, "{}", serde_json::to_string_pretty(status).context("cannot print the status")?)
         }
         (Format::Json, _) => write!(out, "{line}"),
-        (Format::Text, Reply::Status(status)) => write!(out, "{}", status::Text(status)),
+        (Format::Text, Reply::Status(status)) => write!(out, "{}", status::StatusText(status)),
         (Format::Text, Reply::Done { text } | Reply::Traced { text, .. }) => {
             writeln!(out, "{}", harmless(text))
         }

@@ -21,7 +21,7 @@ use knockd_core::{
     Visibility,
 };
 
-use self::print::{Output, Summary};
+use self::print::{Printer, Summary};
 use super::capture_file::{self, Captured};
 use crate::Exit;
 use crate::args;
@@ -38,11 +38,11 @@ const EPHEMERAL_FROM: u16 = 32768;
 /// # Errors
 /// When the configuration, a one-time file or the capture file is unusable; a damaged file is read as far as
 /// possible. When the output cannot be printed.
-pub fn run(args: &args::Replay) -> anyhow::Result<Exit> {
+pub fn run(args: &args::ReplayArgs) -> anyhow::Result<Exit> {
     let config = ConfigFile::read(&args.config)?.parse()?.config;
     let own = Own::choose(args, &config.options)?;
     let mut replay = Replay::new(config, own)?;
-    let mut output = Output::new(args.format, args.explain);
+    let mut output = Printer::new(args.format, args.explain);
     output.begin(&args.config, &replay.gate.config().doors, &replay.own)?;
     let mut failure = None;
     let read = capture_file::read(open(&args.capture)?, |captured| {
@@ -81,7 +81,7 @@ enum Own {
 }
 
 impl Own {
-    fn choose(args: &args::Replay, options: &Options) -> anyhow::Result<Self> {
+    fn choose(args: &args::ReplayArgs, options: &Options) -> anyhow::Result<Self> {
         if !args.address.is_empty() {
             return Ok(Self::Given(args.address.clone()));
         }
@@ -136,7 +136,7 @@ impl Replay {
         Ok(Self { gate, own, current: None, now: Timestamp::ZERO, summary: Summary::default() })
     }
 
-    fn handle_captured(&mut self, captured: &Captured<'_>, output: &mut Output) -> anyhow::Result<()> {
+    fn handle_captured(&mut self, captured: &Captured<'_>, output: &mut Printer) -> anyhow::Result<()> {
         let at = Timestamp::new(captured.time);
         self.handle_timeouts(at, output)?;
         self.now = self.now.max(at);
@@ -154,7 +154,7 @@ impl Replay {
         &mut self,
         captured: &Captured<'_>,
         packet: &Packet,
-        output: &mut Output,
+        output: &mut Printer,
     ) -> anyhow::Result<()> {
         self.follow(packet.destination);
         let now = self.clocks();
@@ -182,7 +182,7 @@ impl Replay {
     }
 
     /// Lets everything happen that is due before `until`.
-    fn handle_timeouts(&mut self, until: Timestamp, output: &mut Output) -> anyhow::Result<()> {
+    fn handle_timeouts(&mut self, until: Timestamp, output: &mut Printer) -> anyhow::Result<()> {
         while let Some(due) = self.gate.poll_timeout().filter(|&due| due <= until) {
             self.now = self.now.max(due);
             let at = self.now.since(Timestamp::ZERO);
@@ -200,7 +200,7 @@ impl Replay {
         mut outcomes: VecDeque<Outcome>,
         captured: Option<&Captured<'_>>,
         at: Duration,
-        output: &mut Output,
+        output: &mut Printer,
     ) -> anyhow::Result<()> {
         let now = self.clocks();
         while let Some(outcome) = outcomes.pop_front() {
@@ -221,7 +221,7 @@ impl Replay {
     }
 
     /// Lets everything happen that is still due if no more packets arrive.
-    fn finish(&mut self, output: &mut Output) -> anyhow::Result<()> {
+    fn finish(&mut self, output: &mut Printer) -> anyhow::Result<()> {
         self.handle_timeouts(Timestamp::new(Duration::MAX), output)
     }
 

@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 
 use anstyle::{AnsiColor, Style};
 
-use crate::control::{AttemptStatus, DoorStatus, LeaseState, LeaseStatus, Status};
+use crate::control::{AttemptStatus, DoorStatus, LeasePhase, LeaseStatus, Status};
 use crate::system::text::{count, harmless, span};
 
 const HEADING: Style = Style::new().bold();
@@ -12,9 +12,9 @@ const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default();
 
 /// A status with colours; print it through `anstream`, which drops them where they are not wanted.
-pub(crate) struct Text<'a>(pub(crate) &'a Status);
+pub(crate) struct StatusText<'a>(pub(crate) &'a Status);
 
-impl fmt::Display for Text<'_> {
+impl fmt::Display for StatusText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let status = self.0;
         writeln!(f, "knockd {}, up {}, pid {}", harmless(&status.version), span(status.uptime), status.pid)?;
@@ -125,10 +125,10 @@ pub(crate) fn lease_state(lease: &LeaseStatus) -> (&'static str, String) {
         if lease.failed { format!("{what}, start command failed") } else { what.to_owned() }
     };
     match lease.state {
-        LeaseState::Starting => ("starting", "start command running".to_owned()),
-        LeaseState::Open => ("open", failed(&format!("closes in {left}"))),
-        LeaseState::Closing => ("closing", "stop command running".to_owned()),
-        LeaseState::Retrying => ("retrying", format!("stop command failed, retrying in {left}")),
+        LeasePhase::Starting => ("starting", "start command running".to_owned()),
+        LeasePhase::Open => ("open", failed(&format!("closes in {left}"))),
+        LeasePhase::Closing => ("closing", "stop command running".to_owned()),
+        LeasePhase::Retrying => ("retrying", format!("stop command failed, retrying in {left}")),
     }
 }
 
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn columns_are_aligned_and_nothing_is_obeyed_by_a_terminal() {
-        let text = anstream::adapter::strip_str(&Text(&example()).to_string()).to_string();
+        let text = anstream::adapter::strip_str(&StatusText(&example()).to_string()).to_string();
         let (before, after) = text.split_once("\nSince startup\n").unwrap();
         assert_eq!(
             before,

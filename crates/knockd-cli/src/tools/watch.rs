@@ -19,7 +19,7 @@ use self::draw::{Palette, View};
 use crate::Exit;
 use crate::control::{Reply, Request, Status};
 use crate::tools::client::Connection;
-use crate::tools::status::Text;
+use crate::tools::status::StatusText;
 
 /// How often to ask the daemon.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -121,7 +121,7 @@ fn print(news: &Receiver<News>, first: &Status, ended: &AtomicBool) {
         };
         if !is_same {
             let written = match &latest {
-                Ok(status) => writeln!(out, "{}", Text(status)),
+                Ok(status) => writeln!(out, "{}", StatusText(status)),
                 Err(reason) => writeln!(out, "{reason}"),
             };
             if written.is_err() {

@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal};
 
 use super::stderr::Tail;
-use super::{Exit, Outcome, Report, Settings, process};
+use super::{Ended, ExitReason, Report, RunnerSettings, process};
 
 /// How long to wait for the last stderr output after a shell failed. Only a command that left a process in the
 /// background, which still holds the pipe, takes that long.
@@ -45,7 +45,7 @@ const FULL_PIPE: usize = 16;
 
 /// The thread's state. Each command has a number, under which epoll(7) reports both its descriptors.
 pub(super) struct CommandThread {
-    settings: Settings,
+    settings: RunnerSettings,
     new: Receiver<(Run, Option<Duration>)>,
     /// `None` once nobody is left who could start a command.
     wake: Option<PipeReader>,
@@ -75,16 +75,16 @@ struct Running {
     tail: Tail,
     limit: Option<Instant>,
     /// What to do next, unless the command ends first.
-    next: Option<(Instant, Step)>,
+    next: Option<(Instant, Deadline)>,
     /// Whether its processes have been told to terminate.
     is_ending: bool,
     /// How it ended, while the thread waits for its last line.
-    outcome: Option<Outcome>,
+    reason: Option<ExitReason>,
 }
 
 /// The steps in the life of a command, in order, each with a time.
 #[derive(Clone, Copy)]
-enum Step {
+enum Deadline {
     ReportLong,
     End,
     Kill,
@@ -95,7 +95,7 @@ enum Step {
 impl CommandThread {
     /// Sets up the thread's state. `wake` wakes it; the other end of `wake` is closed after the sender of `new`.
     pub(super) fn new(
-        settings: Settings,
+        settings: RunnerSettings,
         new: Receiver<(Run, Option<Duration>)>,
         wake: PipeReader,
         reports: Sender<Report>,
@@ -162,7 +162,7 @@ impl CommandThread {
         let (shell, pipe) = match process::spawn(&run.command) {
             Ok(started) => started,
             Err(error) => {
-                return self.report_exit(run, Outcome::NotStarted(error.to_string()), String::new());
+                return self.report_exit(run, ExitReason::NotStarted(error.to_string()), String::new());
             }
         };
         self.last += 1;
@@ -175,11 +175,11 @@ impl CommandThread {
         let long = now + self.settings.long;
         let limit = limit.and_then(|limit| now.checked_add(limit));
         let next = match limit {
-            Some(limit) if limit < long => (limit, Step::End),
-            _ => (long, Step::ReportLong),
+            Some(limit) if limit < long => (limit, Deadline::End),
+            _ => (long, Deadline::ReportLong),
         };
         let (tail, next) = (Tail::default(), Some(next));
-        let command = Running { run, shell, pidfd, tail, limit, next, is_ending: false, outcome: None };
+        let command = Running { run, shell, pidfd, tail, limit, next, is_ending: false, reason: None };
         self.running.insert(self.last, command);
     }
 
@@ -211,7 +211,7 @@ impl CommandThread {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Ok(_) | Err(_) => {
                     self.close(number);
-                    if self.running.get(&number).is_some_and(|command| command.outcome.is_some()) {
+                    if self.running.get(&number).is_some_and(|command| command.reason.is_some()) {
                         self.finish(number);
                     }
                     return;
@@ -232,16 +232,16 @@ impl CommandThread {
     /// Reaps a shell if it has ended.
     fn handle_exit(&mut self, number: u64) {
         let Some(command) = self.running.get_mut(&number) else { return };
-        if command.outcome.is_some() || !process::has_ended(&command.shell) {
+        if command.reason.is_some() || !process::has_ended(&command.shell) {
             return;
         }
         if command.is_ending {
             // Other processes of its group may have ignored the signal.
             process::signal(&command.shell, Signal::KILL);
         }
-        let outcome = match command.shell.wait() {
-            Ok(status) => Outcome::of(status),
-            Err(error) => Outcome::NotStarted(error.to_string()),
+        let reason = match command.shell.wait() {
+            Ok(status) => ExitReason::of(status),
+            Err(error) => ExitReason::NotStarted(error.to_string()),
         };
         if let Some(pidfd) = command.pidfd.take() {
             // A process that is just being started may hold it a moment longer.
@@ -253,10 +253,10 @@ impl CommandThread {
             self.next_reap.get_or_insert_with(|| Instant::now() + REAP);
         }
         self.copy(number, FULL_PIPE);
-        let is_complete = outcome == Outcome::Status(0) || !self.pipes.contains_key(&number);
+        let is_complete = reason == ExitReason::Status(0) || !self.pipes.contains_key(&number);
         if let Some(command) = self.running.get_mut(&number) {
-            command.outcome = Some(outcome);
-            command.next = Some((Instant::now() + MESSAGE_WAIT, Step::ReportExit));
+            command.reason = Some(reason);
+            command.next = Some((Instant::now() + MESSAGE_WAIT, Deadline::ReportExit));
         }
         if is_complete {
             self.finish(number);
@@ -277,24 +277,24 @@ impl CommandThread {
         }
     }
 
-    fn take(&mut self, step: Step, number: u64, now: Instant) {
+    fn take(&mut self, step: Deadline, number: u64, now: Instant) {
         let Some(command) = self.running.get_mut(&number) else { return };
         match step {
-            Step::ReportLong => {
-                command.next = command.limit.map(|limit| (limit, Step::End));
+            Deadline::ReportLong => {
+                command.next = command.limit.map(|limit| (limit, Deadline::End));
                 let _ = self.reports.send(Report::Long(command.run.clone()));
             }
-            Step::End => {
+            Deadline::End => {
                 command.is_ending = true;
-                command.next = Some((now + GRACE, Step::Kill));
+                command.next = Some((now + GRACE, Deadline::Kill));
                 let _ = self.reports.send(Report::Limit(command.run.clone()));
                 process::signal(&command.shell, Signal::TERM);
             }
-            Step::Kill => {
+            Deadline::Kill => {
                 command.next = None;
                 process::signal(&command.shell, Signal::KILL);
             }
-            Step::ReportExit => {
+            Deadline::ReportExit => {
                 // Even if our own stderr takes nothing.
                 self.copy(number, FULL_PIPE);
                 self.finish(number);
@@ -304,11 +304,11 @@ impl CommandThread {
 
     /// Reports how a command ended. Its background processes may still hold its pipe.
     fn finish(&mut self, number: u64) {
-        let Some(Running { run, outcome: Some(outcome), tail, .. }) = self.running.remove(&number) else {
+        let Some(Running { run, reason: Some(reason), tail, .. }) = self.running.remove(&number) else {
             return;
         };
-        let message = if outcome == Outcome::Status(0) { String::new() } else { tail.line() };
-        self.report_exit(run, outcome, message);
+        let message = if reason == ExitReason::Status(0) { String::new() } else { tail.line() };
+        self.report_exit(run, reason, message);
         if self.pipes.contains_key(&number) {
             self.left.push_back(number);
             if self.left.len() > LEFT_PIPES
@@ -326,16 +326,16 @@ impl CommandThread {
         }
     }
 
-    fn report_exit(&self, run: Run, outcome: Outcome, message: String) {
+    fn report_exit(&self, run: Run, reason: ExitReason, message: String) {
         // The engine is gone only when the process is about to exit.
-        let _ = self.reports.send(Report::Exit(Exit { run, outcome, message }));
+        let _ = self.reports.send(Report::Ended(Ended { run, reason, message }));
     }
 }
 
 impl Running {
     /// Says whether nothing announces its end.
     const fn is_without_notice(&self) -> bool {
-        self.pidfd.is_none() && self.outcome.is_none()
+        self.pidfd.is_none() && self.reason.is_none()
     }
 }
 

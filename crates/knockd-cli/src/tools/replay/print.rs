@@ -66,7 +66,7 @@ impl Summary {
 /// One line of JSON.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-enum Object<'a> {
+enum JsonLine<'a> {
     Begin {
         config: String,
         doors: Vec<&'a str>,
@@ -113,7 +113,7 @@ struct When {
 }
 
 /// Where everything is printed.
-pub(super) struct Output {
+pub(super) struct Printer {
     out: BufWriter<StdoutLock<'static>>,
     format: Format,
     /// The source to explain packet by packet; `None` to report events of all sources.
@@ -126,7 +126,7 @@ pub(super) struct Output {
     at_end: bool,
 }
 
-impl Output {
+impl Printer {
     pub(super) fn new(format: Format, explain: Option<IpAddr>) -> Self {
         let out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
         Self { out, format, explain, zone: TimeZone::system(), first: None, told: false, at_end: false }
@@ -146,7 +146,7 @@ impl Output {
         };
         if self.format == Format::Json {
             let config = config.display().to_string();
-            return self.json(&Object::Begin { config, doors, own, addresses });
+            return self.json(&JsonLine::Begin { config, doors, own, addresses });
         }
         writeln!(self.out, "Doors in {}: {}", config.display(), doors.join(", "))?;
         let list: Vec<_> = addresses.iter().map(ToString::to_string).collect();
@@ -178,7 +178,7 @@ impl Output {
             let notes: Vec<_> = notes.iter().filter(|note| note.source == packet.source).cloned().collect();
             let when = self.when(Some(captured.number), captured.time);
             if self.format == Format::Json {
-                return self.json(&Object::Packet { when, packet: Shown(packet), notes: &notes });
+                return self.json(&JsonLine::Packet { when, packet: Shown(packet), notes: &notes });
             }
             self.heading(&when, captured.time)?;
             writeln!(self.out, "{}", Shown(packet))?;
@@ -197,7 +197,7 @@ impl Output {
         self.told = true;
         let when = self.when(Some(captured.number), captured.time);
         if self.format == Format::Json {
-            return self.json(&Object::Unread { when, source: explain, reason });
+            return self.json(&JsonLine::Unread { when, source: explain, reason });
         }
         self.heading(&when, captured.time)?;
         writeln!(self.out, "{explain}\n    {}", What::Unread { reason })
@@ -215,7 +215,7 @@ impl Output {
         }
         let when = self.when(captured.map(|captured| captured.number), time);
         if self.format == Format::Json {
-            return self.json(&Object::Note { when, note });
+            return self.json(&JsonLine::Note { when, note });
         }
         if self.explain.is_some() && captured.is_some() {
             return writeln!(self.out, "    {note}");
@@ -226,7 +226,7 @@ impl Output {
 
     pub(super) fn end_of_file(&mut self) -> io::Result<()> {
         match self.format {
-            Format::Json => self.json(&Object::EndOfFile),
+            Format::Json => self.json(&JsonLine::EndOfFile),
             Format::Text => {
                 self.at_end = true;
                 Ok(())
@@ -236,7 +236,7 @@ impl Output {
 
     pub(super) fn summary(&mut self, summary: &Summary, complete: bool) -> io::Result<()> {
         if self.format == Format::Json {
-            self.json(&Object::Summary { complete, summary })?;
+            self.json(&JsonLine::Summary { complete, summary })?;
             return self.out.flush();
         }
         if let Some(explain) = self.explain.filter(|_| !self.told) {
@@ -282,7 +282,7 @@ impl Output {
         write!(self.out, "{local} {:+12.6} {number:>8} ", when.offset)
     }
 
-    fn json(&mut self, object: &Object<'_>) -> io::Result<()> {
+    fn json(&mut self, object: &JsonLine<'_>) -> io::Result<()> {
         serde_json::to_writer(&mut self.out, object)?;
         writeln!(self.out)
     }

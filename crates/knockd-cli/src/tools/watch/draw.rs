@@ -7,7 +7,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Row, Table};
 
 use super::News;
-use crate::control::{LeaseState, LeaseStatus, Status};
+use crate::control::{LeasePhase, LeaseStatus, Status};
 use crate::system::text::{count, harmless, span};
 use crate::tools::status::lease_state;
 
@@ -141,10 +141,10 @@ fn draw_leases(frame: &mut Frame<'_>, area: Rect, status: &Status, palette: Pale
 /// Says briefly what comes next for a lease.
 fn short(lease: &LeaseStatus) -> String {
     match lease.state {
-        LeaseState::Starting => "starting".to_owned(),
-        LeaseState::Closing => "closing".to_owned(),
-        LeaseState::Open => span(lease.left.unwrap_or_default()),
-        LeaseState::Retrying => format!("failed, {}", span(lease.left.unwrap_or_default())),
+        LeasePhase::Starting => "starting".to_owned(),
+        LeasePhase::Closing => "closing".to_owned(),
+        LeasePhase::Open => span(lease.left.unwrap_or_default()),
+        LeasePhase::Retrying => format!("failed, {}", span(lease.left.unwrap_or_default())),
     }
 }
 
