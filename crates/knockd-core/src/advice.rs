@@ -1,7 +1,7 @@
-//! What is unwise about a configuration that can be used.
+//! What is unwise about a usable configuration.
 //!
-//! Everything here follows from the configuration alone. What depends on the machine, such as which programs there are, is the
-//! business of `knockd check`.
+//! All of this follows from the configuration alone. `knockd check` adds what depends on the machine, such as which
+//! programs exist.
 
 mod odds;
 
@@ -22,7 +22,7 @@ use crate::sequence::{Protocol, Sequence, Step};
 use crate::tcp_flags::{FlagRule, TcpFlags};
 use crate::time::Timestamp;
 
-/// Sequences, as lists of ports, that stand in manuals, default files and walk-throughs: those of knockd 0.8, and ours.
+/// Sequences, as lists of ports, published in manuals, default files and tutorials: those of knockd 0.8, and ours.
 const KNOWN: [&[u16]; 10] = [
     &[7000, 8000, 9000],
     &[2222, 3333, 4444],
@@ -36,32 +36,32 @@ const KNOWN: [&[u16]; 10] = [
     &[7101, 8202, 9303],
 ];
 
-/// Ports that scanners try first, beyond the system's own, which end at 1023.
+/// Ports that scanners try first, besides the system ports, which end at 1023.
 const WELL_KNOWN: [u16; 24] = [
     1025, 1433, 1521, 1723, 2049, 2375, 3000, 3128, 3306, 3389, 5000, 5060, 5432, 5900, 6379, 8000, 8008,
     8080, 8081, 8443, 8888, 9200, 11211, 27017,
 ];
 
-/// The last of the system's ports (RFC 6335, section 6).
+/// The last system port (RFC 6335, section 6).
 const LAST_SYSTEM_PORT: u16 = 1023;
 
-/// Ports that are this near to each other are hit by one ascending scan before the scanner guard knows it.
+/// One ascending scan hits two ports within this distance before the scanner guard detects it.
 const NEAR: u16 = 10;
 
-/// A step needs so much time on a slow line, with a pause after it.
+/// The time that one step needs on a slow network, with a pause after it.
 const TIME_FOR_A_STEP: Duration = Duration::from_millis(500);
-/// In a longer time than this, an attempt is spoiled or guessed rather than completed.
+/// Within a longer timeout, an attempt is more likely to be spoiled or guessed than completed.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Programs that open ports, and the words that make them do it.
+/// Programs that open ports, and the words with which they do.
 const FIREWALLS: [&str; 8] =
     ["iptables", "ip6tables", "nft", "ipset", "firewall-cmd", "ufw", "pfctl", "iptables-nft"];
 const OPENING: [&str; 9] = ["-A", "-I", "--append", "--insert", "add", "insert", "allow", "accept", "ACCEPT"];
 const CLOSING: [&str; 6] = ["-D", "--delete", "delete", "del", "remove", "destroy"];
 
-/// Says what is unwise about a configuration that can be used, and how hard its doors are to guess.
+/// Returns what is unwise about a usable configuration, and the odds of guessing its doors.
 ///
-/// `text` is the one that was parsed. The findings are of severity [`Severity::Warning`] and [`Severity::Note`].
+/// `text` is the text that was parsed. The findings have severity [`Severity::Warning`] or [`Severity::Note`].
 pub fn advise(text: &[u8], parsed: &Parsed) -> Vec<Diagnostic> {
     let Config { options, doors } = &parsed.config;
     let mut adviser = Adviser { text, findings: Vec::new() };
@@ -99,8 +99,8 @@ impl Adviser<'_> {
         self.findings.push(Diagnostic::new(self.text, span, Severity::Warning, code, message, expected));
     }
 
-    /// One finding about the ports of a sequence at most: whoever chooses others mends all of it. A door of one step is
-    /// meant to be hit by chance.
+    /// Adds at most one finding about the ports of a sequence: choosing other ports fixes all of them. A door with
+    /// one step is meant to be hit by chance.
     fn sequence(&mut self, sequence: &Sequence, places: &Places) {
         if sequence.len() < 2 {
             return;
@@ -131,7 +131,7 @@ impl Adviser<'_> {
 
     fn seq_timeout(&mut self, door: &Door, sequence: &Sequence, places: &Places) {
         let seconds = door.seq_timeout.get();
-        // That a longer sequence with 0 can never open is said at every start.
+        // The parser reports that a longer sequence with timeout 0 can never open.
         if sequence.len() < 2 || seconds == 0 {
             return;
         }
@@ -202,7 +202,8 @@ impl Adviser<'_> {
         }
     }
 
-    /// Doors that get into each other's way, for whoever knocks at one of them; one finding of each kind for a door.
+    /// Finds doors that get in each other's way when a source knocks at one of them; at most one finding of each kind
+    /// per door.
     fn pairs(&mut self, doors: &[Door], places: &[Places]) {
         let opened: Vec<_> = doors.iter().map(|door| opened_by(door, doors)).collect();
         let opens =
@@ -250,7 +251,7 @@ impl Adviser<'_> {
     }
 }
 
-/// Whether these are the ports of a well-known example, in any order.
+/// Says whether these are the ports of a published example, in any order.
 fn is_known(steps: &[Step]) -> bool {
     let sorted = |ports: &mut dyn Iterator<Item = u16>| {
         let mut ports: Vec<_> = ports.collect();
@@ -265,7 +266,7 @@ fn is_well_known(port: u16) -> bool {
     port <= LAST_SYSTEM_PORT || WELL_KNOWN.contains(&port)
 }
 
-/// Whether a port is a number such as 3000, 4444 or 12345.
+/// Says whether a port is a number such as 3000, 4444 or 12345.
 fn is_easy(port: u16) -> bool {
     let digits = port.to_string();
     let by =
@@ -273,7 +274,7 @@ fn is_easy(port: u16) -> bool {
     port.is_multiple_of(500) || by(0) || by(1)
 }
 
-/// Whether a command opens a port and nothing in it closes it again.
+/// Says whether a command opens a port and nothing in it closes the port again.
 fn opens_for_good(command: &str) -> bool {
     let words = || command.split(|c: char| c.is_whitespace() || "'\";=/".contains(c));
     let has = |list: &[&str]| words().any(|word| list.contains(&word));
@@ -281,7 +282,7 @@ fn opens_for_good(command: &str) -> bool {
     has(&FIREWALLS) && opens && !has(&CLOSING) && !words().any(|word| word.ends_with("timeout"))
 }
 
-/// The doors that open when somebody knocks at this one: what the matcher says of a plain knock.
+/// Returns the doors that a plain knock at this door opens, according to the matcher.
 fn opened_by(door: &Door, doors: &[Door]) -> Vec<usize> {
     let Key::Sequence(sequence) = &door.key else { return Vec::new() };
     let own = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -306,7 +307,7 @@ fn opened_by(door: &Door, doors: &[Door]) -> Vec<usize> {
 mod tests {
     use super::*;
 
-    /// A door that nothing is to be said about but its odds, with these lines in place of those that it has by itself.
+    /// A door with no finding except its odds; `lines` replace its default lines.
     fn door(name: &str, lines: &[&str]) -> String {
         let mut all = vec!["Sequence = 20011,4207:udp,11393", "Seq_Timeout = 5", "TCPFlags = syn"];
         let key = |line: &str| line.split(' ').next().unwrap().to_owned();
@@ -318,7 +319,7 @@ mod tests {
         advise(text.as_bytes(), &Config::parse(text.as_bytes()).unwrap())
     }
 
-    /// The codes of the warnings, and what of the text each is about.
+    /// Returns the codes of the warnings, each with the text that it is about.
     fn warnings(text: &str) -> Vec<(&'static str, &str)> {
         let warnings = advice(text).into_iter().filter(|finding| finding.severity == Severity::Warning);
         warnings.map(|finding| (finding.code.name(), text.get(finding.span).unwrap())).collect()

@@ -1,29 +1,28 @@
-//! The table of attempts under way: found by source, ordered by age and by progress, bounded.
+//! The table of attempts in progress: found by source, ordered by age and by progress, bounded.
 //!
-//! A stranger can make it grow, one attempt a packet, so every operation takes constant time, and a full table makes room
-//! by dropping the least advanced attempt, of those the one that has been at its stage longest. A host in an IPv6 network
-//! has 2^64 addresses, so of the attempts at their first stage from one /64 no more than [`index::PER_NETWORK`] are kept;
-//! the oldest of them makes room.
+//! A stranger can make it grow by one attempt per packet, so every operation takes constant time, and a full table drops
+//! an attempt at the lowest stage, the longest there. A host in an IPv6 network has 2^64 addresses, so each /64 keeps at
+//! most [`index::PER_NETWORK`] attempts at their first stage; another one drops the oldest of them.
 //!
-//! Every attempt has a place in one vector and is in four lists through it, or in three if no network counts it:
+//! Every attempt has a place in one vector, and through it is in four lists, or in three if no network counts it:
 //!
 //! ```text
 //!   hash tables                         entries                        vectors of lists
 //!                          ┌──────┬──────┬──────┬──────┬──────┐
-//!   (source, class) ─────▶ │  A1  │  B1  │ free │  A2  │  C1  │ ◀──── queue of each time-out
+//!   (source, class) ─────▶ │  A1  │  B1  │ free │  A2  │  C1  │ ◀──── queue of each timeout
 //!     newest first         │      │      │      │      │      │         the next to end first
 //!                          │ four pairs of links in each entry│
 //!   IPv6 /64 ────────────▶ │      │      │      │      │      │ ◀──── stage 0, 1, 2, …
-//!     oldest first         └──────┴──────┴──────┴──────┴──────┘         the longest there first
+//!     oldest first         └──────┴──────┴──────┴──────┴──────┘         longest there first
 //! ```
 //!
 //! - What a packet of this source means: its list in [`index::Sources`].
-//! - Which attempts have ended: the fronts of the queues. All of a queue last equally long, so a new one goes to the back.
+//! - Which attempts have ended: the fronts of the queues. All in a queue last equally long, so a new one goes to the back.
 //! - Which attempt makes room: the front of the lowest stage.
 //! - Which attempt makes room for another of its network: the front of its list in [`index::Networks`].
 //!
-//! `list.rs` links, `entries.rs` keeps, `index.rs` finds, and this file decides; `properties.rs` says what holds after every
-//! operation. Ordered maps in place of the lists were tried: docs/architecture.md has the figures.
+//! `list.rs` links, `entries.rs` stores, `index.rs` finds, and this file decides; `properties.rs` states the invariants.
+//! Ordered maps were tried in place of the lists: docs/architecture.md has the figures.
 
 mod entries;
 mod index;
@@ -42,11 +41,11 @@ use self::list::{List, Order};
 use crate::seed::Seed;
 use crate::time::Timestamp;
 
-/// Attempts of one source are found together when their doors watch the same destination.
+/// Attempts of one source are found together if their doors watch the same destination.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct ClassId(pub(crate) u32);
 
-/// Attempts that last equally long share a queue, in which they stand in the order in which they end.
+/// Attempts with the same timeout share a queue, ordered by the time at which they end.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct QueueId(pub(crate) u32);
 
@@ -58,9 +57,9 @@ pub(crate) struct Attempt {
     pub(crate) door: u32,
     pub(crate) class: ClassId,
     pub(crate) queue: QueueId,
-    /// Steps done, from 1.
+    /// Number of steps done, from 1.
     pub(crate) stage: u8,
-    /// When the step of stage 1 was hit.
+    /// When the first step was hit.
     pub(crate) begun: Timestamp,
 }
 
@@ -76,14 +75,14 @@ pub(crate) struct Attempts {
     next_end: Option<Timestamp>,
 }
 
-/// Attempts that last equally long, the oldest first.
+/// Attempts with the same timeout, oldest first.
 #[derive(Debug)]
 struct Queue {
     lasts: Duration,
     list: List,
 }
 
-/// Attempts that are equally far, the longest there first.
+/// Attempts at the same stage, longest there first.
 #[derive(Clone, Copy, Default, Debug)]
 struct Stage {
     list: List,
@@ -91,7 +90,7 @@ struct Stage {
 }
 
 impl Attempts {
-    /// Makes an empty table with a queue for attempts that last that long each; it takes memory only as it fills.
+    /// Creates an empty table with one queue per timeout; it takes memory only as it fills.
     pub(crate) fn new(limit: NonZeroU32, lasts: &[Duration], seed: Seed) -> Self {
         let queues = lasts.iter().map(|&lasts| Queue { lasts, list: List::default() });
         Self {
@@ -109,27 +108,27 @@ impl Attempts {
         self.entries.len()
     }
 
-    /// How many attempts are at this stage.
+    /// Returns the number of attempts at this stage.
     pub(crate) fn len_at(&self, stage: u8) -> usize {
         self.stages.get(usize::from(stage)).map_or(0, |stage| stage.len)
     }
 
-    /// `None` for an attempt that has been removed, until its place is another's.
+    /// Returns an attempt; `None` after its removal, until another one takes its place.
     pub(crate) fn get(&self, slot: Slot) -> Option<&Attempt> {
         self.entries.get(slot)
     }
 
-    /// The newest attempt of this source at doors of this class.
+    /// Returns the newest attempt of this source at doors of this class.
     pub(crate) fn first_of_source(&self, source: IpAddr, class: ClassId) -> Option<Slot> {
         self.sources.newest(source, class, &self.entries)
     }
 
-    /// The attempt of the same source and class that is older by one.
+    /// Returns the next older attempt of the same source and class.
     pub(crate) fn next_of_source(&self, slot: Slot) -> Option<Slot> {
         self.entries.links(slot, Order::Source)?.next
     }
 
-    /// All attempts, the most advanced first, of those the longest at its stage.
+    /// Returns all attempts, most advanced first, and within a stage the longest there first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Attempt> + '_ {
         self.slots().filter_map(|slot| self.get(slot).copied())
     }
@@ -138,12 +137,12 @@ impl Attempts {
         self.stages.iter().rev().flat_map(|stage| stage.list.iter(Order::Stage, &self.entries))
     }
 
-    /// The moment at which [`Self::expire`] has something to do; it may be earlier, never later.
+    /// Returns when [`Self::expire`] next has something to do; it may be too early, never too late.
     pub(crate) const fn next_end(&self) -> Option<Timestamp> {
         self.next_end
     }
 
-    /// Removes the attempts that have ended by now, queue by queue, the oldest first.
+    /// Removes the attempts that have timed out, queue by queue, oldest first.
     pub(crate) fn expire(&mut self, now: Timestamp, mut ended: impl FnMut(Attempt)) {
         if self.next_end.is_none_or(|end| now < end) {
             return;
@@ -160,14 +159,14 @@ impl Attempts {
         }
     }
 
-    /// The attempt of a queue that began first, and when it ends.
+    /// Returns the oldest attempt of a queue, and when it ends.
     fn first_end(&self, queue: QueueId) -> Option<(Slot, Timestamp)> {
         let Queue { lasts, list } = self.queues.get(queue.0 as usize)?;
         let slot = list.first?;
         Some((slot, self.get(slot)?.begun.after(*lasts)))
     }
 
-    /// Adds an attempt behind all others of its queue and its stage; returns the one that had to make room for it.
+    /// Adds an attempt at the back of its queue and its stage; returns the attempt dropped to make room.
     pub(crate) fn insert(&mut self, attempt: Attempt) -> Option<Attempt> {
         let evicted = match self.networks.crowded_by(&attempt, &self.entries) {
             Some(oldest) => self.remove(oldest),
@@ -186,7 +185,7 @@ impl Attempts {
         evicted
     }
 
-    /// The attempt that a full table does without, of those equally far the longest there.
+    /// Returns the attempt that a full table drops: of those at the lowest stage, the longest there.
     fn least_advanced(&self) -> Option<Slot> {
         self.stages.iter().find_map(|stage| stage.list.first)
     }
@@ -201,7 +200,7 @@ impl Attempts {
         Some(attempt)
     }
 
-    /// Removes the attempts for which `is_over` holds.
+    /// Removes the attempts for which `is_over` returns true.
     pub(crate) fn remove_where(&mut self, is_over: impl Fn(&Attempt) -> bool) {
         let slots = self.slots().filter(|&slot| self.get(slot).is_some_and(&is_over));
         for slot in slots.collect::<Vec<_>>() {
@@ -222,7 +221,7 @@ impl Attempts {
         self.enter_stage(slot, next.stage);
     }
 
-    /// Lets the time of an attempt begin again, behind all others of its queue, its stage and its network.
+    /// Restarts the timeout of an attempt, at the back of its queue, its stage and its network.
     pub(crate) fn restart_clock(&mut self, slot: Slot, now: Timestamp) {
         let Some(attempt) = self.get(slot).copied() else { return };
         self.leave_queue(slot, attempt.queue);
@@ -377,7 +376,7 @@ mod tests {
         let slot_of = |table: &Attempts, host| {
             table.first_of_source(in_network(1, host, 1).source, ClassId(0)).unwrap()
         };
-        // One moves on and no longer counts, one begins anew and is the youngest.
+        // One moves on and no longer counts; one restarts and is now the youngest.
         table.advance(slot_of(&table, 0));
         table.restart_clock(slot_of(&table, 1), Timestamp::ZERO);
         assert_eq!(table.insert(in_network(1, limit, 1)), None);

@@ -1,4 +1,4 @@
-//! Command templates: parsed once, filled with an address many times.
+//! Command templates: parsed once, expanded for many addresses.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,10 +8,10 @@ use crate::text::{Text, TextError};
 
 const PLACEHOLDER: &str = "%IP%";
 
-/// A command of a door in which every `%IP%` stands for the knocker's address.
+/// A command of a door in which every `%IP%` stands for the source address.
 ///
-/// Only an [`IpAddr`] can fill it, so nothing that a packet contains reaches a shell but digits, letters a to f, dots and
-/// colons. It is never blank, and stands on one line.
+/// Only an [`IpAddr`] can replace it, so nothing from a packet reaches a shell except digits, the letters a to f,
+/// dots and colons. A template is never blank and has exactly one line.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct CommandTemplate {
     /// The text before, between and after the placeholders: one more than there are placeholders.
@@ -19,18 +19,18 @@ pub struct CommandTemplate {
 }
 
 impl CommandTemplate {
-    /// Takes a template apart; `None` when the text is no line of a configuration.
+    /// Parses a template; `None` if the text cannot be a line of a configuration.
     pub fn parse(text: &str) -> Option<Self> {
         text.parse().ok()
     }
 
-    /// Returns the command for one knocker. IPv6 addresses are written compressed, as RFC 5952 recommends.
+    /// Returns the command for one source. IPv6 addresses are compressed, as RFC 5952 recommends.
     pub fn expand(&self, source: IpAddr) -> String {
         self.pieces.join(&source.to_string())
     }
 }
 
-/// Takes a template apart; white space around it is no part of it.
+/// Parses a template; surrounding white space is not part of it.
 impl FromStr for CommandTemplate {
     type Err = TextError;
 

@@ -1,4 +1,4 @@
-//! The configuration of the daemon, as types that cannot be wrong.
+//! The configuration of the daemon, as types that cannot hold invalid values.
 
 mod diagnostic;
 mod parser;
@@ -18,7 +18,7 @@ use crate::tcp_flags::FlagRule;
 use crate::text::{DoorName, Text};
 use crate::time::Seconds;
 
-/// Everything that a knockd.conf says.
+/// The contents of a knockd.conf.
 ///
 /// Its [`Display`](fmt::Display) form is a knockd.conf that parses back equal.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -26,22 +26,22 @@ use crate::time::Seconds;
 pub struct Config {
     /// The global directives.
     pub options: Options,
-    /// The doors in file order; two may have the same name.
+    /// The doors in file order; two may share a name.
     pub doors: Vec<Door>,
 }
 
-/// A usable configuration and what is doubtful about it.
+/// A usable configuration and its doubtful points.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Parsed {
     /// The configuration.
     pub config: Config,
-    /// What is probably not meant, in file order; all of severity [`Severity::Warning`].
+    /// What is probably unintended, in file order; all of severity [`Severity::Warning`].
     pub warnings: Vec<Diagnostic>,
-    /// Where each door stands in the text.
+    /// The position of each door in the text.
     pub places: Vec<Places>,
 }
 
-/// Where a door stands in the text of its configuration.
+/// The position of a door in the text of its configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Places {
     /// The bytes of the section's header.
@@ -51,7 +51,7 @@ pub struct Places {
 }
 
 impl Places {
-    /// The bytes of a directive's value, or of the header if the directive is not given.
+    /// Returns the bytes of a directive's value, or of the header if the directive is absent.
     pub fn of(&self, directive: &str) -> Range<usize> {
         let given = self.values.iter().rev().find(|(name, _)| *name == directive);
         given.map_or(&self.header, |(_, span)| span).clone()
@@ -61,16 +61,16 @@ impl Places {
 impl Config {
     /// Parses the text of a knockd.conf (man page knockd(1), section CONFIGURATION).
     ///
-    /// Lines end in LF or CRLF. The text has to be UTF-8, except in comments.
+    /// Lines end in LF or CRLF. The text must be UTF-8, except in comments.
     ///
     /// # Errors
-    /// Returns everything that is wrong and everything that is doubtful about the file.
+    /// Returns everything wrong and everything doubtful about the file.
     pub fn parse(text: &[u8]) -> Result<Parsed, ConfigError> {
         parser::parse(text).map_err(|findings| ConfigError { findings })
     }
 }
 
-/// Reads the text of a knockd.conf, as [`Config::parse`] does, and drops its warnings.
+/// Parses the text of a knockd.conf, as [`Config::parse`] does, and drops the warnings.
 impl FromStr for Config {
     type Err = ConfigError;
 
@@ -79,10 +79,10 @@ impl FromStr for Config {
     }
 }
 
-/// Why a text is no configuration. It prints as one line a finding.
+/// Why a text is not a configuration. Prints one line per finding.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConfigError {
-    /// All that is wrong or doubtful, in file order; at least one is of severity [`Severity::Error`].
+    /// Everything wrong or doubtful, in file order; at least one has severity [`Severity::Error`].
     pub findings: Vec<Diagnostic>,
 }
 
@@ -112,70 +112,70 @@ pub struct Options {
     pub pid_file: Option<Text>,
     /// `Interface`.
     pub interface: Option<Text>,
-    /// `WaitInterface`: wait for an interface that does not exist yet instead of failing at the start.
+    /// `WaitInterface`: wait for a missing interface instead of failing at startup.
     pub wait_interface: bool,
-    /// `MaxAttempts`: how many attempts may be under way at the same time, over all sources.
+    /// `MaxAttempts`: how many attempts may be in progress at the same time, over all sources.
     pub max_attempts: NonZeroU32,
     /// `MaxOpen`: how many leases there may be at the same time, over all doors.
     pub max_open: NonZeroU32,
     /// `MaxCommands`: how many start commands may run at the same time; others wait.
     pub max_commands: NonZeroU32,
-    /// `CommandLimit`: how long a command may run before it is ended; `None` (written 0) is for ever.
+    /// `CommandLimit`: how long a command may run before it is terminated; `None` (written 0) for no limit.
     pub command_limit: Option<Seconds>,
-    /// `ScanLimit`: how many ports that no door uses a source may try within a minute before it is taken for a scanner;
-    /// `None` (written 0) never does.
+    /// `ScanLimit`: how many ports that no door uses a source may try within a minute before it counts as a scanner;
+    /// `None` (written 0) for no limit.
     pub scan_limit: Option<NonZeroU32>,
-    /// `StateDir`: where leases are stored. The path is as written.
+    /// `StateDir`: the lease store. The path is as written.
     pub state_dir: Text,
-    /// `OnExit`: what happens to open doors when the daemon ends.
+    /// `OnExit`: what happens to open doors when the daemon exits.
     pub on_exit: OnExit,
-    /// `ControlSocket`: where the daemon can be asked; `None` (written as nothing) is nowhere. The path is as written.
+    /// `ControlSocket`: the socket for requests; `None` (written as an empty value) for none. The path is as written.
     pub control_socket: Option<Text>,
-    /// `LogFormat`: how log lines are written.
+    /// `LogFormat`: the format of log lines.
     pub log_format: LogFormat,
-    /// `Metrics`: the file to which the counters are written again and again. The path is as written.
+    /// `Metrics`: the file with the counters, rewritten regularly. The path is as written.
     pub metrics: Option<Text>,
 }
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum LogFormat {
     /// As in knockd 0.8, for people.
     #[default]
     Classic,
-    /// A JSON object a line, for programs.
+    /// One JSON object per line, for programs.
     Json,
 }
 
-/// What happens to open doors when the daemon is stopped.
+/// What happens to open doors when the daemon exits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum OnExit {
     /// Their stop commands run at once.
     #[default]
     Close,
-    /// They stay open; the next start of the daemon closes them at their time.
+    /// They stay open; after the next start, the daemon closes them at their deadline.
     Keep,
 }
 
 impl Options {
-    /// The value of `MaxAttempts` when it is not given.
+    /// The default of `MaxAttempts`.
     #[allow(clippy::unwrap_used, reason = "evaluated at compile time")]
     pub const DEFAULT_MAX_ATTEMPTS: NonZeroU32 = NonZeroU32::new(262_144).unwrap();
-    /// The value of `MaxOpen` when it is not given.
+    /// The default of `MaxOpen`.
     #[allow(clippy::unwrap_used, reason = "evaluated at compile time")]
     pub const DEFAULT_MAX_OPEN: NonZeroU32 = NonZeroU32::new(16_384).unwrap();
-    /// The value of `MaxCommands` when it is not given.
+    /// The default of `MaxCommands`.
     #[allow(clippy::unwrap_used, reason = "evaluated at compile time")]
     pub const DEFAULT_MAX_COMMANDS: NonZeroU32 = NonZeroU32::new(256).unwrap();
-    /// The value of `ScanLimit` when it is not given.
+    /// The default of `ScanLimit`.
     pub const DEFAULT_SCAN_LIMIT: Option<NonZeroU32> = NonZeroU32::new(10);
     /// The largest value of `ScanLimit`.
     pub const MAX_SCAN_LIMIT: u32 = 64;
-    /// The value of `StateDir` when it is not given.
+    /// The default of `StateDir`.
     pub const DEFAULT_STATE_DIR: &str = "/var/lib/knockd";
-    /// The value of `ControlSocket` when it is not given.
+    /// The default of `ControlSocket`.
     pub const DEFAULT_CONTROL_SOCKET: &str = "/run/knockd/control";
 }
 
@@ -201,7 +201,7 @@ impl Default for Options {
     }
 }
 
-/// A section that is not `[options]`: a key, and the action that follows when somebody has it.
+/// A section other than `[options]`: a key, and the action that it triggers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -212,9 +212,9 @@ pub struct Door {
     pub key: Key,
     /// `Seq_Timeout`: how long a knock may take from its first to its last step.
     pub seq_timeout: Seconds,
-    /// `TCPFlags`: what every TCP step has to carry.
+    /// `TCPFlags`: the flags that every TCP step must have.
     pub tcp_flags: FlagRule,
-    /// `Target`: the address that has to be hit, instead of the interface's own.
+    /// `Target`: the destination to watch, instead of the interface's own addresses.
     pub target: Option<IpAddr>,
     /// What opening does.
     pub action: Action,
@@ -222,19 +222,20 @@ pub struct Door {
     pub cmd_timeout: Seconds,
     /// `Reopen`.
     pub reopen: Reopen,
-    /// `Max_Open`: how many leases this door may have at the same time; `None` (written 0) is as many as `MaxOpen` allows.
+    /// `Max_Open`: how many leases this door may have at the same time; `None` (written 0) for no limit except
+    /// `MaxOpen`.
     pub max_open: Option<NonZeroU32>,
-    /// `Cooldown`: how long a source is not looked at by this door after it has opened it.
+    /// `Cooldown`: how long this door ignores a source after the source opened it.
     pub cooldown: Seconds,
 }
 
 impl Door {
-    /// The value of `Seq_Timeout` when it is not given.
+    /// The default of `Seq_Timeout`.
     pub const DEFAULT_SEQ_TIMEOUT: Seconds = Seconds::new(25);
-    /// The value of `Cmd_Timeout` when it is not given.
+    /// The default of `Cmd_Timeout`.
     pub const DEFAULT_CMD_TIMEOUT: Seconds = Seconds::new(10);
 
-    /// Makes a door with these two and the default of everything else.
+    /// Creates a door with this name and key, and defaults for everything else.
     pub fn new(name: DoorName, key: Key) -> Self {
         Self {
             name,
@@ -263,7 +264,7 @@ pub enum Key {
 }
 
 impl Key {
-    /// Returns the file of one-time sequences, if this is such a key.
+    /// Returns the one-time file, if the key is one.
     pub const fn one_time_file(&self) -> Option<&Text> {
         match self {
             Self::Sequence(_) => None,
@@ -294,14 +295,14 @@ impl Default for Action {
 }
 
 impl Action {
-    /// Says whether anything that an opening does has to be undone later.
+    /// Says whether any of it has to be undone later.
     pub fn is_undone(&self) -> bool {
         match self {
             Self::Commands { stop, .. } => *stop != Commands::default(),
         }
     }
 
-    /// Says whether an opening does anything for a source of this address family.
+    /// Says whether it does anything for a source of this address family.
     pub fn applies_to(&self, source: IpAddr) -> bool {
         match self {
             Self::Commands { start, .. } => start.of(source).is_some(),
@@ -309,13 +310,13 @@ impl Action {
     }
 }
 
-/// A command for knockers of either address family.
+/// A command for sources of either address family.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Commands {
-    /// What runs for IPv4 knockers, if anything does.
+    /// The command for IPv4 sources, if any.
     pub v4: Option<CommandTemplate>,
-    /// What runs for IPv6 knockers, if anything does: the `_6` directive, or the plain one when that is absent.
+    /// The command for IPv6 sources, if any: the `_6` directive, or the plain one if that is absent.
     pub v6: Option<CommandTemplate>,
 }
 
@@ -325,12 +326,12 @@ impl Commands {
         Self { v4: Some(command.clone()), v6: Some(command) }
     }
 
-    /// Returns the command for this knocker's family; `None` when nothing is to run.
+    /// Returns the command for the source's address family; `None` if there is none.
     pub fn of(&self, source: IpAddr) -> Option<&CommandTemplate> {
         if source.is_ipv4() { self.v4.as_ref() } else { self.v6.as_ref() }
     }
 
-    /// Returns the command for this knocker, filled in; `None` when nothing is to run.
+    /// Returns the expanded command for the source; `None` if there is none.
     pub fn expand(&self, source: IpAddr) -> Option<String> {
         self.of(source).map(|template| template.expand(source))
     }
@@ -343,7 +344,7 @@ pub enum Reopen {
     /// The door stays open for a full `Cmd_Timeout` from now; no command runs.
     #[default]
     Extend,
-    /// The start command runs again, with a stop command of its own, as in knockd 0.8.
+    /// The start command runs again, with its own stop command, as in knockd 0.8.
     Run,
 }
 
@@ -427,7 +428,7 @@ impl fmt::Display for Door {
     }
 }
 
-/// Gives an enum of plain words its text form, which is that of knockd.conf, in any case.
+/// Gives an enum of plain words its text form: the words of knockd.conf, in any case.
 macro_rules! words {
     ($type:ident { $($variant:ident = $word:literal),+ }) => {
         impl $type {
@@ -458,7 +459,7 @@ words!(OnExit { Close = "close", Keep = "keep" });
 words!(LogFormat { Classic = "classic", Json = "json" });
 words!(Reopen { Extend = "extend", Run = "run" });
 
-/// The text is none of the words that are allowed.
+/// The text is not one of the allowed words.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("unknown word")]
 pub struct UnknownWord;

@@ -1,8 +1,8 @@
-//! The gate: packets, ends of commands, requests and the moment go in, and what has to be told and done comes out.
+//! The gate: packets, ends of commands, requests and the present go in; things to report and to do come out.
 //!
-//! It joins the parts of this crate, each of which knows nothing of the next one: the scanner guard sees every packet first, the
-//! matcher those that it lets through, the leases the openings. What is derived from doors, addresses and one-time files is
-//! derived here, whenever one of them changes.
+//! It joins the parts of this crate, none of which knows the next: the scanner guard sees every packet first, the
+//! matcher sees what the guard lets through, and the leases see the openings. Whatever follows from doors, addresses
+//! and one-time files is derived here, whenever one of them changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -21,18 +21,19 @@ use crate::seed::Seed;
 use crate::text::Text;
 use crate::time::{Now, Timestamp};
 
-/// The content of one-time files, by the path that the configuration names. The doors of a file that is missing here are
+/// The contents of one-time files, by the path in the configuration. If a file is missing here, its doors are
 /// disabled.
 pub type OneTimeFiles = BTreeMap<Text, OneTime>;
 
-/// Decides who has knocked what, and which door is open for whom until when.
+/// Decides who has knocked, and which door is open for whom until when.
 ///
-/// A pure state machine: the same calls with the same seed have the same results. The caller owns the clocks: it passes the
-/// present with every call, never an earlier monotonic moment than before (an earlier one is taken for the latest), carries out
-/// the [`Outcome`]s in order and at once, and calls [`Self::handle_timeout`] at [`Self::poll_timeout`] or whenever it likes.
+/// A pure state machine: the same calls with the same seed have the same results. The caller owns the clocks and
+/// passes the present with every call, never an earlier monotonic time than before (an earlier one counts as the
+/// latest). It carries out the [`Outcome`]s in order and at once, and calls [`Self::handle_timeout`] at
+/// [`Self::poll_timeout`] or at any other time.
 ///
-/// A packet costs constant time. Memory is bounded by `MaxAttempts`, `MaxOpen`, and the 65,536 sources that the scanner guard
-/// knows.
+/// A packet takes constant time. Memory is bounded by `MaxAttempts`, `MaxOpen`, and the scanner guard's 65,536
+/// sources.
 #[derive(Debug)]
 pub struct Gate {
     config: Arc<Config>,
@@ -40,16 +41,16 @@ pub struct Gate {
     matcher: Matcher,
     leases: Leases,
     files: OneTimeFiles,
-    /// The openings that wait until their one-time sequence is struck out.
+    /// Openings that wait until their one-time sequence is struck out.
     burning: BTreeMap<BurnId, Burning>,
     last_burn: BurnId,
     addresses: BTreeSet<IpAddr>,
     wanted: Arc<Wanted>,
-    /// Kept for its memory; empty between calls.
+    /// Reused to keep its memory; empty between calls.
     outcomes: Vec<Outcome>,
 }
 
-/// What opens once a line is struck out.
+/// The openings that a line causes once it is struck out.
 #[derive(Debug)]
 struct Burning {
     file: Text,
@@ -57,7 +58,7 @@ struct Burning {
     openings: Vec<(Door, IpAddr)>,
 }
 
-/// What a call has decided, in order.
+/// The decisions of a call, in order.
 #[must_use = "an outcome that is not carried out leaves a door open or a knock lost"]
 #[derive(Debug)]
 pub struct Outcomes<'a>(Drain<'a, Outcome>);
@@ -77,10 +78,10 @@ impl Iterator for Outcomes<'_> {
 impl ExactSizeIterator for Outcomes<'_> {}
 
 impl Gate {
-    /// Makes a gate at which nobody has knocked.
+    /// Creates a gate at which nobody has knocked.
     ///
-    /// Doors without `Target` stay closed until [`Self::set_addresses`] says which addresses are our own. `seed` keys the hashes
-    /// of what strangers send.
+    /// Doors without a `Target` stay closed until [`Self::set_addresses`] names our own addresses. `seed` keys the
+    /// hashes of what strangers send.
     pub fn new(config: impl Into<Arc<Config>>, files: OneTimeFiles, seed: Seed) -> Self {
         let config = config.into();
         let mut gate = Self {
@@ -101,19 +102,19 @@ impl Gate {
         gate
     }
 
-    /// Returns the configuration in force.
+    /// Returns the current configuration.
     pub const fn config(&self) -> &Arc<Config> {
         &self.config
     }
 
     /// Replaces the configuration and the one-time files.
     ///
-    /// A door that is the same as before as far as matching goes (name, key, flags, target, timeout) keeps its attempts, and all
-    /// leases live on. Scanners stay scanners, unless the guard is off.
+    /// A door keeps its attempts if nothing that matters for matching (name, key, flags, target, timeout) has
+    /// changed, and all leases remain. Scanners stay scanners, unless the guard is off.
     pub fn set_config(&mut self, config: impl Into<Arc<Config>>, files: OneTimeFiles) -> Outcomes<'_> {
         self.config = config.into();
         self.files = files;
-        // A line that is just being struck out may still have been there when its file was read.
+        // The file may have been read while this line was still being struck out.
         for burning in self.burning.values() {
             if let Some(file) =
                 self.files.get_mut(&burning.file).filter(|file| file.next() == Some(&burning.line))
@@ -128,34 +129,34 @@ impl Gate {
         self.take_outcomes()
     }
 
-    /// Says which addresses are our own: the destinations that doors without `Target` watch.
+    /// Sets our own addresses: the destinations that doors without a `Target` watch.
     pub fn set_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
         self.addresses = addresses.into_iter().collect();
         self.watch();
     }
 
-    /// Says which UDP ports are in use on this machine. Until then all are.
+    /// Sets the UDP ports in use on this machine. Until then, all count as in use.
     pub fn set_local_ports(&mut self, ports: LocalPorts) -> Outcomes<'_> {
         self.scanners.set_local_ports(ports);
         self.derive();
         self.take_outcomes()
     }
 
-    /// Takes over the leases that an earlier process has stored; one whose time has passed is due at once. Identities up to
-    /// `last_id`, and those of the records, are not used again.
+    /// Restores the leases that an earlier process stored; one whose deadline has passed is due at once. IDs up to
+    /// `last_id`, and those of the records, are not reused.
     pub fn restore(&mut self, records: impl IntoIterator<Item = LeaseRecord>, last_id: LeaseId, now: Now) {
         self.leases.restore(records, last_id, now);
     }
 
-    /// Returns what a packet filter has to let through at the moment; every change comes as [`Outcome::Wanted`].
+    /// Returns what a packet filter must pass at present; every change is an [`Outcome::Wanted`].
     pub const fn wanted(&self) -> &Arc<Wanted> {
         &self.wanted
     }
 
     /// Judges a packet.
     ///
-    /// A scanner is not looked at, except that it can keep open what it has opened. What happens to the attempts of any source
-    /// whose time is over comes first, then what the packet did, in the order of the doors, then the openings.
+    /// Packets from a scanner are ignored, except that they can keep open what the scanner has opened. The outcomes
+    /// are, in order: timeouts of attempts of any source, then what the packet did, in door order, then the openings.
     pub fn handle_packet(&mut self, packet: &Packet, now: Now) -> Outcomes<'_> {
         let is_scanner = match self.scanners.handle_packet(packet, now.monotonic) {
             Sighting::Elsewhere => return self.take_outcomes(),
@@ -179,8 +180,8 @@ impl Gate {
         self.take_outcomes()
     }
 
-    /// Says whether any door looks at a packet at the moment, and if not, why. That of a scanner can do no more than keep open
-    /// what its source has opened.
+    /// Says whether any door sees a packet at present, and if not, why. A scanner's packet can at most keep open what
+    /// its source has opened.
     pub fn visibility(&self, packet: &Packet, now: Now) -> Visibility {
         if self.scanners.is_scanner(packet.source, now.monotonic) {
             return Visibility::FromScanner;
@@ -188,15 +189,15 @@ impl Gate {
         self.matcher.visibility(packet)
     }
 
-    /// Takes note that a command has ended. `succeeded` is whether it ended with status 0. An unknown `id` is ignored.
+    /// Handles the end of a command. `succeeded` says whether its exit status was 0. An unknown `id` is ignored.
     pub fn handle_exit(&mut self, id: LeaseId, succeeded: bool, now: Now) -> Outcomes<'_> {
         let effects = self.leases.handle_exit(id, succeeded, now);
         self.outcomes.extend(effects.into_iter().map(Outcome::Effect));
         self.take_outcomes()
     }
 
-    /// Takes note that a line of a one-time file is struck out, durably, or could not be; then comes what the file says now,
-    /// if it can be read. An unknown `id` is ignored.
+    /// Handles the result of striking out a line of a one-time file: success, once that is durable, or failure with
+    /// the file's current content, if it can be read. An unknown `id` is ignored.
     pub fn handle_burnt(
         &mut self,
         id: BurnId,
@@ -225,7 +226,7 @@ impl Gate {
         self.take_outcomes()
     }
 
-    /// Ends the attempts and leases whose time is up. Calling it early or twice is harmless.
+    /// Ends the attempts and leases that are due. Calling it early or twice is harmless.
     pub fn handle_timeout(&mut self, now: Now) -> Outcomes<'_> {
         let events = self.matcher.handle_timeout(now.monotonic);
         self.outcomes.extend(events.iter().copied().map(Outcome::Attempt));
@@ -234,15 +235,15 @@ impl Gate {
         self.take_outcomes()
     }
 
-    /// Returns the moment at which [`Self::handle_timeout`] wants to be called; `None` while nothing waits for its end.
+    /// Returns when [`Self::handle_timeout`] wants to be called; `None` if nothing has a deadline.
     ///
-    /// It may be earlier than needed, never later.
+    /// It may be too early, never too late.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         self.matcher.poll_timeout().into_iter().chain(self.leases.poll_timeout()).min()
     }
 
-    /// Opens the doors with this name for a source as if it had knocked, each with its [`Outcome::Opening`]. No one-time
-    /// sequence is used up.
+    /// Opens the doors with this name for a source as if it had knocked, each with its own [`Outcome::Opening`]. No
+    /// one-time sequence is used up.
     pub fn open(&mut self, name: &str, source: IpAddr, now: Now) -> Outcomes<'_> {
         let config = Arc::clone(&self.config);
         for door in config.doors.iter().filter(|door| door.name == *name) {
@@ -251,37 +252,37 @@ impl Gate {
         self.take_outcomes()
     }
 
-    /// Closes leases before their time.
+    /// Closes leases early.
     ///
-    /// One whose start command is still running is closed when that has ended, unless there is another knock before. A stop
-    /// command that is running stays the last one, even if there was a knock meanwhile, and one that waits to be tried again is
-    /// tried at once.
+    /// A lease whose start command is still running closes once that ends, unless another knock arrives before. A
+    /// running stop command is the last one, even if a knock arrived meanwhile, and one that waits for a retry is
+    /// retried at once.
     pub fn close(&mut self, which: &LeaseFilter) -> Outcomes<'_> {
         let effects = self.leases.close(which);
         self.outcomes.extend(effects.into_iter().map(Outcome::Effect));
         self.take_outcomes()
     }
 
-    /// Keeps leases open for `time` from now or, without one, for their `Cmd_Timeout`, but never shorter than they would be;
-    /// each of them has its [`Effect::EndMoved`].
+    /// Keeps leases open for `time` from now or, without one, for their `Cmd_Timeout`, but never shorter than before;
+    /// each returns an [`Effect::EndMoved`].
     ///
-    /// For one whose start command is still running the time begins when that has ended. One that is being closed stays as it
-    /// is.
+    /// If its start command is still running, the time starts when that ends. A lease that is closing does not
+    /// change.
     pub fn extend(&mut self, which: &LeaseFilter, time: Option<Duration>, now: Now) -> Outcomes<'_> {
         let effects = self.leases.extend(which, time, now);
         self.outcomes.extend(effects.into_iter().map(Outcome::Effect));
         self.take_outcomes()
     }
 
-    /// Closes every door for good: from now on nothing opens, a lease whose start command is still running is closed when that
-    /// has ended, and a stop command that fails is left to the next process that restores its record.
+    /// Closes every door for good: from now on nothing opens, a lease whose start command is still running closes
+    /// once that ends, and a failed stop command is left to the next process that restores its record.
     pub fn close_all(&mut self) -> Outcomes<'_> {
         let effects = self.leases.close_all();
         self.outcomes.extend(effects.into_iter().map(Outcome::Effect));
         self.take_outcomes()
     }
 
-    /// Returns all leases, the oldest first, those included whose stop command is still running.
+    /// Returns all leases, oldest first, including those whose stop command is still running.
     pub fn leases(&self) -> impl Iterator<Item = LeaseView<'_>> {
         self.leases.iter()
     }
@@ -291,28 +292,28 @@ impl Gate {
         self.leases.len()
     }
 
-    /// Returns the attempts under way, the most advanced first, of those the longest at its stage. Each costs the same, however
-    /// many there are.
+    /// Returns the attempts in progress, most advanced first, and within a stage the longest there first. Each takes
+    /// the same time, however many there are.
     pub fn attempts(&self) -> impl Iterator<Item = Underway> + '_ {
         self.matcher.underway()
     }
 
-    /// Returns the number of attempts under way.
+    /// Returns the number of attempts in progress.
     pub fn attempt_count(&self) -> usize {
         self.matcher.underway_count()
     }
 
-    /// Returns the number of steps of a door's sequence; `None` while a door with one-time sequences has none left.
+    /// Returns the number of steps in a door's sequence; `None` if a door has no one-time sequence left.
     pub fn steps_of(&self, door: DoorId) -> Option<usize> {
         self.matcher.steps_of(door)
     }
 
-    /// Returns the one-time files as far as they have been used up.
+    /// Returns the one-time files, including which lines have been used.
     pub const fn one_time_files(&self) -> &OneTimeFiles {
         &self.files
     }
 
-    /// Returns the number of packets so far that some door looked at.
+    /// Returns the number of packets so far that some door saw.
     pub const fn visible_packets(&self) -> u64 {
         self.matcher.visible_packets()
     }
@@ -321,7 +322,7 @@ impl Gate {
         Outcomes(self.outcomes.drain(..))
     }
 
-    /// Opens the doors whose sequence was completed by the packet that is judged.
+    /// Opens the doors whose sequence the current packet completed.
     fn open_completed(&mut self, now: Now) {
         let last_burn = self.last_burn;
         for index in 0..self.outcomes.len() {
@@ -344,9 +345,10 @@ impl Gate {
         self.outcomes.extend(effects.into_iter().map(Outcome::Effect));
     }
 
-    /// Moves the doors of a one-time file on to its next line. The door opens when the used one is struck out.
+    /// Moves the doors of a one-time file on to its next line. The door opens once the used line is struck out.
     ///
-    /// Doors that share a file share its lines: those that one packet completes, after the burn `since`, open with one line.
+    /// Doors that share a file share its lines: those that one packet completes, after the burn `since`, open with
+    /// one line.
     fn burn(&mut self, file: &Text, door: &Door, source: IpAddr, since: BurnId) {
         let mut new = self.burning.range_mut(BurnId(since.0 + 1)..).map(|(_, burning)| burning);
         if let Some(burning) = new.find(|burning| burning.file == *file) {
@@ -372,7 +374,7 @@ impl Gate {
         self.derive();
     }
 
-    /// Gives the doors with one-time sequences the ones that their files say.
+    /// Gives one-time doors the current sequences of their files.
     fn set_sequences(&mut self) {
         for (index, door) in self.config.doors.iter().enumerate() {
             let Some(path) = door.key.one_time_file() else { continue };
@@ -381,7 +383,7 @@ impl Gate {
         }
     }
 
-    /// Derives what depends on doors, one-time lines and ports in use.
+    /// Derives everything that depends on doors, one-time lines and ports in use.
     fn derive(&mut self) {
         let strays = self.scanners.local_ports().cloned();
         let wanted = Wanted { interests: self.matcher.interests(), strays };
@@ -392,7 +394,7 @@ impl Gate {
         self.watch();
     }
 
-    /// Derives what depends on all of that and on our own addresses.
+    /// Derives everything that also depends on our own addresses.
     fn watch(&mut self) {
         self.matcher.set_addresses(self.addresses.iter().copied());
         self.scanners.watch(&self.wanted.interests, self.addresses.iter().copied());
@@ -454,7 +456,7 @@ mod tests {
 
     const SOMEBODY: &str = "203.0.113.7";
 
-    /// What these packets come to, short enough to compare; filters and stages are left out.
+    /// Returns the outcomes of these packets in short form, without filters and stages.
     fn told(outcomes: impl Iterator<Item = Outcome>) -> Vec<String> {
         let tell = |outcome: Outcome| match outcome {
             Outcome::Attempt(Event { door, kind: EventKind::Opened, .. }) => {
@@ -484,7 +486,7 @@ mod tests {
         send(gate, &[tcp(SOMEBODY, 7101), udp(SOMEBODY, 8202), tcp(SOMEBODY, 9303)], now)
     }
 
-    /// The number of the latest lease: each opening takes one.
+    /// Ends a command of the latest lease: each opening takes a number.
     fn end(gate: &mut Gate, id: u64, succeeded: bool, now: Now) -> Vec<String> {
         told(gate.handle_exit(LeaseId(id), succeeded, now))
     }
@@ -616,7 +618,7 @@ mod tests {
             }));
         }
         let mut after = gate("");
-        // The new process begins its own monotonic time.
+        // The new process has a new monotonic origin.
         let now = |seconds| Now { monotonic: at(seconds).monotonic, calendar: at(4 + seconds).calendar };
         after.restore(records, LeaseId(0), now(0));
         assert_eq!(told(after.handle_timeout(now(5))), [""; 0]);

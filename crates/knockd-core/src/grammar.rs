@@ -1,7 +1,7 @@
-//! The grammar of knockd.conf's lines and values, in nom, bottom-up; the ABNF (RFC 5234) stands above each parser.
+//! The grammar of knockd.conf's lines and values, in nom, bottom-up; the ABNF (RFC 5234) is above each parser.
 //!
-//! Every failure names what was expected and where. A branch that is recognised is cut, so that no alternative or list
-//! swallows the failure inside it.
+//! Every failure says what was expected and where. A recognised branch is cut, so no alternative or list swallows the
+//! failure inside it.
 
 use nom::branch::alt;
 use nom::bytes::complete::{tag_no_case, take_till, take_while, take_while1};
@@ -15,7 +15,7 @@ use nom::{IResult, Parser};
 use crate::sequence::{Protocol, Sequence, Step};
 use crate::tcp_flags::{FlagRule, TcpFlags};
 
-/// What was expected, and the rest of the text at the place where something else stands.
+/// What was expected, and the rest of the text from where it was expected.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Expected<'a> {
     pub(crate) at: &'a str,
@@ -23,13 +23,13 @@ pub(crate) struct Expected<'a> {
 }
 
 impl Expected<'_> {
-    /// The word that stands at the place: up to white space or a separator.
+    /// Returns the word found there: up to white space or a separator.
     pub(crate) fn word(&self) -> &str {
         let end = self.at.find(|c: char| c.is_whitespace() || c == ',').unwrap_or(self.at.len());
         self.at.get(..end).unwrap_or(self.at)
     }
 
-    /// The word for a message: quoted, or `the end`.
+    /// Returns that word for a message: quoted, or `the end`.
     pub(crate) fn found(&self) -> String {
         match (self.word(), self.at.chars().next()) {
             ("", None) => "the end".to_owned(),
@@ -51,8 +51,8 @@ impl<'a> ParseError<&'a str> for Expected<'a> {
 
 pub(crate) type Parse<'a, T> = IResult<&'a str, T, Expected<'a>>;
 
-/// A value, and the rest of the text from the first thing behind the value (or behind a step of it) that knockd 0.8 does
-/// not look at; empty when there is none.
+/// A value, and the rest of the text from the first thing after the value (or after a step of it) that knockd 0.8
+/// ignores; empty if there is none.
 pub(crate) type Remarked<'a, T> = (T, &'a str);
 
 /// A line that is neither blank nor a comment.
@@ -62,7 +62,7 @@ pub(crate) enum Line<'a> {
     Directive { key: &'a str, value: Option<&'a str> },
 }
 
-/// Applies a parser to all of `text`, white space around it aside.
+/// Applies a parser to all of `text`, except surrounding white space.
 pub(crate) fn whole<'a, T>(
     text: &'a str,
     parser: impl Fn(&'a str) -> Parse<'a, T>,
@@ -228,7 +228,7 @@ fn end_of_word(input: &str) -> Parse<'_, &str> {
     peek(alt((eof, take_while1(|c: char| c.is_whitespace() || c == ',')))).parse(input)
 }
 
-/// Succeeds where a number ends that is no part of a list: at white space or the end.
+/// Succeeds where a number outside a list ends: at white space or the end.
 fn end_of_number(input: &str) -> Parse<'_, &str> {
     peek(alt((eof, take_while1(char::is_whitespace)))).parse(input)
 }
@@ -237,7 +237,7 @@ fn space(input: &str) -> Parse<'_, ()> {
     value((), take_while(char::is_whitespace)).parse(input)
 }
 
-/// Makes the failure of a parser final and says what was expected where it began.
+/// Makes the failure of a parser final and says what was expected at its start.
 fn expect<'a, T>(
     what: &'static str,
     mut parser: impl Parser<&'a str, Output = T, Error = Expected<'a>>,

@@ -1,7 +1,7 @@
-//! Leases: which door is open for whom until when, and what has to be done and to be remembered because of it.
+//! Leases: which door is open for whom until when, and what has to be done and stored because of that.
 //!
-//! A lease goes through these phases; a knock at an open door moves its end, and one that comes while a command runs waits for
-//! the command's end.
+//! A lease goes through these phases. A knock at an open door moves its deadline; one that arrives while a command runs
+//! waits for the command to end.
 //!
 //! ```text
 //!   knock ──▶ Starting ──start command ends──▶ Open ──its time is over──▶ Stopping ──▶ gone
@@ -28,7 +28,7 @@ use crate::outcome::OpeningResult;
 use crate::text::{DoorName, Text};
 use crate::time::{Now, Timestamp};
 
-/// How long after the n-th failure of a stop command it is tried again; after the last one it is given up.
+/// How long to wait after the n-th failure of a stop command before a retry; after the last one, it is given up.
 const RETRIES: [Duration; 5] = [
     Duration::from_secs(2),
     Duration::from_secs(5),
@@ -37,41 +37,41 @@ const RETRIES: [Duration; 5] = [
     Duration::from_secs(60),
 ];
 
-/// Identifies a lease and the commands that run for it; unique as long as the lease's [`LeaseRecord`] is stored.
+/// Identifies a lease and its commands; unique as long as the lease's [`LeaseRecord`] is stored.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct LeaseId(pub u64);
 
-/// What the caller has to do, in the order in which it is returned.
+/// What the caller has to do, in the order returned.
 ///
-/// A [`Self::Run`] waits until what comes before it in the same list is durable; nothing else waits.
+/// A [`Self::Run`] waits until everything before it in the same list is durable; nothing else waits.
 #[must_use = "an effect that is not carried out leaves a door open or a knock lost"]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Effect {
-    /// Make this line of a one-time file unusable, durably, and report to [`crate::Gate::handle_burnt`].
+    /// Strike out this line of a one-time file, durably, and report to [`crate::Gate::handle_burnt`].
     Burn(Burn),
-    /// Store this durably, in place of an older record of the same lease.
+    /// Store this durably, replacing an older record of the same lease.
     Store(LeaseRecord),
-    /// The end of an open lease has moved to this moment, or will be there once its start command has ended. The record with it
+    /// The deadline of an open lease has moved to this time, or will once its start command ends. The updated record
     /// comes before.
     EndMoved(LeaseId, Timestamp),
-    /// Forget what is stored of a lease: its door is closed.
+    /// Remove the stored record of a lease: its door is closed.
     Forget(LeaseId),
-    /// Keep what is stored of a lease for a person to look at, but do not restore it: its stop command has failed for
-    /// good, and nothing will be done about it any more.
+    /// Keep the stored record of a lease for a person to inspect, but do not restore it: its stop command failed for
+    /// good, and nothing more will be done about it.
     SetAside(LeaseId, Arc<LeaseKey>),
     /// Run this command, and report its end to [`crate::Gate::handle_exit`].
     Run(Run),
 }
 
-/// A line of a one-time file that was knocked.
+/// A knocked line of a one-time file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Burn {
-    /// What to call [`crate::Gate::handle_burnt`] with.
+    /// The ID for [`crate::Gate::handle_burnt`].
     pub id: BurnId,
-    /// The file, as the configuration names it.
+    /// The file's path, as in the configuration.
     pub file: Text,
-    /// The line. [`crate::STRIKE`] has to be written over the byte at its offset, if it still is the file's first unused line.
+    /// The line. Write [`crate::STRIKE`] over the byte at its offset, if it is still the file's first unused line.
     pub line: Unused,
 }
 
@@ -82,13 +82,13 @@ pub struct BurnId(pub(crate) u64);
 /// A command to run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Run {
-    /// What to call [`crate::Gate::handle_exit`] with when it has ended.
+    /// The ID for [`crate::Gate::handle_exit`] when it ends.
     pub id: LeaseId,
     /// Which of the door's commands it is.
     pub kind: RunKind,
     /// Name of the door.
     pub door: DoorName,
-    /// The knocker it is run for.
+    /// The source that it runs for.
     pub source: IpAddr,
     /// The command line for the shell.
     pub command: Arc<str>,
@@ -104,22 +104,22 @@ pub enum RunKind {
     Stop,
 }
 
-/// What a lease is to its knocker: two knocks that would do the same share it, and a door whose action has changed with the
-/// configuration begins a new one beside it.
+/// What distinguishes leases: two knocks with the same effect share one, and a door whose action changed with the
+/// configuration starts a new one beside the old.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct LeaseKey {
     /// Name of the door.
     pub door: DoorName,
-    /// The knocker.
+    /// The source.
     pub source: IpAddr,
     /// What opening has done, and closing undoes.
     pub access: Access,
 }
 
-/// A door's [`Action`] for one knocker, for a door that closes again.
+/// A door's [`Action`] for one source, at a door that closes again.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Access {
-    /// Commands, filled in.
+    /// Commands, expanded.
     Commands {
         /// The start command.
         start: Arc<str>,
@@ -128,32 +128,32 @@ pub enum Access {
     },
 }
 
-/// The doors that are open.
+/// The open doors.
 ///
-/// A pure state machine: the caller carries out the [`Effect`]s it is handed, in order and at once, and reports the end of
-/// every command to [`Self::handle_exit`]; it owns the clock and calls [`Self::handle_timeout`] at [`Self::poll_timeout`].
-/// The start and the stop command of a lease never run at the same time.
+/// A pure state machine: the caller carries out the returned [`Effect`]s in order and at once, and reports the end of
+/// every command to [`Self::handle_exit`]; it owns the clock and calls [`Self::handle_timeout`] at
+/// [`Self::poll_timeout`]. The start and stop commands of a lease never run at the same time.
 #[derive(Debug, Default)]
 pub struct Leases {
     by_id: BTreeMap<LeaseId, Lease>,
-    /// The lease that another knock of the same source extends.
+    /// The lease that the next knock of the same source extends.
     current: BTreeMap<Arc<LeaseKey>, LeaseId>,
-    /// When something is due for a lease that is [`Phase::Open`] or [`Phase::Failing`].
+    /// The deadlines of leases in [`Phase::Open`] or [`Phase::Failing`].
     due: BTreeSet<(Timestamp, LeaseId)>,
-    /// How many leases each door has, and each source.
+    /// The number of leases of each door and each source.
     of_door: BTreeMap<DoorName, u32>,
     of_source: BTreeMap<IpAddr, u32>,
     last_id: u64,
     closing: bool,
 }
 
-/// Why a knock does not open a door: there are as many leases as there may be.
+/// Why a knock does not open a door: a limit on leases is reached.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum Full {
-    /// Over all doors.
+    /// The limit over all doors.
     #[error("`MaxOpen` reached")]
     Everywhere,
-    /// At this door.
+    /// The limit of this door.
     #[error("`Max_Open` reached")]
     Door,
 }
@@ -167,32 +167,32 @@ struct Lease {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
-    /// The start command is running; it is followed by the stop command at once, or not.
+    /// The start command is running; `closes` says whether the stop command follows at once.
     Starting { closes: bool },
-    /// The start command has ended, well or not.
+    /// The start command ended, successfully or not.
     Open { until: Timestamp, failed: bool },
-    /// The stop command is running, after so many failures; there was another knock meanwhile, or not.
+    /// The stop command is running after this many failures; `knocked` says whether a knock arrived meanwhile.
     Stopping { failures: usize, knocked: bool },
-    /// The stop command has failed so many times and will run again.
+    /// The stop command failed this many times and will run again.
     Failing { failures: usize, again: Timestamp },
 }
 
-/// What an opening would do for one knocker.
+/// What an opening would do for one source.
 enum Wish {
     /// It has to be undone later.
     Lease(Access),
-    /// It is over when it has run.
+    /// It is over once it has run.
     Once(Arc<str>),
 }
 
 impl Leases {
-    /// Makes a state in which every door is closed.
+    /// Creates a state in which every door is closed.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes over what an earlier process had stored. A lease whose time has passed is due at once. Identities up to
-    /// `last_id`, and those of the records, are not used again.
+    /// Restores what an earlier process stored. A lease whose deadline has passed is due at once. IDs up to
+    /// `last_id`, and those of the records, are not reused.
     pub fn restore(&mut self, records: impl IntoIterator<Item = LeaseRecord>, last_id: LeaseId, now: Now) {
         self.last_id = self.last_id.max(last_id.0);
         for LeaseRecord { id, key, cmd_timeout, until, failed } in records {
@@ -204,13 +204,14 @@ impl Leases {
         }
     }
 
-    /// Opens a door for a source that has knocked, and says what came of it.
+    /// Opens a door for a source that has knocked, and returns the result.
     ///
-    /// A door without a start command for the knocker's address family runs nothing. One without a stop command has no
-    /// lease: every knock runs the start command. While a lease is open, a knock moves its end to a full `Cmd_Timeout`
-    /// from now, if that is later, and runs nothing, except that a start command which failed runs again, and that with `Reopen = run` every
-    /// knock has a lease of its own. A knock that comes while the stop command is running runs the start command after it;
-    /// one that comes while a failed stop command waits to be tried again runs it now and ends the trying.
+    /// Without a start command for the source's address family, nothing runs. Without a stop command there is no
+    /// lease: every knock runs the start command. While a lease is open, a knock moves its deadline to a full
+    /// `Cmd_Timeout` from now, if that is later, and runs nothing, with two exceptions: a failed start command runs
+    /// again, and with `Reopen = run` every knock has its own lease. If a knock arrives while the stop command is
+    /// running, the start command runs after it; if it arrives while a failed stop command waits for a retry, the
+    /// start command runs now and there are no more retries.
     pub fn open(
         &mut self,
         door: &Door,
@@ -257,7 +258,7 @@ impl Leases {
         (OpeningResult::Opened, effects)
     }
 
-    /// Takes note that a command has ended. `succeeded` is whether it ended with status 0. An unknown `id` is ignored.
+    /// Handles the end of a command. `succeeded` says whether its exit status was 0. An unknown `id` is ignored.
     pub fn handle_exit(&mut self, id: LeaseId, succeeded: bool, now: Now) -> Vec<Effect> {
         let closing = self.closing;
         let Some(lease) = self.by_id.get_mut(&id) else { return Vec::new() };
@@ -275,7 +276,7 @@ impl Leases {
                 vec![Effect::Forget(id)]
             }
             Phase::Stopping { failures, .. } => match RETRIES.get(failures) {
-                // What is stored stays, so that the next start tries again.
+                // The record stays, so the next start retries.
                 _ if closing => {
                     self.drop_lease(id);
                     Vec::new()
@@ -296,7 +297,7 @@ impl Leases {
         }
     }
 
-    /// Returns the stop commands whose time has come, the earliest first. Calling it early or twice is harmless.
+    /// Returns the stop commands that are due, earliest first. Calling it early or twice is harmless.
     pub fn handle_timeout(&mut self, now: Timestamp) -> Vec<Effect> {
         let mut effects = Vec::new();
         while let Some(&(at, id)) = self.due.first()
@@ -308,15 +309,15 @@ impl Leases {
         effects
     }
 
-    /// The moment at which [`Self::handle_timeout`] wants to be called; `None` while no lease is waiting for anything.
+    /// Returns when [`Self::handle_timeout`] wants to be called; `None` if no lease has a deadline.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         self.due.first().map(|&(at, _)| at)
     }
 
-    /// Closes every door before its time: returns the stop commands of all leases that are open.
+    /// Closes every door early: returns the stop commands of all open leases.
     ///
-    /// From now on nothing opens, a lease whose start command is still running is closed when that has ended, and a stop
-    /// command that fails is left to the next start of the daemon.
+    /// From now on nothing opens, a lease whose start command is still running closes once that ends, and a failed
+    /// stop command is left to the next start of the daemon.
     pub fn close_all(&mut self) -> Vec<Effect> {
         self.closing = true;
         std::mem::take(&mut self.due)
@@ -330,14 +331,14 @@ impl Leases {
         self.of_source.contains_key(&source)
     }
 
-    /// Says whether a knock at this door would go to a lease that there is already.
+    /// Says whether a knock at this door would use an existing lease.
     pub fn holds(&self, door: &Door, source: IpAddr) -> bool {
         let Some(Wish::Lease(access)) = wish(door, source) else { return false };
         let key = LeaseKey { door: door.name.clone(), source, access };
         door.reopen == Reopen::Extend && self.current.contains_key(&key)
     }
 
-    /// The number of leases, those included whose stop command is still running.
+    /// Returns the number of leases, including those whose stop command is still running.
     pub fn len(&self) -> usize {
         self.by_id.len()
     }
@@ -350,7 +351,7 @@ impl Leases {
     fn knock_again(&mut self, id: LeaseId, cmd_timeout: Duration, now: Now) -> (OpeningResult, Vec<Effect>) {
         let Some(lease) = self.by_id.get_mut(&id) else { return (OpeningResult::Queued, Vec::new()) };
         match lease.phase {
-            // The time runs from the end of the start command, which is still to come.
+            // The time starts at the end of the start command, which is still to come.
             Phase::Starting { .. } => {
                 lease.cmd_timeout = lease.cmd_timeout.max(cmd_timeout);
                 lease.phase = Phase::Starting { closes: false };
@@ -400,7 +401,7 @@ impl Leases {
     }
 }
 
-/// Says what an opening does for this knocker, if anything.
+/// Returns what an opening does for this source, if anything.
 fn wish(door: &Door, source: IpAddr) -> Option<Wish> {
     match &door.action {
         Action::Commands { start, stop } => {
@@ -413,7 +414,7 @@ fn wish(door: &Door, source: IpAddr) -> Option<Wish> {
     }
 }
 
-/// Counts down, and forgets what has come to nothing.
+/// Decrements the count, and removes it at zero.
 fn one_less<K: Ord>(entry: Entry<'_, K, u32>) {
     if let Entry::Occupied(mut count) = entry {
         *count.get_mut() -= 1;
@@ -430,7 +431,7 @@ impl Lease {
         vec![self.store(id, until, false, now), self.run(id, RunKind::Start)]
     }
 
-    /// Moves the end of an open lease to that long from now, but never nearer; returns where it is then.
+    /// Moves the deadline of an open lease to `time` from now, but never earlier than it was; returns the new one.
     fn prolong(&mut self, until: Timestamp, time: Duration, now: Timestamp) -> Timestamp {
         let later = now.after(time);
         if later >= until {
@@ -462,7 +463,7 @@ impl Lease {
         Effect::Store(LeaseRecord { id, key, cmd_timeout, until: now.calendar_at(until), failed })
     }
 
-    /// How often the stop command has failed so far.
+    /// Returns how often the stop command has failed so far.
     const fn failures(&self) -> usize {
         match self.phase {
             Phase::Stopping { failures, .. } | Phase::Failing { failures, .. } => failures,
@@ -501,7 +502,7 @@ mod tests {
         "192.0.2.1".parse().unwrap()
     }
 
-    /// What is to be done, short enough to compare: `store 13`, `run a`, `forget`.
+    /// Returns the effects in short form: `store 13`, `run a`, `forget`.
     fn told(effects: Vec<Effect>) -> Vec<String> {
         let tell = |effect: Effect| match effect {
             Effect::Store(record) => format!("store {}", record.until.since_epoch().as_secs()),

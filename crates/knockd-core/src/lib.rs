@@ -1,13 +1,15 @@
-//! Port knocking without I/O: the configuration of knockd, who has knocked what, and which door is open until when.
+//! Port knocking without I/O: the configuration of knockd, who has knocked, and which door is open until when.
 //!
-//! Nothing here opens a file or a socket, starts a process or a thread, or asks a clock: time is an argument, text and packets
-//! come from the caller, and what is to be done is returned as plain values. So the same calls always have the same results,
-//! given the same [`Seed`]. No public function panics, whatever it is given, and what strangers can make grow is bounded.
+//! Nothing here opens a file or a socket, starts a process or a thread, or reads a clock: time is an argument, text and
+//! packets come from the caller, and everything to be done is returned as plain values. So the same calls always have the
+//! same results, given the same [`Seed`]. No public function panics on any input, and everything that strangers can make
+//! grow is bounded.
 //!
 //! - [`Config::parse`] reads a knockd.conf.
-//! - [`Gate`] takes packets, ends of commands, requests and the present, and says what to tell and what to do: an attempt reached a
-//!   stage, a door opened, run this command, remember that. It owns the scanner guard, the attempts and the leases.
-//! - [`advise`] says what is unwise about a configuration, and how hard its doors are to guess.
+//! - [`Gate`] takes packets, ends of commands, requests and the present, and returns what to report and what to do: an
+//!   attempt reached a stage, a door opened, run this command, store that. It owns the scanner guard, the attempts and the
+//!   leases.
+//! - [`advise`] returns what is unwise about a configuration, and the odds of guessing its doors.
 //!
 //! # Example
 //!
@@ -27,14 +29,14 @@
 //!     Stop_Command  = /usr/local/sbin/gate close %IP%
 //! "
 //! .parse()?;
-//! let (server, knocker) = ("192.0.2.1".parse()?, "198.51.100.7".parse()?);
+//! let (server, client) = ("192.0.2.1".parse()?, "198.51.100.7".parse()?);
 //!
-//! // A daemon takes the seed from the system's randomness, and sets up a packet filter that lets through what is wanted.
+//! // A daemon takes the seed from the system's randomness, and sets up a packet filter for what is wanted.
 //! let mut gate = Gate::new(config, OneTimeFiles::new(), Seed::new(1, 2));
 //! gate.set_addresses([server]);
 //! assert_eq!(gate.wanted().interests.len(), 3);
 //!
-//! // Three packets come, one second after the other.
+//! // Three packets arrive, one second apart.
 //! let hits = [
 //!     Hit::Tcp { port: 7101, flags: TcpFlags::SYN },
 //!     Hit::Udp { port: 8202 },
@@ -44,26 +46,26 @@
 //! let mut runs = Vec::new();
 //! for hit in hits {
 //!     now.monotonic = now.monotonic.after(Duration::from_secs(1));
-//!     for outcome in gate.handle_packet(&Packet { source: knocker, destination: server, hit }, now) {
+//!     for outcome in gate.handle_packet(&Packet { source: client, destination: server, hit }, now) {
 //!         match outcome {
-//!             // Carried out in order: what is to be stored, in case of a crash, is on disk before the command runs.
+//!             // In order: the record is on disk before the command runs, in case of a crash.
 //!             Outcome::Effect(Effect::Store(record)) => println!("{record}"),
 //!             Outcome::Effect(Effect::Run(run)) => runs.push(run),
-//!             told => println!("{told:?}"),
+//!             other => println!("{other:?}"),
 //!         }
 //!     }
 //! }
 //! let [Run { id, command, .. }] = &runs[..] else { panic!("{runs:?}") };
 //! assert_eq!(&**command, "/usr/local/sbin/gate open 198.51.100.7");
 //!
-//! // The command ends well; ten seconds later the stop command is due.
+//! // The command succeeds; ten seconds later the stop command is due.
 //! let stored = gate.handle_exit(*id, true, now).count();
 //! assert_eq!((stored, gate.poll_timeout()), (1, Some(now.monotonic.after(Duration::from_secs(10)))));
 //! now.monotonic = now.monotonic.after(Duration::from_secs(10));
 //! let stop: Vec<_> = gate.handle_timeout(now).collect();
 //! assert!(matches!(&stop[..], [Outcome::Effect(Effect::Run(run))] if run.command.ends_with("close 198.51.100.7")));
 //!
-//! // When that has ended, the door is closed, and what was stored is forgotten.
+//! // When that has ended, the door is closed and its record is removed.
 //! let end: Vec<_> = gate.handle_exit(*id, true, now).collect();
 //! assert_eq!(end, [Outcome::Effect(Effect::Forget(*id))]);
 //! assert_eq!(gate.lease_count(), 0);
@@ -112,7 +114,7 @@ pub use tcp_flags::{FlagRule, TcpFlags};
 pub use text::{DoorName, Text, TextError};
 pub use time::{Now, Seconds, Timestamp, UnixTime};
 
-/// The parts of a [`Gate`], for the tests, the fuzz targets and the benchmarks of this project; they may change at any time.
+/// The parts of a [`Gate`], for the tests, fuzz targets and benchmarks of this project; they may change at any time.
 #[doc(hidden)]
 pub mod parts {
     pub use crate::lease::Leases;

@@ -20,35 +20,36 @@ use crate::sequence::Step;
 use crate::tcp_flags::{FlagRule, TcpFlags};
 use crate::time::Timestamp;
 
-/// The stage of a source that has opened a door with a `Cooldown` and is not looked at by it until that is over. Of all that
-/// the table holds it is the first to go.
+/// The stage of a source that opened a door and is now ignored by it for its `Cooldown`. A full table drops these
+/// entries first.
 const COOLING: u8 = 0;
 
-/// One thing that makes a packet worth looking at; input for a filter in the kernel.
+/// One reason to look at a packet; input for a kernel filter.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Interest {
-    /// The port that is hit, with its protocol.
+    /// The port and protocol.
     pub step: Step,
-    /// What a TCP packet has to carry.
+    /// The flags that a TCP packet must have.
     pub flags: FlagRule,
-    /// The address that is hit; `None` stands for any of the interface's own.
+    /// The destination address; `None` for any of the interface's own.
     pub target: Option<IpAddr>,
 }
 
-/// Follows every source's progress at every door.
+/// Follows the progress of every source at every door.
 ///
-/// It is a pure state machine. The caller owns the clock: it passes the moment with every call, never an earlier one
-/// than before (an earlier one is taken for the latest), and calls [`Self::handle_timeout`] at [`Self::poll_timeout`] or
-/// whenever it likes. The cost of a packet depends on the number of doors that begin with its port and on the attempts
-/// of its own source, not on how many attempts there are. Memory is bounded by the number of attempts allowed.
+/// A pure state machine. The caller owns the clock: it passes the present with every call, never an earlier time than
+/// before (an earlier one counts as the latest), and calls [`Self::handle_timeout`] at [`Self::poll_timeout`] or at
+/// any other time. The cost of a packet depends on the number of doors that start with its port and on the attempts
+/// of its own source, not on the total number of attempts. Memory is bounded by the number of attempts allowed.
 #[derive(Debug)]
 pub struct Matcher {
     doors: Vec<Watched>,
     addresses: BTreeSet<IpAddr>,
     /// The class of the doors with each target, and of those without one.
     classes: BTreeMap<Option<IpAddr>, ClassId>,
-    /// The classes of doors that watch each destination: those without `Target` if it is our own, those whose target it is.
-    /// Like the next one, it is filled by nobody but the administrator, so it needs no hash that resists attackers.
+    /// The classes of doors that watch each destination: doors without a `Target` if it is our own, and doors with it
+    /// as their target. Like the next one, only the administrator fills it, so it needs no hash that resists
+    /// attackers.
     watched: hashbrown::HashMap<IpAddr, [Option<ClassId>; 2]>,
     /// What each step means to the doors of each class.
     steps: hashbrown::HashMap<StepKey, Meaning>,
@@ -61,12 +62,12 @@ pub struct Matcher {
 }
 
 impl Matcher {
-    /// Makes a matcher for these doors, with room for `max_attempts` attempts.
+    /// Creates a matcher for these doors, with room for `max_attempts` attempts.
     ///
-    /// The seed has to be a secret wherever strangers send the packets.
+    /// The seed must be a secret wherever strangers send the packets.
     ///
-    /// Doors with one-time sequences stay closed until [`Self::set_sequence`] gives them one, and doors without
-    /// `Target` until [`Self::set_addresses`] says which addresses are our own.
+    /// One-time doors stay closed until [`Self::set_sequence`] gives them a sequence, and doors without a `Target`
+    /// until [`Self::set_addresses`] names our own addresses.
     pub fn new(doors: &[Door], max_attempts: NonZeroU32, seed: Seed) -> Self {
         let mut matcher = Self {
             doors: Vec::new(),
@@ -84,7 +85,7 @@ impl Matcher {
         matcher
     }
 
-    /// Drops every attempt of a source. A door whose `Cooldown` is not over still does not look at it.
+    /// Drops every attempt of a source. A door whose `Cooldown` is still running continues to ignore it.
     pub fn forget(&mut self, source: IpAddr) {
         for &class in self.classes.values() {
             let mut next = self.attempts.first_of_source(source, class);
@@ -97,15 +98,15 @@ impl Matcher {
         }
     }
 
-    /// The number of attempts under way, and of sources that a door with a `Cooldown` does not look at for a while.
+    /// Returns the number of attempts in progress, plus sources that a door ignores for its `Cooldown`.
     pub fn attempts(&self) -> usize {
         self.attempts.len()
     }
 
-    /// Judges a packet and returns what it did, in this order: attempts of any source that ended before `now`, and then, in
-    /// the order of the doors, what the packet did to its own source's attempts and which others it pushed out.
+    /// Judges a packet and returns, in this order: attempts of any source that ended before `now`, and then, in door
+    /// order, what the packet did to its own source's attempts and which others it evicted.
     ///
-    /// A packet that no door wants to see ([`Self::visibility`]) changes nothing.
+    /// A packet that no door sees ([`Self::visibility`]) changes nothing.
     pub fn handle_packet(&mut self, packet: &Packet, now: Timestamp) -> &[Event] {
         self.events.clear();
         self.expire(now);
@@ -126,31 +127,31 @@ impl Matcher {
         &self.events
     }
 
-    /// Says whether any door looks at a packet at the moment.
+    /// Says whether any door sees a packet at present.
     pub fn visibility(&self, packet: &Packet) -> Visibility {
         self.visibility_to(self.classes_of(packet.destination), packet.hit)
     }
 
-    /// Ends the attempts whose time is up and returns them as [`EventKind::TimedOut`], for each `Seq_Timeout` the oldest
-    /// first. Calling it early or twice is harmless.
+    /// Ends the attempts that have timed out and returns them as [`EventKind::TimedOut`], for each `Seq_Timeout` the
+    /// oldest first. Calling it early or twice is harmless.
     pub fn handle_timeout(&mut self, now: Timestamp) -> &[Event] {
         self.events.clear();
         self.expire(now);
         &self.events
     }
 
-    /// The moment at which [`Self::handle_timeout`] wants to be called; `None` while no attempt is under way.
+    /// Returns when [`Self::handle_timeout`] wants to be called; `None` if no attempt is in progress.
     ///
-    /// It may be earlier than needed, never later.
+    /// It may be too early, never too late.
     pub const fn poll_timeout(&self) -> Option<Timestamp> {
         self.attempts.next_end()
     }
 
-    /// Lets every attempt of the source move on, stay or be spoiled; says whether one of two or more steps was completed.
+    /// Advances, keeps or spoils every attempt of the source; says whether one with two or more steps was completed.
     fn judge(&mut self, packet: &Packet, class: ClassId) -> bool {
         let source = packet.source;
         let mut completed = false;
-        // Added after the loop, since they may push out the attempt that comes next.
+        // Added after the loop, because they may evict the attempt that comes next.
         let mut cooldowns = Vec::new();
         let mut next = self.attempts.first_of_source(source, class);
         while let Some(slot) = next {
@@ -164,7 +165,7 @@ impl Matcher {
                 report(EventKind::Cooling);
                 continue;
             }
-            // Only who cools down stays at a one-time door that has no sequence.
+            // At a one-time door without a sequence, only sources in their `Cooldown` remain.
             let Some(sequence) = &door.sequence else { continue };
             let done = usize::from(stage);
             if !door.accepts(packet.hit) {
@@ -202,7 +203,7 @@ impl Matcher {
         completed
     }
 
-    /// Begins an attempt at each door whose first step this is and where the packet has not already been used.
+    /// Starts an attempt at each door whose first step this is, unless the packet has already been used there.
     fn begin(&mut self, packet: &Packet, step: Step, class: ClassId, completed: bool) {
         let source = packet.source;
         let Some(meaning) = self.steps.get(&StepKey::new(class, step)) else { return };
@@ -263,7 +264,7 @@ impl Matcher {
     }
 }
 
-/// Adds an attempt, and tells of the one that had to make room for it.
+/// Adds an attempt, and reports the one that it evicted.
 fn add(attempts: &mut Attempts, attempt: Attempt, events: &mut Vec<Event>) {
     let evicted = attempts.insert(attempt).filter(|evicted| evicted.stage != COOLING);
     events.extend(evicted.map(|Attempt { source, door, stage, .. }| Event {
@@ -358,13 +359,13 @@ mod tests {
         Packet { destination: address(destination), ..packet }
     }
 
-    /// What these packets cause, one after another at the latest moment, for the source of [`tcp`].
+    /// Returns what these packets cause, one after another at the latest time, for the source of [`tcp`].
     fn send(matcher: &mut Matcher, packets: &[Packet]) -> Vec<(usize, EventKind)> {
         let now = matcher.latest;
         packets.iter().flat_map(|packet| matcher.handle_packet(packet, now).to_vec()).map(plain).collect()
     }
 
-    /// The same for SYNs to these ports.
+    /// Does the same for SYNs to these ports.
     fn knock(matcher: &mut Matcher, ports: &[u16]) -> Vec<(usize, EventKind)> {
         send(matcher, &ports.iter().map(|&port| syn(port)).collect::<Vec<_>>())
     }

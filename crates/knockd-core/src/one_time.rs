@@ -1,15 +1,15 @@
-//! One-time sequence files: which sequence is next, and which byte strikes it out.
+//! One-time files: which sequence is next, and which byte strikes it out.
 
 use crate::grammar;
 use crate::sequence::Sequence;
 
-/// The byte that 0.8 and we write over the first byte of a used line.
+/// The byte that 0.8 and this program write over the first byte of a used line.
 pub const STRIKE: u8 = b'#';
 
-/// A file of one-time sequences, as it was read and has been used up since.
+/// A one-time file: its content, and how much has been used since it was read.
 ///
-/// Lines end in LF or CRLF; empty lines and lines that start with `#` are skipped. The grammar of a line is that of `Sequence`,
-/// text behind a step included, which is ignored there too.
+/// Lines end in LF or CRLF; empty lines and lines that start with `#` are skipped. A line has the grammar of
+/// `Sequence`, including text after a step, which is also ignored.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct OneTime {
     text: Vec<u8>,
@@ -17,35 +17,35 @@ pub struct OneTime {
     passed_over: Vec<usize>,
 }
 
-/// A line that has not been used yet.
+/// An unused line.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Unused {
-    /// What has to be knocked.
+    /// The sequence to knock.
     pub sequence: Sequence,
-    /// Offset of the byte in the file that [`STRIKE`] is written over when it has been.
+    /// Offset in the file of the byte that [`STRIKE`] replaces once the line is used.
     pub offset: usize,
 }
 
 impl OneTime {
-    /// Reads the content of a file.
+    /// Parses the content of a file.
     pub fn parse(text: &[u8]) -> Self {
         let mut file = Self { text: text.to_vec(), ..Self::default() };
         file.find_next();
         file
     }
 
-    /// Returns the first unused line; `None` when all are used up.
+    /// Returns the first unused line; `None` if all are used up.
     pub const fn next(&self) -> Option<&Unused> {
         self.next.as_ref()
     }
 
-    /// Returns the numbers, counted from 1, of the lines before it that are neither comments nor sequences.
+    /// Returns the numbers, from 1, of the lines before it that are neither comments nor sequences.
     pub fn passed_over(&self) -> &[usize] {
         &self.passed_over
     }
 
-    /// Moves on to the next line, and returns the one that has to be struck out on disk.
+    /// Moves on to the next line, and returns the used one, which must be struck out on disk.
     pub fn use_up(&mut self) -> Option<Unused> {
         let used = self.next.take()?;
         if let Some(byte) = self.text.get_mut(used.offset) {

@@ -1,19 +1,19 @@
-//! What a frame says to a knock daemon, typed.
+//! The part of a frame that matters to a knock daemon, as types.
 
 use std::net::IpAddr;
 
 use crate::sequence::{Protocol, Step};
 use crate::tcp_flags::TcpFlags;
 
-/// One TCP or UDP packet, reduced to what knocking looks at.
+/// One TCP or UDP packet, reduced to what matters for knocking.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Packet {
-    /// The address that sent it, as the packet claims.
+    /// The address that it claims to come from.
     pub source: IpAddr,
-    /// The address it was sent to.
+    /// The address that it was sent to.
     pub destination: IpAddr,
-    /// What it does at the destination.
+    /// The port that it hits, and how.
     pub hit: Hit,
 }
 
@@ -36,7 +36,7 @@ pub enum Hit {
 }
 
 impl Hit {
-    /// The step of a sequence that this hit can be.
+    /// Returns the step of a sequence that this hit can be.
     pub const fn step(self) -> Step {
         match self {
             Self::Tcp { port, .. } => Step { port, protocol: Protocol::Tcp },

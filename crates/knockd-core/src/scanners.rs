@@ -1,28 +1,28 @@
-//! The scanner guard: sources that try many ports are recognised and ignored.
+//! The scanner guard: detects and ignores sources that try many ports.
 //!
-//! A filter that shows only the doors' own ports makes one ascending port scan open every ascending sequence. Connection
-//! attempts at ports that no door uses, strays, give the scan away. A lease is none of this module's business: a scanner
-//! keeps what it has opened.
+//! With a filter that shows only the doors' own ports, one ascending port scan would open every ascending sequence.
+//! Strays, which are connection attempts at ports that no door uses, give the scan away. This module does not affect
+//! leases: a scanner keeps what it has opened.
 //!
-//! # What it cannot tell apart
+//! # Limits of detection
 //!
 //! A door opens at its last step without waiting for what comes after it, so only strays before it count. With the limit
 //! of 10 strays a minute:
 //!
-//! - An ascending scan opens a sequence of neighbours (700,701,702) when it starts at most 10 unused ports below it. That
-//!   is the case for every scan from port 1 when the first step is 11 or less, and else, if scans start anywhere, for one
-//!   in 6,000. Whoever tries just 700 to 702 has guessed.
-//! - A scan in random order of n ports, among them the k of a sequence, opens it with a chance of
+//! - An ascending scan opens a sequence of neighbours (700,701,702) if it starts at most 10 unused ports below it. If the
+//!   first step is 11 or less, every scan from port 1 does that; otherwise, if scans start anywhere, one in 6,000 does. A
+//!   source that tries just 700 to 702 has guessed.
+//! - A scan of n ports in random order, among them the k of a sequence, opens it with a chance of
 //!   C(10 + k, k) / (C(n, k) k!). With three steps: 1 in 10¹² for all ports, 1 in 3,000,000 for the thousand that nmap
 //!   tries by default, 1 in 50 for the 25 best-known ports, which nmap tries first: they make a bad sequence.
-//! - Who tries at most 10 such ports a minute is no scanner. At that speed all TCP ports take four and a half days, and an
-//!   ascending scan gets four ports further within a `Seq_Timeout` of 25 seconds: only closer sequences open.
-//! - ACK and RST packets at other ports look like answers and never count, so scans with them open doors without
-//!   `TCPFlags`. UDP at ephemeral ports looks like answers, too: steps of UDP belong below that range.
-//! - Who has many addresses spreads a scan over them: several networks, or more of IPv6 than a /64.
-//! - A source address can be forged: 11 strays in somebody's name, or from behind the same NAT, get him ignored. A flood
-//!   from forged addresses lets a source with one stray be forgotten, at 500,000 a second after a tenth of a second, so
-//!   under its cover a scan slower than that is not seen.
+//! - A source that tries at most 10 such ports a minute is not a scanner. At that speed all TCP ports take four and a half
+//!   days, and an ascending scan advances by four ports within a `Seq_Timeout` of 25 seconds: only closer sequences open.
+//! - ACK and RST packets to other ports look like answers and never count, so scans with them open doors without
+//!   `TCPFlags`. UDP to ephemeral ports also looks like answers: UDP steps belong below that range.
+//! - An attacker with many addresses can spread a scan over them: several IPv4 addresses, or more IPv6 than a /64.
+//! - A source address can be forged: 11 strays from a forged address, or from behind the same NAT, get that address
+//!   ignored. A flood from forged addresses makes the guard forget a source with one stray: at 500,000 a second after a
+//!   tenth of a second, so the flood hides any scan slower than that.
 
 mod bucket;
 
@@ -39,30 +39,31 @@ use crate::sequence::{Protocol, Step};
 use crate::tcp_flags::TcpFlags;
 use crate::time::Timestamp;
 
-/// Sources are spread over this many buckets by a keyed hash, so that nobody can choose his bucket.
+/// A keyed hash spreads sources over this many buckets, so no source can choose its bucket.
 const BUCKETS: u16 = 4096;
 
-/// How long a stray counts and how long a scanner has to be quiet; up to a second more, since only whole seconds are kept.
+/// How long a stray counts, and how long a scanner has to be quiet; up to a second more, because only whole seconds
+/// are stored.
 const MINUTE: u32 = 60;
 
-/// Recognises scanners, and says of every packet whether it is to be judged.
+/// Detects scanners, and says of every packet whether the matcher may judge it.
 ///
 /// A source that has tried more than the limit of different ports that no door uses within the last minute is a scanner.
-/// It stops being one when it has been quiet for a minute: no connection attempt from it, neither at those ports nor at
-/// the doors' own. A connection attempt is
+/// It stops being one after a quiet minute: no connection attempt from it, neither at those ports nor at the doors' own. A
+/// connection attempt is
 ///
 /// - a TCP packet with SYN and without ACK, or with neither ACK nor RST, as NULL, FIN and Xmas scans send it;
-/// - a UDP packet; but if no door uses UDP it is no stray, and neither is one to a port that [`LocalPorts`] has in use.
+/// - a UDP packet; but it is not a stray if no door uses UDP, or if [`LocalPorts`] has its port in use.
 ///
-/// TCP and UDP ports of the same number are different ports, a port that is tried again counts once, and it does not matter
-/// which of the watched addresses was tried. So who talks to a service of the host tries one port, whatever he does there.
-/// Only services that use a new TCP port for every connection, such as passive FTP, can make a scanner of their users.
+/// TCP and UDP ports with the same number are different ports, a repeated port counts once, and it does not matter which
+/// of the watched addresses was tried. So a client of a local service tries one port, whatever it does there. Only
+/// services that use a new TCP port for every connection, such as passive FTP, can turn their users into scanners.
 ///
 /// All IPv6 addresses of a /64 are one source, because any host in it can use all of them (RFC 7421); its neighbours share
-/// its fate, as those behind one IPv4 address do.
+/// its fate, like hosts behind one IPv4 address.
 ///
-/// A packet costs one hash and one look through a bucket. Memory is bounded by 65,536 sources of at most 64 ports: 12 MiB
-/// with the default limit, a quarter of that for sources of one stray each.
+/// A packet costs one hash and one search of a bucket. Memory is bounded by 65,536 sources of at most 64 ports: 12 MiB
+/// with the default limit, a quarter of that for sources with one stray each.
 #[derive(Debug)]
 pub struct Scanners {
     limit: Option<NonZeroU32>,
@@ -73,27 +74,27 @@ pub struct Scanners {
     /// The addresses that the doors watch, ascending.
     destinations: Vec<IpAddr>,
     local_ports: LocalPorts,
-    /// None while the guard is off.
+    /// `None` for buckets not used yet; empty while the guard is off.
     buckets: Vec<Option<Box<Bucket>>>,
     seed: Seed,
 }
 
-/// What [`Scanners::handle_packet`] makes of a packet.
+/// What [`Scanners::handle_packet`] says about a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Sighting {
     /// It hits a port that a door uses: the matcher decides.
     AtDoor,
-    /// It hits another port; no more is to be done.
+    /// It hits another port; nothing more is to be done.
     Elsewhere,
-    /// The same, and this has made its source a scanner: its attempts are to be dropped.
+    /// It hits another port and has made its source a scanner: drop its attempts.
     NewScanner,
     /// Its source is a scanner.
     Ignored,
 }
 
-/// The UDP ports of the machine at which packets may be answers or belong to a service, so that they are no strays.
+/// The UDP ports of this machine at which packets may be answers or belong to a service, so they are not strays.
 ///
-/// The default is that all ports are in use.
+/// By default, all ports are in use.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LocalPorts {
     ephemeral_from: u16,
@@ -101,7 +102,8 @@ pub struct LocalPorts {
 }
 
 impl LocalPorts {
-    /// Every port from `ephemeral_from` on is in use, and those in `bound`, which may be in any order and repeat themselves.
+    /// Declares every port from `ephemeral_from` on to be in use, and those in `bound`, which may be in any order and
+    /// contain duplicates.
     pub fn new(ephemeral_from: u16, mut bound: Vec<u16>) -> Self {
         bound.retain(|&port| port < ephemeral_from);
         bound.sort_unstable();
@@ -109,12 +111,12 @@ impl LocalPorts {
         Self { ephemeral_from, bound }
     }
 
-    /// Says whether a packet to this port is no stray.
+    /// Says whether a packet to this port is not a stray.
     pub fn is_in_use(&self, port: u16) -> bool {
         port >= self.ephemeral_from || self.bound.binary_search(&port).is_ok()
     }
 
-    /// The ports that are not in use, in ranges that ascend and are apart from each other.
+    /// Returns the unused ports, as ascending ranges with gaps between them.
     pub fn unused(&self) -> impl Iterator<Item = RangeInclusive<u16>> + '_ {
         let bound = || self.bound.iter().copied();
         let starts = std::iter::once(0).chain(bound().map(|port| port + 1));
@@ -124,13 +126,13 @@ impl LocalPorts {
 }
 
 impl Scanners {
-    /// The largest limit; a larger one is taken for it.
+    /// The largest limit; a larger one counts as this one.
     pub const MAX_LIMIT: u32 = Options::MAX_SCAN_LIMIT;
 
-    /// Makes a guard that has seen nobody yet; without a limit it ignores nobody.
+    /// Creates a guard that has seen no source yet; without a limit it ignores none.
     ///
-    /// Every port is a stray's until [`Self::watch`] has named the doors' own, and no address is watched. The seed
-    /// has to be a secret wherever strangers send the packets.
+    /// Every port counts as a stray's until [`Self::watch`] names the doors' own, and no address is watched. The seed
+    /// must be a secret wherever strangers send the packets.
     pub fn new(limit: Option<NonZeroU32>, seed: Seed) -> Self {
         let mut scanners = Self {
             limit: None,
@@ -152,7 +154,7 @@ impl Scanners {
         self.buckets.resize_with(buckets, || None);
     }
 
-    /// Says what the doors look for ([`crate::Matcher::interests`]) and which addresses are our own.
+    /// Sets what the doors want to see ([`crate::Matcher::interests`]) and our own addresses.
     pub fn watch(&mut self, interests: &[Interest], own: impl IntoIterator<Item = IpAddr>) {
         self.steps = interests.iter().map(|interest| interest.step).collect();
         self.steps.sort_unstable();
@@ -166,24 +168,25 @@ impl Scanners {
         self.destinations.dedup();
     }
 
-    /// Says which UDP ports are in use on this machine.
+    /// Sets the UDP ports in use on this machine.
     pub fn set_local_ports(&mut self, local_ports: LocalPorts) {
         self.local_ports = local_ports;
     }
 
-    /// The UDP ports in use, for the filter in the kernel; `None` while there is no limit, so that strays need not be seen.
+    /// Returns the UDP ports in use, for the kernel filter; `None` without a limit, because strays need not be seen
+    /// then.
     pub fn local_ports(&self) -> Option<&LocalPorts> {
         self.limit.map(|_| &self.local_ports)
     }
 
-    /// Says whether a source is a scanner at the moment.
+    /// Says whether a source is a scanner at present.
     pub fn is_scanner(&self, source: IpAddr, now: Timestamp) -> bool {
         let (network, now) = (Network::of(source), Second::of(now));
         let bucket = self.buckets.get(self.place_of(network)).and_then(Option::as_ref);
         bucket.is_some_and(|bucket| bucket.is_scanner(network, now))
     }
 
-    /// Looks at a packet before the matcher does.
+    /// Judges a packet before the matcher does.
     ///
     /// The caller owns the clock, as with the matcher.
     pub fn handle_packet(&mut self, packet: &Packet, now: Timestamp) -> Sighting {
@@ -217,7 +220,7 @@ impl Scanners {
         }
     }
 
-    /// Whether a connection attempt at a port that no door uses is one that shows a scan.
+    /// Says whether a connection attempt at a port that no door uses counts as a sign of a scan.
     fn counts(&self, packet: &Packet) -> bool {
         let is_telling = match packet.hit {
             Hit::Tcp { .. } => true,
@@ -237,7 +240,7 @@ impl Scanners {
     }
 }
 
-/// Says whether a packet wants to begin something at its destination, or makes no sense there but in a scan.
+/// Says whether a packet wants to start something at its destination, or makes sense only in a scan.
 fn is_attempt(hit: Hit) -> bool {
     match hit {
         Hit::Udp { .. } => true,
@@ -275,7 +278,8 @@ mod tests {
         Interest { step, flags: FlagRule::ANY, target: None }
     }
 
-    /// Doors use 700 to 702, and 7000 over UDP; UDP port 53 is bound, those from 32768 on are ephemeral.
+    /// A guard whose doors use 700 to 702, and 7000 over UDP; UDP port 53 is bound, and those from 32768 on are
+    /// ephemeral.
     fn guard(limit: u32) -> Scanners {
         let mut guard = Scanners::new(NonZeroU32::new(limit), Seed::new(1, 2));
         let steps = [Step::tcp(700), Step::tcp(701), Step::tcp(702), Step::udp(7000)];
@@ -304,7 +308,7 @@ mod tests {
         Packet { destination: address(destination), ..packet }
     }
 
-    /// Hands all packets over in the same moment, of which the last makes a scanner and none before it.
+    /// Passes all packets at the same time; the last one must make a scanner, and none before it.
     fn assert_last_makes_a_scanner(guard: &mut Scanners, packets: impl IntoIterator<Item = Packet>, at: u64) {
         let mut seen: Vec<_> =
             packets.into_iter().map(|packet| guard.handle_packet(&packet, seconds(at))).collect();
@@ -312,7 +316,7 @@ mod tests {
         assert!(seen.iter().all(|&sighting| sighting == Elsewhere), "{seen:?}");
     }
 
-    /// Whether this packet counts: whether it makes a scanner of somebody who needs only one more.
+    /// Says whether this packet counts: whether it makes a scanner of a source that needs only one more.
     fn counts(packet: Packet) -> bool {
         let mut guard = guard(1);
         guard.handle_packet(&syn(1), seconds(0));
@@ -377,7 +381,7 @@ mod tests {
             assert_eq!(guard.handle_packet(&packet, seconds(second)), Ignored);
         }
         assert_eq!(guard.handle_packet(&syn(700), seconds(301)), AtDoor);
-        // It begins anew.
+        // It starts over.
         assert_last_makes_a_scanner(&mut guard, [syn(3), syn(4)], 301);
     }
 
@@ -458,7 +462,7 @@ mod tests {
         assert_last_makes_a_scanner(&mut guard, rotating, 0);
         assert_eq!(guard.handle_packet(&six("2001:db8:1::4", 700), seconds(0)), Ignored);
         assert_eq!(guard.handle_packet(&six("2001:db8:1:1::4", 700), seconds(0)), AtDoor);
-        // In IPv4 every address is a source of its own.
+        // In IPv4 every address is a separate source.
         for port in 1..=10 {
             let neighbour = from(&format!("203.0.113.{port}"), syn(port));
             assert_eq!(guard.handle_packet(&neighbour, seconds(0)), Elsewhere);
@@ -529,7 +533,7 @@ mod tests {
         );
     }
 
-    /// The same rule without a bound: all that a source has ever tried.
+    /// The same rule without bounds: everything that a source has ever tried.
     #[derive(Default)]
     struct Model {
         tries: Vec<(Step, u64)>,
@@ -571,7 +575,7 @@ mod tests {
             let mut now = 0;
             for (last, port, is_tcp, wait) in packets {
                 now += wait;
-                // Two doors' ports and six strays.
+                // Two ports of doors and six strays.
                 let port = 700 + port;
                 let hit = if is_tcp { syn(port) } else { udp(port) };
                 let packet = from(&format!("203.0.113.{last}"), hit);
@@ -598,7 +602,7 @@ mod tests {
                 if !(700..=702).contains(&port) {
                     strays.insert(port);
                 }
-                // What comes after the door has opened is too late to tell.
+                // Whatever comes after the door opened is too late to tell.
                 if next.peek().is_none() {
                     prop_assert!(strays.len() <= 10);
                     return Ok(());

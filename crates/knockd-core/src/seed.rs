@@ -1,4 +1,4 @@
-//! The keyed hash behind which strangers' addresses are looked up.
+//! The keyed hash for looking up strangers' addresses.
 
 use std::fmt;
 use std::hash::Hasher as _;
@@ -7,8 +7,8 @@ use siphasher::sip::SipHasher13;
 
 /// The secret key of the hash that spreads sources over tables.
 ///
-/// A daemon takes it from the operating system's randomness, once for each run: a stranger who knew it could choose addresses
-/// that all stand in the same place and make every packet slow. Tests and replays take a fixed one, since it decides which of
+/// A daemon takes it from the operating system's randomness, once per run: a stranger who knew it could choose
+/// addresses that collide and make every packet slow. Tests and replays use a fixed one, because it decides which of
 /// several sources makes room for another: with the same seed, the same calls have the same results, on any machine.
 ///
 /// `Debug` does not show it.
@@ -16,19 +16,20 @@ use siphasher::sip::SipHasher13;
 pub struct Seed(u64, u64);
 
 impl Seed {
-    /// Makes a seed of these 128 bits.
+    /// Creates a seed from 128 bits.
     pub const fn new(first: u64, second: u64) -> Self {
         Self(first, second)
     }
 
-    /// SipHash-1-3, as the tables of the standard library use it, of a number's bytes in little-endian order on any machine.
+    /// Returns SipHash-1-3, as the standard library's tables use it, of a number's bytes in little-endian order on
+    /// any machine.
     pub(crate) fn hash(self, number: u64) -> u64 {
         let mut hasher = SipHasher13::new_with_keys(self.0, self.1);
         hasher.write_u64(number.to_le());
         hasher.finish()
     }
 
-    /// The same of the bytes of several numbers. All at once, three take 16 ns less than one after the other.
+    /// Returns the hash of the bytes of several numbers. All at once, three take 16 ns less than one after another.
     pub(crate) fn hash_all<const N: usize>(self, numbers: [u64; N]) -> u64 {
         let bytes = numbers.map(u64::to_le_bytes);
         SipHasher13::new_with_keys(self.0, self.1).hash(bytes.as_flattened())

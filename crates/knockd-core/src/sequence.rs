@@ -9,7 +9,7 @@ use crate::packet::Hit;
 /// The transport protocol of a step or a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum Protocol {
-    /// TCP, the default wherever a protocol may be left out.
+    /// TCP, the default where a protocol can be omitted.
     Tcp,
     /// UDP.
     Udp,
@@ -24,7 +24,7 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// Reads `tcp` or `udp`, in any case.
+/// Parses `tcp` or `udp`, in any case.
 impl FromStr for Protocol {
     type Err = SequenceError;
 
@@ -53,7 +53,7 @@ impl Step {
         Self { port, protocol: Protocol::Udp }
     }
 
-    /// Says whether a packet does what this step asks for. Its TCP flags are the door's business.
+    /// Says whether a packet hits this step. The door checks its TCP flags.
     pub fn matches(self, hit: Hit) -> bool {
         hit.step() == self
     }
@@ -66,7 +66,7 @@ impl fmt::Display for Step {
     }
 }
 
-/// Reads `7000`, `7000:udp` or `7000 : TCP`; the protocol is TCP when absent.
+/// Parses `7000`, `7000:udp` or `7000 : TCP`; the protocol is TCP if absent.
 impl FromStr for Step {
     type Err = SequenceError;
 
@@ -83,26 +83,26 @@ pub struct Sequence {
 }
 
 impl Sequence {
-    /// The most steps that a sequence can have; the limit of knockd 0.8.
+    /// The maximum number of steps in a sequence, as in knockd 0.8.
     pub const MAX_STEPS: usize = 32;
 
-    /// Makes a sequence of `first` and the steps after it; `None` when that is more than [`Self::MAX_STEPS`].
+    /// Creates a sequence of `first` and the steps after it; `None` if there are more than [`Self::MAX_STEPS`].
     pub fn new(first: Step, rest: Vec<Step>) -> Option<Self> {
         (rest.len() < Self::MAX_STEPS).then_some(Self { first, rest })
     }
 
-    /// The first step.
+    /// Returns the first step.
     pub const fn first(&self) -> Step {
         self.first
     }
 
-    /// The number of steps, 1 to [`Self::MAX_STEPS`].
+    /// Returns the number of steps, 1 to [`Self::MAX_STEPS`].
     #[allow(clippy::len_without_is_empty, reason = "a sequence is never empty")]
     pub const fn len(&self) -> usize {
         self.rest.len() + 1
     }
 
-    /// The step with this index, counted from 0.
+    /// Returns the step with this index, from 0.
     pub fn step(&self, index: usize) -> Option<Step> {
         match index.checked_sub(1) {
             None => Some(self.first),
@@ -110,7 +110,7 @@ impl Sequence {
         }
     }
 
-    /// All steps in order.
+    /// Returns all steps in order.
     pub fn steps(&self) -> impl Iterator<Item = Step> + '_ {
         std::iter::once(self.first).chain(self.rest.iter().copied())
     }
@@ -124,7 +124,7 @@ impl fmt::Display for Sequence {
     }
 }
 
-/// Reads `7000,8000:udp,9000 : tcp`.
+/// Parses `7000,8000:udp,9000 : tcp`.
 impl FromStr for Sequence {
     type Err = SequenceError;
 
@@ -133,15 +133,15 @@ impl FromStr for Sequence {
     }
 }
 
-/// Why a text is no protocol, step, sequence, or list of TCP flags.
+/// Why a text is not a protocol, a step, a sequence, or a list of TCP flags.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("expected {expected}, found {found}")]
 pub struct SequenceError {
-    /// Byte offset in the text at which something else was expected.
+    /// Byte offset in the text where something else was expected.
     pub offset: usize,
     /// What was expected there.
     pub expected: &'static str,
-    /// What stands there, quoted, or `the end`.
+    /// What was found there, quoted, or `the end`.
     pub found: String,
 }
 

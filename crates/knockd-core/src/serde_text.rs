@@ -1,4 +1,4 @@
-//! What has a text form is that text for serde.
+//! Types with a text form are serialised as that text.
 
 use std::fmt::{self, Display};
 use std::marker::PhantomData;

@@ -1,6 +1,6 @@
-//! Names that were mistyped.
+//! Mistyped names.
 
-/// Finds the name that `word` was probably meant to be, if any is like it; case does not matter.
+/// Returns the name that `word` was probably meant to be, if any is similar; case does not matter.
 pub fn similar<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     names

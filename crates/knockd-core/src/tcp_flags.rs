@@ -1,4 +1,4 @@
-//! TCP flags as a packet carries them, and the rule that a door makes about them.
+//! TCP flags as a packet carries them, and a door's rule about them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,29 +6,29 @@ use std::str::FromStr;
 use crate::grammar::{self, Expected};
 use crate::sequence::SequenceError;
 
-/// The six TCP flags that knockd.conf can name (RFC 9293, section 3.1), with the bits they have on the wire.
+/// The six TCP flags that knockd.conf can name (RFC 9293, section 3.1), with their bits on the wire.
 ///
 /// ECE and CWR are not represented: no door can ask for them, and a SYN that offers ECN counts like any other.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct TcpFlags(u8);
 
 impl TcpFlags {
-    /// No flag at all, as in a NULL scan.
+    /// No flag, as in a NULL scan.
     pub const NONE: Self = Self(0);
     /// The sender has finished.
     pub const FIN: Self = Self(0x01);
     /// The sender opens a connection.
     pub const SYN: Self = Self(0x02);
-    /// The sender refuses or breaks the connection.
+    /// The sender refuses or resets the connection.
     pub const RST: Self = Self(0x04);
     /// The sender asks for the data to be pushed.
     pub const PSH: Self = Self(0x08);
-    /// The acknowledgement field counts.
+    /// The acknowledgement field is valid.
     pub const ACK: Self = Self(0x10);
-    /// The urgent pointer counts.
+    /// The urgent pointer is valid.
     pub const URG: Self = Self(0x20);
 
-    /// All six flags by the names that knockd.conf and `knock --tcpflags` give them, in the order of their bits.
+    /// All six flags with their names in knockd.conf and `knock --tcpflags`, in bit order.
     pub const NAMES: [(&'static str, Self); 6] = [
         ("fin", Self::FIN),
         ("syn", Self::SYN),
@@ -55,7 +55,7 @@ impl TcpFlags {
         Self::NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|&(_, flag)| flag)
     }
 
-    /// Returns the flags of both.
+    /// Returns the union of both.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -80,7 +80,7 @@ impl TcpFlags {
     }
 }
 
-/// Prints the names that are set, separated by commas: `syn,ack`.
+/// Prints the names of the set flags, separated by commas: `syn,ack`.
 impl fmt::Display for TcpFlags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
@@ -94,7 +94,7 @@ impl fmt::Display for TcpFlags {
     }
 }
 
-/// Reads names separated by commas, in any case; nothing is [`TcpFlags::NONE`].
+/// Parses names separated by commas, in any case; an empty text is [`TcpFlags::NONE`].
 impl FromStr for TcpFlags {
     type Err = SequenceError;
 
@@ -114,9 +114,10 @@ impl fmt::Debug for TcpFlags {
     }
 }
 
-/// What a door's `TCPFlags` asks of a TCP packet: flags that must be set, flags that must be clear; the rest may be either.
+/// What a door's `TCPFlags` requires of a TCP packet: flags that must be set, and flags that must be clear; the rest
+/// may be either.
 ///
-/// No flag is ever in both sets, so every rule can be satisfied by some packet.
+/// No flag is ever in both sets, so some packet satisfies every rule.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct FlagRule {
     set: TcpFlags,
@@ -127,24 +128,24 @@ impl FlagRule {
     /// The rule of a door without `TCPFlags`: every packet satisfies it.
     pub const ANY: Self = Self { set: TcpFlags::NONE, clear: TcpFlags::NONE };
 
-    /// Returns this rule with `flags` required; what was said of them before no longer counts.
+    /// Returns this rule with `flags` required, whatever it said about them before.
     #[must_use]
     pub const fn and_set(self, flags: TcpFlags) -> Self {
         Self { set: self.set.union(flags), clear: self.clear.without(flags) }
     }
 
-    /// Returns this rule with `flags` forbidden; what was said of them before no longer counts.
+    /// Returns this rule with `flags` forbidden, whatever it said about them before.
     #[must_use]
     pub const fn and_clear(self, flags: TcpFlags) -> Self {
         Self { set: self.set.without(flags), clear: self.clear.union(flags) }
     }
 
-    /// The flags that must be set.
+    /// Returns the flags that must be set.
     pub const fn must_be_set(self) -> TcpFlags {
         self.set
     }
 
-    /// The flags that must be clear.
+    /// Returns the flags that must be clear.
     pub const fn must_be_clear(self) -> TcpFlags {
         self.clear
     }
@@ -172,7 +173,7 @@ impl fmt::Display for FlagRule {
     }
 }
 
-/// Reads what knockd.conf spells; nothing is [`FlagRule::ANY`].
+/// Parses the spelling of knockd.conf; an empty text is [`FlagRule::ANY`].
 impl FromStr for FlagRule {
     type Err = SequenceError;
 

@@ -1,34 +1,35 @@
-//! Texts that a configuration can hold as they are: what is printed is read back equal.
+//! Texts that a configuration can hold as they are: printing and parsing returns them unchanged.
 
 use std::fmt;
 use std::ops::Deref;
 use std::str::FromStr;
 
-/// A value on one line of a configuration, such as a path: not empty, without white space around it, a line feed or a NUL byte.
+/// A value on one line of a configuration, such as a path: not empty, and without surrounding white space, line feeds
+/// and NUL bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Text(String);
 
-/// The name of a door: not empty, not `options`, without a line feed or a NUL byte.
+/// The name of a door: neither empty nor `options`, and without line feeds and NUL bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct DoorName(String);
 
-/// Why a text cannot stand in a configuration.
+/// Why a configuration cannot hold a text.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TextError {
-    /// It has no character.
+    /// It is empty.
     #[error("empty text")]
     Empty,
-    /// It begins or ends with white space, which a reader would drop.
+    /// It starts or ends with white space, which a parser would drop.
     #[error("leading or trailing white space")]
     Padded,
     /// It has more than one line.
     #[error("unexpected line feed")]
     LineFeed,
-    /// It has a NUL byte.
+    /// It contains a NUL byte.
     #[error("unexpected NUL byte")]
     Nul,
-    /// A section with this name holds the global directives.
+    /// The section with this name holds the global directives.
     #[error("`options` is not a valid door name")]
     Options,
 }
@@ -37,7 +38,7 @@ impl Text {
     /// Checks a text.
     ///
     /// # Errors
-    /// When it is empty, has white space around it, a line feed or a NUL byte.
+    /// When it is empty, or has surrounding white space, a line feed or a NUL byte.
     pub fn new(text: impl Into<String>) -> Result<Self, TextError> {
         let text = text.into();
         check_line(&text)?;
@@ -46,7 +47,7 @@ impl Text {
 }
 
 impl Text {
-    /// Takes a text of ours, of which a test knows that it is one.
+    /// Takes one of our own texts, which a test has checked.
     pub(crate) fn from_static(text: &'static str) -> Self {
         debug_assert!(Self::new(text).is_ok(), "{text:?}");
         Self(text.to_owned())
@@ -74,7 +75,7 @@ fn check_line(text: &str) -> Result<(), TextError> {
     }
 }
 
-/// What both kinds of text have in common.
+/// What both kinds of text share.
 macro_rules! text {
     ($type:ident) => {
         impl Deref for $type {

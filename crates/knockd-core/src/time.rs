@@ -4,10 +4,10 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// A moment on a clock that never goes back, as the distance from an origin that the caller chooses.
+/// A time on a clock that never goes back, as the distance from an origin that the caller chooses.
 ///
-/// A daemon takes the origin at its start and the distance from a monotonic clock; a replay takes it from the capture
-/// file. The range is 584 years; arithmetic stops at its ends instead of wrapping.
+/// A daemon takes its start as the origin and the distance from a monotonic clock; a replay takes both from the
+/// capture file. The range is 584 years; arithmetic stops at its ends instead of wrapping.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Timestamp(u64);
@@ -16,32 +16,32 @@ impl Timestamp {
     /// The origin.
     pub const ZERO: Self = Self(0);
 
-    /// Returns the moment `since_origin` after the origin, to the nanosecond.
+    /// Returns the time `since_origin` after the origin, to the nanosecond.
     pub fn new(since_origin: Duration) -> Self {
         Self(saturated(since_origin.as_nanos()))
     }
 
-    /// Returns the moment that much later.
+    /// Returns the time this much later.
     #[must_use]
     pub fn after(self, wait: Duration) -> Self {
         Self(self.0.saturating_add(saturated(wait.as_nanos())))
     }
 
-    /// Returns how long after `earlier` this is; zero when it is not.
+    /// Returns the distance from `earlier` to this; zero if this is not later.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// A moment in calendar time, in whole milliseconds since the Unix epoch.
+/// A calendar time, in whole milliseconds since the Unix epoch.
 ///
-/// It outlives the process and can be set by anybody with the right to, so it serves only for what is stored.
+/// It outlives the process, and an administrator can change the clock, so it is only for storage.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct UnixTime(u64);
 
 impl UnixTime {
-    /// Returns the moment this long after the epoch; fractions of a millisecond are dropped.
+    /// Returns the time this long after the epoch; fractions of a millisecond are dropped.
     pub fn new(since_epoch: Duration) -> Self {
         Self(saturated(since_epoch.as_millis()))
     }
@@ -70,34 +70,34 @@ impl FromStr for UnixTime {
 /// The present on both clocks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Now {
-    /// What time-outs are measured with.
+    /// The clock for timeouts.
     pub monotonic: Timestamp,
-    /// What is stored.
+    /// The clock for storage.
     pub calendar: UnixTime,
 }
 
 impl Now {
-    /// Returns what the calendar will show at `moment`, if nobody sets it; the present, if that is past.
+    /// Returns what the calendar will show at `moment`, unless somebody sets the clock; the present, if that is past.
     pub fn calendar_at(self, moment: Timestamp) -> UnixTime {
         let wait = moment.since(self.monotonic);
         UnixTime(self.calendar.0.saturating_add(saturated(wait.as_millis())))
     }
 
-    /// Returns the moment at which the calendar shows `time`: the present if that is past, and at most `limit` from now, since
-    /// the calendar may have been set since `time` was stored.
+    /// Returns when the calendar shows `time`: the present if that is past, and at most `limit` from now, because the
+    /// clock may have been set since `time` was stored.
     pub fn moment_at(self, time: UnixTime, limit: Duration) -> Timestamp {
         let wait = Duration::from_millis(time.0.saturating_sub(self.calendar.0));
         self.monotonic.after(wait.min(limit))
     }
 }
 
-/// A length of time in whole seconds, as knockd.conf has it.
+/// A duration in whole seconds, as in knockd.conf.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Seconds(u32);
 
 impl Seconds {
-    /// No time at all.
+    /// No time.
     pub const ZERO: Self = Self(0);
 
     /// Returns this many seconds.
@@ -110,12 +110,12 @@ impl Seconds {
         self.0
     }
 
-    /// Says whether this is no time at all.
+    /// Says whether this is zero.
     pub const fn is_zero(self) -> bool {
         self.0 == 0
     }
 
-    /// Returns the same length of time.
+    /// Returns the same duration.
     pub const fn duration(self) -> Duration {
         Duration::from_secs(self.0 as u64)
     }

@@ -1,14 +1,14 @@
-//! How hard a sequence is to find: by guessing, and by a scan.
+//! The odds of finding a sequence by guessing or by a scan.
 
 use std::fmt;
 use std::num::NonZeroU32;
 
 use crate::sequence::{Protocol, Sequence};
 
-/// The ports of one protocol that can be hit.
+/// The number of ports per protocol that can be hit.
 const PORTS: u32 = 65_535;
 
-/// Once in this many times.
+/// Odds of one in this many.
 #[derive(Clone, Copy, PartialEq, PartialOrd, Debug)]
 pub(super) struct Odds {
     /// Up to 10^164, with 32 steps over both protocols.
@@ -16,20 +16,21 @@ pub(super) struct Odds {
 }
 
 impl Odds {
-    /// Of one guess: a sequence of as many ports, of the protocols that this one has.
+    /// Returns the odds of one guess: a sequence of the same length, with the protocols that this one uses.
     pub(super) fn of_a_guess(sequence: &Sequence) -> Self {
         Self { times: sequence.steps().map(|_| f64::from(ports(sequence))).product() }
     }
 
-    /// Of one scan of all ports in random order, which `limit` ends (docs/threat-model.md).
+    /// Returns the odds of one scan of all ports in random order, cut short by `limit` (docs/threat-model.md).
     pub(super) fn of_a_scan(sequence: &Sequence, limit: Option<NonZeroU32>) -> Self {
         Self::of_a_scan_of(ports(sequence), sequence.len(), limit)
     }
 
-    /// A scan of `ports` ports that has to hit `steps` of them in the right order, and before more than `limit` others.
+    /// Returns the odds of a scan of `ports` ports that has to hit `steps` of them in the right order, and before
+    /// more than `limit` others.
     ///
-    /// Of all C(n, k) sets of places that the k steps can have among the n, those among the first limit + k count: the
-    /// last step comes when at most limit others have been hit. In one of k! orders the door opens.
+    /// Of all C(n, k) sets of places that the k steps can take among the n, those within the first limit + k count:
+    /// the last step is hit while at most limit others have been. In one of k! orders the door opens.
     fn of_a_scan_of(ports: u32, steps: usize, limit: Option<NonZeroU32>) -> Self {
         let places = limit
             .map_or(ports, |limit| limit.get().saturating_add(u32::try_from(steps).unwrap_or(0)))
@@ -53,7 +54,7 @@ fn count(number: usize) -> f64 {
     f64::from(u32::try_from(number).unwrap_or(u32::MAX))
 }
 
-/// Prints `6`, `281,000` or `10^14`, about right.
+/// Prints an approximate number: `6`, `281,000` or `10^14`.
 impl fmt::Display for Odds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.times < 1e3 {
@@ -62,13 +63,13 @@ impl fmt::Display for Odds {
         if self.times < 1e6 {
             return write!(f, "{:.0},000", self.times / 1000.0);
         }
-        // Logarithms would bring a library along that the daemon does not need.
+        // Logarithms would need a library that the daemon does not otherwise load.
         let (mut rest, mut exponent) = (self.times, 0);
         while rest >= 10.0 {
             rest /= 10.0;
             exponent += 1;
         }
-        // To the nearest power: √10 lies between two of them.
+        // Rounds to the nearest power: √10 is halfway between two of them.
         let exponent = if rest * rest > 10.0 { exponent + 1 } else { exponent };
         write!(f, "10^{exponent}")
     }

@@ -1,14 +1,14 @@
-//! The places that attempts are kept in, each with the links of the lists that it is in.
+//! The places that hold attempts, each with its links in the lists.
 
 use std::num::NonZeroU32;
 
 use super::Attempt;
 use super::list::{Links, Order};
 
-/// How many times larger a table becomes when it is full.
+/// The factor by which a full table grows.
 const GROWTH: usize = 16;
 
-/// A place in the table, counted from 1 so that an `Option` of it takes four bytes; it stays the attempt's own until the
+/// A place in the table, counted from 1 so an `Option` of it takes four bytes; it belongs to an attempt until the
 /// attempt is removed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Slot(NonZeroU32);
@@ -18,14 +18,14 @@ impl Slot {
         self.0.get() as usize - 1
     }
 
-    /// The last of so many places. The limit is a `u32`, so the count fits one.
+    /// Returns the last of `count` places. The limit is a `u32`, so the count fits.
     fn last_of(count: usize) -> Self {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         Self(NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN))
     }
 }
 
-/// 72 bytes, so that the entries of a table of the default limit take 18 MiB.
+/// 72 bytes, so a table of the default limit takes 18 MiB.
 #[derive(Debug)]
 struct Entry {
     attempt: Attempt,
@@ -35,7 +35,7 @@ struct Entry {
     at_stage: Links,
 }
 
-/// All places; those that hold no attempt are chained through `of_source.next`, and are used again first.
+/// All places; those without an attempt are chained through `of_source.next` and are reused first.
 #[derive(Default, Debug)]
 pub(super) struct Entries {
     places: Vec<Entry>,
@@ -44,12 +44,12 @@ pub(super) struct Entries {
 }
 
 impl Entries {
-    /// The number of attempts.
+    /// Returns the number of attempts.
     pub(super) const fn len(&self) -> usize {
         self.len
     }
 
-    /// The attempt at a place; `None` at a free place, which is in no source's list.
+    /// Returns the attempt at a place; `None` for a free place, which is in no source's list.
     pub(super) fn get(&self, slot: Slot) -> Option<&Attempt> {
         let entry = self.places.get(slot.index())?;
         entry.of_source.is_linked().then_some(&entry.attempt)
@@ -59,7 +59,7 @@ impl Entries {
         self.places.get_mut(slot.index()).map(|entry| &mut entry.attempt)
     }
 
-    /// Puts an attempt where none is, in no list yet.
+    /// Stores an attempt at a free place, in no list yet.
     pub(super) fn add(&mut self, attempt: Attempt) -> Slot {
         self.len += 1;
         let none = Links::default();
@@ -104,7 +104,7 @@ impl Entries {
         })
     }
 
-    /// Makes room for one more, and then for many.
+    /// Makes room for one more, and for many when it grows.
     pub(super) fn grow(&mut self, limit: usize) {
         let len = self.places.len();
         if len == self.places.capacity() {
@@ -113,8 +113,8 @@ impl Entries {
     }
 }
 
-/// How many more a full table of this length gets room for. What is in it has to move, during which packets are lost if it is
-/// much, so it grows seldom and by much; what is not used yet takes next to no memory.
+/// Returns by how many places a full table of this length grows. Growing moves its contents, and a long move loses
+/// packets, so a table grows seldom and by a large factor; unused places take almost no memory.
 pub(super) fn more(len: usize, most: usize) -> usize {
     most.saturating_sub(len).min(len.max(64).saturating_mul(GROWTH - 1))
 }
@@ -127,15 +127,15 @@ impl Entries {
         self.places.capacity()
     }
 
-    /// All places that there are.
+    /// Returns all places.
     pub(super) fn all(&self) -> impl Iterator<Item = Slot> {
         (1..=self.places.len()).map(Slot::last_of)
     }
 
-    /// The free places, which are in no list.
+    /// Returns the free places, which are in no list.
     pub(super) fn all_free(&self) -> Vec<Slot> {
         let next = |&slot: &Slot| self.links(slot, Order::Source).unwrap().next;
-        // One more than there are shows a chain without end.
+        // One more than exist reveals an endless chain.
         let free: Vec<_> = std::iter::successors(self.free, next).take(self.places.len() + 1).collect();
         for &slot in &free {
             for order in [Order::Source, Order::Network, Order::Queue, Order::Stage] {

@@ -1,7 +1,7 @@
-//! How the attempts of a source, and those of a network, are found: two hash tables of lists.
+//! Finds the attempts of a source and of a network: two hash tables of lists.
 //!
-//! Their keys stand in the attempts alone, so that a table takes eight bytes for a list; a lookup compares the attempt that
-//! the list begins with.
+//! The keys are only in the attempts, so a table takes eight bytes per list; a lookup compares with the first attempt
+//! of the list.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -12,17 +12,17 @@ use super::list::{List, Order};
 use super::{Attempt, ClassId};
 use crate::seed::Seed;
 
-/// How many attempts at their first stage one IPv6 network of 64 bits may have.
+/// How many attempts at their first stage one IPv6 /64 network may have.
 pub(super) const PER_NETWORK: u32 = 1024;
 
-/// The attempts of each source at doors of each class, the newest first.
+/// The attempts of each source at doors of each class, newest first.
 #[derive(Debug)]
 pub(super) struct Sources {
     table: HashTable<OfSource>,
     seed: Seed,
 }
 
-/// With its hash, the table can grow without looking at the attempts, and hardly ever looks at one in vain.
+/// With its hash, the table can grow without reading the attempts, and rarely reads one in vain.
 #[derive(Debug)]
 struct OfSource {
     hash: Hash,
@@ -36,14 +36,14 @@ impl OfSource {
     }
 }
 
-/// The hash of a source and a class. It is keyed, since strangers choose the sources.
+/// The hash of a source and a class. It is keyed, because strangers choose the sources.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Hash(u32);
 
 impl Hash {
     fn of((source, class): (IpAddr, ClassId), seed: Seed) -> Self {
         let class = u64::from(class.0);
-        // Both in one form: with the other one for IPv4, the code for IPv6 comes out half as fast.
+        // Both are hashed in the same form: with another form for IPv4, the code for IPv6 compiles to half the speed.
         let hash = match source {
             IpAddr::V4(source) => seed.hash_all([u64::from(source.to_bits()) << 32 | class]),
             IpAddr::V6(source) => {
@@ -54,7 +54,7 @@ impl Hash {
         Self(u32::try_from(hash >> 32).unwrap_or_default())
     }
 
-    /// As the table wants it, which takes its place from the lowest bits and seven more from the highest.
+    /// The form that the table wants: it takes its place from the lowest bits and seven more from the highest.
     const fn wide(self) -> u64 {
         (self.0 as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
@@ -65,7 +65,7 @@ impl Sources {
         Self { table: HashTable::new(), seed }
     }
 
-    /// The newest attempt of a source at doors of a class.
+    /// Returns the newest attempt of a source at doors of a class.
     pub(super) fn newest(&self, source: IpAddr, class: ClassId, entries: &Entries) -> Option<Slot> {
         let key = (source, class);
         let hash = Hash::of(key, self.seed);
@@ -94,11 +94,10 @@ impl Sources {
         }
     }
 
-    /// Makes room for one more, and then for many.
+    /// Makes room for one more, and for many when it grows.
     pub(super) fn grow(&mut self, limit: usize) {
-        // A hash table that is at most half full hardly ever has to be tidied up, which would take as long as growing: in less
-        // than one of a thousand removals all 15 neighbours are taken, so that a mark has to be left. A larger one is slower to
-        // look into.
+        // A hash table at most half full rarely needs tidying, which would take as long as growing: in fewer than one
+        // of a thousand removals all 15 neighbours are taken, so a mark remains. A larger table is slower to look up.
         let roomy = limit.saturating_mul(7) / 4;
         let len = self.table.len();
         if len == self.table.capacity() {
@@ -107,7 +106,7 @@ impl Sources {
     }
 }
 
-/// The attempts at their first stage of each IPv6 network of 64 bits, the oldest first.
+/// The attempts at their first stage of each IPv6 /64 network, oldest first.
 #[derive(Debug)]
 pub(super) struct Networks {
     table: HashTable<OfNetwork>,
@@ -133,7 +132,7 @@ impl Networks {
         Self { table: HashTable::new(), seed, most: PER_NETWORK }
     }
 
-    /// The oldest attempt of the network that a new attempt would be one too many for.
+    /// Returns the oldest attempt of the network, if a new attempt would be one too many.
     pub(super) fn crowded_by(&self, attempt: &Attempt, entries: &Entries) -> Option<Slot> {
         let prefix = network_of(attempt)?;
         let is_it = |known: &OfNetwork| known.prefix(entries) == Some(prefix);
@@ -163,7 +162,7 @@ impl Networks {
         }
     }
 
-    /// Makes room for one more, and then for many.
+    /// Makes room for one more, and for many when it grows.
     pub(super) fn grow(&mut self, limit: usize, entries: &Entries) {
         let len = self.table.len();
         if len == self.table.capacity() {
@@ -176,7 +175,7 @@ fn hash_of(seed: Seed, entries: &Entries) -> impl Fn(&OfNetwork) -> u64 {
     move |network| network.prefix(entries).map_or(0, |prefix| seed.hash(prefix))
 }
 
-/// The IPv6 network that an attempt counts for; none at later stages.
+/// Returns the IPv6 network that an attempt counts for; `None` at later stages.
 pub(super) fn network_of(attempt: &Attempt) -> Option<u64> {
     match attempt.source {
         IpAddr::V6(source) if attempt.stage <= 1 => Some(halves(source).0),
@@ -198,7 +197,7 @@ impl Sources {
         self.table.num_buckets()
     }
 
-    /// Checks that every list is found by what its attempts have in common, and returns all attempts.
+    /// Checks that every list is found by what its attempts share, and returns all attempts.
     pub(super) fn checked(&self, entries: &Entries) -> Vec<Slot> {
         let check = |known: &OfSource| {
             let members = known.list.checked(Order::Source, entries);
@@ -221,7 +220,7 @@ impl Networks {
         self.table.len()
     }
 
-    /// The same; and that no network has more than it may.
+    /// Does the same, and checks that no network exceeds its limit.
     pub(super) fn checked(&self, entries: &Entries) -> Vec<Slot> {
         let check = |known: &OfNetwork| {
             let members = known.list.checked(Order::Network, entries);

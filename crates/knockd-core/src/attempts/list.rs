@@ -1,7 +1,7 @@
-//! Lists through the entries.
+//! Lists linked through the entries.
 //!
-//! An entry has a pair of links for each kind of list, so it is in four lists and takes no memory beside itself. A list's owner
-//! keeps its first entry, four bytes; the first entry's `previous` leads to the last one, so that both ends are at hand.
+//! An entry has a pair of links for each kind of list, so it is in four lists and needs no other memory. A list's owner
+//! stores its first entry, four bytes; the first entry's `previous` is the last one, so both ends are at hand.
 //!
 //! ```text
 //!                   ┌──────────────── previous ───────────────┐
@@ -12,7 +12,7 @@
 
 use super::entries::{Entries, Slot};
 
-/// The kinds of lists: by what the entries of one list have in common.
+/// The kinds of lists, by what the entries of a list share.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Order {
     Source,
@@ -21,7 +21,7 @@ pub(super) enum Order {
     Stage,
 }
 
-/// An entry's neighbours in a list; both are `None` in no list.
+/// An entry's neighbours in a list; both are `None` if it is in no list.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Links {
     previous: Option<Slot>,
@@ -29,7 +29,7 @@ pub(super) struct Links {
 }
 
 impl Links {
-    /// Whether the entry is in a list: even a single entry has a previous one, itself.
+    /// Says whether the entry is in a list: even a single entry has a previous one, itself.
     pub(super) const fn is_linked(self) -> bool {
         self.previous.is_some()
     }
@@ -51,7 +51,7 @@ impl List {
         }
     }
 
-    /// The same at the other end.
+    /// Adds an entry at the other end.
     pub(super) fn push_back(&mut self, slot: Slot, order: Order, entries: &mut Entries) {
         let Some(first) = self.first else { return self.push_front(slot, order, entries) };
         let last = entries.links_mut(first, order).and_then(|links| links.previous.replace(slot));
@@ -63,7 +63,7 @@ impl List {
         }
     }
 
-    /// Takes an entry of this list out of it.
+    /// Removes an entry of this list.
     pub(super) fn unlink(&mut self, slot: Slot, order: Order, entries: &mut Entries) {
         let Some(Links { previous: Some(previous), next }) =
             entries.links_mut(slot, order).map(std::mem::take)
@@ -75,13 +75,13 @@ impl List {
         } else if let Some(links) = entries.links_mut(previous, order) {
             links.next = next;
         }
-        // Behind the last one comes the first, as far as `previous` goes.
+        // In the direction of `previous`, the first follows the last.
         if let Some(links) = next.or(self.first).and_then(|after| entries.links_mut(after, order)) {
             links.previous = Some(previous);
         }
     }
 
-    /// Its entries from the first to the last.
+    /// Returns its entries from first to last.
     pub(super) fn iter(self, order: Order, entries: &Entries) -> impl Iterator<Item = Slot> {
         std::iter::successors(self.first, move |&slot| entries.links(slot, order)?.next)
     }
@@ -89,9 +89,9 @@ impl List {
 
 #[cfg(test)]
 impl List {
-    /// Its entries, after their links have been compared from both sides.
+    /// Returns its entries, after comparing their links from both sides.
     pub(super) fn checked(self, order: Order, entries: &Entries) -> Vec<Slot> {
-        // One more than there are shows a list without end.
+        // One more than exist reveals an endless list.
         let members: Vec<_> = self.iter(order, entries).take(entries.len() + 1).collect();
         assert!(members.len() <= entries.len(), "a list has more entries than there are: {order:?}");
         let previous = members.iter().skip(members.len().saturating_sub(1)).chain(&members);

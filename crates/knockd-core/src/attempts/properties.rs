@@ -1,4 +1,4 @@
-//! What holds after every operation, and a naive table that does the same.
+//! The invariants after every operation, and a naive table with the same rules.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -11,7 +11,7 @@ use super::index::network_of;
 use super::*;
 
 impl Attempts {
-    /// Panics where the table is not what its operations rely on.
+    /// Panics if an invariant does not hold.
     fn check(&self) {
         let entries = &self.entries;
         let attempt = |slot: &Slot| entries.get(*slot).unwrap();
@@ -54,36 +54,36 @@ impl Attempts {
     }
 }
 
-/// The lists of one order have these entries, each once.
+/// Checks that the lists of one order have these entries, each once.
 fn assert_once(expected: &BTreeSet<Slot>, listed: Vec<Slot>) {
     assert_eq!(listed.len(), expected.len(), "{listed:?} for {expected:?}");
     assert_eq!(&listed.into_iter().collect::<BTreeSet<_>>(), expected);
 }
 
-/// The rules of the table, without lists and hashes: everything is found by looking at all attempts.
+/// The rules of the table, without lists and hashes: it finds everything by looking at all attempts.
 struct Naive {
     limit: usize,
     per_network: usize,
     lasts: Vec<Duration>,
     known: Vec<Known>,
-    /// Counts what happens, so that it tells which of two things came first.
+    /// Counts events, to tell which of two came first.
     count: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Known {
     attempt: Attempt,
-    /// Where the real table keeps it.
+    /// The attempt's place in the real table.
     slot: Slot,
     added: u64,
-    /// When it last came to the back of its queue, of its stage, and of its network.
+    /// When it last went to the back of its queue, its stage and its network.
     queued: u64,
     reached_stage: u64,
     joined_network: u64,
 }
 
 impl Naive {
-    /// Who has to go before this attempt can come.
+    /// Returns the attempt that has to make room for this one.
     fn victim(&self, attempt: &Attempt) -> Option<Known> {
         let network = network_of(attempt);
         let crowd =
@@ -102,7 +102,7 @@ impl Naive {
         self.known.retain(|known| !is_over(known));
     }
 
-    /// Those that have ended, queue by queue.
+    /// Removes and returns those that have timed out, queue by queue.
     fn expire(&mut self, now: Timestamp) -> Vec<Attempt> {
         let end = |known: &Known| known.attempt.begun.after(self.lasts[known.attempt.queue.0 as usize]);
         let mut ended: Vec<_> = self.known.iter().copied().filter(|known| end(known) <= now).collect();
@@ -111,7 +111,7 @@ impl Naive {
         ended.iter().map(|known| known.attempt).collect()
     }
 
-    /// The most advanced first, of those the longest at its stage.
+    /// Returns them most advanced first, and within a stage the longest there first.
     fn ranked(&self) -> Vec<Known> {
         let mut ranked = self.known.clone();
         ranked.sort_by_key(|known| (Reverse(known.attempt.stage), known.reached_stage));
@@ -128,13 +128,13 @@ impl Naive {
 
 #[derive(Clone, Debug)]
 enum Op {
-    /// An attempt begins at this moment.
+    /// Start this attempt.
     Insert(Attempt),
-    /// These are done to one of the attempts there are.
+    /// Do this to one of the existing attempts.
     Remove(prop::sample::Index),
     Advance(prop::sample::Index),
     RestartClock(prop::sample::Index),
-    /// A door loses its attempts.
+    /// Remove the attempts of a door.
     RemoveDoor(u32),
     Expire,
     Wait(Duration),
@@ -142,7 +142,7 @@ enum Op {
 
 const SOURCES: u32 = 8;
 
-/// Two of IPv4, and three in each of two IPv6 networks.
+/// Two IPv4 addresses, and three in each of two IPv6 networks.
 fn source(number: u32) -> IpAddr {
     match number {
         0 | 1 => Ipv4Addr::from_bits(number).into(),
@@ -176,7 +176,7 @@ fn ops() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Both tables, to which the same is done.
+/// Both tables, which receive the same operations.
 struct Pair {
     table: Attempts,
     naive: Naive,

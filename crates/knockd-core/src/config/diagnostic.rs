@@ -5,19 +5,19 @@ use std::ops::Range;
 
 use super::value::BOM;
 
-/// How much a [`Diagnostic`] matters.
+/// The severity of a [`Diagnostic`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Severity {
-    /// Something to know; nothing is the matter.
+    /// For information; nothing is wrong.
     Note,
-    /// The configuration is used, but something in it is probably not meant.
+    /// The configuration is usable, but part of it is probably unintended.
     Warning,
-    /// The configuration cannot be used.
+    /// The configuration is unusable.
     Error,
 }
 
 impl Severity {
-    /// The word for it.
+    /// Returns its name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Note => "note",
@@ -33,10 +33,10 @@ impl fmt::Display for Severity {
     }
 }
 
-/// Makes the enum, the list of all its values and their names from one table, so that none can be left out.
+/// Creates the enum, the list of all its values and their names from one table, so none can be left out.
 macro_rules! codes {
     ($($(#[$doc:meta])* $code:ident = $name:literal,)*) => {
-        /// What kind of finding a [`Diagnostic`] is, for programs; docs/json.md has all of them.
+        /// The kind of finding that a [`Diagnostic`] is, for programs; docs/json.md lists them all.
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
         pub enum Code {
             $($(#[$doc])* $code,)*
@@ -46,7 +46,7 @@ macro_rules! codes {
             /// Every code, in the order of docs/json.md.
             pub const ALL: &[Self] = &[$(Self::$code,)*];
 
-            /// The word for it, which stays as it is.
+            /// Returns its name, which is stable.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$code => $name,)*
@@ -57,23 +57,23 @@ macro_rules! codes {
 }
 
 codes! {
-    /// The text is wrong.
+    /// The text is invalid.
     Invalid = "invalid",
-    /// Something is probably not meant.
+    /// Something is probably unintended.
     Doubtful = "doubtful",
-    /// Everybody can read the file, or write it.
+    /// Everybody can read or write the file.
     OpenToOthers = "open-to-others",
-    /// The file of one-time sequences cannot be read, or none is left.
+    /// The one-time file cannot be read, or has no sequence left.
     OneTimeFile = "one-time-file",
-    /// The sequence stands in manuals and walk-throughs.
+    /// The sequence is published in manuals and tutorials.
     KnownSequence = "known-sequence",
-    /// All ports are such as people think of first.
+    /// All ports are predictable.
     EasyPorts = "easy-ports",
-    /// Two steps in a row are so near to each other that one scan hits both at once.
+    /// Two consecutive steps are so close together that one scan hits both at once.
     NearPorts = "near-ports",
     /// A step is a port that scanners try first.
     WellKnownPort = "well-known-port",
-    /// The steps are of one protocol and ascend.
+    /// All steps use one protocol and ascend.
     AscendingPorts = "ascending-ports",
     /// `Seq_Timeout` is short for so many steps.
     ShortTimeout = "short-timeout",
@@ -81,23 +81,23 @@ codes! {
     LongTimeout = "long-timeout",
     /// There are TCP steps and no `TCPFlags`.
     NoTcpFlags = "no-tcp-flags",
-    /// No ordinary attempt to connect has the flags that `TCPFlags` wants.
+    /// No ordinary connection attempt has the flags that `TCPFlags` requires.
     UnusualFlags = "unusual-flags",
-    /// A knock at the door opens another one, too.
+    /// Knocking at the door also opens another one.
     OpensAnother = "opens-another",
-    /// A step is a step of another door, too.
+    /// A step is also a step of another door.
     SharedPort = "shared-port",
     /// The stop command never runs.
     StopWithoutStart = "stop-without-start",
-    /// A start command opens a firewall, and nothing closes it again.
+    /// A start command opens the firewall, and nothing closes it again.
     StartWithoutStop = "start-without-stop",
-    /// The program of a command cannot be executed.
+    /// The program of a command is not found or not executable.
     MissingProgram = "missing-program",
-    /// A program of this machine listens on a port of the sequence.
+    /// A local program listens on a port of the sequence.
     LivePort = "live-port",
     /// An interface that `Interface` names does not exist.
     MissingInterface = "missing-interface",
-    /// How likely a guess and a scan are to open the door.
+    /// The odds that a blind guess and a scan open the door.
     Odds = "odds",
 }
 
@@ -110,26 +110,26 @@ impl fmt::Display for Code {
 /// One finding about a configuration text.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Diagnostic {
-    /// Whether the configuration can be used all the same.
+    /// Whether the configuration is usable nevertheless.
     pub severity: Severity,
-    /// Which kind of finding it is.
+    /// The kind of finding.
     pub code: Code,
     /// Line of the finding, counted from 1.
     pub line: usize,
     /// Column of its first character, counted from 1 in characters.
     pub column: usize,
-    /// The bytes of the text that it is about; within one line, on character boundaries, possibly empty.
+    /// The bytes of the text that it concerns; within one line, on character boundaries, possibly empty.
     pub span: Range<usize>,
-    /// What is the matter, in one clause without a full stop.
+    /// The problem, in one clause without a full stop.
     pub message: String,
     /// What was expected in place of the span.
     pub expected: String,
-    /// How to mend it, if more than `expected` can be said.
+    /// How to fix it, if there is more to say than `expected`.
     pub help: Option<String>,
 }
 
 impl Diagnostic {
-    /// Makes a finding about these bytes of a text, without help.
+    /// Creates a finding about these bytes of a text, without help.
     pub fn new(
         text: &[u8],
         span: Range<usize>,
@@ -154,7 +154,7 @@ impl Diagnostic {
         }
     }
 
-    /// Returns the finding with this help.
+    /// Returns the finding with help added.
     #[must_use]
     pub fn with_help(self, help: impl Into<String>) -> Self {
         Self { help: Some(help.into()), ..self }

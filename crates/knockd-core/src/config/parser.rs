@@ -1,4 +1,4 @@
-//! From the text of a knockd.conf to a [`Config`], line by line, collecting everything that is wrong on the way.
+//! From the text of a knockd.conf to a [`Config`], line by line, collecting everything that is wrong.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -14,7 +14,7 @@ use crate::grammar::{self, Line};
 use crate::similar::similar;
 use crate::tcp_flags::FlagRule;
 
-/// A directive: its name, the older name that means the same, and what its value does to the section it stands in.
+/// A directive: its name, its older synonym, and what its value does to the section.
 struct Directive<Section> {
     name: &'static str,
     alias: Option<&'static str>,
@@ -47,7 +47,7 @@ const OPTION_DIRECTIVES: [Directive<Options>; 15] = [
     Directive::new("LogFile", |options, value| options.log_file = value.name()),
     Directive::new("PidFile", |options, value| options.pid_file = value.name()),
     Directive::new("Interface", |options, value| {
-        // As in 0.8, and unlike everywhere else, the first one counts.
+        // As in 0.8, and unlike other directives, the first one wins.
         let name = value.name();
         options.interface = options.interface.take().or(name);
     }),
@@ -70,7 +70,7 @@ const OPTION_DIRECTIVES: [Directive<Options>; 15] = [
         replace(&mut options.on_exit, value.choice(OnExit::WORDS, "`close` or `keep`"));
     }),
     Directive::new("ControlSocket", |options, value| {
-        // An empty one says that there is to be none.
+        // An empty value means no socket.
         options.control_socket = value.text.and_then(|path| Text::new(path).ok());
     }),
     Directive::new("LogFormat", |options, value| {
@@ -109,21 +109,21 @@ const DOOR_DIRECTIVES: [Directive<Draft>; 13] = [
     Directive::new("Cooldown", |door, value| set(&mut door.cooldown, value.seconds())),
 ];
 
-/// A directive that is wrong changes nothing; its error is already reported.
+/// Replaces the field. An invalid directive changes nothing; its error is already reported.
 fn replace<T>(field: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *field = value;
     }
 }
 
-/// A later directive replaces an earlier one, as [`replace`] does.
+/// Sets the field, as [`replace`] does.
 fn set<T>(field: &mut Option<T>, value: Option<T>) {
     if value.is_some() {
         *field = value;
     }
 }
 
-/// A door of which not every line has been read.
+/// A door that has not been read to its end.
 struct Draft {
     name: DoorName,
     header: Range<usize>,
@@ -132,7 +132,7 @@ struct Draft {
     seq_timeout: Option<Seconds>,
     tcp_flags: Option<FlagRule>,
     target: Option<IpAddr>,
-    /// Commands as written: an empty one means something else than an absent one.
+    /// The commands as written: an empty one differs from an absent one.
     start: Option<String>,
     start_6: Option<String>,
     stop: Option<String>,
@@ -165,17 +165,17 @@ impl Draft {
     }
 }
 
-/// A directive that was given: its main spelling, and the place of its value.
+/// A directive in the text: its main spelling, and the position of its value.
 type Given = (&'static str, Range<usize>);
 
-/// The section that the current line stands in.
+/// The section of the current line.
 enum Section {
-    /// None yet.
+    /// Before the first section.
     Outside,
     /// With the directives given so far.
     Options(Vec<Given>),
     Door(Box<Draft>),
-    /// A header that is wrong: its directives are not looked at, since it is not known whose they are.
+    /// After an invalid header: its directives are skipped, because their section is unknown.
     Unknown,
 }
 
@@ -249,7 +249,7 @@ fn read_line<'t>(
                     if let Ok(name) = DoorName::new(name) {
                         Section::Door(Box::new(Draft::new(name, header)))
                     } else {
-                        // An empty name is the only one that gets here.
+                        // Only an empty name gets here.
                         report.error(
                             header,
                             "section without a name",
@@ -284,13 +284,13 @@ fn read_line<'t>(
     }
 }
 
-/// The place of a value: the end of the line, since nothing follows it; just behind a key that has none.
+/// Returns the position of a value: it extends to the end of the line; without a value, just after the key.
 fn value_span(line: &str, start: usize, value: Option<&str>) -> Range<usize> {
     let end = start + line.len();
     end - value.map_or(0, str::len)..end
 }
 
-/// Hands the value to the directive, and adds its main name to those that were given.
+/// Passes the value to the directive, and adds the directive to those given.
 fn apply<S>(
     directives: &[Directive<S>],
     section: &mut S,
@@ -330,12 +330,12 @@ fn apply<S>(
     value.report.error(key.span.clone(), &message, "a known directive", help);
 }
 
-/// Whether the directive says what opens the door; a door has one of them.
+/// Says whether the directive is a key, of which a door has one.
 fn is_key(name: &str) -> bool {
     name == "Sequence" || name == "One_Time_Sequences"
 }
 
-/// Makes a door of the section that has just ended, if it was one.
+/// Finishes the section that just ended; if it is a door, adds it.
 fn finish(section: Section, config: &mut Config, report: &mut Report<'_>) {
     let Section::Door(draft) = section else { return };
     let Some(key) = draft.key else {
@@ -396,14 +396,14 @@ mod tests {
         parse(text.as_bytes()).unwrap_or_else(|findings| panic!("{findings:#?}"))
     }
 
-    /// The configuration of a text without anything doubtful.
+    /// Parses a text that must have no finding.
     fn config(text: &str) -> Config {
         let Parsed { config, warnings, .. } = parsed(text);
         assert_eq!(warnings, [], "{text:?}");
         config
     }
 
-    /// The door that these lines make.
+    /// Parses the door with these lines.
     fn door(lines: &str) -> Door {
         let mut doors = parsed(&format!("[a]\nSequence = 1,2\n{lines}\n")).config.doors;
         assert_eq!(doors.len(), 1, "{lines:?}");
@@ -435,7 +435,7 @@ mod tests {
         DoorName::new(name).unwrap()
     }
 
-    /// Everything that is reported about a text, and the pieces of the text that it is about.
+    /// Returns the findings about a text, and the pieces of text that they concern.
     fn findings(text: &str) -> (Vec<String>, Vec<&str>) {
         let findings = match parse(text.as_bytes()) {
             Ok(parsed) => parsed.warnings,

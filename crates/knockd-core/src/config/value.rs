@@ -7,10 +7,10 @@ use std::ops::Range;
 use super::{Code, Diagnostic, Options, Places, Seconds, Severity, Text};
 use crate::grammar::{self, Expected, Parse, Remarked};
 
-/// The byte order mark with which some editors begin a UTF-8 file.
+/// The byte order mark with which some editors start a UTF-8 file.
 pub(super) const BOM: &[u8] = b"\xef\xbb\xbf";
 
-/// The value of a directive, and the place to report what is wrong with it. `None` is a key without `=`.
+/// The value of a directive, and the report to write to. `None` for a key without `=`.
 pub(super) struct Value<'t, 'r> {
     pub(super) text: Option<&'t str>,
     pub(super) span: Range<usize>,
@@ -24,7 +24,7 @@ impl<'t> Value<'t, '_> {
         }
     }
 
-    /// A path or a name; an empty one says nothing, as in 0.8.
+    /// Takes a path or a name; an empty one has no effect, as in 0.8.
     pub(super) fn name(self) -> Option<Text> {
         let text = self.text.and_then(|text| Text::new(text).ok());
         if text.is_none() {
@@ -67,7 +67,7 @@ impl<'t> Value<'t, '_> {
         })
     }
 
-    /// From 0, which is none, to the largest that the guard knows.
+    /// Takes a number from 0, for no limit, to the guard's maximum.
     pub(super) fn scan_limit(self) -> Option<u32> {
         self.remarked(|input| {
             let (rest, (count, remark)) = grammar::count(input)?;
@@ -89,7 +89,7 @@ impl<'t> Value<'t, '_> {
         address
     }
 
-    /// One of several words, in any case.
+    /// Takes one of several words, in any case.
     pub(super) fn choice<T: Copy>(self, choices: &[(&str, T)], expected: &str) -> Option<T> {
         let text = self.text.unwrap_or_default();
         let chosen = choices.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
@@ -113,7 +113,7 @@ impl<'t> Value<'t, '_> {
             .ok()
     }
 
-    /// Parses a value behind which 0.8 ignores whatever stands; so do we, but we say so.
+    /// Parses a value after which 0.8 ignores everything; so do we, with a warning.
     pub(super) fn remarked<T>(self, parser: impl Fn(&'t str) -> Parse<'t, Remarked<'t, T>>) -> Option<T> {
         let Value { text, span, report } = self;
         let start = span.start;
@@ -128,7 +128,7 @@ impl<'t> Value<'t, '_> {
     }
 }
 
-/// The findings so far, and where the doors stand.
+/// The findings so far, and the positions of the doors.
 pub(super) struct Report<'t> {
     pub(super) text: &'t [u8],
     pub(super) findings: Vec<Diagnostic>,
@@ -150,7 +150,7 @@ impl Report<'_> {
         self.add(Severity::Warning, span, message, expected, help);
     }
 
-    /// Reports what a parser expected within `text`, which begins at byte `start` of the file.
+    /// Reports what a parser expected within `text`, which starts at byte `start` of the file.
     pub(super) fn expected(&mut self, message: &str, text: &str, start: usize, expected: &Expected<'_>) {
         let at = start + text.len() - expected.at.len();
         self.error(at..at + expected.word().len(), message, expected.what, None);

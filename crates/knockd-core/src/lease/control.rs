@@ -1,4 +1,4 @@
-//! What a person may ask of the leases: to see them, to close one before its time, to keep one open longer.
+//! What a person may do with leases: list them, close one early, keep one open longer.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -7,33 +7,33 @@ use super::{Effect, LeaseId, LeaseKey, Leases, Phase};
 use crate::text::DoorName;
 use crate::time::{Now, Timestamp};
 
-/// Which leases a request means.
+/// Which leases a request concerns.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LeaseFilter {
-    /// Those of doors with this name; `None` is all doors.
+    /// Doors with this name; `None` for all doors.
     pub door: Option<DoorName>,
-    /// Those of this knocker; `None` is everybody.
+    /// This source; `None` for every source.
     pub source: Option<IpAddr>,
 }
 
 impl LeaseFilter {
-    /// Says whether the request means this lease.
+    /// Says whether the request concerns this lease.
     pub fn includes(&self, key: &LeaseKey) -> bool {
         self.door.as_ref().is_none_or(|door| *door == key.door)
             && self.source.is_none_or(|source| source == key.source)
     }
 }
 
-/// A lease as a person may see it.
+/// A lease, as shown to a person.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LeaseView<'a> {
-    /// What it is to its knocker.
+    /// What distinguishes it.
     pub key: &'a LeaseKey,
-    /// How far it is.
+    /// Its state.
     pub state: LeaseState,
 }
 
-/// How far a lease is.
+/// The state of a lease.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum LeaseState {
     /// The start command is running.
@@ -42,14 +42,14 @@ pub enum LeaseState {
     Open {
         /// When the stop command is due.
         until: Timestamp,
-        /// Whether the start command has failed.
+        /// Whether the start command failed.
         failed: bool,
     },
     /// The stop command is running.
     Closing,
-    /// The stop command has failed.
+    /// The stop command failed.
     Retrying {
-        /// When it is tried again.
+        /// When it will be retried.
         again: Timestamp,
         /// How often it has failed.
         failures: usize,
@@ -57,7 +57,7 @@ pub enum LeaseState {
 }
 
 impl Leases {
-    /// All leases, the oldest first.
+    /// Returns all leases, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = LeaseView<'_>> {
         self.by_id.values().map(|lease| {
             let state = match lease.phase {
@@ -70,11 +70,11 @@ impl Leases {
         })
     }
 
-    /// Closes every lease that is meant before its time.
+    /// Closes every selected lease early.
     ///
-    /// One whose start command is still running is closed when that has ended, unless there is another knock before. A stop
-    /// command that is running stays the last one, even if there was a knock meanwhile, and one that waits to be tried again
-    /// is tried at once.
+    /// A lease whose start command is still running closes once that ends, unless another knock arrives before. A
+    /// running stop command is the last one, even if a knock arrived meanwhile, and one that waits for a retry is
+    /// retried at once.
     pub fn close(&mut self, which: &LeaseFilter) -> Vec<Effect> {
         let mut effects = Vec::new();
         for id in self.ids(which) {
@@ -93,11 +93,11 @@ impl Leases {
         effects
     }
 
-    /// Keeps every lease that is meant open for `time` from now or, without one, for its `Cmd_Timeout`, but never shorter
-    /// than it would be; each has its [`Effect::EndMoved`].
+    /// Keeps every selected lease open for `time` from now or, without one, for its `Cmd_Timeout`, but never shorter
+    /// than before; each returns an [`Effect::EndMoved`].
     ///
-    /// For one whose start command is still running the time begins when that has ended. One that is being closed stays as it
-    /// is.
+    /// If its start command is still running, the time starts when that ends. A lease that is closing does not
+    /// change.
     pub fn extend(&mut self, which: &LeaseFilter, time: Option<Duration>, now: Now) -> Vec<Effect> {
         let mut effects = Vec::new();
         for id in self.ids(which) {
@@ -106,7 +106,7 @@ impl Leases {
             let (until, failed) = match lease.phase {
                 Phase::Starting { closes: false } => {
                     lease.cmd_timeout = lease.cmd_timeout.max(time);
-                    // Should the daemon die now, its successor keeps the door open as long.
+                    // If the daemon dies now, its successor keeps the door open as long.
                     (now.monotonic.after(lease.cmd_timeout), false)
                 }
                 Phase::Open { until, failed } => {
@@ -122,7 +122,7 @@ impl Leases {
         effects
     }
 
-    /// Those that are meant, the oldest first.
+    /// Returns the selected leases, oldest first.
     fn ids(&self, which: &LeaseFilter) -> Vec<LeaseId> {
         let meant = self.by_id.iter().filter(|(_, lease)| which.includes(&lease.key));
         meant.map(|(&id, _)| id).collect()
@@ -153,7 +153,7 @@ mod tests {
         "192.0.2.1".parse().unwrap()
     }
 
-    /// Ten seconds long.
+    /// A door that stays open for ten seconds.
     fn door() -> Door {
         let command = |text| Commands::both(CommandTemplate::parse(text).unwrap());
         let sequence = Key::Sequence("1,2".parse().unwrap());
@@ -161,7 +161,7 @@ mod tests {
         Door { action, ..Door::new(DoorName::new("door").unwrap(), sequence) }
     }
 
-    /// Knocks at the moment 0.
+    /// Knocks at time 0.
     fn knocked() -> (Leases, LeaseId) {
         let mut leases = Leases::new();
         let effects = leases.open(&door(), source(), Options::DEFAULT_MAX_OPEN, on(0)).1;
@@ -180,7 +180,7 @@ mod tests {
         assert!(!matches!(result, OpeningResult::Full(_)));
     }
 
-    /// The kinds of commands that are to run.
+    /// Returns the kinds of commands to run.
     fn runs(effects: &[Effect]) -> Vec<RunKind> {
         let runs = effects.iter().filter_map(|effect| match effect {
             Effect::Run(run) => Some(run.kind),

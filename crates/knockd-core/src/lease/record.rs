@@ -1,4 +1,4 @@
-//! A lease as it is stored: a small text that a person can read.
+//! A stored lease: a small text that a person can read.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -15,62 +15,63 @@ const HEADER: &str = "# knockd lease, version 1";
 /// The last line, which only a complete record has.
 const FOOTER: &str = "# end";
 
-/// Everything that is needed to close a door after the daemon has been started anew.
+/// Everything needed to close a door after a restart of the daemon.
 ///
-/// Its text form is one line a value between a header and a footer, so that a part of it is no record.
+/// Its text form has one line per value between a header and a footer, so no part of it is a record.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LeaseRecord {
-    /// The lease. It is no part of the text: whoever stores it names the file so.
+    /// The lease's ID. It is not part of the text, but of the file's name.
     pub id: LeaseId,
-    /// What it is to its knocker.
+    /// What distinguishes the lease.
     pub key: Arc<LeaseKey>,
-    /// `Cmd_Timeout` as it was when the door was opened or the lease last extended, or the time that somebody has given it
-    /// instead, in whole milliseconds; the end is never further away than that.
+    /// `Cmd_Timeout` as of the opening or the latest extension, or the time that a request gave instead, in whole
+    /// milliseconds; the deadline is never further away than that.
     pub cmd_timeout: Duration,
-    /// When the stop command is due; while the start command is still running, when it would be if that had already ended.
+    /// When the stop command is due; while the start command is still running, when it would be due if that had
+    /// already ended.
     pub until: UnixTime,
-    /// Whether the start command has failed, so that another knock runs it again.
+    /// Whether the start command failed, so another knock runs it again.
     pub failed: bool,
 }
 
-/// Why a text is no lease.
+/// Why a text is not a lease.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LeaseRecordError {
-    /// It does not begin as a record does.
+    /// It does not start as a record does.
     #[error("expected {HEADER:?} as the first line")]
     Header,
     /// It does not end as a record does.
     #[error("expected {FOOTER:?} as the last line")]
     Footer,
-    /// Another line stands where this value should.
+    /// Another line is in the place of this value.
     #[error("expected `{name} = …`, found {found:?}")]
     Line {
-        /// The value.
+        /// The name of the value.
         name: &'static str,
-        /// The line, or nothing at the end.
+        /// The line, or an empty text at the end.
         found: String,
     },
-    /// A value is wrong.
+    /// A value is invalid.
     #[error("`{name}`: expected {expected}, found {found:?}")]
     Value {
-        /// Which.
+        /// Its name.
         name: &'static str,
-        /// What it should be.
+        /// What was expected.
         expected: &'static str,
-        /// What it is.
+        /// What was found.
         found: String,
     },
-    /// There is another line before the last one.
+    /// There is an extra line before the last one.
     #[error("unexpected line {0:?}")]
     Surplus(String),
 }
 
 impl LeaseRecord {
-    /// Reads the text of the lease with this identity.
+    /// Parses the text of the lease with this ID.
     ///
     /// # Errors
-    /// When anything is missing, twice or wrong.
+    /// When anything is missing, duplicate or invalid.
     pub fn parse(id: LeaseId, text: &str) -> Result<Self, LeaseRecordError> {
         let body = text.strip_prefix(HEADER).and_then(|text| text.strip_prefix('\n'));
         let body = body.ok_or(LeaseRecordError::Header)?.strip_suffix('\n');
@@ -102,7 +103,7 @@ impl fmt::Display for LeaseRecord {
     }
 }
 
-/// The lines of a record that have not been read.
+/// The unread lines of a record.
 struct Lines<'a>(std::str::SplitTerminator<'a, char>);
 
 impl<'a> Lines<'a> {
@@ -135,7 +136,7 @@ impl<'a> Lines<'a> {
 mod tests {
     use super::*;
 
-    /// As version 0.9 before this module wrote it.
+    /// As version 0.9 wrote it before this module.
     const STORED: &str = "# knockd lease, version 1\ndoor = ssh\nsource = 192.0.2.7\nuntil = 1795777200123\ncmd_timeout = 10000\n\
          failed = false\nstart_command = open 192.0.2.7\nstop_command = close 192.0.2.7 # now\n# end\n";
 

@@ -1,4 +1,4 @@
-//! What the doors are, and what is looked up in them for every packet.
+//! The doors, and the lookups in them for every packet.
 
 use std::cmp::Reverse;
 use std::hash::Hash;
@@ -15,19 +15,19 @@ use crate::sequence::{Protocol, Sequence, Step};
 use crate::tcp_flags::{FlagRule, TcpFlags};
 use crate::text::{DoorName, Text};
 
-/// A door as far as matching goes.
+/// The part of a door that matters for matching.
 #[derive(Clone, Debug)]
 pub(super) struct Watched {
     pub(super) name: DoorName,
     pub(super) one_time: Option<Text>,
-    /// `None` while a one-time door has no unused line.
+    /// `None` if a one-time door has no unused line.
     pub(super) sequence: Option<Sequence>,
     pub(super) flags: FlagRule,
     pub(super) target: Option<IpAddr>,
     pub(super) timeout: Duration,
     pub(super) class: ClassId,
     pub(super) queue: QueueId,
-    /// The queue of those who have opened it and are not looked at for a while.
+    /// The queue of sources that opened it and are ignored for a while.
     pub(super) cooldown: Option<QueueId>,
     /// The last packet that found an attempt of its source here and did not spoil it.
     pub(super) judged: u64,
@@ -41,15 +41,15 @@ impl Watched {
         }
     }
 
-    /// What has to be the same for an attempt at one door to go on at another. The sequence of a one-time door is no part of
-    /// it: the file is.
+    /// Returns what must stay the same for the attempts of one door to continue at another. For a one-time door that
+    /// is the file, not the sequence.
     fn identity(&self) -> impl Eq + Hash + use<'_> {
         let secret = (self.one_time.as_ref(), self.sequence.as_ref().filter(|_| self.one_time.is_none()));
         (&self.name, secret, self.flags, self.target, self.timeout)
     }
 }
 
-/// A step at the doors of one class, as a number, which is hashed sooner.
+/// A step at the doors of one class, as a number, which hashes faster.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct StepKey(u64);
 
@@ -63,18 +63,19 @@ impl StepKey {
 /// What a step means to the doors of one class.
 #[derive(Debug, Default)]
 pub(super) struct Meaning {
-    /// A bit for each of the 64 combinations of TCP flags with which some door wants to see it; all of them for UDP.
+    /// One bit for each of the 64 combinations of TCP flags with which some door wants to see it; all of them for
+    /// UDP.
     pub(super) visible: u64,
-    /// The doors that begin with it, in file order.
+    /// The doors that start with it, in file order.
     pub(super) first_of: Vec<DoorId>,
 }
 
 impl Matcher {
-    /// Replaces the doors, and the bound on attempts.
+    /// Replaces the doors, and the limit on attempts.
     ///
-    /// A door that is the same as before as far as matching goes (name, sequence, flags, target, timeout) keeps its attempts
-    /// and its current one-time sequence; of several that are the same, the first takes over from the first. When more
-    /// attempts are under way than may be from now on, the most advanced stay, of those the youngest.
+    /// A door keeps its attempts and its current one-time sequence if nothing that matters for matching (name,
+    /// sequence, flags, target, timeout) has changed; among several equal doors, the first takes over from the first.
+    /// If there are more attempts than the new limit allows, the most advanced stay, and within a stage the youngest.
     pub fn set_doors(&mut self, doors: &[Door], max_attempts: NonZeroU32) {
         let old = std::mem::take(&mut self.doors);
         self.classes.clear();
@@ -103,10 +104,10 @@ impl Matcher {
         self.index_steps();
     }
 
-    /// Gives a door with one-time sequences the one that counts from now on, or none.
+    /// Sets the current sequence of a one-time door, or `None`.
     ///
-    /// Attempts at the door are dropped unless the sequence is the same as before. Other doors are not affected, and a door
-    /// with a fixed sequence keeps it.
+    /// Attempts at the door are dropped unless the sequence is the same as before. Other doors are not affected, and
+    /// a door with a fixed sequence keeps it.
     pub fn set_sequence(&mut self, door: DoorId, sequence: Option<Sequence>) {
         let Some(watched) = self.doors.get_mut(door.index()) else { return };
         if watched.one_time.is_none() || watched.sequence == sequence {
@@ -117,13 +118,14 @@ impl Matcher {
         self.index_steps();
     }
 
-    /// Says which addresses are the interface's own: the destinations that doors without `Target` watch.
+    /// Sets the interface's own addresses: the destinations that doors without a `Target` watch.
     pub fn set_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
         self.addresses = addresses.into_iter().collect();
         self.index_destinations();
     }
 
-    /// Everything that the doors look for at the moment, once each, in the order of the doors and their steps.
+    /// Returns everything that the doors want to see at present, each once, in the order of the doors and their
+    /// steps.
     pub fn interests(&self) -> Vec<Interest> {
         let mut known = hashbrown::HashSet::new();
         let interests = self.doors.iter().flat_map(|door| {
@@ -133,7 +135,7 @@ impl Matcher {
         interests.filter(|interest| known.insert(*interest)).collect()
     }
 
-    /// `lasts` has the duration of each queue so far and gets those that the door needs.
+    /// `lasts` holds the duration of each queue so far; those that the door needs are added.
     fn watch(&mut self, door: &Door, lasts: &mut Vec<Duration>) -> Watched {
         let next_class = ClassId(u32::try_from(self.classes.len()).unwrap_or(u32::MAX));
         let class = *self.classes.entry(door.target).or_insert(next_class);
@@ -165,7 +167,7 @@ impl Matcher {
         }
     }
 
-    /// Finds for each old door the new one that takes over its attempts, and lets it take over its one-time sequence.
+    /// Finds for each old door the new one that takes over its attempts, and passes on its one-time sequence.
     fn adopt(&mut self, old: &[Watched]) -> Vec<Option<DoorId>> {
         let heirs: Vec<Option<usize>> = {
             let mut candidates: hashbrown::HashMap<_, Vec<usize>> = hashbrown::HashMap::new();

@@ -7,12 +7,12 @@ use crate::attempts::Attempt;
 use crate::sequence::Sequence;
 use crate::time::Timestamp;
 
-/// An attempt under way, as a person may see it: what is still to be hit is no part of it.
+/// An attempt in progress, as shown to a person, without the remaining steps.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Underway {
-    /// Whose attempt.
+    /// The source.
     pub source: IpAddr,
-    /// At which door.
+    /// The door.
     pub door: DoorId,
     /// The number of steps done, from 1.
     pub stage: u8,
@@ -21,13 +21,13 @@ pub struct Underway {
 }
 
 impl Matcher {
-    /// The number of attempts under way alone.
+    /// Returns the number of attempts in progress alone.
     pub fn underway_count(&self) -> usize {
         self.attempts.len() - self.attempts.len_at(COOLING)
     }
 
-    /// The attempts under way, the most advanced first, of those the longest at its stage. Each costs the same, however many
-    /// there are.
+    /// Returns the attempts in progress, most advanced first, and within a stage the longest there first. Each takes
+    /// the same time, however many there are.
     pub fn underway(&self) -> impl Iterator<Item = Underway> + '_ {
         let attempts = self.attempts.iter().take_while(|attempt| attempt.stage != COOLING);
         attempts.map(|Attempt { source, door, stage, begun, .. }| Underway {
@@ -38,12 +38,12 @@ impl Matcher {
         })
     }
 
-    /// The number of steps of a door's sequence; `None` while a door with one-time sequences has none left.
+    /// Returns the number of steps in a door's sequence; `None` if a door has no one-time sequence left.
     pub fn steps_of(&self, door: DoorId) -> Option<usize> {
         self.doors.get(door.index())?.sequence.as_ref().map(Sequence::len)
     }
 
-    /// The number of packets so far that some door wanted to see.
+    /// Returns the number of packets so far that some door saw.
     pub const fn visible_packets(&self) -> u64 {
         self.packet
     }

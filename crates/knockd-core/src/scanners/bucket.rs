@@ -1,7 +1,7 @@
 //! Some of the sources that have tried ports of no door, bounded.
 //!
-//! A flood of new sources reads a bucket for every packet, from memory that no cache holds. So what is looked through lies
-//! together, apart from what only one source's packet needs.
+//! A flood of new sources reads a bucket for every packet, from memory that no cache holds. So everything that is
+//! searched lies together, apart from what only the packet's own source needs.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -10,15 +10,16 @@ use super::{MINUTE, Scanners};
 use crate::sequence::Step;
 use crate::time::Timestamp;
 
-/// A bucket holds this many sources, and all buckets 65,536.
+/// The number of sources in a bucket; all buckets together hold 65,536.
 ///
-/// A full one makes room by dropping a source that has been quiet, else the one that has tried the fewest ports, of those
-/// the one seen longest ago; scanners go last. So what one packet each from any number of sources pushes out is their like.
+/// A full bucket makes room by dropping a source that has been quiet, or else one that has tried the fewest ports,
+/// and of those the one seen longest ago; scanners go last. So single packets from any number of sources evict only
+/// sources like themselves.
 pub(super) const SOURCES: usize = 16;
 
-/// Whose packets are counted together: an IPv4 address, or the upper half of IPv6 addresses.
+/// The unit in which packets are counted: an IPv4 address, or the upper half of an IPv6 address.
 ///
-/// IPv4 addresses have the numbers of IPv6 networks that nobody has (RFC 4291, section 2.5.2).
+/// IPv4 addresses use the numbers of IPv6 networks that are never assigned (RFC 4291, section 2.5.2).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Network(pub(super) u64);
 
@@ -34,7 +35,7 @@ impl Network {
     }
 }
 
-/// A moment in whole seconds since the origin, which takes half the space.
+/// A time in whole seconds since the origin, which takes half the space.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
 pub(super) struct Second(pub(super) u32);
 
@@ -43,7 +44,7 @@ impl Second {
         Self(u32::try_from(moment.since(Timestamp::ZERO).as_secs()).unwrap_or(u32::MAX))
     }
 
-    /// Whether more than a minute has passed until `now`, as far as whole seconds can tell.
+    /// Says whether more than a minute has passed until `now`, as far as whole seconds can tell.
     const fn is_over(self, now: Self) -> bool {
         now.0.saturating_sub(self.0) > MINUTE
     }
@@ -56,21 +57,22 @@ pub(super) struct Try {
     pub(super) at: Second,
 }
 
-/// Sources, each at its place in all three lists.
+/// Sources, each with the same place in all three lists.
 #[derive(Default, Debug)]
 pub(super) struct Bucket {
     networks: [Network; SOURCES],
     states: [State; SOURCES],
-    /// What each has tried, every port once, as many as the limit at most. Only from the second port on, since most of a flood's
-    /// sources come once: what one of them leaves behind is whatever was here before.
+    /// The ports that each source has tried, each once, at most as many as the limit. They are stored only from the
+    /// second port on, because most sources of a flood come once: for such a source, the place still has its previous
+    /// content.
     tries: [Vec<Try>; SOURCES],
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct State {
-    /// When its last stray came; a scanner's last connection attempt.
+    /// When its last stray arrived; for a scanner, its last connection attempt.
     seen: Second,
-    /// The port that it tried, while it is one.
+    /// The port that it tried, if it is only one.
     only: Step,
     standing: Standing,
 }
@@ -81,13 +83,13 @@ impl Default for State {
     }
 }
 
-/// How near a source is to being a scanner.
+/// How close a source is to being a scanner.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 enum Standing {
-    /// Nobody, or somebody who has been quiet for a minute.
+    /// No source, or one that has been quiet for a minute.
     #[default]
     Quiet,
-    /// It has tried so many ports.
+    /// It has tried this many ports.
     Suspect(u8),
     Scanner,
 }
@@ -97,7 +99,7 @@ impl State {
         if self.seen.is_over(now) { Standing::Quiet } else { self.standing }
     }
 
-    /// The lower, the sooner it makes room for another: first by standing, then by when it was seen; 48 bits.
+    /// Returns its rank: the lower, the sooner it makes room; first by standing, then by when it was seen; 48 bits.
     fn rank_at(self, now: Second) -> u64 {
         let standing: u64 = match self.standing_at(now) {
             Standing::Quiet => 0,
@@ -117,7 +119,7 @@ pub(super) struct Source<'a> {
 impl Bucket {
     /// Finds a source.
     pub(super) fn source(&mut self, network: Network) -> Option<Source<'_>> {
-        // A place that nobody has had is the network 0, and Quiet.
+        // A place that was never used has network 0, and is `Quiet`.
         let mut known = self.networks.iter().zip(&self.states);
         let place =
             known.position(|(known, state)| *known == network && state.standing != Standing::Quiet)?;
@@ -130,9 +132,9 @@ impl Bucket {
         known.any(|(known, state)| *known == network && state.standing_at(now) == Standing::Scanner)
     }
 
-    /// Takes a source in that is not here.
+    /// Adds a source that is not in the bucket.
     pub(super) fn remember(&mut self, network: Network, first: Try) {
-        // As one number each, they are compared without a branch that nobody could predict.
+        // As single numbers, they are compared without an unpredictable branch.
         let ranks = (0_u64..).zip(&self.states).map(|(place, state)| state.rank_at(first.at) << 8 | place);
         let place = ranks.min().map_or(0, |least| (least & 0xff) as usize);
         if let Some(known) = self.networks.get_mut(place) {
@@ -153,15 +155,15 @@ impl Source<'_> {
         self.state.standing_at(now) == Standing::Scanner
     }
 
-    /// Notes a connection attempt of a scanner.
+    /// Notes a connection attempt by a scanner.
     pub(super) const fn see(&mut self, now: Second) {
         self.state.seen = now;
     }
 
-    /// Adds a try of a source that is no scanner, and says whether it is one now.
+    /// Adds a try of a source that is not a scanner, and says whether it is one now.
     pub(super) fn exceeds(&mut self, limit: NonZeroU32, new: Try) -> bool {
         if self.state.standing == Standing::Suspect(1) {
-            // With one port only, that was its last stray, too.
+            // If it was its only port, this was also its last stray.
             self.tries.clear();
             self.tries.push(Try { step: self.state.only, at: self.state.seen });
         }
@@ -186,7 +188,7 @@ impl Source<'_> {
 
 #[cfg(test)]
 impl Bucket {
-    /// The room that its lists of tries take.
+    /// Returns the room in its lists of tries.
     pub(super) fn capacities(&self) -> impl Iterator<Item = usize> + '_ {
         self.tries.iter().map(Vec::capacity)
     }
@@ -218,7 +220,7 @@ mod tests {
             bucket
         }
 
-        /// Who is pushed out, one after the other, by new sources that come at `now`.
+        /// Returns which sources are evicted, one after another, by new sources that arrive at `now`.
         fn pushed_out(mut self, count: u64, now: u32) -> Vec<u64> {
             let mut gone = Vec::new();
             for index in 0..count {
