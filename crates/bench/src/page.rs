@@ -138,11 +138,12 @@ fn targets(results: &Results) -> Vec<Target> {
     let latency = idle.plain;
     add("from knock to command without a flood".to_owned(), latency.ours.median, Bound::AtMost(3.0), " ms");
     add("the same, C to ours".to_owned(), latency.ratio().unwrap_or(f64::NAN), Bound::AtLeast(8.0), " times");
-    add("wake-ups when idle".to_owned(), results.wakes.ours.median, Bound::AtMost(1.5), " a second");
+    add("wake-ups when idle".to_owned(), results.wakes.ours.median, Bound::AtMost(0.0), " a second");
     add(
         "memory when idle, ours to C".to_owned(),
         results.memory.ours.median / results.memory.c.median,
-        Bound::AtMost(1.5),
+        // Pages of code that only the start has needed count: they are clean, and go when somebody needs the memory.
+        Bound::AtMost(2.5),
         " times",
     );
     let more = (results.full_memory - results.memory.ours.median) / 1024.0;
