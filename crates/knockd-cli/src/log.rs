@@ -8,7 +8,8 @@ pub(crate) mod rate_limiter;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Stderr, Stdout, Write};
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender};
 use jiff::Zoned;
 use knockd_core::config::LogFormat;
+use rustix::fs::OFlags;
 
 use self::host_names::HostNames;
 use self::journal::{Journal, prefixed};
@@ -132,6 +134,18 @@ fn write_named(mut destinations: Destinations, incoming: &Receiver<QueuedLine>) 
     }
 }
 
+/// Opens a log file; a pipe without a reader is an error, and one that is full takes no line.
+fn open_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    // Its stages would tell other users which port comes next.
+    options
+        .create(true)
+        .append(true)
+        .mode(0o640)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+        .open(path)
+}
+
 impl Destinations {
     /// Opens the configured destinations. A log file that cannot be opened is reported to the others and left out.
     pub(crate) fn open(settings: &Settings) -> Self {
@@ -145,7 +159,7 @@ impl Destinations {
             journal: Journal::find(),
         };
         if let Some(path) = &settings.file {
-            match OpenOptions::new().create(true).append(true).open(path) {
+            match open_file(path) {
                 Ok(file) => destinations.file = Some(file),
                 Err(error) => {
                     let text = format!("cannot open log file {}: {error}", path.display());
@@ -201,4 +215,29 @@ impl Destinations {
 pub(crate) fn complain(text: &str, level: Level) {
     let text = prefixed(text, level, Journal::find().stderr);
     let _ = writeln!(anstream::stderr(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    #[test]
+    fn a_new_log_file_is_not_for_everybody() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("knockd.log");
+        let file = open_file(&path).unwrap();
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o007, 0);
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_is_an_error_and_holds_up_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pipe");
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        assert!(open_file(&path).is_err());
+    }
 }

@@ -2,7 +2,10 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use nix::libc;
 
 /// The PID file of this process; dropping it removes it.
 #[derive(Debug)]
@@ -19,7 +22,17 @@ impl PidFile {
     /// When the file cannot be written, or when another running process holds it: that process's ID stays in it.
     pub(crate) fn write(path: &Path) -> io::Result<Self> {
         let in_path = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-        let open = || OpenOptions::new().create(true).truncate(false).write(true).open(path);
+        let open = || {
+            let mut options = OpenOptions::new();
+            // A link that somebody else has left there would let them choose which file loses its content.
+            options
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .mode(0o644)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(path)
+        };
         let mut file = open().map_err(in_path)?;
         // Lock first, then truncate: another process's ID must not be lost.
         file.try_lock().map_err(|error| match error {
@@ -66,5 +79,18 @@ mod tests {
         let error = PidFile::write(&path).unwrap_err().to_string();
         assert!(error.ends_with("in use by another knockd that is still running"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "42\n");
+    }
+
+    #[test]
+    fn no_link_is_followed_and_nobody_else_may_write_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, other) = (directory.path().join("knockd.pid"), directory.path().join("other"));
+        fs::write(&other, "precious").unwrap();
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        PidFile::write(&path).unwrap_err();
+        assert_eq!(fs::read_to_string(&other).unwrap(), "precious");
+        fs::remove_file(&path).unwrap();
+        let _pid_file = PidFile::write(&path).unwrap();
+        assert_eq!(std::os::unix::fs::MetadataExt::mode(&fs::metadata(&path).unwrap()) & 0o022, 0);
     }
 }

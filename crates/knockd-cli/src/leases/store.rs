@@ -10,10 +10,19 @@ use anyhow::{Context, bail, ensure};
 use knockd_core::{LeaseId, LeaseRecord};
 use nix::libc;
 
+/// The file that the daemon locks.
+const LOCK: &str = "lock";
 /// The suffix of a lease's file name.
 const SUFFIX: &str = ".lease";
+/// The suffixes of files that are kept for a person to inspect.
+const KEPT: [&str; 2] = [".damaged", ".failed"];
 /// The prefix of an unfinished file's name.
 const UNFINISHED: &str = "new-";
+/// What a file system puts into its root.
+const LOST_AND_FOUND: &str = "lost+found";
+
+/// Larger numbers are not ours: counting up from them must not overflow.
+const MAX_NUMBER: u64 = u64::MAX / 2;
 
 /// The pause before the next attempt to lock the directory; each is longer than the one before.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -46,7 +55,8 @@ impl LeaseStore {
     /// Opens the directory, creating it if necessary, readable only by its owner.
     ///
     /// # Errors
-    /// When it cannot be created, locked or written, or when others may write to it: its contents will be executed.
+    /// When it cannot be created, locked or written, when others may write to it, since its contents will be executed, or when it
+    /// contains anything that knockd did not write. Then nothing in it is changed.
     pub(crate) fn open(path: PathBuf) -> anyhow::Result<Self> {
         let in_path = || format!("cannot use the state directory {}", path.display());
         let opened = (|| {
@@ -62,11 +72,17 @@ impl LeaseStore {
                     path.display()
                 );
             }
+            if let Some(foreign) = foreign_entry(&path)? {
+                bail!(
+                    "contains {foreign}, which knockd did not write; set `StateDir` to a directory for knockd alone"
+                );
+            }
             if metadata.mode() & 0o077 != 0 {
                 fs::set_permissions(&path, Permissions::from_mode(0o700))
                     .context("accessible to others, and its mode cannot be changed")?;
             }
-            let lock = File::create(path.join("lock"))?;
+            let open = || open_options().write(true).create(true).truncate(false).open(path.join(LOCK));
+            let lock = open()?;
             // A child that a killed daemon was starting holds its files for a moment.
             let is_ours = (0..9).any(|round| {
                 std::thread::sleep(LOOK_AGAIN * round);
@@ -93,12 +109,16 @@ impl LeaseStore {
             }
         };
         for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-            let number = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok()).map(LeaseId);
-            restored.last_id = restored.last_id.max(number.unwrap_or(LeaseId(0)));
-            let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(SUFFIX)) else {
-                continue;
+            let id = match OwnFile::named(&path) {
+                Some(OwnFile::Lease(id)) => id,
+                Some(OwnFile::Kept(id)) => {
+                    restored.last_id = restored.last_id.max(id);
+                    continue;
+                }
+                Some(OwnFile::Lock | OwnFile::Unfinished) | None => continue,
             };
-            match name.parse().context("file name is not a number").and_then(|id| read(&path, LeaseId(id))) {
+            restored.last_id = restored.last_id.max(id);
+            match read(&path, id) {
                 Ok(record) => restored.records.push(record),
                 Err(error) => {
                     let kept = path.with_extension("damaged");
@@ -166,9 +186,72 @@ impl LeaseStore {
     }
 }
 
+/// A file that knockd writes, by its name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum OwnFile {
+    Lock,
+    Unfinished,
+    Lease(LeaseId),
+    Kept(LeaseId),
+}
+
+impl OwnFile {
+    fn named(path: &Path) -> Option<Self> {
+        let name = path.file_name()?.to_str()?;
+        let number = |suffix| {
+            let digits = name.strip_suffix(suffix)?;
+            let number = digits.parse().ok().filter(|number| *number <= MAX_NUMBER)?;
+            // As knockd writes it: no sign, no zero in front.
+            (u64::to_string(&number) == digits).then_some(LeaseId(number))
+        };
+        match name {
+            LOCK => Some(Self::Lock),
+            _ if name.starts_with(UNFINISHED) => Some(Self::Unfinished),
+            _ => match number(SUFFIX) {
+                Some(id) => Some(Self::Lease(id)),
+                None => KEPT.into_iter().find_map(number).map(Self::Kept),
+            },
+        }
+    }
+}
+
+/// Finds something in a directory that knockd did not write.
+fn foreign_entry(directory: &Path) -> io::Result<Option<String>> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let is_ours = match OwnFile::named(&entry.path()) {
+            None => entry.file_name() == LOST_AND_FOUND,
+            Some(OwnFile::Lock | OwnFile::Kept(_)) => entry.file_type()?.is_file(),
+            // Whatever has such a name might be removed or renamed, so it has to look like a lease, too.
+            Some(OwnFile::Lease(_) | OwnFile::Unfinished) => begins_like_a_lease(&entry.path())?,
+        };
+        if !is_ours {
+            return Ok(Some(entry.file_name().to_string_lossy().into_owned()));
+        }
+    }
+    Ok(None)
+}
+
+/// Says whether a file is a lease or the beginning of one, as a power failure may leave it.
+fn begins_like_a_lease(path: &Path) -> io::Result<bool> {
+    if !fs::symlink_metadata(path)?.is_file() {
+        return Ok(false);
+    }
+    let mut beginning = Vec::new();
+    let limit = LeaseRecord::HEADER.len().try_into().unwrap_or(u64::MAX);
+    open_options().read(true).open(path)?.take(limit).read_to_end(&mut beginning)?;
+    Ok(LeaseRecord::HEADER.as_bytes().starts_with(&beginning))
+}
+
+/// Follows no symbolic link, and waits for no other end of a pipe.
+fn open_options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    options
+}
+
 fn read(path: &Path, id: LeaseId) -> anyhow::Result<LeaseRecord> {
-    let mut file =
-        OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    let mut file = open_options().read(true).open(path)?;
     let metadata = file.metadata()?;
     let user = nix::unistd::geteuid().as_raw();
     ensure!(metadata.is_file() && [user, 0].contains(&metadata.uid()), "not a regular file of this user");
@@ -181,9 +264,9 @@ fn read(path: &Path, id: LeaseId) -> anyhow::Result<LeaseRecord> {
 /// Removes what a daemon was writing when it died.
 fn remove_unfinished(path: &Path) -> io::Result<()> {
     for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        if entry.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes()) {
-            fs::remove_file(entry.path())?;
+        let path = entry?.path();
+        if OwnFile::named(&path) == Some(OwnFile::Unfinished) {
+            fs::remove_file(path)?;
         }
     }
     Ok(())
@@ -244,16 +327,11 @@ mod tests {
         state.store(&record(1, 30)).unwrap();
         let whole = fs::read(state.path_of(LeaseId(1))).unwrap();
         fs::write(state.path_of(LeaseId(2)), &whole[..whole.len() - 3]).unwrap();
-        fs::write(state.path.join("three.lease"), &whole).unwrap();
-        symlink(state.path_of(LeaseId(1)), state.path_of(LeaseId(3))).unwrap();
         fs::write(state.path_of(LeaseId(4)), &whole).unwrap();
         fs::set_permissions(state.path_of(LeaseId(4)), Permissions::from_mode(0o666)).unwrap();
         let restored = state.restore();
-        assert_eq!((restored.records.len(), restored.problems.len()), (1, 4), "{restored:?}");
-        assert_eq!(
-            names(&state),
-            ["1.lease", "2.damaged", "3.damaged", "4.damaged", "lock", "three.damaged"]
-        );
+        assert_eq!((restored.records.len(), restored.problems.len()), (1, 2), "{restored:?}");
+        assert_eq!(names(&state), ["1.lease", "2.damaged", "4.damaged", "lock"]);
         let again = state.restore();
         assert_eq!(
             (again.problems.len(), again.last_id),
@@ -266,7 +344,7 @@ mod tests {
     fn what_was_being_written_when_a_daemon_died_is_removed() {
         let directory = tempfile::tempdir().unwrap();
         let state = open(&directory);
-        fs::write(state.path.join("new-abc"), "half of it").unwrap();
+        fs::write(state.path.join("new-abc"), "# knockd le").unwrap();
         drop(state);
         assert_eq!(names(&open(&directory)), ["lock"]);
     }
@@ -290,5 +368,46 @@ mod tests {
         let _first = open(&directory);
         let error = LeaseStore::open(directory.path().join("state")).unwrap_err();
         assert!(format!("{error:#}").ends_with("give each its own `StateDir`"), "{error:#}");
+    }
+
+    #[test]
+    fn a_directory_with_anything_that_is_not_ours_is_refused_and_left_as_it_is() {
+        type Make = fn(&Path);
+        let foreign: [(&str, Make); 9] = [
+            ("index.html", |path| fs::write(path, "").unwrap()),
+            ("7.lease", |path| fs::write(path, "of a flat").unwrap()),
+            ("new-plans", |path| fs::write(path, "for the garden").unwrap()),
+            ("+15.lease", |path| fs::write(path, LeaseRecord::HEADER).unwrap()),
+            ("016.lease", |path| fs::write(path, LeaseRecord::HEADER).unwrap()),
+            ("18446744073709551615.lease", |path| fs::write(path, LeaseRecord::HEADER).unwrap()),
+            ("8.lease", |path| fs::create_dir(path).unwrap()),
+            ("9.lease", |path| symlink("/etc/passwd", path).unwrap()),
+            ("lock", |path| symlink("/etc/passwd", path).unwrap()),
+        ];
+        for (name, make) in foreign {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("srv");
+            fs::create_dir(&path).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+            make(&path.join(name));
+            // Through a symbolic link it is the same directory.
+            let link = directory.path().join("link");
+            symlink(&path, &link).unwrap();
+            for path in [&path, &link] {
+                let error = LeaseStore::open(path.clone()).unwrap_err();
+                assert!(format!("{error:#}").contains(name), "{error:#}");
+            }
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o755, "{name}");
+            assert_eq!(fs::read_dir(&path).unwrap().count(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_root_of_a_file_system_of_its_own_is_used() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        fs::create_dir_all(path.join(LOST_AND_FOUND)).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        LeaseStore::open(path).unwrap();
     }
 }

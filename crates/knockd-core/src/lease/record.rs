@@ -10,8 +10,6 @@ use super::{Access, LeaseId, LeaseKey};
 use crate::text::DoorName;
 use crate::time::UnixTime;
 
-/// The first line.
-const HEADER: &str = "# knockd lease, version 1";
 /// The last line, which only a complete record has.
 const FOOTER: &str = "# end";
 
@@ -39,7 +37,7 @@ pub struct LeaseRecord {
 #[non_exhaustive]
 pub enum LeaseRecordError {
     /// It does not start as a record does.
-    #[error("expected {HEADER:?} as the first line")]
+    #[error("expected {:?} as the first line", LeaseRecord::HEADER)]
     Header,
     /// It does not end as a record does.
     #[error("expected {FOOTER:?} as the last line")]
@@ -68,12 +66,15 @@ pub enum LeaseRecordError {
 }
 
 impl LeaseRecord {
+    /// The first line of a record's text, without its line end.
+    pub const HEADER: &str = "# knockd lease, version 1";
+
     /// Parses the text of the lease with this ID.
     ///
     /// # Errors
     /// When anything is missing, duplicate or invalid.
     pub fn parse(id: LeaseId, text: &str) -> Result<Self, LeaseRecordError> {
-        let body = text.strip_prefix(HEADER).and_then(|text| text.strip_prefix('\n'));
+        let body = text.strip_prefix(Self::HEADER).and_then(|text| text.strip_prefix('\n'));
         let body = body.ok_or(LeaseRecordError::Header)?.strip_suffix('\n');
         let body = body.and_then(|text| text.strip_suffix(FOOTER)).ok_or(LeaseRecordError::Footer)?;
         let mut lines = Lines(body.split_terminator('\n'));
@@ -96,7 +97,7 @@ impl LeaseRecord {
 impl fmt::Display for LeaseRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let LeaseKey { door, source, access: Access::Commands { start, stop } } = &*self.key;
-        writeln!(f, "{HEADER}")?;
+        writeln!(f, "{}", Self::HEADER)?;
         writeln!(f, "door = {door}\nsource = {source}\nuntil = {}", self.until)?;
         writeln!(f, "cmd_timeout = {}\nfailed = {}", self.cmd_timeout.as_millis(), self.failed)?;
         writeln!(f, "start_command = {start}\nstop_command = {stop}\n{FOOTER}")
