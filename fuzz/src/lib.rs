@@ -5,19 +5,23 @@
 
 mod capture;
 mod frame;
+mod gate;
+#[path = "../../crates/knockd-core/tests/gates/mod.rs"]
+mod gates;
 mod matcher;
 #[path = "../../crates/knockd-core/tests/model/mod.rs"]
 mod model;
 #[path = "../../crates/knockd-core/tests/placement/mod.rs"]
 mod placement;
 
-use knockd_cli::control::{MAX_REQUEST, Request};
 use knockd_cli::capture::record::Record;
+use knockd_cli::control::{MAX_REQUEST, Request};
 use knockd_core::config::{Parsed, Severity};
 use knockd_core::{Config, LeaseId, LeaseRecord, OneTime, STRIKE};
 
 pub use capture::capture;
 pub use frame::frame;
+pub use gate::gate;
 pub use matcher::matcher;
 
 /// Any text is either refused for a reason or used; every finding points into it; what is used prints as its equal.
@@ -151,6 +155,11 @@ mod tests {
     #[test]
     fn frame() {
         run("frame", super::frame);
+    }
+
+    #[test]
+    fn gate() {
+        run("gate", super::gate);
     }
 
     #[test]

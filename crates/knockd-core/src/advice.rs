@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use self::odds::Odds;
 use crate::config::{
-    Action, Code, Commands, Config, Diagnostic, Door, Key, Options, Parsed, Places, Severity,
+    Action, Code, Commands, Config, Diagnostic, Door, Key, Options, Parsed, Places, ScanLimit, Severity,
 };
 use crate::matcher::Matcher;
 use crate::outcome::EventKind;
@@ -77,7 +77,7 @@ pub fn advise(text: &[u8], parsed: &Parsed) -> Vec<Diagnostic> {
     adviser.findings.sort_by_key(|finding| finding.span.start);
     for (door, places) in doors.iter().zip(&parsed.places) {
         if let Key::Sequence(sequence) = &door.key {
-            adviser.odds(&door.name, sequence, options.scan_limit, places);
+            adviser.odds(&door.name, sequence, options.scan_limit.map(ScanLimit::get), places);
         }
     }
     adviser.findings

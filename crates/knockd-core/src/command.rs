@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use crate::text::{Text, TextError};
+use crate::text::{Text, TextError, check_line};
 
 const PLACEHOLDER: &str = "%IP%";
 
@@ -25,8 +27,8 @@ impl CommandTemplate {
     }
 
     /// Returns the command for one source. IPv6 addresses are compressed, as RFC 5952 recommends.
-    pub fn expand(&self, source: IpAddr) -> String {
-        self.pieces.join(&source.to_string())
+    pub fn expand(&self, source: IpAddr) -> CommandLine {
+        CommandLine(self.pieces.join(&source.to_string()).into())
     }
 }
 
@@ -47,12 +49,59 @@ impl fmt::Display for CommandTemplate {
     }
 }
 
+/// A command for a shell, as a [`CommandTemplate`] becomes it: not blank, without a line feed or a NUL byte.
+///
+/// Copies share their text.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct CommandLine(Arc<str>);
+
+impl CommandLine {
+    /// Checks a command.
+    ///
+    /// # Errors
+    /// When it is blank, or has a line feed or a NUL byte.
+    pub fn new(text: impl Into<Arc<str>>) -> Result<Self, TextError> {
+        let text = text.into();
+        check_line(&text)?;
+        if text.trim().is_empty() { Err(TextError::Empty) } else { Ok(Self(text)) }
+    }
+}
+
+impl Deref for CommandLine {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AsRef<str> for CommandLine {
+    fn as_ref(&self) -> &str {
+        self
+    }
+}
+
+impl fmt::Display for CommandLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self)
+    }
+}
+
+/// Takes the text as it is, white space around it included.
+impl FromStr for CommandLine {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        Self::new(text)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn expanded(template: &str, source: &str) -> String {
-        CommandTemplate::parse(template).unwrap().expand(source.parse().unwrap())
+        CommandTemplate::parse(template).unwrap().expand(source.parse().unwrap()).to_string()
     }
 
     #[test]
@@ -69,5 +118,13 @@ mod tests {
     #[test]
     fn a_blank_text_is_no_command() {
         assert_eq!(CommandTemplate::parse(" \t"), None);
+        assert_eq!(CommandLine::new(" \t"), Err(TextError::Empty));
+    }
+
+    #[test]
+    fn a_command_is_one_line_for_a_shell() {
+        assert_eq!(CommandLine::new("a\nb"), Err(TextError::LineFeed));
+        assert_eq!(CommandLine::new("a\0"), Err(TextError::Nul));
+        assert_eq!(&*CommandLine::new(" a ").unwrap(), " a ");
     }
 }

@@ -12,7 +12,8 @@ use std::str::FromStr;
 
 pub use diagnostic::{Code, Diagnostic, Severity};
 
-use crate::command::CommandTemplate;
+use crate::command::{CommandLine, CommandTemplate};
+use crate::outcome::DoorId;
 use crate::sequence::Sequence;
 use crate::tcp_flags::FlagRule;
 use crate::text::{DoorName, Text};
@@ -22,7 +23,11 @@ use crate::time::Seconds;
 ///
 /// Its [`Display`](fmt::Display) form is a knockd.conf that parses back equal.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(default, deny_unknown_fields)
+)]
 pub struct Config {
     /// The global directives.
     pub options: Options,
@@ -32,6 +37,7 @@ pub struct Config {
 
 /// A usable configuration and its doubtful points.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Parsed {
     /// The configuration.
     pub config: Config,
@@ -43,6 +49,7 @@ pub struct Parsed {
 
 /// The position of a door in the text of its configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Places {
     /// The bytes of the section's header.
     pub header: Range<usize>,
@@ -68,6 +75,11 @@ impl Config {
     pub fn parse(text: &[u8]) -> Result<Parsed, ConfigError> {
         parser::parse(text).map_err(|findings| ConfigError { findings })
     }
+
+    /// Returns the door that an event is about, if this is the configuration that was in force then.
+    pub fn door(&self, id: DoorId) -> Option<&Door> {
+        self.doors.get(id.index())
+    }
 }
 
 /// Parses the text of a knockd.conf, as [`Config::parse`] does, and drops the warnings.
@@ -81,6 +93,7 @@ impl FromStr for Config {
 
 /// Why a text is not a configuration. Prints one line per finding.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct ConfigError {
     /// Everything wrong or doubtful, in file order; at least one has severity [`Severity::Error`].
     pub findings: Vec<Diagnostic>,
@@ -101,7 +114,11 @@ impl std::error::Error for ConfigError {}
 
 /// The directives of `[options]`. Paths and names are as written.
 #[derive(Clone, PartialEq, Eq, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(default, deny_unknown_fields)
+)]
 #[non_exhaustive]
 pub struct Options {
     /// `UseSyslog`: log to the system log as well.
@@ -120,11 +137,11 @@ pub struct Options {
     pub max_open: NonZeroU32,
     /// `MaxCommands`: how many start commands may run at the same time; others wait.
     pub max_commands: NonZeroU32,
-    /// `CommandLimit`: how long a command may run before it is terminated; `None` (written 0) for no limit.
-    pub command_limit: Option<Seconds>,
+    /// `CommandLimit`: how many seconds a command may run before it is terminated; `None` (written 0) for no limit.
+    pub command_limit: Option<NonZeroU32>,
     /// `ScanLimit`: how many ports that no door uses a source may try within a minute before it counts as a scanner;
     /// `None` (written 0) for no limit.
-    pub scan_limit: Option<NonZeroU32>,
+    pub scan_limit: Option<ScanLimit>,
     /// `StateDir`: the lease store. The path is as written.
     pub state_dir: Text,
     /// `OnExit`: what happens to open doors when the daemon exits.
@@ -137,9 +154,55 @@ pub struct Options {
     pub metrics: Option<Text>,
 }
 
+/// How many ports that no door uses a source may try: 1 to [`ScanLimit::MAX`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(into = "u32", try_from = "u32")
+)]
+pub struct ScanLimit(NonZeroU32);
+
+impl ScanLimit {
+    /// The largest limit.
+    pub const MAX: u32 = 64;
+
+    /// Returns this limit; `None` when it is 0 or larger than [`Self::MAX`].
+    pub const fn new(ports: u32) -> Option<Self> {
+        match NonZeroU32::new(ports) {
+            Some(ports) if ports.get() <= Self::MAX => Some(Self(ports)),
+            _ => None,
+        }
+    }
+
+    /// Returns the number of ports.
+    pub const fn get(self) -> NonZeroU32 {
+        self.0
+    }
+}
+
+impl From<ScanLimit> for u32 {
+    fn from(limit: ScanLimit) -> Self {
+        limit.0.get()
+    }
+}
+
+/// The number is 0, or larger than [`ScanLimit::MAX`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+#[error("expected a whole number from 1 to {}", ScanLimit::MAX)]
+#[non_exhaustive]
+pub struct ScanLimitError;
+
+impl TryFrom<u32> for ScanLimit {
+    type Error = ScanLimitError;
+
+    fn try_from(ports: u32) -> Result<Self, ScanLimitError> {
+        Self::new(ports).ok_or(ScanLimitError)
+    }
+}
+
 /// The format of log lines.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum LogFormat {
     /// As in knockd 0.8, for people.
     #[default]
@@ -150,7 +213,6 @@ pub enum LogFormat {
 
 /// What happens to open doors when the daemon exits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum OnExit {
     /// Their stop commands run at once.
     #[default]
@@ -170,9 +232,7 @@ impl Options {
     #[allow(clippy::unwrap_used, reason = "evaluated at compile time")]
     pub const DEFAULT_MAX_COMMANDS: NonZeroU32 = NonZeroU32::new(256).unwrap();
     /// The default of `ScanLimit`.
-    pub const DEFAULT_SCAN_LIMIT: Option<NonZeroU32> = NonZeroU32::new(10);
-    /// The largest value of `ScanLimit`.
-    pub const MAX_SCAN_LIMIT: u32 = 64;
+    pub const DEFAULT_SCAN_LIMIT: Option<ScanLimit> = ScanLimit::new(10);
     /// The default of `StateDir`.
     pub const DEFAULT_STATE_DIR: &str = "/var/lib/knockd";
     /// The default of `ControlSocket`.
@@ -203,7 +263,7 @@ impl Default for Options {
 
 /// A section other than `[options]`: a key, and the action that it triggers.
 #[derive(Clone, PartialEq, Eq, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Door {
     /// Name of the section, as it appears in the log.
@@ -211,22 +271,40 @@ pub struct Door {
     /// What opens the door.
     pub key: Key,
     /// `Seq_Timeout`: how long a knock may take from its first to its last step.
+    #[cfg_attr(feature = "serde", serde(default = "default_seq_timeout"))]
     pub seq_timeout: Seconds,
     /// `TCPFlags`: the flags that every TCP step must have.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub tcp_flags: FlagRule,
     /// `Target`: the destination to watch, instead of the interface's own addresses.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub target: Option<IpAddr>,
     /// What opening does.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub action: Action,
     /// `Cmd_Timeout`: how long the door stays open after the start command has ended.
+    #[cfg_attr(feature = "serde", serde(default = "default_cmd_timeout"))]
     pub cmd_timeout: Seconds,
     /// `Reopen`.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub reopen: Reopen,
     /// `Max_Open`: how many leases this door may have at the same time; `None` (written 0) for no limit except
     /// `MaxOpen`.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub max_open: Option<NonZeroU32>,
     /// `Cooldown`: how long this door ignores a source after the source opened it.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub cooldown: Seconds,
+}
+
+#[cfg(feature = "serde")]
+const fn default_seq_timeout() -> Seconds {
+    Door::DEFAULT_SEQ_TIMEOUT
+}
+
+#[cfg(feature = "serde")]
+const fn default_cmd_timeout() -> Seconds {
+    Door::DEFAULT_CMD_TIMEOUT
 }
 
 impl Door {
@@ -254,7 +332,7 @@ impl Door {
 
 /// What opens a door.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Key {
     /// `Sequence`: always the same steps.
@@ -275,7 +353,7 @@ impl Key {
 
 /// What opening a door does.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Action {
     /// Commands run.
@@ -332,14 +410,13 @@ impl Commands {
     }
 
     /// Returns the expanded command for the source; `None` if there is none.
-    pub fn expand(&self, source: IpAddr) -> Option<String> {
+    pub fn expand(&self, source: IpAddr) -> Option<CommandLine> {
         self.of(source).map(|template| template.expand(source))
     }
 }
 
 /// What a knock does at a door that is already open for its source.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Reopen {
     /// The door stays open for a full `Cmd_Timeout` from now; no command runs.
     #[default]
@@ -350,13 +427,16 @@ pub enum Reopen {
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.options)?;
-        self.doors.iter().try_for_each(|door| write!(f, "\n{door}"))
+        self.options.write(f)?;
+        self.doors.iter().try_for_each(|door| {
+            writeln!(f)?;
+            door.write(f)
+        })
     }
 }
 
-impl fmt::Display for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Options {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "[options]")?;
         if self.use_syslog {
             writeln!(f, "\tUseSyslog")?;
@@ -374,8 +454,8 @@ impl fmt::Display for Options {
         writeln!(f, "\tMaxAttempts = {}", self.max_attempts)?;
         writeln!(f, "\tMaxOpen = {}", self.max_open)?;
         writeln!(f, "\tMaxCommands = {}", self.max_commands)?;
-        writeln!(f, "\tCommandLimit = {}", self.command_limit.unwrap_or_default())?;
-        writeln!(f, "\tScanLimit = {}", self.scan_limit.map_or(0, NonZeroU32::get))?;
+        writeln!(f, "\tCommandLimit = {}", self.command_limit.map_or(0, NonZeroU32::get))?;
+        writeln!(f, "\tScanLimit = {}", self.scan_limit.map_or(0, |limit| limit.get().get()))?;
         writeln!(f, "\tStateDir = {}", self.state_dir)?;
         writeln!(f, "\tOnExit = {}", self.on_exit)?;
         writeln!(f, "\tControlSocket = {}", self.control_socket.as_deref().unwrap_or_default())?;
@@ -389,8 +469,8 @@ impl fmt::Display for Options {
     }
 }
 
-impl fmt::Display for Door {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Door {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "[{}]", self.name)?;
         match &self.key {
             Key::Sequence(sequence) => writeln!(f, "\tSequence = {sequence}")?,
@@ -460,6 +540,7 @@ words!(LogFormat { Classic = "classic", Json = "json" });
 words!(Reopen { Extend = "extend", Run = "run" });
 
 /// The text is not one of the allowed words.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 #[error("unknown word")]
+#[non_exhaustive]
 pub struct UnknownWord;

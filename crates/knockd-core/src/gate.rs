@@ -5,12 +5,13 @@
 //! and one-time files is derived here, whenever one of them changes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter::FusedIterator;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use std::vec::Drain;
 
-use crate::config::{Config, Door, Key};
+use crate::config::{Config, Door, Key, ScanLimit};
 use crate::lease::{Burn, BurnId, Effect, LeaseFilter, LeaseId, LeaseRecord, LeaseView, Leases};
 use crate::matcher::{Matcher, Underway};
 use crate::one_time::{OneTime, Unused};
@@ -58,8 +59,8 @@ struct Burning {
     openings: Vec<(Door, IpAddr)>,
 }
 
-/// The decisions of a call, in order.
-#[must_use = "an outcome that is not carried out leaves a door open or a knock lost"]
+/// The decisions of a call, in order. They borrow the gate: collect them before calling it again for one of them.
+#[must_use = "an outcome that nobody carries out leaves a door open or a knock lost"]
 #[derive(Debug)]
 pub struct Outcomes<'a>(Drain<'a, Outcome>);
 
@@ -77,6 +78,8 @@ impl Iterator for Outcomes<'_> {
 
 impl ExactSizeIterator for Outcomes<'_> {}
 
+impl FusedIterator for Outcomes<'_> {}
+
 impl Gate {
     /// Creates a gate at which nobody has knocked.
     ///
@@ -85,7 +88,7 @@ impl Gate {
     pub fn new(config: impl Into<Arc<Config>>, files: OneTimeFiles, seed: Seed) -> Self {
         let config = config.into();
         let mut gate = Self {
-            scanners: Scanners::new(config.options.scan_limit, seed),
+            scanners: Scanners::new(config.options.scan_limit.map(ScanLimit::get), seed),
             matcher: Matcher::new(&config.doors, config.options.max_attempts, seed),
             leases: Leases::new(),
             files,
@@ -114,15 +117,8 @@ impl Gate {
     pub fn set_config(&mut self, config: impl Into<Arc<Config>>, files: OneTimeFiles) -> Outcomes<'_> {
         self.config = config.into();
         self.files = files;
-        // The file may have been read while this line was still being struck out.
-        for burning in self.burning.values() {
-            if let Some(file) =
-                self.files.get_mut(&burning.file).filter(|file| file.next() == Some(&burning.line))
-            {
-                file.use_up();
-            }
-        }
-        self.scanners.set_limit(self.config.options.scan_limit);
+        self.use_up_burning();
+        self.scanners.set_limit(self.config.options.scan_limit.map(ScanLimit::get));
         self.matcher.set_doors(&self.config.doors, self.config.options.max_attempts);
         self.set_sequences();
         self.derive();
@@ -143,7 +139,8 @@ impl Gate {
     }
 
     /// Restores the leases that an earlier process stored; one whose deadline has passed is due at once. IDs up to
-    /// `last_id`, and those of the records, are not reused.
+    /// `last_id`, and those of the records, are not reused. A record whose ID is already in use is ignored, so call this before
+    /// anything that can open a door.
     pub fn restore(&mut self, records: impl IntoIterator<Item = LeaseRecord>, last_id: LeaseId, now: Now) {
         self.leases.restore(records, last_id, now);
     }
@@ -169,10 +166,9 @@ impl Gate {
             Sighting::Ignored => true,
             Sighting::AtDoor => false,
         };
-        let (doors, leases) = (&self.config.doors, &self.leases);
-        let keeps_open = |event: &Event| {
-            doors.get(event.door.index()).is_some_and(|door| leases.holds(door, event.source))
-        };
+        let (config, leases) = (&self.config, &self.leases);
+        let keeps_open =
+            |event: &Event| config.door(event.door).is_some_and(|door| leases.holds(door, event.source));
         let counts = |event: &&Event| !is_scanner || event.kind != EventKind::Opened || keeps_open(event);
         let events = self.matcher.handle_packet(packet, now.monotonic).iter().filter(counts);
         self.outcomes.extend(events.copied().map(Outcome::Attempt));
@@ -219,6 +215,7 @@ impl Gate {
                     self.outcomes.push(Outcome::Opening { door, source, result });
                 }
                 self.files.insert(file, content.unwrap_or_default());
+                self.use_up_burning();
                 self.set_sequences();
                 self.derive();
             }
@@ -329,7 +326,7 @@ impl Gate {
             let Some(Outcome::Attempt(event)) = self.outcomes.get(index) else { continue };
             let &Event { source, door, kind } = event;
             let config = Arc::clone(&self.config);
-            let Some(door) = config.doors.get(door.index()).filter(|_| kind == EventKind::Opened) else {
+            let Some(door) = config.door(door).filter(|_| kind == EventKind::Opened) else {
                 continue;
             };
             match &door.key {
@@ -372,6 +369,15 @@ impl Gate {
         self.burning.insert(id, Burning { file: file.clone(), line, openings: vec![(door.clone(), source)] });
         self.set_sequences();
         self.derive();
+    }
+
+    /// Passes over the lines that are just being struck out: they may still have been there when their file was read.
+    fn use_up_burning(&mut self) {
+        for burning in self.burning.values() {
+            if let Some(file) = self.files.get_mut(&burning.file) {
+                file.pass_over(&burning.line);
+            }
+        }
     }
 
     /// Gives one-time doors the current sequences of their files.

@@ -22,11 +22,12 @@ use std::time::Duration;
 
 pub use self::control::{LeaseFilter, LeaseState, LeaseView};
 pub use self::record::{LeaseRecord, LeaseRecordError};
+use crate::command::CommandLine;
 use crate::config::{Action, Door, Reopen};
 use crate::one_time::Unused;
 use crate::outcome::OpeningResult;
 use crate::text::{DoorName, Text};
-use crate::time::{Now, Timestamp};
+use crate::time::{Milliseconds, Now, Timestamp};
 
 /// How long to wait after the n-th failure of a stop command before a retry; after the last one, it is given up.
 const RETRIES: [Duration; 5] = [
@@ -47,6 +48,7 @@ pub struct LeaseId(pub u64);
 /// A [`Self::Run`] waits until everything before it in the same list is durable; nothing else waits.
 #[must_use = "an effect that is not carried out leaves a door open or a knock lost"]
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum Effect {
     /// Strike out this line of a one-time file, durably, and report to [`crate::Gate::handle_burnt`].
     Burn(Burn),
@@ -66,6 +68,7 @@ pub enum Effect {
 
 /// A knocked line of a one-time file.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Burn {
     /// The ID for [`crate::Gate::handle_burnt`].
     pub id: BurnId,
@@ -77,10 +80,12 @@ pub struct Burn {
 
 /// Identifies a [`Burn`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct BurnId(pub(crate) u64);
 
 /// A command to run.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Run {
     /// The ID for [`crate::Gate::handle_exit`] when it ends.
     pub id: LeaseId,
@@ -91,12 +96,12 @@ pub struct Run {
     /// The source that it runs for.
     pub source: IpAddr,
     /// The command line for the shell.
-    pub command: Arc<str>,
+    pub command: CommandLine,
 }
 
 /// Which command of a door.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum RunKind {
     /// `Start_Command`.
     Start,
@@ -107,6 +112,7 @@ pub enum RunKind {
 /// What distinguishes leases: two knocks with the same effect share one, and a door whose action changed with the
 /// configuration starts a new one beside the old.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct LeaseKey {
     /// Name of the door.
     pub door: DoorName,
@@ -118,13 +124,14 @@ pub struct LeaseKey {
 
 /// A door's [`Action`] for one source, at a door that closes again.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum Access {
     /// Commands, expanded.
     Commands {
         /// The start command.
-        start: Arc<str>,
+        start: CommandLine,
         /// The stop command.
-        stop: Arc<str>,
+        stop: CommandLine,
     },
 }
 
@@ -149,6 +156,7 @@ pub struct Leases {
 
 /// Why a knock does not open a door: a limit on leases is reached.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum Full {
     /// The limit over all doors.
     #[error("`MaxOpen` reached")]
@@ -182,7 +190,7 @@ enum Wish {
     /// It has to be undone later.
     Lease(Access),
     /// It is over once it has run.
-    Once(Arc<str>),
+    Once(CommandLine),
 }
 
 impl Leases {
@@ -196,7 +204,11 @@ impl Leases {
     pub fn restore(&mut self, records: impl IntoIterator<Item = LeaseRecord>, last_id: LeaseId, now: Now) {
         self.last_id = self.last_id.max(last_id.0);
         for LeaseRecord { id, key, cmd_timeout, until, failed } in records {
+            if self.by_id.contains_key(&id) {
+                continue;
+            }
             self.last_id = self.last_id.max(id.0);
+            let cmd_timeout = cmd_timeout.duration();
             let until = now.moment_at(until, cmd_timeout);
             self.current.insert(Arc::clone(&key), id);
             self.due.insert((until, id));
@@ -405,9 +417,9 @@ impl Leases {
 fn wish(door: &Door, source: IpAddr) -> Option<Wish> {
     match &door.action {
         Action::Commands { start, stop } => {
-            let start = start.expand(source)?.into();
+            let start = start.expand(source)?;
             Some(match stop.expand(source) {
-                Some(stop) => Wish::Lease(Access::Commands { start, stop: stop.into() }),
+                Some(stop) => Wish::Lease(Access::Commands { start, stop }),
                 None => Wish::Once(start),
             })
         }
@@ -455,11 +467,11 @@ impl Lease {
             RunKind::Start => start,
             RunKind::Stop => stop,
         };
-        Effect::Run(Run { id, kind, door: door.clone(), source: *source, command: Arc::clone(command) })
+        Effect::Run(Run { id, kind, door: door.clone(), source: *source, command: command.clone() })
     }
 
     fn store(&self, id: LeaseId, until: Timestamp, failed: bool, now: Now) -> Effect {
-        let (key, cmd_timeout) = (Arc::clone(&self.key), self.cmd_timeout);
+        let (key, cmd_timeout) = (Arc::clone(&self.key), Milliseconds::new(self.cmd_timeout));
         Effect::Store(LeaseRecord { id, key, cmd_timeout, until: now.calendar_at(until), failed })
     }
 

@@ -95,7 +95,7 @@ mod text;
 mod time;
 
 pub use advice::advise;
-pub use command::CommandTemplate;
+pub use command::{CommandLine, CommandTemplate};
 pub use config::{Config, ConfigError, Door};
 pub use gate::{Gate, OneTimeFiles, Outcomes};
 pub use lease::{
@@ -112,7 +112,12 @@ pub use sequence::{Protocol, Sequence, SequenceError, Step};
 pub use similar::similar;
 pub use tcp_flags::{FlagRule, TcpFlags};
 pub use text::{DoorName, Text, TextError};
-pub use time::{Now, Seconds, Timestamp, UnixTime};
+pub use time::{Milliseconds, Now, Seconds, Timestamp, UnixTime};
+
+/// The example of the README compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 /// The parts of a [`Gate`], for the tests, fuzz targets and benchmarks of this project; they may change at any time.
 #[doc(hidden)]

@@ -26,6 +26,7 @@ const COOLING: u8 = 0;
 
 /// One reason to look at a packet; input for a kernel filter.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Interest {
     /// The port and protocol.
     pub step: Step,

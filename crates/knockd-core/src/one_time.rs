@@ -55,6 +55,20 @@ impl OneTime {
         Some(used)
     }
 
+    /// Takes this line for used, wherever it stands, if it is still there.
+    pub(crate) fn pass_over(&mut self, line: &Unused) {
+        let Some((before, after)) = self.text.split_at_checked(line.offset) else { return };
+        let begins = before.last().is_none_or(|&byte| byte == b'\n');
+        let found = after.split(|&byte| byte == b'\n').next().and_then(sequence_of);
+        if begins && found.is_some_and(|sequence| sequence == line.sequence) {
+            if let Some(byte) = self.text.get_mut(line.offset) {
+                *byte = STRIKE;
+            }
+            self.next = None;
+            self.find_next();
+        }
+    }
+
     fn find_next(&mut self) {
         self.passed_over.clear();
         let mut offset = 0;
@@ -65,9 +79,8 @@ impl OneTime {
             if line.is_empty() || line.starts_with(&[STRIKE]) {
                 continue;
             }
-            let sequence = std::str::from_utf8(line).ok();
-            match sequence.and_then(|line| grammar::whole(line, grammar::remarked_sequence).ok()) {
-                Some((sequence, _)) => {
+            match sequence_of(line) {
+                Some(sequence) => {
                     self.next = Some(Unused { sequence, offset: start });
                     return;
                 }
@@ -75,6 +88,12 @@ impl OneTime {
             }
         }
     }
+}
+
+/// Reads the sequence of a line that is neither empty nor a comment.
+fn sequence_of(line: &[u8]) -> Option<Sequence> {
+    let line = std::str::from_utf8(line.trim_ascii()).ok()?;
+    grammar::whole(line, grammar::remarked_sequence).ok().map(|(sequence, _)| sequence)
 }
 
 #[cfg(test)]
@@ -114,6 +133,22 @@ mod tests {
         }
         assert_eq!(OneTime::parse(&text).next(), None);
         assert_eq!(text, b"#,2\n#3,4\n");
+    }
+
+    #[test]
+    fn a_line_is_passed_over_wherever_it_stands_if_it_is_still_the_same() {
+        let line = |offset, steps: &str| Unused { offset, sequence: steps.parse().unwrap() };
+        let mut file = OneTime::parse(b"1,2\n 3,4 \r\n5");
+        let before = file.clone();
+        for other in [line(4, "3,5"), line(5, "1,2"), line(99, "5"), line(7, "4")] {
+            file.pass_over(&other);
+            assert_eq!(file, before);
+        }
+        file.pass_over(&line(4, "3,4"));
+        assert_eq!(file.use_up(), Some(line(0, "1,2")));
+        assert_eq!(file.next(), Some(&line(11, "5")));
+        file.pass_over(&line(11, "5"));
+        assert_eq!(file.next(), None);
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub struct Event {
 
 /// What happened to an attempt. A stage is the number of steps done, from 1.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum EventKind {
     /// It reached this stage. Stage 1 is its start; the last stage comes together with [`Self::Opened`].
     Stage(u8),
@@ -64,6 +64,7 @@ pub enum EventKind {
 
 /// Whether any door sees a packet, and if not, how close it is to that.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum Visibility {
     /// No door watches its destination: it is neither a `Target` nor, for doors without one, one of our own
     /// addresses.
@@ -81,6 +82,7 @@ pub enum Visibility {
 /// One decision of a [`crate::Gate`]; the caller carries out and reports all of them, in order.
 #[must_use = "an outcome that is not carried out leaves a door open or a knock lost"]
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum Outcome {
     /// An event of an attempt.
     Attempt(Event),
@@ -105,6 +107,7 @@ pub enum Outcome {
 
 /// The result of an opening: a completed knock, or a request to open a door.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum OpeningResult {
     /// The start command runs.
     Opened,
@@ -127,6 +130,7 @@ pub enum OpeningResult {
 
 /// What a packet filter must pass, derived by the gate from its doors, its addresses and the ports in use.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Wanted {
     /// What the doors want to see, each once, in a fixed order.
     pub interests: Vec<Interest>,

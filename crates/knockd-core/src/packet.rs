@@ -19,7 +19,7 @@ pub struct Packet {
 
 /// The part of a [`Packet`] that differs between the protocols.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum Hit {
     /// A TCP segment to `port`, in host byte order, with these flags.
     Tcp {

@@ -31,7 +31,7 @@ use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 
 use self::bucket::{Bucket, Network, Second, Try};
-use crate::config::Options;
+use crate::config::ScanLimit;
 use crate::matcher::Interest;
 use crate::packet::{Hit, Packet};
 use crate::seed::Seed;
@@ -96,9 +96,25 @@ pub enum Sighting {
 ///
 /// By default, all ports are in use.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(from = "AsStored"))]
 pub struct LocalPorts {
     ephemeral_from: u16,
     bound: Vec<u16>,
+}
+
+/// What was serialized may have been written by hand, in any order.
+#[cfg(feature = "serde")]
+#[derive(serde::Deserialize)]
+struct AsStored {
+    ephemeral_from: u16,
+    bound: Vec<u16>,
+}
+
+#[cfg(feature = "serde")]
+impl From<AsStored> for LocalPorts {
+    fn from(AsStored { ephemeral_from, bound }: AsStored) -> Self {
+        Self::new(ephemeral_from, bound)
+    }
 }
 
 impl LocalPorts {
@@ -127,7 +143,7 @@ impl LocalPorts {
 
 impl Scanners {
     /// The largest limit; a larger one counts as this one.
-    pub const MAX_LIMIT: u32 = Options::MAX_SCAN_LIMIT;
+    pub const MAX_LIMIT: u32 = ScanLimit::MAX;
 
     /// Creates a guard that has seen no source yet; without a limit it ignores none.
     ///

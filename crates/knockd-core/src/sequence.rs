@@ -136,6 +136,7 @@ impl FromStr for Sequence {
 /// Why a text is not a protocol, a step, a sequence, or a list of TCP flags.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("expected {expected}, found {found}")]
+#[non_exhaustive]
 pub struct SequenceError {
     /// Byte offset in the text where something else was expected.
     pub offset: usize,

@@ -7,7 +7,8 @@ use std::str::FromStr;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::{Serialize, Serializer};
 
-use crate::{CommandTemplate, DoorName, FlagRule, Protocol, Sequence, Step, TcpFlags, Text};
+use crate::config::{Code, LogFormat, OnExit, Reopen, Severity};
+use crate::{CommandLine, CommandTemplate, DoorName, FlagRule, Protocol, Sequence, Step, TcpFlags, Text};
 
 struct Reader<T>(PhantomData<T>);
 
@@ -39,4 +40,19 @@ macro_rules! as_text {
     )+};
 }
 
-as_text!(CommandTemplate, DoorName, FlagRule, Protocol, Sequence, Step, TcpFlags, Text);
+as_text!(
+    Code,
+    CommandLine,
+    CommandTemplate,
+    DoorName,
+    FlagRule,
+    LogFormat,
+    OnExit,
+    Protocol,
+    Reopen,
+    Sequence,
+    Severity,
+    Step,
+    TcpFlags,
+    Text
+);

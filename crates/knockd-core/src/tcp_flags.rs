@@ -1,6 +1,7 @@
 //! TCP flags as a packet carries them, and a door's rule about them.
 
 use std::fmt;
+use std::ops::BitOr;
 use std::str::FromStr;
 
 use crate::grammar::{self, Expected};
@@ -77,6 +78,15 @@ impl TcpFlags {
 
     const fn intersects(self, other: Self) -> bool {
         self.0 & other.0 != 0
+    }
+}
+
+/// The flags of both.
+impl BitOr for TcpFlags {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        self.union(other)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Texts that a configuration can hold as they are: printing and parsing returns them unchanged.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::ops::Deref;
 use std::str::FromStr;
@@ -66,7 +67,7 @@ impl DoorName {
     }
 }
 
-fn check_line(text: &str) -> Result<(), TextError> {
+pub(crate) fn check_line(text: &str) -> Result<(), TextError> {
     match text {
         "" => Err(TextError::Empty),
         _ if text.contains('\n') => Err(TextError::LineFeed),
@@ -83,6 +84,33 @@ macro_rules! text {
 
             fn deref(&self) -> &str {
                 &self.0
+            }
+        }
+
+        impl AsRef<str> for $type {
+            fn as_ref(&self) -> &str {
+                self
+            }
+        }
+
+        /// So that a map is asked with a `&str`.
+        impl Borrow<str> for $type {
+            fn borrow(&self) -> &str {
+                self
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = TextError;
+
+            fn try_from(text: String) -> Result<Self, TextError> {
+                Self::new(text)
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(text: $type) -> Self {
+                text.0
             }
         }
 

@@ -1,6 +1,7 @@
 //! Time as an argument.
 
 use std::fmt;
+use std::num::ParseIntError;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -60,7 +61,7 @@ impl fmt::Display for UnixTime {
 }
 
 impl FromStr for UnixTime {
-    type Err = std::num::ParseIntError;
+    type Err = ParseIntError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.parse().map(Self)
@@ -68,7 +69,8 @@ impl FromStr for UnixTime {
 }
 
 /// The present on both clocks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Now {
     /// The clock for timeouts.
     pub monotonic: Timestamp,
@@ -135,7 +137,46 @@ impl fmt::Display for Seconds {
 }
 
 impl FromStr for Seconds {
-    type Err = std::num::ParseIntError;
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+/// A length of time in whole milliseconds, as it is stored.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Milliseconds(u64);
+
+impl Milliseconds {
+    /// Returns this length of time; fractions of a millisecond are dropped. The range is 584 million years, at
+    /// whose end it stops.
+    pub fn new(time: Duration) -> Self {
+        Self(saturated(time.as_millis()))
+    }
+
+    /// Returns the same length of time.
+    pub const fn duration(self) -> Duration {
+        Duration::from_millis(self.0)
+    }
+}
+
+impl From<Milliseconds> for Duration {
+    fn from(time: Milliseconds) -> Self {
+        time.duration()
+    }
+}
+
+/// Prints the number alone.
+impl fmt::Display for Milliseconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Milliseconds {
+    type Err = ParseIntError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.parse().map(Self)

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use testbed::{Built, workspace_root};
 
 use crate::machine::Machine;
+use crate::public_api;
 use crate::tally::Tally;
 use crate::task::Task;
 use crate::tools::{
@@ -81,6 +82,7 @@ impl Checks {
             Task::new("cargo doc --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings").run()
         })?;
         self.step("The core without an operating system", |_| check_wasm())?;
+        self.step("The core's public interface", |tally| public_interface(tools, tally))?;
         self.step("Unsafe code under Miri", miri)?;
         self.step("Fuzz targets", |tally| fuzz(tools, tally))
     }
@@ -175,6 +177,14 @@ fn check_wasm() -> Result<()> {
     Task::new(&format!("cargo check -p knockd-core --target {TARGET}")).run()
 }
 
+/// Looks at the core as another crate sees it: with its feature, and without what has changed unnoticed.
+fn public_interface(tools: &Tools, tally: &mut Tally) -> Result<()> {
+    Task::new("cargo clippy -p knockd-core --all-targets --all-features -- -D warnings").run()?;
+    Task::new("cargo test -p knockd-core --all-features --test serde_forms")
+        .run_counting(tally, &mut anstream::stdout())?;
+    public_api::check(tools, tally)
+}
+
 /// Runs the tests of the module with unsafe code in an interpreter that knows what is undefined, where that can be had.
 fn miri(tally: &mut Tally) -> Result<()> {
     let ensure_miri = || {
@@ -229,7 +239,7 @@ fn ensure_cargo_fuzz(tools: &mut Tools) -> Result<()> {
     Ok(())
 }
 
-fn ensure_nightly() -> Result<()> {
+pub(crate) fn ensure_nightly() -> Result<()> {
     if !Task::new("cargo +nightly --version").works() {
         Task::new("rustup toolchain install nightly --profile minimal").run()?;
     }

@@ -9,6 +9,7 @@ mod conformance;
 mod demo;
 mod firewall;
 mod machine;
+mod public_api;
 mod tally;
 mod task;
 mod tools;
@@ -41,6 +42,14 @@ enum Arguments {
         #[arg(long)]
         quick: bool,
     },
+    /// Compare what other crates can see of knockd-core with crates/knockd-core/public-api.txt
+    ///
+    /// Needs a nightly toolchain and cargo-public-api, and installs both if they are missing.
+    PublicApi {
+        /// Rewrite the file instead
+        #[arg(long)]
+        write: bool,
+    },
     /// Compare knockd with the C program rule by rule, and print a table: same, differs on purpose, not yet
     Conformance {
         /// Only rewrite the tables of docs/conformance.md from the rules
@@ -55,6 +64,13 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 anstream::eprintln!("\nThe demo failed: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
+        Arguments::PublicApi { write } => match public_api::run(write) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                anstream::eprintln!("{error:#}");
                 ExitCode::FAILURE
             }
         },

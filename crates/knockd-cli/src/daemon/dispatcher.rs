@@ -189,6 +189,6 @@ impl Dispatcher {
     }
 
     fn door_name(&self, door: DoorId) -> &str {
-        self.config.doors.get(door.index()).map_or("?", |door| &door.name)
+        self.config.door(door).map_or("?", |door| &door.name)
     }
 }

@@ -131,6 +131,6 @@ impl Setup {
 
     /// Returns the name of a door, for the log.
     pub(crate) fn door_name(&self, door: DoorId) -> &str {
-        self.config.doors.get(door.index()).map_or("?", |door| &door.name)
+        self.config.door(door).map_or("?", |door| &door.name)
     }
 }

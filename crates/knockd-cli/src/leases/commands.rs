@@ -133,7 +133,7 @@ mod tests {
     fn run(command: &str) -> Run {
         let (id, kind, door) = (LeaseId(1), RunKind::Start, DoorName::new("door").unwrap());
         let source = "192.0.2.1".parse().unwrap();
-        Run { id, kind, door, source, command: command.into() }
+        Run { id, kind, door, source, command: command.parse().unwrap() }
     }
 
     fn next(reports: &Receiver<Report>) -> Report {

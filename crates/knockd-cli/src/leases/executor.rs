@@ -284,7 +284,8 @@ impl Executor {
     fn run(&mut self, run: Run, options: &Options, log: &Log) {
         self.tally.run += 1;
         log.write(&Line::running(&run));
-        self.runner.start(run, options.command_limit.map(Into::into));
+        let limit = options.command_limit.map(|seconds| Duration::from_secs(seconds.get().into()));
+        self.runner.start(run, limit);
     }
 
     fn handle_exit(&mut self, exit: &Ended, options: &Options, log: &Log) -> (LeaseId, bool) {

@@ -276,16 +276,23 @@ fn remove_unfinished(path: &Path) -> io::Result<()> {
 mod tests {
     use std::os::unix::fs::symlink;
 
-    use knockd_core::{Access, DoorName, LeaseKey, UnixTime};
+    use knockd_core::{Access, DoorName, LeaseKey, Milliseconds, UnixTime};
 
     use super::*;
 
     fn record(id: u64, seconds: u64) -> LeaseRecord {
-        let access = Access::Commands { start: "open = 1 # x".into(), stop: "close 2001:db8::1".into() };
+        let (start, stop) = ("open = 1 # x".parse().unwrap(), "close 2001:db8::1".parse().unwrap());
+        let access = Access::Commands { start, stop };
         let source = "2001:db8::1".parse().unwrap();
         let key = LeaseKey { door: DoorName::new("ssh door").unwrap(), source, access }.into();
         let until = UnixTime::new(Duration::from_secs(seconds));
-        LeaseRecord { id: LeaseId(id), key, cmd_timeout: Duration::from_secs(60), until, failed: false }
+        LeaseRecord {
+            id: LeaseId(id),
+            key,
+            cmd_timeout: Milliseconds::new(Duration::from_secs(60)),
+            until,
+            failed: false,
+        }
     }
 
     fn open(directory: &tempfile::TempDir) -> LeaseStore {

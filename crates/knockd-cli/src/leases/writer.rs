@@ -248,17 +248,17 @@ fn apply(store: &LeaseStore, id: LeaseId, change: &Change) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use knockd_core::{Access, DoorName, LeaseKey, UnixTime};
+    use knockd_core::{Access, DoorName, LeaseKey, Milliseconds, UnixTime};
 
     use super::*;
 
     const SOON: Duration = Duration::from_secs(10);
 
     fn record(id: u64) -> Change {
-        let access = Access::Commands { start: "open".into(), stop: "close".into() };
+        let access = Access::Commands { start: "open".parse().unwrap(), stop: "close".parse().unwrap() };
         let source = "192.0.2.1".parse().unwrap();
         let key = LeaseKey { door: DoorName::new("door").unwrap(), source, access }.into();
-        let (cmd_timeout, until) = (Duration::from_secs(60), UnixTime::default());
+        let (cmd_timeout, until) = (Milliseconds::new(Duration::from_secs(60)), UnixTime::default());
         Change::Store(LeaseRecord { id: LeaseId(id), key, cmd_timeout, until, failed: false })
     }
 

@@ -279,7 +279,7 @@ mod tests {
             kind: RunKind::Start,
             door: DoorName::new("ssh").unwrap(),
             source,
-            command: "x\ty".into(),
+            command: "x\ty".parse().unwrap(),
         };
         let line = Line::failed(&run, "command returned non-zero status code (3)");
         assert_eq!(

@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 
+use super::UnknownWord;
 use super::value::BOM;
 
 /// The severity of a [`Diagnostic`].
@@ -27,6 +29,18 @@ impl Severity {
     }
 }
 
+/// Reads the word, in small letters.
+impl FromStr for Severity {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        [Self::Note, Self::Warning, Self::Error]
+            .into_iter()
+            .find(|severity| severity.name() == text)
+            .ok_or(UnknownWord)
+    }
+}
+
 impl fmt::Display for Severity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -38,6 +52,7 @@ macro_rules! codes {
     ($($(#[$doc:meta])* $code:ident = $name:literal,)*) => {
         /// The kind of finding that a [`Diagnostic`] is, for programs; docs/json.md lists them all.
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[non_exhaustive]
         pub enum Code {
             $($(#[$doc])* $code,)*
         }
@@ -101,6 +116,15 @@ codes! {
     Odds = "odds",
 }
 
+/// Reads the word, in small letters.
+impl FromStr for Code {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        Self::ALL.iter().copied().find(|code| code.name() == text).ok_or(UnknownWord)
+    }
+}
+
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -109,6 +133,8 @@ impl fmt::Display for Code {
 
 /// One finding about a configuration text.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Diagnostic {
     /// Whether the configuration is usable nevertheless.
     pub severity: Severity,

@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::value::{BOM, Report, Value};
 use super::{
     Action, Commands, Config, Diagnostic, Door, DoorName, Key, LogFormat, OnExit, Options, Parsed, Places,
-    Reopen, Seconds, Text,
+    Reopen, ScanLimit, Seconds, Text,
 };
 use crate::command::CommandTemplate;
 use crate::grammar::{self, Line};
@@ -59,11 +59,10 @@ const OPTION_DIRECTIVES: [Directive<Options>; 15] = [
     Directive::new("MaxOpen", |options, value| replace(&mut options.max_open, value.positive())),
     Directive::new("MaxCommands", |options, value| replace(&mut options.max_commands, value.positive())),
     Directive::new("CommandLimit", |options, value| {
-        let limit = value.seconds().map(|limit| (!limit.is_zero()).then_some(limit));
-        replace(&mut options.command_limit, limit);
+        replace(&mut options.command_limit, value.seconds().map(|limit| NonZeroU32::new(limit.get())));
     }),
     Directive::new("ScanLimit", |options, value| {
-        replace(&mut options.scan_limit, value.scan_limit().map(NonZeroU32::new));
+        replace(&mut options.scan_limit, value.scan_limit().map(ScanLimit::new));
     }),
     Directive::new("StateDir", |options, value| replace(&mut options.state_dir, value.path())),
     Directive::new("OnExit", |options, value| {
@@ -493,7 +492,7 @@ One_Time_Sequences = /etc/knockd/sequences
                 max_attempts: NonZeroU32::new(1000).unwrap(),
                 max_open: NonZeroU32::new(20).unwrap(),
                 max_commands: NonZeroU32::new(3).unwrap(),
-                command_limit: Some(Seconds::new(60)),
+                command_limit: NonZeroU32::new(60),
                 scan_limit: None,
                 state_dir: value("/var/lib/knocks"),
                 on_exit: OnExit::Keep,
@@ -628,8 +627,8 @@ One_Time_Sequences = /etc/knockd/sequences
     #[test]
     fn a_scan_limit_is_no_larger_than_the_guard_knows() {
         let text = |limit: u32| format!("[options]\nScanLimit = {limit}\n[a]\nsequence = 1\n");
-        assert_eq!(config(&text(Options::MAX_SCAN_LIMIT)).options.scan_limit, NonZeroU32::new(64));
-        let (messages, _) = findings(&text(Options::MAX_SCAN_LIMIT + 1));
+        assert_eq!(config(&text(ScanLimit::MAX)).options.scan_limit, ScanLimit::new(64));
+        let (messages, _) = findings(&text(ScanLimit::MAX + 1));
         assert_eq!(messages, ["2:13: error: unexpected \"65\": a whole number from 0 to 64"]);
     }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::ops::Range;
 
-use super::{Code, Diagnostic, Options, Places, Seconds, Severity, Text};
+use super::{Code, Diagnostic, Places, ScanLimit, Seconds, Severity, Text};
 use crate::grammar::{self, Expected, Parse, Remarked};
 
 /// The byte order mark with which some editors start a UTF-8 file.
@@ -71,7 +71,7 @@ impl<'t> Value<'t, '_> {
     pub(super) fn scan_limit(self) -> Option<u32> {
         self.remarked(|input| {
             let (rest, (count, remark)) = grammar::count(input)?;
-            if count > Options::MAX_SCAN_LIMIT {
+            if count > ScanLimit::MAX {
                 return Err(nom::Err::Failure(Expected { at: input, what: "a whole number from 0 to 64" }));
             }
             Ok((rest, (count, remark)))

@@ -9,6 +9,7 @@ use crate::time::{Now, Timestamp};
 
 /// Which leases a request concerns.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct LeaseFilter {
     /// Doors with this name; `None` for all doors.
     pub door: Option<DoorName>,
@@ -26,7 +27,10 @@ impl LeaseFilter {
 
 /// A lease, as shown to a person.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct LeaseView<'a> {
+    /// The lease.
+    pub id: LeaseId,
     /// What distinguishes it.
     pub key: &'a LeaseKey,
     /// Its state.
@@ -35,6 +39,7 @@ pub struct LeaseView<'a> {
 
 /// The state of a lease.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum LeaseState {
     /// The start command is running.
     Starting,
@@ -59,14 +64,14 @@ pub enum LeaseState {
 impl Leases {
     /// Returns all leases, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = LeaseView<'_>> {
-        self.by_id.values().map(|lease| {
+        self.by_id.iter().map(|(&id, lease)| {
             let state = match lease.phase {
                 Phase::Starting { .. } => LeaseState::Starting,
                 Phase::Open { until, failed } => LeaseState::Open { until, failed },
                 Phase::Stopping { .. } => LeaseState::Closing,
                 Phase::Failing { failures, again } => LeaseState::Retrying { again, failures },
             };
-            LeaseView { key: &lease.key, state }
+            LeaseView { id, key: &lease.key, state }
         })
     }
 
@@ -243,7 +248,7 @@ mod tests {
         assert_eq!((leases.extend(&all(), None, on(5)).len(), until(&leases)), (2, at(15)));
         let effects = leases.extend(&all(), Some(Duration::from_secs(3600)), on(5));
         assert!(
-            matches!(&effects[..], [Effect::Store(record), Effect::EndMoved(_, end)] if *end == at(3605) && record.until == on(3605).calendar && record.cmd_timeout.as_secs() == 3600)
+            matches!(&effects[..], [Effect::Store(record), Effect::EndMoved(_, end)] if *end == at(3605) && record.until == on(3605).calendar && record.cmd_timeout.duration().as_secs() == 3600)
         );
         assert_eq!(leases.extend(&all(), Some(Duration::from_secs(1)), on(6)).len(), 2);
         assert_eq!(until(&leases), at(3605));

@@ -4,11 +4,11 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::{Access, LeaseId, LeaseKey};
+use crate::command::CommandLine;
 use crate::text::DoorName;
-use crate::time::UnixTime;
+use crate::time::{Milliseconds, UnixTime};
 
 /// The last line, which only a complete record has.
 const FOOTER: &str = "# end";
@@ -17,6 +17,7 @@ const FOOTER: &str = "# end";
 ///
 /// Its text form has one line per value between a header and a footer, so no part of it is a record.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct LeaseRecord {
     /// The lease's ID. It is not part of the text, but of the file's name.
     pub id: LeaseId,
@@ -24,7 +25,7 @@ pub struct LeaseRecord {
     pub key: Arc<LeaseKey>,
     /// `Cmd_Timeout` as of the opening or the latest extension, or the time that a request gave instead, in whole
     /// milliseconds; the deadline is never further away than that.
-    pub cmd_timeout: Duration,
+    pub cmd_timeout: Milliseconds,
     /// When the stop command is due; while the start command is still running, when it would be due if that had
     /// already ended.
     pub until: UnixTime,
@@ -81,10 +82,10 @@ impl LeaseRecord {
         let door = lines.read::<DoorName>("door", "the name of a door")?;
         let source = lines.read::<IpAddr>("source", "an address")?;
         let until = lines.read::<UnixTime>("until", "milliseconds")?;
-        let cmd_timeout = lines.read("cmd_timeout", "milliseconds").map(Duration::from_millis)?;
+        let cmd_timeout = lines.read::<Milliseconds>("cmd_timeout", "milliseconds")?;
         let failed = lines.read("failed", "true or false")?;
-        let start = lines.command("start_command")?;
-        let stop = lines.command("stop_command")?;
+        let start = lines.read::<CommandLine>("start_command", "a command without a NUL byte")?;
+        let stop = lines.read::<CommandLine>("stop_command", "a command without a NUL byte")?;
         if let Some(line) = lines.0.next() {
             return Err(LeaseRecordError::Surplus(line.to_owned()));
         }
@@ -99,7 +100,7 @@ impl fmt::Display for LeaseRecord {
         let LeaseKey { door, source, access: Access::Commands { start, stop } } = &*self.key;
         writeln!(f, "{}", Self::HEADER)?;
         writeln!(f, "door = {door}\nsource = {source}\nuntil = {}", self.until)?;
-        writeln!(f, "cmd_timeout = {}\nfailed = {}", self.cmd_timeout.as_millis(), self.failed)?;
+        writeln!(f, "cmd_timeout = {}\nfailed = {}", self.cmd_timeout, self.failed)?;
         writeln!(f, "start_command = {start}\nstop_command = {stop}\n{FOOTER}")
     }
 }
@@ -122,19 +123,12 @@ impl<'a> Lines<'a> {
         let found = self.value(name)?;
         found.parse().map_err(|_| LeaseRecordError::Value { name, expected, found: found.to_owned() })
     }
-
-    fn command(&mut self, name: &'static str) -> Result<Arc<str>, LeaseRecordError> {
-        let found = self.value(name)?;
-        if found.trim().is_empty() || found.contains('\0') {
-            let expected = "a command without a NUL byte";
-            return Err(LeaseRecordError::Value { name, expected, found: found.to_owned() });
-        }
-        Ok(found.into())
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     /// As version 0.9 wrote it before this module.
@@ -148,12 +142,13 @@ mod tests {
     #[test]
     fn what_an_earlier_version_stored_is_read_and_written_as_it_was() {
         let record = parse(STORED).unwrap();
-        let access =
-            Access::Commands { start: "open 192.0.2.7".into(), stop: "close 192.0.2.7 # now".into() };
+        let command = |text| CommandLine::new(text).unwrap();
+        let (start, stop) = (command("open 192.0.2.7"), command("close 192.0.2.7 # now"));
+        let access = Access::Commands { start, stop };
         let source = "192.0.2.7".parse().unwrap();
         assert_eq!(*record.key, LeaseKey { door: DoorName::new("ssh").unwrap(), source, access });
         assert_eq!(
-            (record.id, record.cmd_timeout, record.failed),
+            (record.id, record.cmd_timeout.duration(), record.failed),
             (LeaseId(7), Duration::from_secs(10), false)
         );
         assert_eq!(record.until.since_epoch().as_millis(), 1_795_777_200_123);

@@ -9,6 +9,8 @@ use crate::time::Timestamp;
 
 /// An attempt in progress, as shown to a person, without the remaining steps.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub struct Underway {
     /// The source.
     pub source: IpAddr,

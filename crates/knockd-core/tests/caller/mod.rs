@@ -9,8 +9,8 @@ use std::time::Duration;
 use knockd_core::config::{Action, Commands, Key, Reopen};
 use knockd_core::parts::Leases;
 use knockd_core::{
-    Access, CommandTemplate, Door, DoorName, Effect, Full, LeaseFilter, LeaseId, LeaseKey, LeaseRecord, Now,
-    OpeningResult, Run, RunKind, Seconds, Timestamp, UnixTime,
+    Access, CommandLine, CommandTemplate, Door, DoorName, Effect, Full, LeaseFilter, LeaseId, LeaseKey,
+    LeaseRecord, Now, OpeningResult, Run, RunKind, Seconds, Timestamp, UnixTime,
 };
 use proptest::sample::Index;
 
@@ -76,13 +76,13 @@ pub(crate) fn doors() -> [Door; 8] {
 }
 
 /// The commands of a door for one source.
-fn commands_of(door: &Door, source: IpAddr) -> (Option<String>, Option<String>) {
+fn commands_of(door: &Door, source: IpAddr) -> (Option<CommandLine>, Option<CommandLine>) {
     let Action::Commands { start, stop } = &door.action else { panic!("no commands") };
     (start.expand(source), stop.expand(source))
 }
 
-fn key_of(door: &Door, source: IpAddr, start: String, stop: String) -> LeaseKey {
-    let access = Access::Commands { start: start.into(), stop: stop.into() };
+fn key_of(door: &Door, source: IpAddr, start: CommandLine, stop: CommandLine) -> LeaseKey {
+    let access = Access::Commands { start, stop };
     LeaseKey { door: door.name.clone(), source, access }
 }
 
@@ -226,7 +226,7 @@ impl Caller {
         };
         let Some(stop) = stop else {
             assert_eq!(result, OpeningResult::Opened);
-            assert!(matches!(effects.as_slice(), [Effect::Run(run)] if *run.command == start), "{effects:?}");
+            assert!(matches!(effects.as_slice(), [Effect::Run(run)] if run.command == start), "{effects:?}");
             self.carry_out(effects);
             return;
         };
@@ -268,9 +268,9 @@ impl Caller {
         if runs {
             let [Effect::Store(record), Effect::Run(run)] = effects.as_slice() else { panic!("{effects:?}") };
             assert_eq!(result, OpeningResult::Opened);
-            let until = now.calendar_at(self.now.after(record.cmd_timeout));
+            let until = now.calendar_at(self.now.after(record.cmd_timeout.duration()));
             assert_eq!((&*record.key, record.until), (&key, until));
-            assert!(record.cmd_timeout >= door.cmd_timeout.into());
+            assert!(record.cmd_timeout.duration() >= door.cmd_timeout.into());
             assert_eq!((run.id, run.kind), (record.id, RunKind::Start));
         }
         self.carry_out(effects);
@@ -389,9 +389,9 @@ impl Caller {
         let known = |record: &LeaseRecord| Known {
             key: record.key.clone(),
             reopen: reopen_of(&record.key),
-            cmd_timeout: record.cmd_timeout,
+            cmd_timeout: record.cmd_timeout.duration(),
             state: State::Open {
-                until: now.moment_at(record.until, record.cmd_timeout),
+                until: now.moment_at(record.until, record.cmd_timeout.duration()),
                 failed: record.failed,
             },
         };
@@ -429,7 +429,7 @@ impl Caller {
             let known = self.known.entry(run.id).or_insert(Known {
                 key: record.key.clone(),
                 reopen: self.reopen,
-                cmd_timeout: record.cmd_timeout,
+                cmd_timeout: record.cmd_timeout.duration(),
                 state: State::Failing,
             });
             match (run.kind, known.state) {
