@@ -1,4 +1,4 @@
-//! The reader of a packet socket: packets come out of its ring, or of its queue where it has no ring.
+//! The reader of a packet socket: it takes packets from the socket's ring, or from its queue if it has no ring.
 
 use std::io;
 use std::num::NonZeroU32;
@@ -13,38 +13,39 @@ use rustix::net::{AddressFamily, RecvFlags, recv};
 use crate::decode::{Ignored, decode};
 use crate::ring::{self, Ring};
 
-/// The most that is read of a packet in a queue; all headers that are looked at fit, and what follows them is not needed.
+/// How much of a packet in a queue is read; all relevant headers fit, and what follows them is not needed.
 const PACKET_BYTES: usize = 4096;
 
-/// What a [`Capture`] has received.
+/// A result of [`Capture::receive`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Received {
     /// A packet.
     Packet(Packet),
-    /// A packet that knocking does not look at, for this reason. The filter lets some of them through.
+    /// A packet that does not count for knocking, for this reason. The filter passes some of them.
     Undecodable(Ignored),
-    /// No packet is left, and the next call waits for one: now is the time to deal with those that came.
+    /// No packet is left, and the next call waits for one: this is the time to handle those that arrived.
     Drained,
-    /// The kernel has dropped so many more packets, because they were not read in time. It is asked once a second while
-    /// packets come, and once after the last.
+    /// The kernel dropped this many more packets because they were not read in time. The capture asks once a second
+    /// while packets arrive, and once after the last.
     Dropped(NonZeroU32),
 }
 
 /// Why no packet could be read.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
-    /// The interface went down, or away: [`crate::LinkWatch`] and [`crate::interfaces`] tell which.
+    /// The interface went down or disappeared: [`crate::LinkWatch`] and [`crate::interfaces`] tell which.
     #[error("interface is down")]
     LinkDown,
-    /// The kernel failed for a reason that is not expected.
+    /// The kernel failed unexpectedly.
     #[error("cannot read packets")]
     Other(#[source] io::Error),
 }
 
-/// Reads and decodes the packets of a [`crate::PacketSocket`], in this process or in another one that got its descriptor.
+/// Reads and decodes the packets of a [`crate::PacketSocket`], in this process or in another one that has its
+/// descriptor.
 ///
-/// It needs no privilege, and of system calls mmap(2) when it is made, and later poll(2), and on that descriptor recvfrom(2)
-/// and getsockopt(2).
+/// It needs no privilege. Its system calls are mmap(2) at creation, and later poll(2), and on that descriptor
+/// recvfrom(2) and getsockopt(2).
 #[derive(Debug)]
 pub struct Capture<S> {
     socket: S,
@@ -54,21 +55,21 @@ pub struct Capture<S> {
     drop_check: DropCheck,
 }
 
-/// Where the packets are.
+/// Where packets are.
 #[derive(Debug)]
 enum Buffering {
     Ring(Ring),
     Queue(Box<[u8; PACKET_BYTES]>),
 }
 
-/// What the last call has found.
+/// The result of the last call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     /// A packet; there may be more.
     Reading,
-    /// No packet is left of those that came.
+    /// None of the packets that arrived is left.
     Drained,
-    /// No packet has come during a nap.
+    /// No packet arrived during a nap.
     Idle,
 }
 
@@ -90,12 +91,14 @@ impl<S: AsFd> Capture<S> {
         Ok(Self { socket, source, state: State::Reading, pace, drop_check })
     }
 
-    /// Returns what comes next; it waits only in a call that follows [`Received::Drained`] or an error, then without end.
+    /// Returns the next result; it blocks only in a call after [`Received::Drained`] or an error, and then without a
+    /// limit.
     ///
     /// # Errors
     ///
-    /// [`CaptureError::LinkDown`] once, when the interface goes down or away. The same capture goes on when an interface that
-    /// was down is up again. [`CaptureError::Other`] for what the kernel should not say; pause before calling again.
+    /// [`CaptureError::LinkDown`] once, when the interface goes down or disappears. The same capture continues when
+    /// an interface that was down comes up again. [`CaptureError::Other`] for unexpected errors; pause before calling
+    /// again.
     pub fn receive(&mut self) -> Result<Received, CaptureError> {
         self.try_receive().map_err(|error| match error.kind() {
             io::ErrorKind::NetworkDown => CaptureError::LinkDown,
@@ -136,7 +139,8 @@ impl<S: AsFd> Capture<S> {
         Ok(decode(packet).map_or_else(Received::Undecodable, Received::Packet))
     }
 
-    /// Waits until there may be a packet, without end when none has come for a while; or returns how many were dropped.
+    /// Waits until there may be a packet, without a limit if none has arrived for a while; or returns how many were
+    /// dropped.
     fn wait(&mut self) -> io::Result<Option<NonZeroU32>> {
         let now = Instant::now();
         let dropped = self.drop_check.ask_when_due(&self.socket, now);
@@ -144,7 +148,7 @@ impl<S: AsFd> Capture<S> {
             return Ok(dropped);
         }
         if self.state == State::Drained && self.pace.is_fast(now) {
-            // Then so many have come one by one that it is better to come back for several.
+            // So many arrived one by one that it is better to wait for several.
             nap()?;
             return Ok(None);
         }
@@ -164,12 +168,12 @@ impl<S: AsFd> Capture<S> {
         Ok(None)
     }
 
-    /// Makes sure that the packet that the kernel has announced is found in the ring.
+    /// Makes sure that the ring position points to the packet that the kernel announced.
     fn find_position(&mut self) -> io::Result<()> {
         if let Buffering::Ring(ring) = &mut self.source
             && ring.is_behind()
         {
-            // Another processor may be about to finish this packet, while the one behind it is finished already.
+            // Another processor may be about to finish this packet, while the next one is already finished.
             nap()?;
             if ring.is_behind() {
                 ring.lose_position();
@@ -179,19 +183,19 @@ impl<S: AsFd> Capture<S> {
     }
 }
 
-/// How long after the first packet the kernel is asked whether it has dropped any: each time is a system call.
+/// How long after the first packet to ask the kernel for drops: each time is a system call.
 const DROP_CHECK_EVERY: Duration = Duration::from_secs(1);
 
-/// How many packets are read without a look at the clock, when they never end.
+/// How many packets are read without looking at the clock, in an endless stream.
 const MANY: u32 = 512;
 
-/// When to ask the kernel how many packets it has dropped. It drops them only when its buffer is full, so there is no need to
-/// ask again after what was in the buffer has been read.
+/// When to ask the kernel how many packets it dropped. It drops packets only when its buffer is full, so there is no
+/// need to ask again once the buffer has been read.
 #[derive(Debug, Default)]
 struct DropCheck {
-    /// `None` when no packet was read since the kernel was asked.
+    /// `None` if no packet was read since the last time.
     due: Option<Instant>,
-    /// Packets that were read since the last look at the clock.
+    /// Packets read since the last look at the clock.
     read: u32,
 }
 
@@ -204,7 +208,7 @@ impl DropCheck {
         self.read >= MANY
     }
 
-    /// Asks, if it is time to; returns how many packets were dropped, if any.
+    /// Asks if it is time to; returns how many packets were dropped, if any.
     fn ask_when_due(&mut self, socket: impl AsFd, now: Instant) -> Option<NonZeroU32> {
         if self.is_due(now) {
             NonZeroU32::new(ring::statistics(socket).map_or(0, |counts| counts.drops))
@@ -213,7 +217,7 @@ impl DropCheck {
         }
     }
 
-    /// Says whether it is time to ask, which is then taken to be done.
+    /// Says whether it is time to ask, and assumes that this will be done.
     fn is_due(&mut self, now: Instant) -> bool {
         if std::mem::take(&mut self.read) > 0 {
             self.due.get_or_insert(now + DROP_CHECK_EVERY);
@@ -225,7 +229,7 @@ impl DropCheck {
         is_due
     }
 
-    /// How long to wait for a packet at most.
+    /// Returns the longest time to wait for a packet.
     fn timeout(&self, now: Instant) -> Option<Duration> {
         self.due.map(|due| due.saturating_duration_since(now))
     }
@@ -239,14 +243,15 @@ fn nap() -> io::Result<()> {
     }
 }
 
-/// How long to nap when packets come fast: a batch costs a few wake-ups, of this process and of whoever reads what it says.
+/// How long to nap when packets arrive fast: a batch costs few wake-ups, of this process and of the reader of its
+/// output.
 const NAP: Timespec = Timespec { tv_sec: 0, tv_nsec: 3_000_000 };
 
-/// How many wake-ups in a row are fine, and how often one more is: a knock never meets this limit, a flood does.
+/// How many wake-ups in a row are fine, and how soon another one is: a knock never reaches this limit, a flood does.
 const WAKE_UPS: u32 = 16;
 const WAKE_UP_EVERY: Duration = Duration::from_millis(4);
 
-/// Counts wake-ups, as a bucket that leaks.
+/// Counts wake-ups, as a leaky bucket.
 #[derive(Debug)]
 struct Pace {
     /// When the bucket will be empty.
@@ -262,7 +267,7 @@ impl Pace {
         self.empty = self.empty.max(now) + WAKE_UP_EVERY;
     }
 
-    /// Says whether the bucket is full, and counts what follows from that.
+    /// Counts a wake-up, and says whether the bucket is full.
     fn is_fast(&mut self, now: Instant) -> bool {
         let is_full = self.empty.saturating_duration_since(now) >= WAKE_UP_EVERY * WAKE_UPS;
         if is_full {
@@ -289,7 +294,7 @@ mod tests {
             pace.count(start + Duration::from_micros(step));
         }
         assert!(pace.is_fast(start + Duration::from_millis(1)));
-        // As long as naps end with packets, they go on; once it is quiet, they end.
+        // Naps continue as long as they end with packets, and stop once it is quiet.
         for nap in 1..1000 {
             assert!(pace.is_fast(start + Duration::from_millis(1 + 3 * nap)), "nap {nap}");
         }

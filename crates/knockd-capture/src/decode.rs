@@ -1,7 +1,7 @@
-//! IP packet bytes to [`Packet`]: the only reader of hostile bytes.
+//! IP packet bytes to [`Packet`]: the only code that reads hostile bytes.
 //!
-//! It accepts what a kernel would hand to a socket, as far as headers can tell. Checksums are not looked at: the
-//! network card may not have filled them in yet. No input makes it panic or allocate.
+//! It accepts what a kernel would pass to a socket, as far as headers can tell. It ignores checksums, which the
+//! network card may not have filled in yet. No input makes it panic or allocate.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,8 @@ use knockd_core::{Hit, Packet, TcpFlags};
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 
-/// The IPv6 extension headers that are looked through (IANA, IPv6 Extension Header Types). ESP is not: it encrypts.
+/// The IPv6 extension headers that are skipped (IANA, IPv6 Extension Header Types). ESP is not among them: it
+/// encrypts.
 pub(crate) const EXTENSION_HEADERS: [u8; 8] =
     [HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION_OPTIONS, MOBILITY, HIP, SHIM6];
 const HOP_BY_HOP: u8 = 0;
@@ -23,47 +24,48 @@ const MOBILITY: u8 = 135;
 const HIP: u8 = 139;
 const SHIM6: u8 = 140;
 
-/// RFC 8200, section 4.1, lists seven headers in its recommended order; one more than that is looked through.
+/// RFC 8200, section 4.1, recommends an order of seven headers; one more than that is skipped.
 const MAX_EXTENSION_HEADERS: usize = 8;
 
 /// The bits of an IPv4 flags and offset field that only a fragment has: more fragments, offset (RFC 791, section 3.1).
 pub(crate) const IPV4_FRAGMENT_BITS: u16 = 0x3fff;
-/// The same for IPv6: offset, more fragments; two reserved bits lie between them (RFC 8200, section 4.5).
+/// The same for IPv6: offset, more fragments, with two reserved bits between them (RFC 8200, section 4.5).
 const IPV6_FRAGMENT_BITS: u16 = 0xfff9;
 
 const MIN_TCP_HEADER: usize = 20;
 const MIN_UDP_LENGTH: u16 = 8;
 
-/// Why a packet is none that knocking looks at.
+/// Why a packet does not count for knocking.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum Ignored {
     /// The version is neither 4 nor 6.
     #[error("not an IP packet")]
     NotIp,
-    /// It ends within a header, or a length field says that it does.
+    /// It ends within a header, or a length field says so.
     #[error("truncated header")]
     Truncated,
-    /// A header contradicts its protocol.
+    /// A header violates its protocol.
     #[error("malformed header")]
     Malformed,
-    /// It is a part of a packet. An IPv6 atomic fragment (RFC 6946) is whole and not meant.
+    /// It is part of a packet. This excludes IPv6 atomic fragments (RFC 6946), which are whole.
     #[error("fragment")]
     Fragment,
-    /// It carries something else, or something encrypted.
+    /// It carries another protocol, or is encrypted.
     #[error("neither TCP nor UDP")]
     NotTcpOrUdp,
-    /// Its routing header still names other destinations, so its destination address is a mere way point.
+    /// Its routing header names further destinations, so its destination address is only a waypoint.
     #[error("in transit to another destination")]
     OnItsWay,
-    /// It has more extension headers than anything harmless.
+    /// It has more extension headers than any harmless packet.
     #[error("too many extension headers")]
     TooManyHeaders,
 }
 
-/// Reads a packet that starts with its IP header, as packet sockets of type `SOCK_DGRAM` deliver it on every link type.
+/// Decodes a packet that starts with its IP header, as packet sockets of type `SOCK_DGRAM` deliver it on every link
+/// type.
 ///
-/// Bytes after the length that the IP header tells are link padding and not looked at; fewer bytes are fine as long as
-/// the headers are there. A length of 0 means all bytes: Linux shows packets so that are longer than the field can say.
+/// Bytes after the length in the IP header are link padding and are ignored; fewer bytes are fine if the headers are
+/// complete. A length of 0 means all bytes: Linux uses it for packets that are too long for the field.
 ///
 /// # Errors
 ///
@@ -118,7 +120,7 @@ fn decode_ipv6(packet: &[u8]) -> Result<Packet, Ignored> {
     Ok(Packet { source: IpAddr::from(source), destination: IpAddr::from(destination), hit })
 }
 
-/// Returns the number of the first header that is no extension header, and what starts there.
+/// Returns the number of the first header that is not an extension header, and the bytes from there.
 fn skip_extension_headers(mut header: u8, mut rest: &[u8]) -> Result<(u8, &[u8]), Ignored> {
     for position in 0..=MAX_EXTENSION_HEADERS {
         if !EXTENSION_HEADERS.contains(&header) {
@@ -126,15 +128,15 @@ fn skip_extension_headers(mut header: u8, mut rest: &[u8]) -> Result<(u8, &[u8])
         }
         let &[next_header, length, byte_2, byte_3] = rest.first_chunk().ok_or(Ignored::Truncated)?;
         let bytes = match header {
-            // RFC 8200, section 4.1: it can only be the first.
+            // RFC 8200, section 4.1: it must be the first.
             HOP_BY_HOP if position > 0 => return Err(Ignored::Malformed),
-            // RFC 8200, section 4.4: byte 3 counts the destinations still ahead.
+            // RFC 8200, section 4.4: byte 3 counts the remaining destinations.
             ROUTING if byte_3 > 0 => return Err(Ignored::OnItsWay),
             FRAGMENT if u16::from_be_bytes([byte_2, byte_3]) & IPV6_FRAGMENT_BITS != 0 => {
                 return Err(Ignored::Fragment);
             }
             FRAGMENT => 8,
-            // RFC 4302, section 2.2: words of 32 bits, less two; the fixed part alone has three.
+            // RFC 4302, section 2.2: 32-bit words, minus two; the fixed part alone has three.
             AUTHENTICATION if length == 0 => return Err(Ignored::Malformed),
             AUTHENTICATION => (usize::from(length) + 2) * 4,
             _ => (usize::from(length) + 1) * 8,
@@ -167,7 +169,7 @@ fn decode_tcp(segment: &[u8]) -> Result<Hit, Ignored> {
     Ok(Hit::Tcp { port: u16::from_be_bytes([port_0, port_1]), flags: TcpFlags::from_wire(flags) })
 }
 
-/// RFC 768. A length of 0 belongs to IPv6 jumbograms (RFC 2675), which no knock is.
+/// RFC 768. A length of 0 belongs to IPv6 jumbograms (RFC 2675), which are never knocks.
 fn decode_udp(datagram: &[u8]) -> Result<Hit, Ignored> {
     let &[_, _, port_0, port_1, length_0, length_1, _, _] =
         datagram.first_chunk().ok_or(Ignored::Truncated)?;
@@ -213,7 +215,7 @@ mod tests {
         0x00,
     ];
 
-    /// The same addresses, TCP 7000 with SYN and ACK behind every extension header that is looked through.
+    /// The same addresses, TCP 7000 with SYN and ACK after every extension header that is skipped.
     #[rustfmt::skip]
     const TCP_BEHIND_ALL_EXTENSION_HEADERS: [u8; 128] = [
         0x60, 0, 0, 0, 0x00, 0x58, HOP_BY_HOP, 0x40,
@@ -369,7 +371,7 @@ mod tests {
         assert_eq!(with_headers(5000), Err(Ignored::TooManyHeaders));
     }
 
-    /// What etherparse reads; `None` where it finds no transport header or a header that it does not look through.
+    /// The result of etherparse; `None` if it finds no transport header, or a header that it does not skip.
     fn oracle(bytes: &[u8]) -> Option<Packet> {
         let sliced = LaxSlicedPacket::from_ip(bytes).ok()?;
         let (source, destination) = match sliced.net? {
@@ -404,7 +406,7 @@ mod tests {
         Some(Packet { source, destination, hit })
     }
 
-    /// Says whether etherparse stopped at one of the three extension headers that it knows but does not look through.
+    /// Says whether etherparse stopped at one of the three extension headers that it knows but does not skip.
     fn oracle_stopped_early(bytes: &[u8]) -> bool {
         LaxSlicedPacket::from_ip(bytes).ok().and_then(|sliced| sliced.net).is_some_and(|net| {
             net.ip_payload_ref()
@@ -450,7 +452,7 @@ mod tests {
         })
     }
 
-    /// Bytes that get past the first checks often enough to reach the last ones.
+    /// Bytes that pass the first checks often enough to reach the last ones.
     fn plausible_bytes() -> impl Strategy<Value = Vec<u8>> {
         let header = prop_oneof![Just(TCP), Just(UDP), prop::sample::select(EXTENSION_HEADERS.as_slice())];
         let version = prop_oneof![Just(0x45), Just(0x46), Just(0x60), any::<u8>()];

@@ -1,6 +1,7 @@
-//! What doors and the scanner guard want to a classic BPF program, so that the kernel drops all other packets.
+//! Compiles the wishes of doors and the scanner guard into a classic BPF program, so the kernel drops all other
+//! packets.
 //!
-//! The program may let more through than wanted, never less: the matcher decides again.
+//! The program may pass more than is wanted, never less: the matcher decides again.
 
 mod assembler;
 
@@ -20,32 +21,32 @@ use self::assembler::{
 use crate::decode::{EXTENSION_HEADERS, IPV4_FRAGMENT_BITS, TCP, UDP};
 use crate::link::Interface;
 
-/// More addresses than this in one IP version are not checked: the packet would wait longer than the copy costs.
+/// More addresses than this in one IP version are not checked: checking would take longer than copying the packet.
 const MAX_ADDRESSES: usize = 32;
 
-/// This many port ranges are looked through one after the other; more are halved first.
+/// Up to this many port ranges are searched linearly; more are halved first.
 const MAX_LINEAR_RANGES: usize = 8;
 
-/// Offsets that load what the kernel knows of a packet: `SKF_AD_OFF` plus `SKF_AD_*` (`linux/filter.h`).
+/// Offsets that load the kernel's knowledge of a packet: `SKF_AD_OFF` plus `SKF_AD_*` (`linux/filter.h`).
 const KERNEL_PROTOCOL: u32 = 0xffff_f000;
 const KERNEL_PACKET_TYPE: u32 = 0xffff_f004;
 const KERNEL_VLAN_TAG: u32 = 0xffff_f02c;
 const KERNEL_VLAN_TAG_PRESENT: u32 = 0xffff_f030;
 
-/// What `KERNEL_PROTOCOL` says (`linux/if_ether.h`).
+/// Values of `KERNEL_PROTOCOL` (`linux/if_ether.h`).
 const ETHERTYPE_IPV4: u32 = 0x0800;
 const ETHERTYPE_IPV6: u32 = 0x86dd;
-/// What `KERNEL_PACKET_TYPE` says of a packet that goes out: `PACKET_OUTGOING` (`linux/if_packet.h`).
+/// The value of `KERNEL_PACKET_TYPE` for an outgoing packet: `PACKET_OUTGOING` (`linux/if_packet.h`).
 const OUTGOING: u32 = 4;
-/// The lower 12 bits of a tag name the VLAN (IEEE 802.1Q); the others are a priority.
+/// The lower 12 bits of a tag are the VLAN number (IEEE 802.1Q); the others are a priority.
 const VLAN_ID: u32 = 0x0fff;
 
 /// The first byte of a packet: its version, then the length of an IPv4 header in words (RFC 791, RFC 8200).
 const IPV4_WITHOUT_OPTIONS: u32 = 0x45;
-/// A bit of the version that 6 has and 4 has not.
+/// A bit of the version that is set in 6 and clear in 4.
 const ONLY_IN_IPV6: u32 = 0x20;
 
-/// Offsets in the headers, and their lengths: RFC 791, RFC 8200, RFC 9293, RFC 768.
+/// Offsets in the headers, and header lengths: RFC 791, RFC 8200, RFC 9293, RFC 768.
 const IPV4_HEADER_LENGTH: u32 = 20;
 const IPV4_OFFSET: u32 = 6;
 const IPV4_PROTOCOL: u32 = 9;
@@ -67,30 +68,30 @@ pub struct Program {
 }
 
 impl Program {
-    /// The longest program that the kernel takes (`BPF_MAXINSNS`, `linux/bpf_common.h`).
+    /// The longest program that the kernel accepts (`BPF_MAXINSNS`, `linux/bpf_common.h`).
     pub const MAX_INSTRUCTIONS: usize = 4096;
 
-    /// The longest one that every kernel takes.
+    /// The longest program that every kernel accepts.
     ///
-    /// A program is charged to its socket, after translation, against `net.core.optmem_max`: 20480 bytes before Linux 6.8,
-    /// and old and new program together while one replaces the other. This length fits twice.
+    /// A program is charged to its socket, after translation, against `net.core.optmem_max`: 20480 bytes before Linux
+    /// 6.8, and both programs count while one replaces the other. This length fits twice.
     pub const SHORT: usize = 800;
 
-    /// Makes the program that accepts every packet that one of the interests wants on this interface.
+    /// Creates the program that accepts every packet on this interface that one of the interests wants.
     ///
-    /// An interest without a target wants the interface's own addresses. On a loopback interface only what comes in is
-    /// accepted, because everything that goes out there comes in again; elsewhere both directions are. A packet that is
-    /// tagged for a VLAN belongs to another interface; one with a mere priority tag (VLAN 0) is accepted. Without an
-    /// interest nothing is accepted.
+    /// An interest without a target wants the interface's own addresses. A loopback interface accepts only incoming
+    /// packets, because everything that goes out there comes in again; other interfaces accept both directions. A
+    /// packet with a VLAN tag belongs to another interface; one with only a priority tag (VLAN 0) is accepted.
+    /// Without interests, nothing is accepted.
     pub fn new(interests: &[Interest], interface: &Interface, ipv4_only: bool) -> Self {
         Self::guarded(interests, interface, None, ipv4_only)
     }
 
-    /// Makes a program that also accepts what [`knockd_core::Scanners`] counts as a stray, if it is on: for that it has to
-    /// know the UDP ports in use ([`knockd_core::Scanners::local_ports`]).
+    /// Creates a program that also accepts what [`knockd_core::Scanners`] counts as strays, if it is on: for that it
+    /// needs the UDP ports in use ([`knockd_core::Scanners::local_ports`]).
     ///
-    /// Of TCP these are packets to a watched address with SYN and without ACK, or with neither ACK nor RST; of UDP, if an
-    /// interest is, those to ports that are not in use.
+    /// For TCP, these are packets to a watched address with SYN and without ACK, or with neither ACK nor RST; for
+    /// UDP, if an interest uses it, those to ports that are not in use.
     pub fn guarded(
         interests: &[Interest],
         interface: &Interface,
@@ -100,9 +101,9 @@ impl Program {
         Self { wanted: Wanted::new(interests, interface, guard, ipv4_only) }
     }
 
-    /// Lets a packet socket receive only what the program accepts, and tells how many ports that are not wanted it accepts.
+    /// Lets a packet socket receive only what the program accepts, and returns how many unwanted ports it accepts.
     ///
-    /// Those are 0 but when there are too many ports: then some between them are accepted, too.
+    /// That is 0 unless there are too many ports: then some between them are accepted as well.
     pub(crate) fn attach(&self, socket: &Socket) -> io::Result<u32> {
         let attach = |limit| {
             let Code { instructions, surplus } = self.code(limit);
@@ -116,13 +117,13 @@ impl Program {
         })
     }
 
-    /// Writes the program with at most so many instructions.
+    /// Writes the program with at most this many instructions.
     fn code(&self, limit: usize) -> Code {
         let mut instructions = self.wanted.assemble();
         let (mut tcp, mut udp) = (self.wanted.tcp.clone(), self.wanted.udp.clone());
-        // This ends: with one range for each protocol, everything else is about half as long as the shorter limit.
+        // This ends: with one range per protocol, the rest is about half as long as the shorter limit.
         while instructions.len() > limit {
-            // No range takes less than one instruction.
+            // A range takes at least one instruction.
             tcp = merge_nearest(&tcp, limit.min(tcp.len() * 7 / 8));
             udp = merge_nearest(&udp, limit.min(udp.len() * 7 / 8));
             instructions = Wanted { tcp: tcp.clone(), udp: udp.clone(), ..self.wanted.clone() }.assemble();
@@ -132,30 +133,30 @@ impl Program {
     }
 }
 
-/// How many ports lie in ranges that are apart from each other.
+/// Counts the ports in ranges that do not overlap.
 fn count(ranges: &[RangeInclusive<u16>]) -> u32 {
     ranges.iter().map(|range| u32::from(range.end() - range.start()) + 1).sum()
 }
 
-/// A program, written.
+/// A finished program.
 struct Code {
     instructions: Vec<Instruction>,
-    /// How many ports it accepts that are not wanted.
+    /// How many unwanted ports it accepts.
     surplus: u32,
 }
 
-/// The interests taken apart, the way the program looks at a packet.
+/// The interests, arranged in the way that the program looks at a packet.
 #[derive(Clone, Debug)]
 struct Wanted {
     loopback: bool,
-    /// Whether connection attempts over TCP are wanted whatever their port.
+    /// Whether TCP connection attempts are wanted whatever their port.
     tcp_strays: bool,
     ipv4: Vec<Ipv4Addr>,
     ipv6: Vec<Ipv6Addr>,
-    /// Flags that every TCP interest wants set, and clear.
+    /// Flags that every TCP interest wants set, and those that it wants clear.
     flags_set: u8,
     flags_clear: u8,
-    /// Ports, ascending and apart from each other.
+    /// Ports, as ascending ranges with gaps between them.
     tcp: Vec<RangeInclusive<u16>>,
     udp: Vec<RangeInclusive<u16>>,
 }
@@ -199,12 +200,12 @@ impl Wanted {
         }
     }
 
-    /// Writes the program from its end to its start; read it from the bottom up.
+    /// Writes the program from end to start; read it from the bottom up.
     fn assemble(&self) -> Vec<Instruction> {
         let mut code = Assembler::default();
         let reject = code.push(RETURN, REJECT);
         let mut accept = code.push(RETURN, ACCEPT);
-        // Looked at last, since most packets never get here.
+        // Checked last, because most packets never get here.
         let mut tagged = code.branch(JUMP_IF_ANY_BIT, VLAN_ID, reject, accept);
         tagged = code.step(LOAD_WORD, KERNEL_VLAN_TAG, tagged);
         accept = code.branch(JUMP_IF_EQUAL, 0, accept, tagged);
@@ -214,7 +215,8 @@ impl Wanted {
             accept = code.step(LOAD_WORD, KERNEL_PACKET_TYPE, accept);
         }
 
-        // A fragment's bytes may look like a wanted port. In IPv6 they are behind an extension header: the decoder sees to it.
+        // The bytes of a fragment may look like a wanted port. In IPv6 they follow an extension header, which the
+        // decoder handles.
         let fragment = code.branch(JUMP_IF_ANY_BIT, u32::from(IPV4_FRAGMENT_BITS), reject, accept);
         let ipv4 = code.step(LOAD_HALF, IPV4_OFFSET, fragment);
         let version = code.branch(JUMP_IF_ANY_BIT, ONLY_IN_IPV6, accept, reject);
@@ -223,7 +225,7 @@ impl Wanted {
         accept = code.branch(JUMP_IF_EQUAL, ETHERTYPE_IPV4, ipv4, accept);
         accept = code.step(LOAD_WORD, KERNEL_PROTOCOL, accept);
 
-        // From here on up X is the offset of the transport header.
+        // From here on up, X is the offset of the transport header.
         let udp = code.port_search(&self.udp, accept, reject);
         let udp = code.step(LOAD_HALF_AT_X, DESTINATION_PORT, udp);
         let flags_looked_at = self.flags_set | self.flags_clear;
@@ -231,7 +233,8 @@ impl Wanted {
             let is_right = code.branch(JUMP_IF_EQUAL, u32::from(self.flags_set), then, reject);
             code.step(AND, u32::from(flags_looked_at), is_right)
         };
-        // Few ports are found sooner than the flags are loaded, and most packets have others; many are not.
+        // Searching few ports is faster than loading the flags, and most packets have other ports; with many ports it
+        // is slower.
         let ports_first = self.tcp.len() <= MAX_LINEAR_RANGES && !self.tcp_strays && flags_looked_at != 0;
         let mut found = accept;
         if ports_first {
@@ -254,7 +257,7 @@ impl Wanted {
             tcp = code.step(LOAD_BYTE_AT_X, TCP_FLAGS, tcp);
         }
 
-        // Where an IPv6 extension header follows, the decoder looks for the ports.
+        // After an IPv6 extension header, the decoder looks for the ports.
         let mut ipv6 = reject;
         for header in EXTENSION_HEADERS {
             ipv6 = code.branch(JUMP_IF_EQUAL, u32::from(header), accept, ipv6);
@@ -271,7 +274,8 @@ impl Wanted {
         let mut with_options = code.ipv4_destination(&self.ipv4, ipv4, reject);
         with_options = code.step(SET_X_TO_IPV4_HEADER_LENGTH, 0, with_options);
         let mut without = code.step(SET_X, IPV4_HEADER_LENGTH, ipv4);
-        // Nearly all packets have another port, whatever their protocol is; to look for few ports twice costs the others little.
+        // Nearly all packets have another port, whatever their protocol; searching few ports twice costs the others
+        // little.
         let ports = joined(self.tcp.iter().chain(&self.udp).cloned());
         if ports.len() <= MAX_LINEAR_RANGES && !self.tcp_strays {
             without = code.port_search(&ports, without, reject);
@@ -282,14 +286,14 @@ impl Wanted {
         let mut start = code.branch(JUMP_IF_EQUAL, ETHERTYPE_IPV6, ipv6, reject);
         start = code.branch(JUMP_IF_EQUAL, ETHERTYPE_IPV4, with_options, start);
         start = code.step(LOAD_WORD, KERNEL_PROTOCOL, start);
-        // Most packets show at once that they are IPv4 without options; whether the link says so, too, is looked at last.
+        // Most packets show at once that they are IPv4 without options; whether the link agrees is checked last.
         start = code.branch(JUMP_IF_EQUAL, IPV4_WITHOUT_OPTIONS, without, start);
         code.step(LOAD_BYTE, 0, start);
         code.finish()
     }
 }
 
-/// Orders ranges of ports and joins those that overlap or touch, so that they ascend and are apart from each other.
+/// Sorts port ranges and joins those that overlap or touch, so they ascend with gaps between them.
 fn joined(ranges: impl Iterator<Item = RangeInclusive<u16>>) -> Vec<RangeInclusive<u16>> {
     let mut ranges: Vec<_> = ranges.collect();
     ranges.sort_unstable_by_key(|range| *range.start());
@@ -326,7 +330,7 @@ fn merge_nearest(ranges: &[RangeInclusive<u16>], keep: usize) -> Vec<RangeInclus
     merged
 }
 
-/// The searches, whose outcomes are two places in the program.
+/// The searches, each of which ends at one of two places in the program.
 impl Assembler {
     /// Compares A, a port, with ascending ranges.
     fn port_search(&mut self, ranges: &[RangeInclusive<u16>], accept: Label, reject: Label) -> Label {
@@ -373,13 +377,13 @@ impl Assembler {
         let compare = addresses.iter().fold(reject, |next, address| {
             let octets = address.octets();
             let (words, _) = octets.as_chunks::<4>();
-            // The last word is compared first: it differs most.
+            // The last word is compared first: it varies most.
             (0..).zip(words).fold(accept, |matched, (index, word)| {
                 let test = self.branch(JUMP_IF_EQUAL, u32::from_be_bytes(*word), matched, next);
                 self.step(LOAD_SAVED, index, test)
             })
         });
-        // The kernel turns a load from the packet into eleven instructions, one from the scratch memory into one.
+        // The kernel turns a load from the packet into eleven instructions, and one from the scratch memory into one.
         (0..4).fold(compare, |next, index| {
             let save = self.step(SAVE, index, next);
             self.step(LOAD_WORD, IPV6_DESTINATION + 4 * index, save)
@@ -416,7 +420,7 @@ mod tests {
         Program::guarded(interests, interface, guard, ipv4_only).code(Program::MAX_INSTRUCTIONS)
     }
 
-    /// What the kernel shows to a filter.
+    /// What the kernel shows a filter.
     struct Frame {
         bytes: Vec<u8>,
         protocol: u32,
@@ -527,23 +531,23 @@ mod tests {
         Frame::incoming(bytes(destination, Hit::Udp { port }))
     }
 
-    /// Puts four bytes of no-operation options behind an IPv4 header; the total length becomes 0, the whole buffer.
+    /// Adds four bytes of no-operation options to an IPv4 header; the total length becomes 0, for the whole buffer.
     fn add_ipv4_option(bytes: &mut Vec<u8>) {
         bytes[0] = 0x46;
         bytes[2..4].fill(0);
         bytes.splice(20..20, [1; 4]);
     }
 
-    /// Puts an extension header behind an IPv6 header; the payload length becomes 0, the whole buffer.
+    /// Inserts an extension header after an IPv6 header; the payload length becomes 0, for the whole buffer.
     fn add_extension_header(bytes: &mut Vec<u8>, header: u8) {
         let next = std::mem::replace(&mut bytes[6], header);
         bytes[4..6].fill(0);
-        // Only the authentication header counts words of 32 bits and has more than eight bytes.
+        // Only the authentication header counts 32-bit words and has more than eight bytes.
         let (length, size) = if header == 51 { (2, 16) } else { (0, 8) };
         bytes.splice(40..40, [next, length].into_iter().chain([0; 14]).take(size));
     }
 
-    /// What the matcher asks of a packet.
+    /// What the matcher wants of a packet.
     fn wants(interests: &[Interest], interface: &Interface, packet: &Packet) -> bool {
         interests.iter().any(|interest| {
             interest.step == packet.hit.step()
@@ -558,7 +562,7 @@ mod tests {
         })
     }
 
-    /// What the scanner guard asks of a packet.
+    /// What the scanner guard wants of a packet.
     fn is_stray(
         interests: &[Interest],
         interface: &Interface,
@@ -580,7 +584,7 @@ mod tests {
         guard.is_some_and(shows_a_scan) && interests.iter().any(is_watched)
     }
 
-    /// UDP ports 53 and 5353 are bound, those from 32768 on are ephemeral.
+    /// UDP ports 53 and 5353 are bound; those from 32768 on are ephemeral.
     fn guard() -> LocalPorts {
         LocalPorts::new(32768, vec![53, 5353])
     }
@@ -799,7 +803,7 @@ mod tests {
 
     #[test]
     fn too_many_ports_make_a_program_that_is_short_enough_and_says_that_it_is_not_exact() {
-        // A linear congruential generator of full period: all values differ, in no order.
+        // A linear congruential generator with a full period: all values differ, in no particular order.
         let ports = |count| {
             std::iter::successors(Some(1_u16), |port| Some(port.wrapping_mul(25173).wrapping_add(13849)))
                 .take(count)
@@ -889,7 +893,7 @@ mod tests {
         prop::option::of((ephemeral_from, ports).prop_map(|(from, ports)| LocalPorts::new(from, ports)))
     }
 
-    /// A packet to one of the addresses that the interests know, intact or with a few bytes changed.
+    /// A packet to one of the addresses in the interests, intact or with a few bytes changed.
     fn packets() -> impl Strategy<Value = Vec<u8>> {
         let addresses =
             vec!["192.0.2.1", "2001:db8::1", "198.51.100.7", "2001:db8::7", "192.0.2.99", "fe80::99"];

@@ -11,32 +11,32 @@ use pnet::ipnetwork::IpNetwork;
 
 use crate::masters;
 
-/// A network interface as it was when [`interfaces`] looked.
+/// A network interface at the time of [`interfaces`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Interface {
     /// Its name, such as `eth0`.
     pub name: String,
-    /// The number under which the kernel knows it; a new interface of the same name has another one.
+    /// Its number in the kernel; a new interface with the same name has another one.
     pub index: u32,
-    /// Its own addresses, IPv6 link-local ones too, in the kernel's order.
+    /// Its own addresses, including IPv6 link-local ones, in the kernel's order.
     pub addresses: Vec<IpAddr>,
-    /// Whether it is set up (`ip link set eth0 up`).
+    /// Whether it is up (`ip link set eth0 up`).
     pub up: bool,
-    /// Whether it is a loopback interface, where every packet goes out and comes in again.
+    /// Whether it is a loopback interface, where every outgoing packet comes in again.
     pub loopback: bool,
-    /// Whether it is a port of another interface, such as a bridge, where everything that arrives here is seen again.
+    /// Whether it is a port of another interface, such as a bridge, where everything that arrives here appears again.
     pub enslaved: bool,
 }
 
-/// Returns all interfaces of this network namespace, in the kernel's order; none when the kernel refuses to list them.
+/// Returns all interfaces of this network namespace, in the kernel's order; none if the kernel refuses to list them.
 pub fn interfaces() -> Vec<Interface> {
     let mut interfaces: Vec<Interface> = Vec::new();
-    // Where the kernel does not tell, no interface has a master as far as we know.
+    // If the kernel does not tell, no interface has a master as far as we know.
     let enslaved = masters::enslaved().unwrap_or_default();
-    // 0 is what an interface gets that went away while the list was made; to bind to 0 is to bind to all.
+    // An interface that disappeared while the list was made gets 0; binding to 0 would bind to all.
     for found in datalink::interfaces().into_iter().filter(|found| found.index != 0) {
         let addresses = found.ips.iter().map(IpNetwork::ip);
-        // getifaddrs(3) lists a labelled address (`eth0:1`) like an interface of its own, with eth0's index.
+        // getifaddrs(3) lists a labelled address (`eth0:1`) like a separate interface, with eth0's index.
         match interfaces.iter_mut().find(|known| known.index == found.index) {
             Some(known) => known.addresses.extend(addresses),
             None => interfaces.push(Interface {
@@ -53,7 +53,7 @@ pub fn interfaces() -> Vec<Interface> {
 }
 
 impl Interface {
-    /// The same interface as pnet wants it to open a channel.
+    /// Returns the same interface in the form that pnet needs to open a channel.
     pub(crate) fn to_pnet(&self) -> NetworkInterface {
         NetworkInterface {
             name: self.name.clone(),
@@ -66,10 +66,10 @@ impl Interface {
     }
 }
 
-/// A wake-up whenever an interface comes, goes, changes its state or its addresses (rtnetlink(7)).
+/// A wake-up whenever an interface appears, disappears, or changes its state or addresses (rtnetlink(7)).
 ///
-/// It does not say what changed: call [`interfaces`] again and compare. Open it before the first look, so that no
-/// change falls in between.
+/// It does not say what changed: call [`interfaces`] again and compare. Open it before the first look, so no change
+/// falls in between.
 #[derive(Debug)]
 pub struct LinkWatch {
     socket: Socket,
@@ -90,20 +90,20 @@ impl LinkWatch {
 
     /// Blocks until something has changed since the last call or since [`Self::open`].
     ///
-    /// Changes that come together end one call; a change too many is possible, one too few is not.
+    /// Several changes may end one call; a spurious wake-up is possible, a missing one is not.
     ///
     /// # Errors
     ///
-    /// When the socket fails for any reason but an interruption or an overrun, which are handled.
+    /// When the socket fails for any reason except an interruption or an overrun, which are handled.
     pub fn wait(&self) -> io::Result<()> {
         self.receive(0)?;
         while self.receive(MSG_DONTWAIT)? {}
         Ok(())
     }
 
-    /// Takes one message; `false` when none is queued.
+    /// Takes one message; `false` if none is queued.
     fn receive(&self, flags: i32) -> io::Result<bool> {
-        // What does not fit is cut off: that there was a message says it all.
+        // What does not fit is cut off: the existence of a message is all that matters.
         let mut buffer = [0; 64];
         loop {
             let Err(error) = self.socket.recv(&mut buffer.as_mut_slice(), flags) else { return Ok(true) };

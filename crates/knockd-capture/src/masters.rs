@@ -11,16 +11,16 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::libc::{IFLA_MASTER, RTM_GETLINK};
 
-/// The bytes of a `struct ifinfomsg` (rtnetlink(7)), and where it has the number of the interface.
+/// The size of a `struct ifinfomsg` (rtnetlink(7)), and the offset of the interface's number in it.
 const HEADER: usize = 16;
 const INDEX: std::ops::Range<usize> = 4..8;
 
-/// Returns the numbers of all interfaces that have a master (`IFLA_MASTER`, rtnetlink(7)): what arrives at one of them is
-/// seen at its master again.
+/// Returns the numbers of all interfaces that have a master (`IFLA_MASTER`, rtnetlink(7)): what arrives at one of
+/// them appears again at its master.
 ///
 /// # Errors
 ///
-/// When the kernel or a sandbox refuses the question.
+/// When the kernel or a sandbox refuses the request.
 pub(crate) fn enslaved() -> io::Result<HashSet<u32>> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
@@ -58,13 +58,13 @@ fn question() -> Vec<u8> {
     bytes
 }
 
-/// What is looked at in a message about an interface; as a question, it asks for all of them.
+/// The relevant part of a message about an interface; as a request, it asks for all of them.
 ///
-/// netlink-packet-route would read the whole message, with half as much code as all of the daemon's own.
+/// netlink-packet-route would parse the whole message, with half as much code as all of the daemon's own.
 #[derive(Default)]
 struct Link {
     index: u32,
-    /// 0 without one.
+    /// 0 if it has none.
     master: u32,
 }
 

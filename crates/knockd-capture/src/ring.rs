@@ -1,11 +1,11 @@
-//! The ring of a packet socket: memory that the kernel writes packets into and this process reads them from, without a system
-//! call for each.
+//! The ring of a packet socket: memory into which the kernel writes packets and from which this process reads them,
+//! without a system call for each.
 //!
-//! This is the only module of this crate with `unsafe` code. What it relies on is the protocol of `TPACKET_V2` (packet(7), the kernel's
-//! `Documentation/networking/packet_mmap.rst`, `linux/if_packet.h`): the ring is a row of frames, each with a header; while
-//! a frame's status is [`STATUS_KERNEL`] only the kernel touches the frame, otherwise only its reader does, who gives it back by
-//! writing that status. The kernel fills them in order and starts over behind the last; a frame that has not been given back by
-//! then makes it drop packets.
+//! This is the only module of this crate with `unsafe` code. It relies on the protocol of `TPACKET_V2` (packet(7),
+//! the kernel's `Documentation/networking/packet_mmap.rst`, `linux/if_packet.h`). The ring is a row of frames, each
+//! with a header. While a frame's status is [`STATUS_KERNEL`], only the kernel touches the frame; otherwise only its
+//! reader does, which returns it by writing that status. The kernel fills the frames in order and wraps around after
+//! the last; if a frame has not been returned by then, it drops packets.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -19,26 +19,26 @@ use nix::libc::{
     SOL_PACKET, c_int, socklen_t, tpacket_req, tpacket_stats, tpacket2_hdr,
 };
 
-/// The room of a packet with its header: 432 bytes are left for the packet, more than any headers that are looked at but
+/// The space for a packet with its header: 432 bytes are left for the packet, more than all relevant headers except
 /// overlong IPv6 extension headers.
 const FRAME: usize = 512;
 
 /// The kernel reserves memory in blocks of this size.
 const BLOCK: usize = 64 << 10;
 
-/// How many frames a ring has: 4 MiB, what comes in 16 ms at 500,000 packets a second.
+/// How many frames a ring has: 4 MiB, which is 16 ms of packets at 500,000 a second.
 const FRAMES: usize = 8192;
 
-/// Who owns a frame (`TP_STATUS_*`, `linux/if_packet.h`); the other bits of a status are about the packet.
+/// Who owns a frame (`TP_STATUS_*`, `linux/if_packet.h`); the other bits of a status describe the packet.
 const STATUS_KERNEL: u32 = 0;
 const STATUS_USER: u32 = 1;
 
 /// `enum tpacket_versions`, `linux/if_packet.h`.
 const TPACKET_V2: c_int = 1;
 
-/// Gives a packet socket a ring; from now on what it receives goes there and to no one who calls recv(2).
+/// Gives a packet socket a ring; from now on everything that it receives goes there, and nothing to recv(2).
 ///
-/// It stays as long as the socket, also while nobody has mapped it.
+/// The ring lasts as long as the socket, even while nobody has mapped it.
 ///
 /// # Errors
 ///
@@ -73,20 +73,20 @@ fn set_option<T>(socket: &impl AsFd, option: c_int, value: &T) -> io::Result<()>
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// What a packet socket has counted since it was asked before (`PACKET_STATISTICS`, packet(7)).
+/// The counts of a packet socket since the last request (`PACKET_STATISTICS`, packet(7)).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Statistics {
-    /// Packets that its filter has accepted, dropped ones too.
+    /// Packets that its filter accepted, including dropped ones.
     pub packets: u32,
-    /// Packets that were dropped for want of room.
+    /// Packets dropped for lack of space.
     pub drops: u32,
 }
 
-/// Asks a packet socket for its counts, which start over then.
+/// Returns the counts of a packet socket, which then restart at zero.
 ///
 /// # Errors
 ///
-/// When the descriptor is no packet socket.
+/// When the descriptor is not a packet socket.
 pub fn statistics(socket: impl AsFd) -> io::Result<Statistics> {
     let mut counts = tpacket_stats { tp_packets: 0, tp_drops: 0 };
     let mut length = socklen_t::try_from(size_of::<tpacket_stats>()).map_err(io::Error::other)?;
@@ -108,14 +108,14 @@ pub fn statistics(socket: impl AsFd) -> io::Result<Statistics> {
     }
 }
 
-/// A ring, mapped into this process, with its one reader.
+/// A ring, mapped into this process, and its only reader.
 #[derive(Debug)]
 pub(crate) struct Ring {
     memory: Mapping,
     frames: usize,
-    /// The frame that the kernel fills next, as far as known; `None` before the first one was found.
+    /// The frame that the kernel fills next, as far as known; `None` before the first one is found.
     position: Option<usize>,
-    /// Whether the frame at the position was read and has to be given back.
+    /// Whether the frame at the position was read and has to be returned.
     is_lent: bool,
 }
 
@@ -133,7 +133,7 @@ impl Ring {
         Self { memory, frames, position: None, is_lent: false }
     }
 
-    /// Returns the next packet, if there is one; it is given back to the kernel by the next call.
+    /// Returns the next packet, if there is one; the next call returns it to the kernel.
     pub(crate) fn next_packet(&mut self) -> Option<&[u8]> {
         let mut position = match self.position {
             Some(position) => position,
@@ -152,30 +152,30 @@ impl Ring {
         Some(self.packet(position))
     }
 
-    /// Says whether the packet that [`Self::next_packet`] is to return has not come, while none is lent.
+    /// Says whether the packet for [`Self::next_packet`] has not arrived yet, while none is lent.
     pub(crate) fn is_behind(&self) -> bool {
         self.position.is_some_and(|frame| self.status(frame).load(Ordering::Acquire) & STATUS_USER == 0)
     }
 
-    /// Looks for the next packet everywhere: for when the kernel says that there is one, and there is none where it should be.
+    /// Makes the next call search everywhere: for when the kernel announces a packet and there is none at the
+    /// position.
     pub(crate) const fn lose_position(&mut self) {
         self.position = None;
         self.is_lent = false;
     }
 
-    /// Finds the frame that was filled first of those that were not given back.
+    /// Returns the frame that was filled first among those not returned yet.
     fn find_first(&self) -> Option<usize> {
         let is_filled = |frame| self.status(frame).load(Ordering::Acquire) & STATUS_USER != 0;
         let filled = (0..self.frames).find(|&frame| is_filled(frame))?;
         let before = |frame: usize| frame.checked_sub(1).unwrap_or(self.frames - 1);
-        // Those before it may have been filled since they were looked at; and the row of filled ones may begin behind the
-        // last frame's end.
+        // Frames before it may have been filled meanwhile, and the row of filled frames may wrap around.
         let row = std::iter::successors(Some(filled), |&frame| {
             Some(before(frame)).filter(|&before| is_filled(before))
         });
         let first = row.take(self.frames).last()?;
         if is_filled(before(first)) {
-            // All are filled: then the kernel's time stamps tell.
+            // All are filled: the kernel's time stamps decide.
             return (0..self.frames).min_by_key(|&frame| self.time(frame));
         }
         Some(first)
@@ -184,12 +184,12 @@ impl Ring {
     fn status(&self, frame: usize) -> &AtomicU32 {
         debug_assert!(frame < self.frames);
         // SAFETY: the frame lies within the memory, which is mapped as long as `self` lives, and starts at a multiple of
-        // FRAME from the page where the memory starts, so it is aligned. Whoever else writes the status (the kernel does)
-        // writes it as a whole.
+        // FRAME from the page where the memory starts, so it is aligned. The only other writer, the kernel, writes the
+        // status as a whole.
         unsafe { AtomicU32::from_ptr(self.field(frame, offset_of!(tpacket2_hdr, tp_status)).cast().as_ptr()) }
     }
 
-    /// When the packet in a frame came, which must be filled.
+    /// Returns when the packet in a frame arrived; the frame must be filled.
     fn time(&self, frame: usize) -> (u32, u32) {
         let read = |offset| {
             // SAFETY: the field lies within the frame, and is aligned as in the header's type, which is `repr(C)`. The kernel
@@ -199,7 +199,7 @@ impl Ring {
         (read(offset_of!(tpacket2_hdr, tp_sec)), read(offset_of!(tpacket2_hdr, tp_nsec)))
     }
 
-    /// The packet in a frame, which must be filled.
+    /// Returns the packet in a frame, which must be filled.
     fn packet(&self, frame: usize) -> &[u8] {
         // SAFETY: the header lies at the start of the frame, and is aligned as above. The kernel does not touch a filled
         // frame, and any bytes are good for its integers.
@@ -211,7 +211,7 @@ impl Ring {
         unsafe { std::slice::from_raw_parts(self.field(frame, offset).as_ptr(), length) }
     }
 
-    /// Where a frame has its byte at this offset, which may be its end.
+    /// Returns the address of a frame's byte at this offset, which may be its end.
     fn field(&self, frame: usize, offset: usize) -> NonNull<u8> {
         debug_assert!(frame < self.frames && offset <= FRAME);
         // SAFETY: `frames` frames fit into the memory, so this stays within it or points behind its end.
@@ -219,14 +219,14 @@ impl Ring {
     }
 }
 
-/// Memory that is mapped as long as this lives.
+/// Memory that stays mapped as long as this lives.
 #[derive(Debug)]
 struct Mapping {
     start: NonNull<u8>,
     length: usize,
 }
 
-// SAFETY: the memory belongs to no thread: it is the same for all, and it is unmapped by whoever drops this last.
+// SAFETY: the memory belongs to no thread: it is the same for all, and its last owner unmaps it.
 unsafe impl Send for Mapping {}
 
 impl Mapping {
@@ -322,7 +322,7 @@ mod tests {
         read
     }
 
-    /// Another reader of the same ring, after the first has ended.
+    /// A new reader of the same ring, after the first has ended.
     fn anew(ring: Ring) -> Ring {
         Ring { position: None, is_lent: false, ..ring }
     }
@@ -379,7 +379,7 @@ mod tests {
                     kernel.receive(byte);
                     ring.next_packet();
                 }
-                // The last one was read but never given back; then the kernel goes on.
+                // The last frame was read but never returned; then the kernel continues.
                 let kept = u8::from(given_back > 0);
                 for byte in 0..waiting {
                     kernel.receive(100 + byte);

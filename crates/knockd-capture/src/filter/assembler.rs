@@ -1,4 +1,4 @@
-//! Classic BPF: its instructions, and a program that is written from its end to its start.
+//! Classic BPF: its instructions, and a program that is written from end to start.
 
 /// Operation codes (`linux/bpf_common.h`): class, size, mode; or class, operation, source.
 pub(super) const LOAD_WORD: u16 = 0x20;
@@ -28,35 +28,35 @@ pub(super) struct Instruction {
     pub(super) operand: u32,
 }
 
-/// Where an instruction stands, counted from the end of the program.
+/// The position of an instruction, counted from the end of the program.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Label(usize);
 
-/// A program in the making, its last instruction first: jumps only lead forward, so every target is known already.
+/// An unfinished program, last instruction first: jumps only lead forward, so every target is already known.
 #[derive(Default)]
 pub(super) struct Assembler {
     reversed: Vec<Instruction>,
 }
 
 impl Assembler {
-    /// Returns the program, its first instruction first.
+    /// Returns the program, first instruction first.
     pub(super) fn finish(mut self) -> Vec<Instruction> {
         self.reversed.reverse();
         self.reversed
     }
 
-    /// Adds an instruction that goes on at the one added before it, or ends the program.
+    /// Adds an instruction that continues at the one added before it, or ends the program.
     pub(super) fn push(&mut self, code: u16, operand: u32) -> Label {
         self.reversed.push(Instruction { code, if_true: 0, if_false: 0, operand });
         Label(self.reversed.len() - 1)
     }
 
-    /// How many instructions one that is pushed now must skip to reach the target.
+    /// How many instructions the next one must skip to reach the target.
     fn distance(&self, target: Label) -> usize {
         self.reversed.len() - 1 - target.0
     }
 
-    /// Adds an instruction that goes on at `next`.
+    /// Adds an instruction that continues at `next`.
     pub(super) fn step(&mut self, code: u16, operand: u32, next: Label) -> Label {
         if self.distance(next) > 0 {
             self.jump(next);
@@ -64,12 +64,12 @@ impl Assembler {
         self.push(code, operand)
     }
 
-    #[allow(clippy::cast_possible_truncation, reason = "a program has no four billion instructions")]
+    #[allow(clippy::cast_possible_truncation, reason = "a program has fewer than four billion instructions")]
     fn jump(&mut self, target: Label) -> Label {
         self.push(JUMP, self.distance(target) as u32)
     }
 
-    /// Adds a test of A, which goes on at one of two places.
+    /// Adds a test of A, which continues at one of two places.
     #[allow(clippy::cast_possible_truncation, reason = "near() makes both distances fit")]
     pub(super) fn branch(&mut self, test: u16, operand: u32, then: Label, otherwise: Label) -> Label {
         let then = self.near(then);
@@ -81,7 +81,7 @@ impl Assembler {
 
     /// Returns a label that a branch can reach with its 8 bits: the target, or a jump to it.
     pub(super) fn near(&mut self, target: Label) -> Label {
-        // One less than the maximum: the other target of the branch may add a jump.
+        // One less than the maximum: the branch's other target may add a jump.
         if self.distance(target) < usize::from(u8::MAX) { target } else { self.jump(target) }
     }
 }
