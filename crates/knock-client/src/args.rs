@@ -47,7 +47,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// The family that `-4` or `-6` asks for; the last one wins.
+    /// Returns the family that `-4` or `-6` selects; the last one wins.
     pub const fn family(&self) -> Option<Family> {
         match (self.ipv4, self.ipv6) {
             (true, _) => Some(Family::V4),

@@ -30,7 +30,7 @@ mod raw;
 
 use raw::RawTcp;
 
-/// Why a knock cannot begin. Nothing has been sent when one of these is returned.
+/// Why a knock cannot start. With each of these, nothing has been sent.
 #[derive(Debug, thiserror::Error)]
 pub enum KnockError {
     /// An argument is neither a port number nor a service that the system knows.
@@ -39,25 +39,25 @@ pub enum KnockError {
     /// The system found no address for the host.
     #[error("cannot resolve host {host:?}{}: {cause}", family.map_or("", Family::to_an_address))]
     Unresolved {
-        /// The host as it was given.
+        /// The host as given.
         host: String,
-        /// The only family that was asked for, if any.
+        /// The only family allowed, if any.
         family: Option<Family>,
-        /// What getaddrinfo(3) says.
+        /// The error of getaddrinfo(3).
         cause: io::Error,
     },
-    /// Chosen TCP flags were asked for, and the system refuses the raw socket that they need.
+    /// TCP flags were requested, and the system refuses the raw socket that they need.
     #[error(
         "--tcpflags requires permission to send raw packets; run knock as root (sudo knock ...) or with \
          CAP_NET_RAW"
     )]
     RawForbidden,
-    /// Chosen TCP flags were asked for, and the system has no raw socket for TCP.
+    /// TCP flags were requested, and the system has no raw sockets for TCP.
     #[error("--tcpflags does not work here: this system cannot send raw TCP packets: {0}")]
     RawUnavailable(io::Error),
 }
 
-/// The IP version that a host name is resolved to.
+/// The IP version that a host name resolves to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Family {
     /// IPv4.
@@ -75,7 +75,7 @@ impl Family {
     }
 }
 
-/// The address that is knocked at.
+/// The address to knock at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Target {
     // The port is 0; a `SocketAddr` because it keeps the interface of a link-local address.
@@ -83,7 +83,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// Resolves a host name or numeric address, once for a whole knock, to the address that getaddrinfo(3) puts first.
+    /// Resolves a host name or numeric address, once for a whole knock, to the address that getaddrinfo(3) puts
+    /// first.
     ///
     /// # Errors
     ///
@@ -99,7 +100,7 @@ impl Target {
             .map_err(|cause| KnockError::Unresolved { host: host.to_owned(), family, cause })
     }
 
-    /// The socket address of a port at this target.
+    /// Returns the socket address of a port at this target.
     const fn at(self, port: u16) -> SocketAddr {
         let mut address = self.address;
         address.set_port(port);
@@ -107,10 +108,10 @@ impl Target {
     }
 }
 
-/// Prints the numeric address, for a link-local one with its interface: `fe80::1%eth0`.
+/// Prints the numeric address; for a link-local one with its interface: `fe80::1%eth0`.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The standard library knows an interface only by its number.
+        // The standard library knows an interface only by number.
         #[cfg(unix)]
         if let Ok((host, _)) =
             dns_lookup::getnameinfo(&self.address, nix::libc::NI_NUMERICHOST | nix::libc::NI_NUMERICSERV)
@@ -124,21 +125,22 @@ impl fmt::Display for Target {
 /// One hit of a knock as the user wrote it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hit {
-    /// What is hit.
+    /// The port and protocol to hit.
     pub step: Step,
-    /// The port as it was given: a number or a service name.
+    /// The port as given: a number or a service name.
     pub port_text: String,
 }
 
 impl Hit {
-    /// Reads `7000`, `7000:udp`, `ssh` or `domain:UDP`; the protocol is TCP when absent, and UDP in any case when `only_udp`.
+    /// Parses `7000`, `7000:udp`, `ssh` or `domain:UDP`; the protocol is TCP if absent, and always UDP with
+    /// `only_udp`.
     ///
     /// A service name is looked up for its protocol with getaddrinfo(3).
     ///
     /// # Errors
     ///
-    /// [`KnockError::NotAPort`] when the port is not a number from 0 to 65535 or a service that the system knows, or
-    /// when the protocol is neither `tcp` nor `udp`.
+    /// [`KnockError::NotAPort`] when the port is neither a number from 0 to 65535 nor a service that the system
+    /// knows, or the protocol is neither `tcp` nor `udp`.
     pub fn parse(text: &str, only_udp: bool) -> Result<Self, KnockError> {
         Self::parse_known(text, only_udp).ok_or_else(|| KnockError::NotAPort(text.to_owned()))
     }
@@ -146,12 +148,13 @@ impl Hit {
     fn parse_known(text: &str, only_udp: bool) -> Option<Self> {
         let (port_text, protocol) = match text.split_once(':') {
             None => (text.trim(), Protocol::Tcp),
-            // Scripts write "$port:$proto" with an empty proto; knock 0.8 takes that as TCP.
+            // Scripts write "$port:$proto" with an empty proto; knock 0.8 reads that as TCP.
             Some((port, protocol)) if protocol.trim().is_empty() => (port.trim(), Protocol::Tcp),
             Some((port, protocol)) => (port.trim(), parse_protocol(protocol.trim())?),
         };
         let protocol = if only_udp { Protocol::Udp } else { protocol };
-        // A service name has a letter (RFC 6335, section 5.1). Without one, getaddrinfo would read 99999 as 34463.
+        // A service name contains a letter (RFC 6335, section 5.1). Without one, getaddrinfo would read 99999 as
+        // 34463.
         let port = if port_text.contains(|c: char| c.is_ascii_alphabetic()) {
             service_port(port_text, protocol)?
         } else {
@@ -169,15 +172,15 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Makes a sender whose TCP hits are ordinary SYNs; needs no privilege.
+    /// Creates a sender whose TCP hits are ordinary SYNs; needs no privilege.
     pub const fn new(target: Target) -> Self {
         Self { target, raw: None }
     }
 
-    /// Makes a sender whose TCP hits have exactly these flags; UDP hits are not affected.
+    /// Creates a sender whose TCP hits have exactly these flags; UDP hits are not affected.
     ///
-    /// A peer may answer such a packet, and the system then refuses the answer with a RST: to the target that is one more
-    /// packet to the same port.
+    /// A peer may answer such a packet, and the system then rejects the answer with a RST: for the target, that is
+    /// another packet to the same port.
     ///
     /// # Errors
     ///
@@ -194,12 +197,12 @@ impl Sender {
 
     /// Sends one hit and returns without waiting for an answer.
     ///
-    /// A TCP hit is one segment that is never repeated, a UDP hit a datagram of one zero byte. A TCP port that is open and
-    /// answers at once is then sent a RST, perhaps after the ACK of its answer.
+    /// A TCP hit is one segment that is never repeated; a UDP hit is a datagram of one zero byte. An open TCP port
+    /// that answers at once then receives a RST, perhaps after the ACK of its answer.
     ///
     /// # Errors
     ///
-    /// What the system says when it does not let the packet out: no route, a local firewall, UDP port 0.
+    /// The system's error when it does not send the packet: no route, a local firewall, UDP port 0.
     pub fn send(&self, step: Step) -> io::Result<()> {
         let address = self.target.at(step.port);
         match (step.protocol, &self.raw) {
@@ -210,11 +213,11 @@ impl Sender {
     }
 }
 
-/// Begins a connection and gives it up at once.
+/// Starts a connection and abandons it at once.
 fn send_syn(address: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(socket2::Protocol::TCP))?;
     socket.set_nonblocking(true)?;
-    // A port that answers at once is left by a RST: a FIN would be repeated until it is acknowledged, and a repeat that
+    // If a port answers at once, we leave with a RST: a FIN would be repeated until acknowledged, and a repeat that
     // arrives after a later hit would spoil the knock.
     socket.set_linger(Some(Duration::ZERO))?;
     match socket.connect(&address.into()) {
@@ -223,17 +226,17 @@ fn send_syn(address: SocketAddr) -> io::Result<()> {
     }
 }
 
-/// Says whether a connect that "failed" in this way has sent its SYN.
+/// Says whether a connect that "failed" with this error has sent its SYN.
 fn has_left(error: &io::Error) -> bool {
     #[cfg(unix)]
     let in_progress = error.raw_os_error() == Some(nix::libc::EINPROGRESS);
     #[cfg(not(unix))]
     let in_progress = error.kind() == io::ErrorKind::WouldBlock;
-    // A near host can refuse before connect returns.
+    // A nearby host can refuse before connect returns.
     in_progress || error.kind() == io::ErrorKind::ConnectionRefused
 }
 
-/// Sends the datagram from a socket of its own, so that no ICMP error of an earlier hit can be reported here.
+/// Sends the datagram from a new socket, so no ICMP error of an earlier hit can be reported here.
 fn send_datagram(address: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(socket2::Protocol::UDP))?;
     socket.send_to(&[0], &address.into()).map(|_| ())

@@ -10,14 +10,15 @@ use knock_client::args::Args;
 use knock_client::{Hit, KnockError, Sender, Target};
 use knockd_core::Protocol;
 
-/// How `knock` ends. clap itself ends with the same `Usage`, and with `Sent` after `--help` and `--version`.
+/// The exit status of `knock`. clap itself exits with the same `Usage`, and with `Sent` after `--help` and
+/// `--version`.
 #[derive(Clone, Copy)]
 enum Exit {
-    /// Every hit was sent or tried.
+    /// Every hit was sent or reported as not sent.
     Sent = 0,
     /// The host does not resolve or the privilege is missing; nothing was sent.
     Failed = 1,
-    /// The command line is wrong; nothing was sent.
+    /// The command line is invalid; nothing was sent.
     Usage = 2,
 }
 
@@ -48,13 +49,13 @@ fn run(args: &Args) -> Result<(), KnockError> {
     for hit in &hits {
         let name = format!("{} {target}:{}", hit.step.protocol, hit.port_text);
         if args.verbose {
-            // A reader that has gone away is no reason to stop in the middle of a knock.
+            // A reader that is gone is no reason to stop in the middle of a knock.
             let _ = writeln!(io::stdout(), "hitting {name}");
         }
         if let Err(error) = sender.send(hit.step) {
             report(&format!("cannot send {name}: {error}"));
         }
-        // As in 0.8 also after the last hit: `knock -d 500 host 1 2 3 && ssh host` gives the door time to open.
+        // As in 0.8, also after the last hit: `knock -d 500 host 1 2 3 && ssh host` gives the door time to open.
         thread::sleep(args.delay);
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The place of `raw.rs` on systems whose raw sockets do not send TCP, such as Windows.
+//! Replaces `raw.rs` on systems whose raw sockets do not send TCP, such as Windows.
 
 use std::convert::Infallible;
 use std::io;

@@ -23,7 +23,7 @@ impl RawTcp {
 
     pub(crate) fn send(&self, destination: SocketAddr) -> io::Result<()> {
         // Connecting a UDP socket sends nothing; it makes the kernel choose the source address, which is part of the
-        // checksum, and a source port, which stays ours until the segment has left.
+        // checksum, and a source port, which stays ours until the segment is sent.
         let probe = UdpSocket::bind(match destination {
             SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
@@ -32,7 +32,7 @@ impl RawTcp {
         let source = probe.local_addr()?;
         let segment = segment(source, destination, self.flags)?;
         self.socket.bind(&with_port(source, 0).into())?;
-        // In the address of a raw IPv6 socket the port means the protocol (ipv6(7)), and 0 the socket's own.
+        // In the address of a raw IPv6 socket the port means the protocol (ipv6(7)), and 0 means the socket's own.
         self.socket.send_to(&segment, &with_port(destination, 0).into()).map(|_| ())
     }
 }
@@ -41,7 +41,7 @@ impl RawTcp {
 const DISCARD: u16 = 9;
 
 fn segment(source: SocketAddr, destination: SocketAddr, flags: TcpFlags) -> io::Result<Vec<u8>> {
-    // Filters tell scans by the sequence number 0 and by odd windows; this is the window of an ordinary Linux SYN.
+    // Filters recognise scans by sequence number 0 and by odd windows; this is the window of an ordinary Linux SYN.
     let mut header = TcpHeader::new(source.port(), destination.port(), random_number(), 64240);
     header.fin = flags.contains(TcpFlags::FIN);
     header.syn = flags.contains(TcpFlags::SYN);
@@ -62,7 +62,7 @@ fn segment(source: SocketAddr, destination: SocketAddr, flags: TcpFlags) -> io::
     Ok(header.to_bytes().to_vec())
 }
 
-/// Unpredictable enough for a sequence number that nothing will ever depend on.
+/// Returns a number random enough for a sequence number on which nothing depends.
 fn random_number() -> u32 {
     let [a, b, c, d, ..] = RandomState::new().hash_one(()).to_ne_bytes();
     u32::from_ne_bytes([a, b, c, d])
