@@ -1,4 +1,4 @@
-//! Finding what cargo builds in this workspace, from tests and tools of any of its crates.
+//! Finds what cargo builds in this workspace, for tests and tools of any of its crates.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -7,19 +7,19 @@ use anyhow::{Context, Result, ensure};
 use cargo_metadata::camino::Utf8Path;
 use cargo_metadata::{Artifact, Message, MetadataCommand};
 
-/// A directory that already has the programs of this workspace, for machines that cannot build any.
+/// A directory that already contains the workspace's programs, for machines that cannot build any.
 const BUILT: &str = "TESTBED_PROGRAMS";
 
-/// Builds the binary `bin` of the workspace's package `package`, in the profile of the caller, and returns its path.
+/// Builds the binary `bin` of the workspace's package `package`, in the caller's profile, and returns its path.
 ///
-/// Cargo itself is asked, since only it knows the target directory and whether the file is fresh; when nothing has
-/// changed that takes a fraction of a second. It may be called from tests: `cargo test` and `cargo run` have released
-/// the build directory's lock by then. Where the variable `TESTBED_PROGRAMS` names a directory, the program is taken from there
+/// It asks cargo, because only cargo knows the target directory and whether the file is fresh; if nothing has
+/// changed, that takes a fraction of a second. Tests may call it: `cargo test` and `cargo run` have released the
+/// build directory's lock by then. If the variable `TESTBED_PROGRAMS` names a directory, the program comes from there
 /// instead.
 ///
 /// # Errors
 ///
-/// When cargo cannot be started, or the binary does not exist or compile; cargo's own messages go to stderr.
+/// When cargo cannot start, or the binary does not exist or compile; cargo's own messages go to stderr.
 pub fn build(package: &str, bin: &str) -> Result<PathBuf> {
     if let Some(directory) = std::env::var_os(BUILT) {
         return Ok(PathBuf::from(directory).join(bin));
@@ -46,17 +46,17 @@ fn build_as(package: &str, bin: &str, is_release: bool) -> Result<PathBuf> {
     Ok(path.with_context(|| format!("cargo did not say where it put the program `{bin}`"))?.into())
 }
 
-/// What [`build_tests`] has built.
+/// The output of [`build_tests`].
 pub struct Built {
     /// The directory of the workspace's programs, for the variable `TESTBED_PROGRAMS`.
     pub programs: PathBuf,
-    /// The files that run tests, with their packages.
+    /// The test binaries, with their packages.
     tests: Vec<(String, Artifact)>,
 }
 
 impl Built {
-    /// Returns the file that runs the tests of this source in this package: `state` stands for `tests/state.rs`, and `knockd_cli`
-    /// for the unit tests of the package `knockd-cli`.
+    /// Returns the test binary for this source in this package: `state` means `tests/state.rs`, and `knockd_cli`
+    /// means the unit tests of the package `knockd-cli`.
     ///
     /// # Errors
     ///
@@ -72,19 +72,19 @@ impl Built {
 ///
 /// # Errors
 ///
-/// When cargo cannot be started, or something does not compile.
+/// When cargo cannot start, or something does not compile.
 pub fn build_tests() -> Result<Built> {
     let artifacts = artifacts(&["test", "--workspace", "--no-run"])?;
     let (tests, others): (Vec<_>, Vec<_>) = artifacts.into_iter().partition(|artifact| artifact.profile.test);
     let program = others.into_iter().find_map(|artifact| artifact.executable);
     let programs = program.as_deref().and_then(Utf8Path::parent).context("cargo has built no program")?;
-    // Every package is in a directory of its name.
+    // Every package is in a directory with its name.
     let package = |test: &Artifact| test.manifest_path.parent()?.file_name().map(str::to_owned);
     let tests = tests.into_iter().filter_map(|test| Some((package(&test)?, test))).collect();
     Ok(Built { programs: programs.into(), tests })
 }
 
-/// Runs a cargo command and returns what it says that it has made.
+/// Runs a cargo command and returns the artifacts that it reports.
 fn artifacts(arguments: &[&str]) -> Result<Vec<Artifact>> {
     let output = Command::new(cargo())
         .args(arguments)
@@ -103,11 +103,11 @@ fn artifacts(arguments: &[&str]) -> Result<Vec<Artifact>> {
     Ok(artifacts)
 }
 
-/// Returns the directory that cargo builds into, as its configuration and `CARGO_TARGET_DIR` say.
+/// Returns cargo's build directory, according to its configuration and `CARGO_TARGET_DIR`.
 ///
 /// # Errors
 ///
-/// When cargo cannot be asked.
+/// When cargo cannot run.
 pub fn target_directory() -> Result<PathBuf> {
     let metadata = MetadataCommand::new().cargo_path(cargo()).current_dir(workspace_root()).no_deps().exec();
     Ok(metadata.context("cannot ask cargo for its target directory")?.target_directory.into())
@@ -115,8 +115,8 @@ pub fn target_directory() -> Result<PathBuf> {
 
 /// Returns the directory of the workspace that the running test or tool belongs to.
 pub fn workspace_root() -> PathBuf {
-    // Cargo sets the variable for what it runs. The one at compile time may be wrong: with a shared target directory cargo
-    // takes a binary that was compiled in another clone for fresh.
+    // Cargo sets the variable for what it runs. The value from compile time may be wrong: with a shared target
+    // directory, cargo treats a binary from another clone as fresh.
     let manifest_dir =
         std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     PathBuf::from(manifest_dir).join("../..")

@@ -1,4 +1,4 @@
-//! Crafting Ethernet frames, ordinary ones and odd ones.
+//! Builds Ethernet frames, ordinary ones and odd ones.
 
 use std::net::IpAddr;
 
@@ -8,7 +8,7 @@ use etherparse::{
     SingleVlanHeader, TcpHeader, UdpHeader, VlanId,
 };
 
-/// A frame from the client to the server of a [`Net`](crate::Net), to be made odd by the methods and then into bytes.
+/// A frame from the client to the server of a [`Net`](crate::Net), which the methods modify and turn into bytes.
 #[derive(Clone, Debug)]
 pub struct Frame {
     macs: ([u8; 6], [u8; 6]),
@@ -21,7 +21,7 @@ pub struct Frame {
     transport: Transport,
 }
 
-/// The TCP flags of a frame, as byte 13 of a TCP header has them (RFC 9293, section 3.1).
+/// The TCP flags of a frame, as in byte 13 of a TCP header (RFC 9293, section 3.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Flags(pub u8);
 
@@ -55,7 +55,7 @@ impl Frame {
         Self::new(source.into(), destination.into(), Transport::Udp { port, payload: payload.to_vec() })
     }
 
-    /// Replaces the hardware addresses of sender and receiver, which are the client's and the server's.
+    /// Replaces the hardware addresses of sender and receiver, by default the client's and the server's.
     #[must_use]
     pub fn macs(mut self, source: [u8; 6], destination: [u8; 6]) -> Self {
         self.macs = (source, destination);
@@ -76,27 +76,29 @@ impl Frame {
         self
     }
 
-    /// Adds an IPv6 extension header after those added before: hop-by-hop (0), routing (43) or destination options (60), of 8
-    /// bytes that mean nothing.
+    /// Adds an IPv6 extension header after those added before: hop-by-hop (0), routing (43) or destination options
+    /// (60), of 8 bytes without meaning.
     #[must_use]
     pub fn ipv6_extension(mut self, number: u8) -> Self {
         self.ipv6_extensions.push(number);
         self
     }
 
-    /// Makes it a fragment at `offset`, counted in units of 8 bytes; for IPv6 by a header after the other extensions. The bytes
-    /// are those of the whole packet nevertheless. Zero and `false` is an unfragmented IPv4 packet, or IPv6's atomic fragment.
+    /// Makes it a fragment at `offset`, in units of 8 bytes; for IPv6 with a header after the other extensions. It
+    /// still contains the bytes of the whole packet. Zero and `false` is an unfragmented IPv4 packet, or IPv6's
+    /// atomic fragment.
     #[must_use]
     pub fn fragment(mut self, offset: u16, more_follow: bool) -> Self {
         self.fragment = Some((offset, more_follow));
         self
     }
 
-    /// Returns the bytes, with lengths and checksums that are right.
+    /// Returns the bytes, with correct lengths and checksums.
     ///
     /// # Errors
     ///
-    /// When something does not fit: addresses of two families, options for the other family, or a number out of its range.
+    /// When parts do not fit together: addresses of two families, options for the other family, or a number out of
+    /// range.
     pub fn bytes(&self) -> Result<Vec<u8>> {
         let (ether_type, packet) = match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -180,8 +182,9 @@ impl Frame {
             }
         };
 
-        // From the last header to the first, since each names the one after it. Bytes 1 to 7: no further length, then a PadN
-        // option of 4 bytes (RFC 8200, section 4.2), or for the fragment header (section 4.5) offset, flag and identification.
+        // From the last header to the first, because each names the one after it. Bytes 1 to 7: no further length,
+        // then a PadN option of 4 bytes (RFC 8200, section 4.2), or for the fragment header (section 4.5) offset,
+        // flag and identification.
         let mut extensions = Vec::new();
         let mut next = self.transport.ip_number();
         if let Some((offset, more_follow)) = self.fragment {
@@ -217,7 +220,7 @@ impl Transport {
     }
 }
 
-/// The port that every crafted packet comes from; nobody looks at it.
+/// The source port of every frame; nothing depends on it.
 const SOURCE_PORT: u16 = 40_000;
 
 fn tcp_header(port: u16, flags: Flags) -> TcpHeader {

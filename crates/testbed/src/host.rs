@@ -26,7 +26,7 @@ pub struct Host {
     namespaces: Namespaces,
 }
 
-/// How to get into a host's namespaces.
+/// How to enter a host's namespaces.
 pub(crate) struct Namespaces {
     /// The process that holds them.
     pub(crate) pid: Pid,
@@ -47,8 +47,9 @@ impl Host {
 
     /// Returns a command that runs `program` on this host as its root, with `/` as the working directory.
     ///
-    /// The program is not the child itself but the child's child ([`Running`] knows how to signal it); exit status and
-    /// death by a signal are passed on. `/usr/sbin` and `/sbin` are in its `PATH`, also for a plain user.
+    /// The program is not the child itself but the child's child ([`Running`] knows how to signal it); its exit
+    /// status and a death by signal are passed on. Its `PATH` includes `/usr/sbin` and `/sbin`, even for a plain
+    /// user.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--target={}", self.namespaces.pid)).args(["--net", "--mount", "--pid"]);
@@ -59,11 +60,11 @@ impl Host {
         command
     }
 
-    /// Runs a program to its end and returns what it printed on stdout.
+    /// Runs a program to its end and returns its stdout.
     ///
     /// # Errors
     ///
-    /// When it cannot be started or does not exit with 0; the message has its command line and what it printed on stderr.
+    /// When it cannot start or does not exit with 0; the message has its command line and its stderr.
     pub fn run(&self, argv: &[impl AsRef<OsStr>]) -> Result<String> {
         self.run_with_input(argv, b"")
     }
@@ -88,18 +89,18 @@ impl Host {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Starts a program and lets it run.
+    /// Starts a program and leaves it running.
     ///
     /// # Errors
     ///
-    /// When it cannot be started.
+    /// When it cannot start.
     pub fn spawn(&self, argv: &[impl AsRef<OsStr>]) -> Result<Running> {
         let (program, arguments) = argv.split_first().context("no program was named")?;
         Running::start(self.command(program).args(arguments))
     }
 
-    /// Writes a file as this host sees it, readable for its root only: below its private directories the machine's own files
-    /// stay untouched.
+    /// Writes a file as this host sees it, readable only by its root: in the host's private directories, the
+    /// machine's own files stay untouched.
     ///
     /// # Errors
     ///
@@ -109,11 +110,12 @@ impl Host {
             .map(drop)
     }
 
-    /// Sends Ethernet frames out of `eth0`, byte for byte as they are; see [`Frame`](crate::Frame) for making them.
+    /// Sends Ethernet frames out of `eth0`, byte for byte; see [`Frame`](crate::Frame) for building them.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses one, as it does below 14 bytes and above the interface's MTU; those before it were sent.
+    /// When the kernel refuses one, as it does below 14 bytes and above the interface's MTU; those before it have
+    /// been sent.
     pub fn send_frames<F: AsRef<[u8]>>(&self, frames: &[F]) -> Result<()> {
         let mut input = String::new();
         for frame in frames {
@@ -125,9 +127,10 @@ impl Host {
         self.run_with_input(&[program_file()?.as_os_str(), OsStr::new("frames")], input.as_bytes()).map(drop)
     }
 
-    /// Starts to print every frame that `eth0` receives or sends, one line of hexadecimal digits each; returns once it listens.
+    /// Starts to print every frame that `eth0` receives or sends, one line of hexadecimal digits each; returns once
+    /// it listens.
     ///
-    /// As always on Linux, the kernel has taken the outer VLAN tag out of what it received.
+    /// As always on Linux, the kernel removes the outer VLAN tag of received frames.
     ///
     /// # Errors
     ///
@@ -138,7 +141,8 @@ impl Host {
         Ok(capture)
     }
 
-    /// Starts a TCP server on `port` of every address, which greets each client with one line; returns once it listens.
+    /// Starts a TCP server on `port` of every address, which greets each client with one line; returns once it
+    /// listens.
     ///
     /// # Errors
     ///
@@ -150,8 +154,8 @@ impl Host {
         Ok(server)
     }
 
-    /// Makes `tun0`, a point-to-point link without Ethernet headers from `10.8.0.1` to `10.8.0.2`, which sends every IPv4 packet
-    /// back with source and destination exchanged; it is gone when the value is dropped.
+    /// Creates `tun0`, a point-to-point link without Ethernet headers from `10.8.0.1` to `10.8.0.2`, which returns
+    /// every IPv4 packet with source and destination exchanged; it disappears when the value is dropped.
     ///
     /// # Errors
     ///
@@ -168,7 +172,7 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// When the attempt could not be made.
+    /// When the attempt cannot be made.
     pub fn can_connect(&self, address: impl Into<IpAddr>, port: u16) -> Result<bool> {
         let (address, port) = (address.into().to_string(), port.to_string());
         let answer = self.run(&[
@@ -184,12 +188,12 @@ impl Host {
         }
     }
 
-    /// The hardware address as `ip` writes it.
+    /// Returns the hardware address in the notation of `ip`.
     pub(crate) fn mac_text(&self) -> String {
         self.mac.map(|byte| format!("{byte:02x}")).join(":")
     }
 
-    /// Runs a command line whose words have no spaces in them.
+    /// Runs a command line whose words contain no spaces.
     pub(crate) fn run_words(&self, words: &str) -> Result<String> {
         self.run(&words.split_whitespace().collect::<Vec<_>>())
     }
@@ -211,17 +215,18 @@ impl Host {
     }
 }
 
-/// The `PATH` for programs on a host: this process's, and where distributions keep system tools away from plain users.
+/// Returns the `PATH` for programs on a host: this process's, plus the directories that distributions hide from plain
+/// users.
 pub(crate) fn search_path() -> OsString {
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     path.push(":/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin");
     path
 }
 
-/// Finds the binary of this crate, which does on a host what needs to be done by a process there.
+/// Finds this crate's binary, which does what needs a process on a host.
 fn program_file() -> Result<PathBuf> {
     static FOUND: Mutex<Option<PathBuf>> = Mutex::new(None);
-    // The lock is held while cargo runs, so that tests in parallel build once; a test that panicked meanwhile does no harm.
+    // The lock is held while cargo runs, so parallel tests build once; a panic in a test meanwhile does no harm.
     let mut found = FOUND.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(path) = found.as_deref().filter(|path| Path::exists(path)) {
         return Ok(path.to_path_buf());

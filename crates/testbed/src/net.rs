@@ -1,4 +1,4 @@
-//! The namespaces: making them, joining them, and letting them go.
+//! The namespaces: creating, joining and removing them.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, ErrorKind};
@@ -15,32 +15,34 @@ use crate::host::{Host, Namespaces, search_path};
 
 /// Two hosts, each with an Ethernet interface `eth0`, joined by a virtual cable.
 ///
-/// The server has the addresses `10.9.0.1/24` and `fd00:9::1/64`, the client `10.9.0.2/24` and `fd00:9::2/64`. Both have
-/// their own empty `/run` (which most distributions also call `/var/run`) and `/var/lib`. When the value is dropped, or this process dies in
-/// any way, the kernel ends every program that still runs on the hosts, daemons included, and removes the namespaces.
+/// The server has the addresses `10.9.0.1/24` and `fd00:9::1/64`, the client `10.9.0.2/24` and `fd00:9::2/64`. Each
+/// has its own empty `/run` (which most distributions also call `/var/run`) and `/var/lib`. When the value is
+/// dropped, or this process dies in any way, the kernel ends every program that still runs on the hosts, daemons
+/// included, and removes the namespaces.
 pub struct Net {
-    /// The host that a knock daemon is to run on.
+    /// The host for a knock daemon.
     pub server: Host,
     /// The host that knocks.
     pub client: Host,
     has_ipv6: bool,
-    // The client's holder is a child of the server's process namespace; this order ends it first.
+    // The client's holder is a child of the server's process namespace; in this order it ends first.
     _client_holder: Holder,
     _server_holder: Holder,
 }
 
 impl Net {
-    /// Makes the two hosts.
+    /// Creates the two hosts.
     ///
     /// # Errors
     ///
-    /// When a tool is missing, or when the kernel allows neither namespaces to root nor user namespaces to this user;
+    /// When a tool is missing, or the kernel allows neither namespaces for root nor user namespaces for this user;
     /// the message says which, and what helps.
     pub fn new() -> Result<Self> {
         Self::with_private_dirs(&[])
     }
 
-    /// Makes the two hosts, each with an own empty directory in place of every one of `dirs`, in addition to `/run` and `/var/lib`.
+    /// Creates the two hosts, each with its own empty directory in place of every one of `dirs`, in addition to
+    /// `/run` and `/var/lib`.
     ///
     /// So a daemon can write `/var/log/knockd.log` without touching the machine's. The directories must exist.
     ///
@@ -57,7 +59,7 @@ impl Net {
             Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 1),
             [2, 0, 0, 0, 9, 1],
         );
-        // Made from inside the server's namespaces, so that the same user namespace owns both and all end together.
+        // Created from inside the server's namespaces, so the same user namespace owns both and they end together.
         let client_holder = Holder::start(server.command("unshare").args(["--net", "--mount"]), &dirs)
             .context("the client")?;
         let client = Host::new(
@@ -81,7 +83,8 @@ impl Net {
         Ok(Self { server, client, has_ipv6, _client_holder: client_holder, _server_holder: server_holder })
     }
 
-    /// Says whether the hosts have their IPv6 addresses; they do unless this machine's kernel has IPv6 switched off.
+    /// Says whether the hosts have their IPv6 addresses, which they do unless this machine's kernel has IPv6
+    /// disabled.
     pub fn has_ipv6(&self) -> bool {
         self.has_ipv6
     }
@@ -90,16 +93,16 @@ impl Net {
 /// Gives `host` its addresses and returns whether IPv6 was among them.
 fn configure(host: &Host) -> Result<bool> {
     host.run_words(&format!("ip address add {}/24 dev eth0", host.ipv4))?;
-    // Container engines like to switch IPv6 off for every new interface; where that cannot be undone, the next
-    // command says so.
+    // Container engines tend to disable IPv6 on every new interface; if that cannot be undone, the next command
+    // fails.
     let _ = host.run(&["sh", "-c", "echo 0 >/proc/sys/net/ipv6/conf/eth0/disable_ipv6"]);
-    // Without duplicate address detection the address works at once.
+    // Without duplicate address detection, the address works at once.
     let has_ipv6 = host.run_words(&format!("ip address add {}/64 dev eth0 nodad", host.ipv6)).is_ok();
     host.run_words("ip link set eth0 up")?;
     Ok(has_ipv6)
 }
 
-/// Returns when the hosts can send: the kernel connects the ends of a cable some time after they are up.
+/// Waits until the hosts can send: the kernel connects the ends of a cable some time after they are up.
 fn wait_for_link(hosts: &[&Host]) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(30);
     for host in hosts {
@@ -115,9 +118,9 @@ fn is_connected(link: &str) -> bool {
     link.contains("state UP") && !link.contains("qdisc noop ")
 }
 
-/// Starts the process that holds the server's namespaces; also returns whether they needed a user namespace.
+/// Starts the process that holds the server's namespaces; also returns whether they need a user namespace.
 fn hold_server(dirs: &[&str]) -> Result<(Holder, bool)> {
-    // A process namespace too: when its first process ends, the kernel ends all others in it.
+    // Includes a process namespace: when its first process ends, the kernel ends all others in it.
     const NAMESPACES: [&str; 5] = ["--net", "--mount", "--pid", "--fork", "--kill-child"];
     let mut refusals = String::new();
     for user in [false, true] {
@@ -144,21 +147,22 @@ fn hold_server(dirs: &[&str]) -> Result<(Holder, bool)> {
     ))
 }
 
-/// A process that does nothing but keep the namespaces of one host alive; it ends when its stdin does.
+/// A process whose only purpose is to keep the namespaces of one host alive; it ends when its stdin does.
 struct Holder {
     child: Child,
-    /// Its process id as this process sees it.
+    /// Its process ID in this process's namespace.
     pid: Pid,
-    /// Its process id in the namespaces' own count.
+    /// Its process ID in its own namespace.
     pid_inside: u32,
 }
 
 impl Holder {
-    /// Runs the shell that becomes the holder by `unshare`, a command that makes the namespaces and then executes its arguments.
+    /// Starts the shell that becomes the holder with `unshare`, a command that creates the namespaces and then
+    /// executes its arguments.
     fn start(unshare: &mut Command, dirs: &[&str]) -> Result<Self> {
-        // /proc is still the outer one, so that its `self` is the id that `nsenter` outside needs. The pipe on stdin closes when
-        // this process dies, in whatever way, and `cat` then ends. It is not executed in place of the shell, since the shell
-        // also collects the processes that a daemon leaves behind, as the first process of a machine does.
+        // /proc is still the outer one, so its `self` is the ID that `nsenter` needs outside. The pipe on stdin
+        // closes when this process dies, in whatever way, and then `cat` ends. The shell does not exec it, because
+        // the shell also reaps the processes that a daemon leaves behind, like the first process of a machine.
         const SCRIPT: &str = r#"set -e
             for dir do mount -t tmpfs -o mode=755 tmpfs "$dir"; done
             ip link set lo up
@@ -197,8 +201,9 @@ impl Holder {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        // The holder itself is killed, not the `unshare` or `nsenter` around it, which waits for it: so when the wait returns, the
-        // kernel has ended everything in the namespaces. An error would mean that the holder has ended already.
+        // Kill the holder itself, not the `unshare` or `nsenter` around it, which waits for it: so when the wait
+        // returns, the kernel has ended everything in the namespaces. An error means that the holder has already
+        // ended.
         let _ = kill(self.pid, Signal::SIGKILL);
         let _ = self.child.wait();
     }

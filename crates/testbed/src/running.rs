@@ -1,4 +1,4 @@
-//! A program that runs on a host while the caller goes on.
+//! A program that runs on a host while the caller continues.
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
@@ -12,15 +12,15 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// A program on a [`Host`](crate::Host), whose output is collected; it is killed when the value is dropped.
+/// A program on a [`Host`](crate::Host) with its output collected; dropping the value kills it.
 pub struct Running {
     child: Child,
     output: Arc<Output>,
-    /// How many lines earlier calls of `wait_for_line` have passed.
+    /// How many lines earlier calls of `wait_for_line` have consumed.
     passed: usize,
 }
 
-/// A line that a program has printed.
+/// A line printed by a program.
 #[derive(Clone, Debug)]
 pub struct Line {
     /// When it arrived.
@@ -41,11 +41,11 @@ pub enum Stream {
 }
 
 impl Running {
-    /// Starts a command made by [`Host::command`](crate::Host::command), with nothing on stdin.
+    /// Starts a command made by [`Host::command`](crate::Host::command), with an empty stdin.
     ///
     /// # Errors
     ///
-    /// When it cannot be started. That the program on the host does not exist shows only in its stderr and exit status.
+    /// When it cannot start. If the program does not exist on the host, only its stderr and exit status show it.
     pub fn start(command: &mut Command) -> Result<Self> {
         let mut child = command
             .stdin(Stdio::null())
@@ -67,11 +67,12 @@ impl Running {
 
     /// Waits for a line that contains `wanted` and returns it.
     ///
-    /// Each call goes on after the line that the one before has returned, so that one line is found once.
+    /// Each call continues after the line that the previous one returned, so each line is found once.
     ///
     /// # Errors
     ///
-    /// When no such line arrives within `timeout` or before the program closes its outputs; the message has all its lines.
+    /// When no such line arrives within `timeout` or before the program closes its outputs; the message has all its
+    /// lines.
     pub fn wait_for_line(&mut self, wanted: &str, timeout: Duration) -> Result<Line> {
         let passed = self.passed;
         let find = |state: &State| {
@@ -99,13 +100,14 @@ impl Running {
         Ok(line)
     }
 
-    /// Returns the process id of the program itself, as this process sees it.
+    /// Returns the process ID of the program itself, as this process sees it.
     ///
     /// # Errors
     ///
     /// When the program has ended.
     pub fn pid(&self) -> Result<u32> {
-        // `nsenter` enters a process namespace by a fork, so the program is its child; just started, it may not be there yet.
+        // `nsenter` enters a process namespace by a fork, so the program is its child; just after the start, it may
+        // not exist yet.
         let deadline = Instant::now() + Duration::from_secs(5);
         while Instant::now() < deadline {
             if let Some(pid) = program_below(self.child.id()) {
@@ -137,7 +139,7 @@ impl Running {
         kill(Pid::from_raw(self.pid()?.try_into()?), signal).context("cannot send the signal")
     }
 
-    /// Waits until the program ends and returns how; all its lines are there then.
+    /// Waits until the program ends and returns its exit status; by then all its lines have arrived.
     ///
     /// # Errors
     ///
@@ -146,7 +148,7 @@ impl Running {
         let deadline = Instant::now() + timeout;
         loop {
             if let Some(status) = self.child.try_wait()? {
-                // A daemon that the program has left behind may hold the outputs open for ever.
+                // A daemon that the program left behind may hold the outputs open for ever.
                 let grace = Duration::from_secs(3);
                 let state = self.output.lock();
                 drop(self.output.changed.wait_timeout_while(state, grace, |state| state.open_streams > 0));
@@ -162,7 +164,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Errors would mean that it has ended already.
+        // An error means that it has already ended.
         let _ = self.signal(Signal::SIGKILL);
         let nsenter = self.child.id().try_into().map(Pid::from_raw);
         let deadline = Instant::now() + Duration::from_secs(5);
@@ -172,14 +174,14 @@ impl Drop for Running {
                 let _ = self.child.wait();
                 return;
             }
-            // nsenter, which ends with its program, stops itself with a program that is stopped.
+            // nsenter, which ends with its program, also stops itself when its program is stopped.
             let _ = nsenter.map(|nsenter| kill(nsenter, Signal::SIGCONT));
             thread::sleep(Duration::from_millis(2));
         }
     }
 }
 
-/// What the collecting threads share with the owner.
+/// The state that the collecting threads share with the owner.
 #[derive(Default)]
 struct Output {
     state: Mutex<State>,
@@ -194,7 +196,7 @@ struct State {
 
 impl Output {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change is a single push or subtraction: nothing is half done after a panic.
+        // Every change is a single push or subtraction, so a panic leaves nothing half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -219,13 +221,13 @@ fn collect(input: impl Read + Send + 'static, stream: Stream, output: &Arc<Outpu
     });
 }
 
-/// Finds the process that the `nsenter` with the id `parent` has started and that has become another program.
+/// Finds the process that the `nsenter` with the ID `parent` started and that has become another program.
 fn program_below(parent: u32) -> Option<u32> {
     let processes = std::fs::read_dir("/proc").ok()?;
     processes.flatten().find_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
         let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-        // proc_pid_stat(5): "pid (name) state parent …", and the name may have parentheses of its own.
+        // proc_pid_stat(5): "pid (name) state parent …", and the name may contain parentheses.
         let (pid_and_name, rest) = stat.rsplit_once(") ")?;
         let is_child = rest.split(' ').nth(1)? == parent.to_string();
         (is_child && !pid_and_name.ends_with("(nsenter")).then_some(pid)

@@ -1,4 +1,4 @@
-//! What has to be done by a process on one of the testbed's hosts.
+//! Tasks that need a process on one of the testbed's hosts.
 
 use std::io::{BufRead, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -66,14 +66,14 @@ fn capture() -> Result<()> {
 }
 
 fn listen(port: u16) -> Result<()> {
-    // Where IPv6 exists, its wildcard address takes IPv4 connections too.
+    // Where IPv6 exists, its wildcard address also accepts IPv4 connections.
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
         .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
         .with_context(|| format!("cannot listen on port {port}"))?;
     println!("listening on port {port}");
     for stream in listener.incoming() {
         let mut stream = stream?;
-        // A client that has gone again is none of our business.
+        // A client that has already left is not our concern.
         let _ = writeln!(stream, "Hello from port {port} of the knockd testbed.");
     }
     Ok(())
@@ -88,7 +88,7 @@ fn mirror() -> Result<()> {
         if packet[0] >> 4 == 4 {
             // Bytes 12 to 19 are both addresses (RFC 791, section 3.1); no checksum depends on their order.
             packet[12..20].rotate_left(4);
-            // What the kernel refuses is lost, as on any link.
+            // Packets that the kernel refuses are lost, as on any link.
             let _ = tun.send(packet.get(..length).unwrap_or_default());
         }
     }
