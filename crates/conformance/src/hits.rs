@@ -17,11 +17,11 @@ use testbed::{Flags, Frame};
 pub enum Hit {
     /// A packet.
     Packet(Frame),
-    /// Time to wait before the next.
+    /// A pause before the next packet.
     Pause(Duration),
 }
 
-/// Reads the notation, or panics.
+/// Parses the notation, or panics.
 pub fn parse(text: &str) -> Vec<Hit> {
     text.split_whitespace().map(parse_word).collect()
 }
@@ -57,7 +57,7 @@ fn split(word: &str, at: char) -> (&str, Option<&str>) {
 }
 
 fn parse_flags(letters: &str) -> Flags {
-    // In the order of their bits in byte 13 of a TCP header (RFC 9293, section 3.1).
+    // In the order of the bits in byte 13 of a TCP header (RFC 9293, section 3.1).
     let bit = |letter| 1 << "FSRPAUEC".find(letter).expect("a TCP flag");
     Flags(letters.chars().map(bit).sum())
 }

@@ -1,20 +1,19 @@
-//! One suite, two programs: what knockd 0.8 does is checked on the C program and on ours by the same tests.
+//! One suite, two programs: the same tests check the behaviour of knockd 0.8 on the C program and on ours.
 //!
-//! A test is a [`Rule`]: a sentence for people who migrate, and a function that shows it. The function gets a [`Session`],
-//! which is a server and a client of their own with one program under test, [`Subject::Ours`] or [`Subject::Theirs`], and
-//! looks at it only from outside. [`suite::run`] runs every rule once for each program:
+//! A test is a [`Rule`]: a sentence for people who migrate, and a function that shows it. The function gets a
+//! [`Session`], which is a server and a client with one program under test, [`Subject::Ours`] or [`Subject::Theirs`],
+//! and observes it only from outside. [`suite::run`] runs every rule once for each program:
 //!
-//! - A rule that is [`Rule::same`] must pass for both.
-//! - A rule that [`Rule::differs`] on purpose says what each program does with [`Session::pick`], and must pass for both. So
-//!   a difference that disappears fails.
-//! - A rule that is [`Rule::not_yet`] must pass for the C program and fail for ours. When it begins to pass, the suite
-//!   fails until the mark is removed.
+//! - A [`Rule::same`] must pass for both.
+//! - A [`Rule::differs`], a deliberate difference, says what each program does with [`Session::pick`], and must pass
+//!   for both. So a difference that disappears fails.
+//! - A [`Rule::not_yet`] must pass for the C program and fail for ours. Once it passes, the suite fails until the
+//!   mark is removed.
 //!
-//! The sentences become the tables of `docs/conformance.md`; the suite fails when the page is not what they make of it.
+//! The sentences become the tables of `docs/conformance.md`; the suite fails if the page does not match them.
 //!
-//! The C program is `/usr/sbin/knockd`, or what the environment variable `KNOCKD_THEIRS` names, provided that it is
-//! version 0.8; without it the rules run against ours only. `KNOCKD_OURS` names another binary in place of the
-//! workspace's own.
+//! The C program is `/usr/sbin/knockd`, or the path in the environment variable `KNOCKD_THEIRS`, provided that it is
+//! version 0.8; without it the rules run only against ours. `KNOCKD_OURS` replaces the workspace's own binary.
 #![allow(
     clippy::expect_used,
     clippy::unwrap_used,

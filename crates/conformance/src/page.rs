@@ -1,19 +1,19 @@
-//! `docs/conformance.md`: an introduction written by hand, then tables made of the rules.
+//! `docs/conformance.md`: a handwritten introduction, then tables generated from the rules.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use crate::{Rule, Topic, Verdict};
 
-/// The line under which the page is made by the suite.
+/// The suite generates the page below this line.
 const MARK: &str =
     "<!-- The rest of this page is generated from the rules by cargo xtask conformance --write-page -->\n";
 
-/// A table for each topic, of the rules that are alike in how ours compares.
+/// A part of the page, with one table per topic, for rules with the same kind of verdict.
 struct Section {
     title: &'static str,
     head: &'static str,
-    /// Returns what stands beside a rule of this section.
+    /// Returns the note beside a rule of this section.
     note_of: fn(&Rule) -> Option<&'static str>,
 }
 
@@ -35,7 +35,7 @@ const SECTIONS: [Section; 3] = [
     },
 ];
 
-/// Checks that the page is what [`write()`] makes of it.
+/// Checks that the page is what [`write()`] generates.
 ///
 /// # Errors
 ///
@@ -58,7 +58,7 @@ fn path() -> PathBuf {
     testbed::workspace_root().join("docs/conformance.md")
 }
 
-/// The page as it should be, with the introduction of `text`.
+/// Returns the page as it should be, with the introduction of `text`.
 fn page(text: &str, topics: &[Topic]) -> String {
     let introduction = text.split_once(MARK).map_or(text, |(introduction, _)| introduction);
     let mut page = format!("{introduction}{MARK}");

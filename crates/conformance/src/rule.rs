@@ -1,8 +1,8 @@
-//! What a test is: a sentence and the function that shows it.
+//! A test: a sentence and the function that shows it.
 
 use crate::Session;
 
-/// Rules about the same matter, in a file of their own.
+/// Rules about one topic, in their own file.
 #[derive(Clone, Copy, Debug)]
 pub struct Topic {
     /// The first part of the test names.
@@ -31,19 +31,19 @@ pub struct Rule {
 pub enum Verdict {
     /// It does the same.
     Same,
-    /// It does something else on purpose: what, and why.
+    /// It deliberately does something else: what, and why.
     Differs(&'static str),
     /// It should do the same, and does not: the reason.
     NotYet(&'static str),
 }
 
 impl Rule {
-    /// A rule that both programs follow.
+    /// Creates a rule that both programs follow.
     pub const fn same(name: &'static str, text: &'static str, check: fn(&mut Session)) -> Self {
         Self { name, text, verdict: Verdict::Same, check }
     }
 
-    /// A rule that ours breaks on purpose: `here` says what it does instead, and why. The check has to use
+    /// Creates a rule that ours deliberately breaks: `here` says what it does instead, and why. The check must use
     /// [`Session::pick`].
     pub const fn differs(
         name: &'static str,
@@ -54,7 +54,7 @@ impl Rule {
         Self { name, text, verdict: Verdict::Differs(here), check }
     }
 
-    /// A rule that ours does not follow yet, and should.
+    /// Creates a rule that ours should follow but does not yet.
     pub const fn not_yet(
         name: &'static str,
         text: &'static str,

@@ -1,6 +1,6 @@
-//! A server and a client of their own for one test, with the program under test on the server.
+//! A server and a client for one test, with the program under test on the server.
 //!
-//! A method that cannot do what it says panics, so the test fails and shows the transcript of its session.
+//! A method that cannot do what it promises panics, so the test fails and shows the transcript of its session.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -15,7 +15,7 @@ use testbed::{Frame, Net, Running, Stream};
 use crate::Subject;
 use crate::hits::{self, Hit};
 
-/// How long to wait for what must happen.
+/// How long to wait for something that must happen.
 pub const SOON: Duration = Duration::from_secs(60);
 /// Where [`Session::start`] puts the configuration.
 pub const CONFIG: &str = "/run/knockd.conf";
@@ -24,9 +24,9 @@ pub const LOG: &str = "/run/knockd.log";
 
 /// Two doors that are added to every configuration of [`Session::start`].
 ///
-/// A knock at the second ends what [`Session::hits`] sends: packets arrive in order, so what knockd has not said by then, it
-/// does not say. The first has an attempt under way all the time, because knockd 0.8 forgets everybody's attempts when the
-/// oldest of them ends.
+/// A knock at the second ends the output of [`Session::hits`]: packets arrive in order, so whatever knockd has not
+/// printed by then, it does not print. The first always has an attempt in progress, because knockd 0.8 forgets
+/// everybody's attempts when the oldest of them ends.
 const GUARDS: &str = "
 [guard]
 sequence = 65001:udp,65002:udp
@@ -36,14 +36,14 @@ sequence = 65000:udp
 ";
 const GUARD_HIT: &str = "65001u<198.51.100.251";
 const GUARD_SOURCES: &str = "198.51.100.";
-/// How long to wait for the answer to a packet before another is sent.
+/// How long to wait for the answer to a packet before sending another.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// How ours begins a line about what the machine does not let it do, and one about addresses, of which the kernel adds the
-/// link-local one of IPv6 when it likes; the tests do not look at such lines, since they are about the machine.
+/// How our lines start that are about the machine: what it does not allow, and addresses, to which the kernel adds
+/// the link-local one of IPv6 at any time. The tests ignore such lines.
 const ABOUT_THE_MACHINE: [&str; 2] = ["packet decoder is not fully sandboxed", "eth0 now has "];
 
-/// How many lines of a program that printed much a failed test shows.
+/// How many lines of a talkative program a failed test shows.
 const TRANSCRIPT_LINES: usize = 60;
 
 /// How a program ended, and what it printed.
@@ -61,7 +61,7 @@ pub struct Ended {
 pub struct Session {
     /// The program under test.
     pub subject: Subject,
-    /// The two hosts; programs of the test itself can run there too.
+    /// The two hosts; the test can run its own programs there as well.
     pub net: Net,
     may_differ: bool,
     has_differed: Cell<bool>,
@@ -76,7 +76,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Makes the hosts. Only a session that may differ may use [`Session::pick`].
+    /// Creates the hosts. Only a session that may differ may use [`Session::pick`].
     pub fn new(subject: Subject, may_differ: bool) -> Self {
         Self {
             subject,
@@ -91,7 +91,7 @@ impl Session {
         }
     }
 
-    /// Returns what is expected of this program where the two differ on purpose.
+    /// Returns the expectation for this program if the two deliberately differ.
     pub fn pick<T: PartialEq + Debug>(&self, ours: T, theirs: T) -> T {
         assert!(self.may_differ, "a rule that is the same may not tell the programs apart");
         assert_ne!(ours, theirs, "there is no difference");
@@ -107,15 +107,15 @@ impl Session {
         self.start_with("-v", config);
     }
 
-    /// Starts it with these arguments. Without `-v` among them the configuration or the arguments must name [`LOG`] as the
-    /// log file, because from there it is seen that knockd listens.
+    /// Starts it with these arguments. Without `-v` among them, the configuration or the arguments must name [`LOG`]
+    /// as the log file, because that shows when knockd listens.
     pub fn start_with(&mut self, arguments: &str, config: &str) {
         self.write(CONFIG, &format!("{config}\n{GUARDS}"));
         self.start_listening(arguments);
         self.send(GUARD_HIT);
     }
 
-    /// Starts `knockd -v` as [`Session::start`] does, but with no attempt under way.
+    /// Starts `knockd -v` as [`Session::start`] does, but with no attempt in progress.
     pub fn start_unguarded(&mut self, config: &str) {
         self.write(CONFIG, &format!("{config}\n{GUARDS}"));
         self.start_listening("-v");
@@ -135,7 +135,7 @@ impl Session {
         }
     }
 
-    /// Starts a command, for instance one made by `self.net.server.command`, as the knockd that the other methods look at.
+    /// Starts a command, for instance from `self.net.server.command`, as the knockd that the other methods observe.
     pub fn launch(&mut self, command: &mut Command) {
         let arguments: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
         writeln!(self.transcript, "$ {}", arguments.join(" ")).unwrap();
@@ -144,19 +144,19 @@ impl Session {
         self.knockd = Some(Running::start(command).unwrap());
     }
 
-    /// Starts `knockd -v` with the configuration that is at [`CONFIG`] already.
+    /// Starts `knockd -v` with the existing configuration at [`CONFIG`].
     pub fn launch_plain(&mut self) {
         let mut command = self.net.server.command(self.program());
         self.launch(command.args(["-v", "-c", CONFIG]));
     }
 
-    /// Runs knockd with this configuration, which it is expected to refuse, and returns how it ended.
+    /// Runs knockd with this configuration, which it should refuse, and returns how it ended.
     pub fn refused(&mut self, config: &str) -> Ended {
         self.write(CONFIG, config);
         self.run(&format!("-v -c {CONFIG}"))
     }
 
-    /// Runs knockd with these arguments and no others to its end.
+    /// Runs knockd with exactly these arguments to its end.
     pub fn run(&mut self, arguments: &str) -> Ended {
         let mut command = self.net.server.command(self.program());
         command.args(arguments.split_whitespace());
@@ -164,7 +164,7 @@ impl Session {
         self.ended()
     }
 
-    /// Waits until knockd has ended by itself or by a signal sent before.
+    /// Waits until knockd has ended by itself or because of an earlier signal.
     pub fn ended(&mut self) -> Ended {
         let running = self.knockd.as_mut().expect("a running knockd");
         let status = running.wait(SOON).unwrap();
@@ -213,15 +213,14 @@ impl Session {
         }
     }
 
-    /// Sends packets and returns what knockd, which was started with `-v`, has printed on stdout until it has looked at all of
-    /// them.
+    /// Sends packets and returns what knockd, started with `-v`, prints on stdout until it has processed them all.
     pub fn hits(&mut self, hits: &str) -> Vec<String> {
         self.send(hits);
         self.settle();
         self.lines()
     }
 
-    /// Sends packets and returns the names of the doors that they open, with spaces in between.
+    /// Sends packets and returns the names of the doors that they open, separated by spaces.
     pub fn opened_by(&mut self, hits: &str) -> String {
         let lines = self.hits(hits);
         let opened = lines.iter().filter_map(|line| line.strip_suffix(": OPEN SESAME"));
@@ -229,11 +228,11 @@ impl Session {
         doors.join(" ")
     }
 
-    /// Waits until knockd, which was started with `-v`, has looked at everything sent before.
+    /// Waits until knockd, started with `-v`, has processed everything sent before.
     ///
-    /// The knock is repeated while there is no answer, because knockd 0.8 has been seen to lose one, most likely while it changed
-    /// its filter, as it does at a reload and after each one-time sequence. Every call has a source of its own, so that no late
-    /// answer counts for the next.
+    /// The knock is repeated while there is no answer, because knockd 0.8 has been seen to lose one, most likely
+    /// while it changed its filter, as it does at a reload and after each one-time sequence. Every call has its own
+    /// source, so no late answer counts for the next.
     pub fn settle(&mut self) {
         self.settled += 1;
         let source = format!("{GUARD_SOURCES}{}", self.settled);
@@ -271,7 +270,7 @@ impl Session {
         }
     }
 
-    /// The lines on stdout that the calls before have not returned.
+    /// Returns the lines on stdout that earlier calls have not returned.
     pub fn lines(&mut self) -> Vec<String> {
         let lines = self.running_lines().split_off(self.taken);
         self.taken += lines.len();
@@ -279,7 +278,7 @@ impl Session {
         stdout.filter(|line| is_of_test(line)).collect()
     }
 
-    /// All lines on stderr.
+    /// Returns all lines on stderr.
     pub fn stderr(&self) -> Vec<String> {
         let lines = self.running_lines().into_iter().filter(|line| line.stream == Stream::Stderr);
         lines.map(|line| line.text).collect()
@@ -291,25 +290,25 @@ impl Session {
         writeln!(self.transcript, "signal: {signal}").unwrap();
     }
 
-    /// Replaces the configuration, keeping the doors that [`Session::start`] has added, and sends SIGHUP.
+    /// Replaces the configuration, keeping the doors that [`Session::start`] added, and sends SIGHUP.
     pub fn reload(&mut self, config: &str) {
         self.write(CONFIG, &format!("{config}\n{GUARDS}"));
         self.signal(Signal::SIGHUP);
     }
 
-    /// Waits until knockd, which has been sent SIGHUP, listens again, and begins the guard's attempt anew.
+    /// Waits until knockd listens again after a SIGHUP, and restarts the guard's attempt.
     pub fn wait_for_reload(&mut self) {
         self.wait_for("re-reading config file: ");
         self.settle();
         self.send(GUARD_HIT);
     }
 
-    /// Runs a shell script on the server to its end and returns what it printed, without the last newline.
+    /// Runs a shell script on the server to its end and returns its output, without the last line feed.
     pub fn sh(&self, script: &str) -> String {
         self.net.server.run(&["sh", "-c", script]).unwrap().trim_end_matches('\n').to_owned()
     }
 
-    /// Writes a file on the server; only `/run` is its own unless the test makes more.
+    /// Writes a file on the server; only `/run` is private unless the test changes that.
     pub fn write(&mut self, path: &str, text: &str) {
         self.net.server.write_file(path, text).unwrap();
         writeln!(self.transcript, "{path}:\n{}", text.strip_suffix(GUARDS).unwrap_or(text).trim_end())
@@ -335,7 +334,7 @@ impl Session {
         }
     }
 
-    /// What the log file at [`LOG`] has by now, each line without its date and time.
+    /// Returns the lines of the log file at [`LOG`] so far, each without its date and time.
     pub fn log(&self) -> Vec<String> {
         let text = self.net.server.run(&["cat", LOG]).unwrap();
         let lines = text.lines().filter(|line| is_of_test(line));
@@ -353,17 +352,17 @@ impl Session {
             .collect()
     }
 
-    /// The process id of knockd in the foreground, as this process sees it.
+    /// Returns the process ID of knockd in the foreground, as this process sees it.
     pub fn pid(&self) -> u32 {
         self.knockd.as_ref().expect("a running knockd").pid().unwrap()
     }
 
-    /// The path of the program under test.
+    /// Returns the path of the program under test.
     pub fn program(&self) -> &'static str {
         self.subject.knockd().expect("the program").to_str().expect("a path in UTF-8")
     }
 
-    /// What was configured, sent and printed, for people.
+    /// Returns what was configured, sent and printed, for people.
     pub(crate) fn transcript(&self) -> String {
         let mut text = self.transcript.clone();
         let mut lines = self.running_lines();
@@ -385,7 +384,7 @@ impl Session {
     }
 }
 
-/// Says whether a line is neither about the doors that the session adds nor about the machine.
+/// Says whether a line concerns neither the doors that the session adds nor the machine.
 pub fn is_of_test(line: &str) -> bool {
     !line.contains(GUARD_SOURCES) && !ABOUT_THE_MACHINE.iter().any(|about| line.contains(about))
 }

@@ -1,4 +1,4 @@
-//! The two programs and where they are.
+//! The two programs and their paths.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ pub enum Subject {
 }
 
 impl Subject {
-    /// The `knockd` to run; `None` for the C program when this machine does not have it.
+    /// Returns the `knockd` to run; `None` for the C program if this machine does not have it.
     pub fn knockd(self) -> Option<&'static Path> {
         static OURS: OnceLock<PathBuf> = OnceLock::new();
         static THEIRS: OnceLock<Option<PathBuf>> = OnceLock::new();
@@ -32,7 +32,8 @@ impl Subject {
         }
     }
 
-    /// The client `knock` to run; as [`Subject::knockd`], with `KNOCK_OURS` and `KNOCK_THEIRS` for the variables.
+    /// Returns the client `knock` to run; like [`Subject::knockd`], with the variables `KNOCK_OURS` and
+    /// `KNOCK_THEIRS`.
     pub fn knock(self) -> Option<&'static Path> {
         static OURS: OnceLock<PathBuf> = OnceLock::new();
         static THEIRS: OnceLock<Option<PathBuf>> = OnceLock::new();
@@ -59,8 +60,8 @@ impl fmt::Display for Subject {
     }
 }
 
-/// The C program named by the environment variable, or this one, if it says that it is version 0.8 of `name`: where our own
-/// package is installed, the usual path leads to ours.
+/// Returns the C program named by the environment variable, or this one, if it reports version 0.8 of `name`: where
+/// our own package is installed, the usual path leads to ours.
 fn original(variable: &str, path: &str, name: &str) -> Option<PathBuf> {
     let path = std::env::var_os(variable).map_or_else(|| PathBuf::from(path), PathBuf::from);
     let output = Command::new(&path).arg("-V").output().ok()?;

@@ -10,17 +10,17 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::{Rule, Session, Subject, Topic, Verdict, page};
 
-/// Most of the time is spent waiting, so more tests than processors run at once.
+/// Tests mostly wait, so more of them than processors run at once.
 const THREADS: usize = 6;
 
 /// Names of the tests that failed.
 type Failures = Arc<Mutex<BTreeSet<String>>>;
 
-/// Runs the rules, and checks the page made of them, as `cargo test` expects it of a test binary: with its arguments, its
+/// Runs the rules and checks the generated page, as `cargo test` expects of a test binary: with its arguments, its
 /// output and its exit status.
 ///
-/// With the environment variable `CONFORMANCE` set to `table`, a table of all rules follows; set to `write`, the page is
-/// written anew and nothing else is done.
+/// With the environment variable `CONFORMANCE` set to `table`, a table of all rules follows; set to `write`, it only
+/// rewrites the page.
 pub fn run(topics: &'static [Topic]) -> ExitCode {
     let mode = std::env::var("CONFORMANCE").unwrap_or_default();
     if mode == "write" {
@@ -63,7 +63,7 @@ pub fn run(topics: &'static [Topic]) -> ExitCode {
 }
 
 thread_local! {
-    /// What the last panic of this thread said.
+    /// The message of this thread's latest panic.
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
 

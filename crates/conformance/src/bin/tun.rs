@@ -1,5 +1,5 @@
-//! Makes the interface `tun0` on the host it runs on, and lets every line of hexadecimal digits on stdin arrive there as an
-//! IP packet.
+//! Creates the interface `tun0` on its host, and injects every line of hexadecimal digits on stdin there as an IP
+//! packet.
 
 use std::io::BufRead;
 use std::process::Command;
