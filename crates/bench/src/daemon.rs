@@ -1,4 +1,4 @@
-//! A knock daemon on the server of a test net, and what it costs.
+//! A knock daemon on the server of a test net, and its costs.
 
 use std::cell::Cell;
 use std::fs;
@@ -10,23 +10,23 @@ use knockd_capture::{Statistics, statistics};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use testbed::{Host, Running};
 
-/// The processor of the daemons.
+/// The processor that runs the daemons.
 const CPU: &str = "1";
 
-/// Whose program.
+/// Which program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Whose {
     C,
     Ours,
-    /// knock-rs, the other one in Rust.
+    /// knock-rs, the other daemon in Rust.
     Peer,
 }
 
-/// The files of the programs, and of what their doors run.
+/// The paths of the programs, and of what their doors run.
 #[derive(Debug)]
 pub(crate) struct Programs {
     c: PathBuf,
-    /// None where it cannot be had.
+    /// `None` if it is unavailable.
     pub(crate) peer: Option<PathBuf>,
     pub(crate) ours: PathBuf,
     pub(crate) stamp: PathBuf,
@@ -52,19 +52,19 @@ impl Programs {
     }
 }
 
-/// A daemon that listens; it ends when dropped.
+/// A daemon that listens; dropping it ends it.
 pub(crate) struct Daemon<'a> {
     host: &'a Host,
     program: &'a Path,
     running: Running,
     whose: Whose,
     pid: u32,
-    /// How many lost packets ours has told of.
+    /// How many dropped packets ours has reported.
     told_lost: Cell<u64>,
 }
 
 impl<'a> Daemon<'a> {
-    /// Starts it with this configuration and waits until it listens.
+    /// Starts the daemon with this configuration and waits until it listens.
     pub(crate) fn start(host: &'a Host, programs: &'a Programs, whose: Whose, config: &str) -> Result<Self> {
         host.write_file("/run/knockd.conf", config)?;
         let program: &Path = match whose {
@@ -74,7 +74,7 @@ impl<'a> Daemon<'a> {
         };
         let mut command = host.command("taskset");
         command.args(["-c", CPU]).arg(program).args(["-c", "/run/knockd.conf"]);
-        // It cannot be told which.
+        // The peer cannot be told which.
         if whose != Whose::Peer {
             command.args(["-i", "eth0"]);
         }
@@ -89,15 +89,15 @@ impl<'a> Daemon<'a> {
             std::thread::sleep(Duration::from_millis(5));
             daemon.pid = daemon.running.pid().unwrap_or(daemon.pid);
         }
-        // What it does first is no part of what is measured.
+        // Its first work is not part of the measurement.
         daemon.settle()?;
         Ok(daemon)
     }
 
-    /// Waits until it has nothing to do.
+    /// Waits until the daemon has nothing to do.
     pub(crate) fn settle(&self) -> Result<()> {
         if self.whose == Whose::Peer {
-            // It looks at all that it knows five times a second, for ever.
+            // It walks through all its state five times a second, for ever.
             std::thread::sleep(Duration::from_secs(1));
             return Ok(());
         }
@@ -112,22 +112,22 @@ impl<'a> Daemon<'a> {
         Ok(())
     }
 
-    /// How many packets the kernel has dropped before it could read them, since this was asked before.
+    /// Returns how many packets the kernel has dropped since the last call.
     pub(crate) fn lost(&self) -> Result<u64> {
         if self.whose != Whose::Ours {
             return Ok(self.packets()?.drops.into());
         }
-        // It counts them itself, and what it has asked the kernel for is gone.
+        // Ours counts them itself and has already reset the kernel's count.
         let dropped = self.status("/counters/dropped")?;
         Ok(dropped - self.told_lost.replace(dropped))
     }
 
-    /// How many attempts ours has.
+    /// Returns how many attempts ours has.
     pub(crate) fn attempts(&self) -> Result<u64> {
         self.status("/attempts/total")
     }
 
-    /// A number of ours' status.
+    /// Returns a number from our status.
     fn status(&self, field: &str) -> Result<u64> {
         let program = self.program.to_str().context("a path that is not UTF-8")?;
         let status = self.host.run(&[program, "status", "--format", "json"])?;
@@ -135,7 +135,8 @@ impl<'a> Daemon<'a> {
         status.pointer(field).and_then(serde_json::Value::as_u64).with_context(|| format!("no {field}"))
     }
 
-    /// What its packet socket has counted since it was asked before. Ours asks, too, so this is right for the others only.
+    /// Returns the counts of its packet socket since the last call. Ours asks as well, so this is correct only for
+    /// the others.
     fn packets(&self) -> Result<Statistics> {
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).context("no process")?;
         let process = pidfd_open(pid, PidfdFlags::empty())?;
@@ -156,7 +157,7 @@ impl<'a> Daemon<'a> {
         bail!("it has no packet socket")
     }
 
-    /// The time that all its processes have run, by the scheduler's account.
+    /// Returns the time that all its processes have run, according to the scheduler.
     pub(crate) fn cpu(&self) -> Result<Duration> {
         let mut total = 0;
         for thread in self.threads()? {
@@ -167,7 +168,7 @@ impl<'a> Daemon<'a> {
         Ok(Duration::from_nanos(total))
     }
 
-    /// How often any of its threads has gone to sleep.
+    /// Returns how often any of its threads has gone to sleep.
     pub(crate) fn sleeps(&self) -> Result<u64> {
         let mut total = 0;
         for thread in self.threads()? {
@@ -176,14 +177,14 @@ impl<'a> Daemon<'a> {
         Ok(total)
     }
 
-    /// The memory of all its processes, what they share divided among those who share it, in KiB; rings left out.
+    /// Returns the memory of all its processes in KiB, with shared memory divided among its users and without rings.
     pub(crate) fn memory(&self) -> Result<u64> {
         let mut total = 0;
         for process in self.processes() {
             let maps = fs::read_to_string(format!("/proc/{process}/smaps"))?;
             let mut is_ring = false;
             for line in maps.lines() {
-                // The heading of a mapping ends with its file; fields have a colon behind their name.
+                // The heading of a mapping ends with its file; fields have a colon after their name.
                 if line.split_whitespace().next().is_some_and(|first| first.contains('-')) {
                     is_ring = line.contains("socket:");
                 } else if let Some(size) = line.strip_prefix("Pss:")
@@ -206,7 +207,7 @@ impl<'a> Daemon<'a> {
         Ok(threads)
     }
 
-    /// The daemon, and those of its children that are no commands.
+    /// Returns the daemon and its children, except commands.
     fn processes(&self) -> Vec<u32> {
         let children =
             fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid)).unwrap_or_default();

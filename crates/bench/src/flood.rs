@@ -9,10 +9,10 @@ use testbed::Net;
 
 use crate::daemon::Programs;
 
-/// How far below the wanted rate a run may be.
+/// How far below the wanted rate a run may fall.
 const TOLERANCE: f64 = 0.97;
 
-/// What the generator has done.
+/// The result of a run of the generator.
 #[derive(Debug)]
 pub(crate) struct Flood {
     pub(crate) sent: u64,
@@ -22,7 +22,7 @@ pub(crate) struct Flood {
 }
 
 impl Flood {
-    /// Sends packets, as `flood` of this crate takes its arguments; waits until it is done.
+    /// Sends packets with these arguments for this crate's `flood`; waits until it is done.
     pub(crate) fn send(net: &Net, programs: &Programs, arguments: &str) -> Result<Self> {
         let flood = programs.flood.to_str().context("a path that is no text")?;
         let words: Vec<_> = std::iter::once(flood).chain(arguments.split_whitespace()).collect();
@@ -37,7 +37,7 @@ impl Flood {
         Ok(Self { sent, took, knocks: knocks(&printed) })
     }
 
-    /// Says whether the packets came at this rate, in packets a second.
+    /// Says whether the packets were sent at this rate, in packets per second.
     pub(crate) fn kept_pace(&self, rate: u64) -> bool {
         self.rate() >= rate as f64 * TOLERANCE
     }
@@ -46,13 +46,13 @@ impl Flood {
         self.sent as f64 / self.took.as_secs_f64()
     }
 
-    /// How long a packet took, in nanoseconds.
+    /// Returns the time per packet, in nanoseconds.
     pub(crate) fn pace(&self) -> f64 {
         self.took.as_secs_f64() * 1e9 / self.sent as f64
     }
 }
 
-/// The lines about knocks: whose, and when.
+/// Reads the lines about knocks: their source and time.
 pub(crate) fn knocks(printed: &str) -> HashMap<Ipv4Addr, i128> {
     let knock = |line: &str| {
         let (source, at) = line.strip_prefix("knock ")?.split_once(' ')?;

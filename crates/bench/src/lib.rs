@@ -1,7 +1,7 @@
-//! knockd beside the C program: both do the same things in one run, in turns, and what they cost is compared.
+//! knockd compared with the C program: both do the same things in turns within one run, and their costs are compared.
 //!
-//! The hosts are those of `testbed`: nothing leaves this machine. The traffic generator has the first processor and each
-//! daemon, with everything that it starts, the second.
+//! The hosts are those of `testbed`: nothing leaves this machine. The traffic generator has the first processor; each
+//! daemon, with everything that it starts, has the second.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
@@ -28,11 +28,11 @@ use socket2::{Domain, SockFilter, Socket, Type};
 
 pub use scale::Scale;
 
-/// Opens a packet socket on an interface that receives nothing.
+/// Opens a packet socket that receives nothing on an interface.
 ///
 /// # Errors
 ///
-/// When that is not allowed, or the interface is down.
+/// When that is not permitted, or the interface is down.
 pub fn deaf_socket(interface: &NetworkInterface, kind: Type) -> Result<Socket> {
     let socket = Socket::new(Domain::PACKET, kind, None)?;
     // The one instruction `return 0` (linux/filter.h).
@@ -46,15 +46,16 @@ pub fn deaf_socket(interface: &NetworkInterface, kind: Type) -> Result<Socket> {
     Ok(socket)
 }
 
-/// Measures everything and writes `docs/benchmarks.md` with its plots; returns what has missed its target by more than a
+/// Measures everything and writes `docs/benchmarks.md` with its plots; returns what missed its target by more than a
 /// fifth.
 ///
-/// With [`Scale::Quick`] it measures less, in less than two minutes, and writes nothing. `peer` is the program of knock-rs, if
-/// it can be had.
+/// With [`Scale::Quick`] it measures less, in less than two minutes, and writes nothing. `peer` is the path of
+/// knock-rs, if available.
 ///
 /// # Errors
 ///
-/// When this is not root on a machine with two processors, when a program is missing, and when something cannot be measured.
+/// When this does not run as root on a machine with two processors, a program is missing, or something cannot be
+/// measured.
 pub fn run(scale: Scale, peer: Option<PathBuf>) -> Result<Vec<String>> {
     ensure!(nix::unistd::geteuid().is_root(), "the C program needs root");
     let cpus = std::thread::available_parallelism().context("cannot count the processors")?;

@@ -23,9 +23,9 @@ const BOTH: [Whose; 2] = [Whose::C, Whose::Ours];
 pub(crate) fn all(scale: Scale, peer: Option<PathBuf>) -> Result<Results> {
     let programs = Programs::find(peer)?;
     let net = Net::new()?;
-    // With addresses of both families C's filter is too long for the kernel long before 330 doors.
+    // With addresses of both families, C's filter is too long for the kernel long before 330 doors.
     net.server.run(&["sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/eth0/disable_ipv6"])?;
-    // What arrives is dropped where it costs least, after the daemons have seen it.
+    // Arriving packets are dropped where that costs least, after the daemons have seen them.
     let drop = "add table netdev bench
                 add chain netdev bench arriving { type filter hook ingress device eth0 priority 0; policy drop; }";
     net.server.run_with_input(&["nft", "-f", "-"], drop.as_bytes()).context("cannot drop packets by nft")?;
@@ -74,7 +74,7 @@ struct Bench {
     scale: Scale,
 }
 
-/// The ports of that many doors of three steps, all different and none next to another.
+/// Returns the ports of this many doors of three steps, all different and none adjacent.
 fn ports(doors: usize) -> Vec<u16> {
     (2000..=u16::MAX).step_by(61).take(doors * 3).collect()
 }
@@ -99,8 +99,8 @@ impl Bench {
         Daemon::start(&self.net.server, &self.programs, whose, config)
     }
 
-    /// Sends packets at this rate. `before` makes ready for it, and `after` says what came of it, or none if packets were lost,
-    /// so that a lower rate has to be tried.
+    /// Sends packets at this rate. `before` prepares the run, and `after` evaluates it; `None` means that packets
+    /// were lost, so a lower rate has to be tried.
     fn flood<T, U>(
         &self,
         rate: u64,
@@ -118,7 +118,7 @@ impl Bench {
     }
 
     fn live(&self) -> Result<Vec<LiveRow>> {
-        // How many attempts there are, and which rate the C program can follow then, in packets a second.
+        // The number of attempts, and the rate that the C program can follow with it, in packets per second.
         let rows: &[(u32, Option<u64>)] = match self.scale {
             Scale::Quick => {
                 &[(0, Some(200_000)), (1_000, Some(50_000)), (10_000, Some(5_000)), (BOUND, None)]
@@ -140,12 +140,12 @@ impl Bench {
         Ok(results)
     }
 
-    /// What a packet that hits the second step costs, from sources of which none has an attempt.
+    /// Measures the cost of a packet that hits the second step, from sources without an attempt.
     fn cost(&self, whose: Whose, attempts: u32, rate: u64, rounds: usize) -> Result<Cost> {
         let ports = ports(1);
         let second = ports.get(1).context("no port")?;
         let (rate, costs) = at_one_rate(rate, rounds, |rate| {
-            // A second of it.
+            // Lasts a second.
             let arguments = format!("--count {rate} --ports {second} --first-source {}", 1 << 24);
             let before = || {
                 let daemon = self.with_attempts(whose, &ports, attempts)?;
@@ -156,14 +156,14 @@ impl Bench {
             self.flood(rate, &arguments, before, |(daemon, cpu): (Daemon, Duration), flood| {
                 daemon.settle()?;
                 let cpu = daemon.cpu()?.saturating_sub(cpu);
-                // What is lost costs nothing, so it would flatter.
+                // A lost packet costs nothing, so it would flatter the result.
                 Ok((daemon.lost()? == 0).then(|| cpu.as_secs_f64() * 1e9 / flood.sent as f64))
             })
         })?;
         Ok(Cost { rate, spread: Spread::of(costs)? })
     }
 
-    /// A daemon with so many live attempts.
+    /// Starts a daemon with this many live attempts.
     fn with_attempts(&self, whose: Whose, ports: &[u16], attempts: u32) -> Result<Daemon<'_>> {
         let config = if whose == Whose::Peer { peer::config(ports, "true") } else { doors(ports, "") };
         let first = ports.first().context("no port")?;
@@ -187,7 +187,7 @@ impl Bench {
             if daemon.lost()? == 0 {
                 return Ok(daemon);
             }
-            // Those that were lost have begun no attempt.
+            // Lost packets have started no attempt.
             (pace, at_once) = (pace / 2, (at_once / 2).max(1));
             ensure!(pace > 100, "{whose:?} loses packets, however slowly they come");
         }
@@ -239,7 +239,7 @@ impl Bench {
         Ok((pair(&wakes)?, pair(&memory)?))
     }
 
-    /// How often a second it wakes up when idle, and its memory then, in KiB.
+    /// Measures how often per second it wakes up when idle, and its memory then, in KiB.
     fn at_rest(&self, whose: Whose, time: Duration) -> Result<(f64, f64)> {
         let (config, _) = self.stamping(whose, "")?;
         let daemon = self.start(whose, &config)?;
@@ -254,7 +254,7 @@ impl Bench {
         let daemon = self.start(Whose::Ours, &config)?;
         let first = ports.first().context("no port")?;
         let mut sent = 0;
-        // Some more than there is room for, of which some may be lost.
+        // Somewhat more than there is room for, because some may be lost.
         while sent < u64::from(BOUND) + 10_000 || daemon.attempts()? < u64::from(BOUND) {
             let arguments =
                 format!("--rate 100000 --count 50000 --ports {first} --in-turns --first-source {sent}");
@@ -266,7 +266,7 @@ impl Bench {
     }
 
     fn many_doors(&self) -> Result<(Spread, Spread, String)> {
-        // 30,000 steps: all ports from 2000 on but every other one, in no order that helps.
+        // 30,000 steps: every other port from 2000 on, in no helpful order.
         let ports: Vec<u16> =
             (0..30_000_u32).filter_map(|n| u16::try_from(2000 + n * 7919 % 31_700 * 2).ok()).collect();
         let config = doors(&ports, "");

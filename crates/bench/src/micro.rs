@@ -1,4 +1,5 @@
-//! The core alone: how long it takes for a packet, and how many instructions, which do not depend on how busy a machine is.
+//! The core alone: the time per packet, and the number of instructions, which does not depend on how busy a machine
+//! is.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use crate::results::Micro;
 use crate::scale::Scale;
 
-/// Measures everything that the program `micro` of this crate knows.
+/// Measures every case of this crate's program `micro`.
 pub(crate) fn all(micro: &Path, scale: Scale) -> Result<Vec<Micro>> {
     let names = run(Command::new(micro).arg("list"))?;
     let has_valgrind = Command::new("valgrind").arg("--version").output().is_ok();
@@ -31,7 +32,7 @@ pub(crate) fn all(micro: &Path, scale: Scale) -> Result<Vec<Micro>> {
     Ok(results)
 }
 
-/// Instructions for one more operation: what more of them take, divided.
+/// Returns the instructions per operation: the difference between two counts of operations, divided.
 fn instructions(micro: &Path, name: &str) -> Result<f64> {
     const COUNT: u32 = 20_000;
     let of = |count: u32| -> Result<f64> {

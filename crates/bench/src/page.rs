@@ -1,14 +1,14 @@
-//! What was measured, as `docs/benchmarks.md`, and whether it is what it should be.
+//! The results, as `docs/benchmarks.md`, and whether they meet their targets.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::results::{BOUND, Cost, DELAYS, KNOCKS, Pair, Rate, Results, Spread};
 
-/// A figure that should not be on the wrong side of another one.
+/// A figure that must not be on the wrong side of another one.
 struct Target {
     what: String,
-    /// None where the machine was too busy to tell.
+    /// `None` if the machine was too busy to tell.
     figure: Option<f64>,
     bound: Bound,
     unit: &'static str,
@@ -52,7 +52,7 @@ impl Target {
     }
 }
 
-/// What has missed its target by more than a fifth, and what could not be told.
+/// Returns the targets missed by more than a fifth, and those that could not be measured.
 pub(crate) fn missed(results: &Results) -> Vec<String> {
     targets(results)
         .into_iter()
@@ -161,7 +161,7 @@ fn targets(results: &Results) -> Vec<Target> {
     targets
 }
 
-/// The page.
+/// Returns the page.
 pub(crate) fn of(results: &Results, took: Duration) -> String {
     let mut page = String::new();
     // Writing to a string cannot fail.
@@ -357,7 +357,7 @@ fn write_knocks(page: &mut String, results: &Results) -> std::fmt::Result {
     Ok(())
 }
 
-/// Says which rates are lower than they should be.
+/// Names the rates that are lower than wanted.
 fn write_lowered(page: &mut String, results: &Results) -> std::fmt::Result {
     let live = results.live.iter().flat_map(|row| {
         let of = |whose, cost: Cost| (format!("{whose} with {} attempts", grouped(row.attempts)), cost.rate);
@@ -390,13 +390,13 @@ fn write_lowered(page: &mut String, results: &Results) -> std::fmt::Result {
     )
 }
 
-/// Packets a second that were kept, and those that were wanted if these are more.
+/// Formats the packets per second that were kept, and those that were wanted if these are more.
 fn rate(rate: Rate) -> String {
     let Rate { wanted, kept } = rate;
     if kept < wanted { format!("{} ({} wanted)", grouped(kept), grouped(wanted)) } else { grouped(kept) }
 }
 
-/// Two columns: what it costs, and at which rate.
+/// Formats two columns: the cost, and the rate.
 fn cost(cost: &Cost) -> String {
     format!("{} | {}", spread(cost.spread), rate(cost.rate))
 }
@@ -405,7 +405,7 @@ fn times(pair: &Pair) -> String {
     pair.ratio().map_or("hidden by noise".to_owned(), |ratio| format!("{} times", number(ratio)))
 }
 
-/// The last columns of a table that compares.
+/// Formats the last columns of a table that compares.
 fn row(pair: &Pair) -> String {
     format!("| {} | {} | {} |", spread(pair.c), spread(pair.ours), times(pair))
 }
@@ -416,7 +416,7 @@ fn spread(spread: Spread) -> String {
     if wide { format!("{} ({}–{})", number(median), number(low), number(high)) } else { number(median) }
 }
 
-/// Three digits that matter.
+/// Formats three significant digits.
 fn number(figure: f64) -> String {
     match figure.abs() {
         size if size >= 1000.0 => grouped(figure.round() as i64),
@@ -426,7 +426,7 @@ fn number(figure: f64) -> String {
     }
 }
 
-/// Digits in groups of three.
+/// Formats digits in groups of three.
 pub(crate) fn grouped(number: impl Into<i128>) -> String {
     let number: i128 = number.into();
     let digits = number.to_string();
@@ -435,7 +435,7 @@ pub(crate) fn grouped(number: impl Into<i128>) -> String {
     format!("{sign}{}", groups.join(","))
 }
 
-/// What this machine is.
+/// Describes this machine.
 fn machine() -> String {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model =

@@ -13,13 +13,13 @@ const OURS: RGBColor = RGBColor(0x1f, 0x5f, 0x99);
 const INK: RGBColor = RGBColor(0x33, 0x33, 0x33);
 const FAINT: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
 
-/// CPU of the daemon for a packet, over the number of live attempts; both axes logarithmic.
+/// Plots the daemon's CPU per packet over the number of live attempts; both axes are logarithmic.
 pub(crate) fn cpu_over_attempts(rows: &[LiveRow]) -> Result<String> {
     let mut svg = String::new();
     {
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
         root.fill(&WHITE).map_err(failed)?;
-        // No attempts stand at 100: a logarithmic axis has no zero.
+        // No attempts are drawn at 100: a logarithmic axis has no zero.
         let place = |attempts: u32| f64::from(attempts.max(100));
         let mut chart = ChartBuilder::on(&root)
             .margin(18)
@@ -67,7 +67,7 @@ pub(crate) fn cpu_over_attempts(rows: &[LiveRow]) -> Result<String> {
     Ok(svg)
 }
 
-/// Honest knocks that opened, over the rate of the flood; a group of bars for each rate and delay.
+/// Plots the honest knocks that opened over the rate of the flood, with a group of bars for each rate and delay.
 pub(crate) fn knocks_over_rate(rows: &[KnockRow]) -> Result<String> {
     let mut svg = String::new();
     {
@@ -100,7 +100,7 @@ pub(crate) fn knocks_over_rate(rows: &[KnockRow]) -> Result<String> {
             for (inner, ((delay, c), ours)) in figures.enumerate() {
                 let left = (index * DELAYS.len() + inner) as f64;
                 for (offset, height, colour) in [(0.15, c.median, C), (0.5, ours.median, OURS)] {
-                    // One that is zero still shows that it was measured.
+                    // A bar of zero still shows that it was measured.
                     let corners = [(left + offset, 0.0), (left + offset + 0.32, height.max(0.15))];
                     chart.draw_series([Rectangle::new(corners, colour.filled())]).map_err(failed)?;
                 }
@@ -124,7 +124,7 @@ pub(crate) fn knocks_over_rate(rows: &[KnockRow]) -> Result<String> {
     Ok(svg)
 }
 
-/// A number of nanoseconds in the unit that suits it.
+/// Formats nanoseconds in a suitable unit.
 fn time_text(nanoseconds: f64) -> String {
     match nanoseconds {
         few if few < 1_000.0 => format!("{few:.0} ns"),

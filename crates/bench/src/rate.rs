@@ -1,4 +1,4 @@
-//! Rates that a machine can keep: wanted ones, lowered as far as it takes.
+//! Rates that a machine can keep: the wanted ones, lowered as far as necessary.
 
 use anyhow::{Result, ensure};
 
@@ -7,22 +7,22 @@ use crate::results::Rate;
 /// How often a round is tried at the same rate.
 const TRIES: usize = 3;
 
-/// How a round went.
+/// The result of a round.
 #[derive(Debug)]
 pub(crate) enum Round<T> {
-    /// The packets came at the wanted rate, and none was lost.
+    /// The packets arrived at the wanted rate, and none was lost.
     Kept(T),
-    /// Only so many packets a second came, or can come.
+    /// Only this many packets per second arrived, or can arrive.
     Slower(f64),
 }
 
-/// Runs rounds, all at the same rate: the wanted one, or else the highest tried that every round keeps.
+/// Runs all rounds at the same rate: the wanted one, or else the highest rate tried that every round keeps.
 ///
-/// A rate that three tries do not keep is lowered, by a tenth at least, and all rounds begin again.
+/// A rate that three tries do not keep is lowered, by a tenth at least, and all rounds start over.
 ///
 /// # Errors
 ///
-/// When a round fails, or not even a packet a second can be kept.
+/// When a round fails, or not even one packet per second can be kept.
 pub(crate) fn at_one_rate<T>(
     wanted: u64,
     rounds: usize,
@@ -58,7 +58,7 @@ pub(crate) fn at_one_rate<T>(
     }
 }
 
-/// A rate of two digits and zeros, below one that was not kept and not above the one that came instead.
+/// Returns a rate of two digits and zeros, below one that was not kept and not above the one that arrived instead.
 #[allow(clippy::cast_sign_loss, reason = "rates are not negative")]
 fn below(rate: u64, came: f64) -> u64 {
     let highest = (rate * 9 / 10).min(came.max(0.0) as u64);
@@ -70,7 +70,7 @@ fn below(rate: u64, came: f64) -> u64 {
 mod tests {
     use super::*;
 
-    /// A generator that makes so many packets a second at most, and how often it was asked at which rate.
+    /// A generator with this maximum rate, and how often it was asked for which rate.
     fn rounds_with(most: u64, wanted: u64) -> (Rate, Vec<u64>, Vec<u64>) {
         let mut asked = Vec::new();
         let (rate, kept) = at_one_rate(wanted, 2, |rate| {
@@ -123,7 +123,7 @@ mod tests {
     fn it_ends_where_nothing_can_be_kept_and_where_a_round_fails() {
         assert!(at_one_rate(1000, 1, |_| Ok(Round::<()>::Slower(0.0))).is_err());
         assert!(at_one_rate(1000, 1, |_| Err::<Round<()>, _>(anyhow::anyhow!("no"))).is_err());
-        // What came may be more than was wanted where packets were lost.
+        // More packets may arrive than were wanted if some are lost.
         assert!(at_one_rate(1_000_000, 1, |_| Ok(Round::<()>::Slower(2e6))).is_err());
     }
 }

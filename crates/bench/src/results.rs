@@ -1,17 +1,17 @@
-//! The figures.
+//! The results.
 
 use anyhow::{Context, Result};
 
-/// How many knocks with each of [`DELAYS`] are sent.
+/// How many knocks are sent with each of [`DELAYS`].
 pub(crate) const KNOCKS: u32 = 20;
 
 /// Milliseconds between the hits of a knock.
 pub(crate) const DELAYS: [u64; 3] = [0, 100, 1000];
 
-/// The default bound on attempts.
+/// The default limit on attempts.
 pub(crate) const BOUND: u32 = 262_144;
 
-/// The middle of some figures, and their ends.
+/// The middle of several figures, and their range.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -27,14 +27,14 @@ impl Spread {
         Ok(Self { median, low: low.unwrap_or(median), high: high.unwrap_or(median) })
     }
 
-    /// For each of several figures, that of all rounds.
+    /// Returns the spread of each figure over all rounds.
     pub(crate) fn of_each(rounds: &[Vec<f64>]) -> Result<Vec<Self>> {
         let of = |index| rounds.iter().filter_map(move |figures| figures.get(index).copied());
         (0..rounds.first().map_or(0, Vec::len)).map(|index| Self::of(of(index).collect())).collect()
     }
 }
 
-/// The same of both programs.
+/// The same figure of both programs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pair {
     pub(crate) c: Spread,
@@ -42,37 +42,37 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    /// How many times less ours takes; none where noise has hidden one of the two.
+    /// Returns by which factor ours takes less; `None` if noise hides one of the two.
     pub(crate) fn ratio(&self) -> Option<f64> {
         (self.c.median > 0.0 && self.ours.median > 0.0).then(|| self.c.median / self.ours.median)
     }
 }
 
-/// Packets a second: those that were wanted, and those with which it was measured. These are fewer where the generator cannot keep
-/// the wanted rate, or a daemon cannot follow it.
+/// Packets per second: the wanted rate, and the rate of the measurement. The latter is lower if the generator cannot
+/// keep the wanted rate, or a daemon cannot follow it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Rate {
     pub(crate) wanted: u64,
     pub(crate) kept: u64,
 }
 
-/// What a packet costs at some rate; nanoseconds.
+/// The cost of a packet at some rate, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cost {
     pub(crate) rate: Rate,
     pub(crate) spread: Spread,
 }
 
-/// What a packet that passes the filter costs with so many live attempts.
+/// The cost of a packet that passes the filter, with this many live attempts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LiveRow {
     pub(crate) attempts: u32,
-    /// None where it was not measured.
+    /// `None` if it was not measured.
     pub(crate) c: Option<Cost>,
     pub(crate) ours: Cost,
 }
 
-/// What the scanner guard does with connection attempts that no door wants.
+/// How the scanner guard handles connection attempts that no door wants.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Guard {
     pub(crate) cost: Cost,
@@ -80,7 +80,7 @@ pub(crate) struct Guard {
     pub(crate) opened: Spread,
 }
 
-/// What both do with knocks during a flood.
+/// How both handle knocks during a flood.
 #[derive(Debug)]
 pub(crate) struct KnockRow {
     pub(crate) rate: Rate,
@@ -105,48 +105,48 @@ pub(crate) struct IdleLatency {
     pub(crate) opened: [usize; 3],
 }
 
-/// What one thing costs the core alone.
+/// The cost of one operation in the core alone.
 #[derive(Debug)]
 pub(crate) struct Micro {
     pub(crate) name: String,
     pub(crate) nanoseconds: f64,
-    /// None where it was not counted.
+    /// `None` if it was not counted.
     pub(crate) instructions: Option<f64>,
 }
 
-/// What was measured of knock-rs.
+/// The results of knock-rs.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    /// CPU for a packet to a port of a sequence, by number of live attempts.
+    /// CPU per packet to a port of a sequence, by number of live attempts.
     pub(crate) live: Vec<(u32, Cost)>,
     /// How many knocks opened in a flood, for each delay.
     pub(crate) knocks: Vec<(Rate, Vec<Spread>)>,
     /// From the last hit to the command on an idle machine, in milliseconds.
     pub(crate) idle_latency: Spread,
-    /// How often a second it wakes up when idle, and its memory then, in KiB.
+    /// How often per second it wakes up when idle, and its memory then, in KiB.
     pub(crate) at_rest: (f64, f64),
 }
 
-/// Everything that was measured.
+/// All results.
 #[derive(Debug)]
 pub(crate) struct Results {
-    /// What the filter costs the kernel for a packet that no door wants, by number of doors; nanoseconds.
+    /// The filter's cost in the kernel for a packet that no door wants, by number of doors; nanoseconds.
     pub(crate) filter: Vec<(usize, Pair)>,
     pub(crate) guard: Guard,
-    /// By number of live attempts. The last is ours alone.
+    /// By number of live attempts. The last row is ours alone.
     pub(crate) live: Vec<LiveRow>,
     pub(crate) knocks: Vec<KnockRow>,
     pub(crate) idle_latency: IdleLatency,
-    /// How often a second an idle daemon wakes up, all threads together.
+    /// How often per second an idle daemon wakes up, all threads together.
     pub(crate) wakes: Pair,
-    /// KiB when idle, and ours with as many attempts as are allowed.
+    /// KiB when idle, and ours with the maximum number of attempts.
     pub(crate) memory: Pair,
     pub(crate) full_memory: f64,
-    /// Start and reload with 10,000 doors, in milliseconds, and what ours says about its filter then.
+    /// Startup and reload with 10,000 doors, in milliseconds, and what ours reports about its filter then.
     pub(crate) start: Spread,
     pub(crate) reload: Spread,
     pub(crate) many_doors: String,
     pub(crate) micro: Vec<Micro>,
-    /// None where it was not measured.
+    /// `None` if it was not measured.
     pub(crate) peer: Option<Peer>,
 }

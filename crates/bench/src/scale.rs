@@ -1,6 +1,6 @@
-//! How much is measured.
+//! The extent of the measurements.
 
-/// How much is measured.
+/// The extent of the measurements.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scale {
     /// Everything that has a target, in less than two minutes.

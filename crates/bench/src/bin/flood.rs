@@ -1,6 +1,6 @@
 //! The traffic generator: TCP packets out of `eth0` of a test host, at an even pace, with knocks between them.
 //!
-//! It is bounded in count and time, and refuses to run where `eth0` is not the end of a virtual cable that a test has laid.
+//! It is bounded in count and time, and refuses to run unless `eth0` is the end of a test's virtual cable.
 
 use std::io::{self, IoSlice, Write};
 use std::net::Ipv4Addr;
@@ -18,19 +18,19 @@ use pnet::datalink;
 use socket2::{Socket, Type};
 use testbed::{Flags, Frame};
 
-/// How many packets a system call sends.
+/// How many packets one system call sends.
 const BATCH: usize = 32;
 
-/// After so long it stops, and says how far it has got.
+/// After this long it stops, and reports how far it got.
 const MOST_SECONDS: f64 = 60.0;
 
 /// The server of a test net.
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 
-/// The hardware address that a test net gives its client.
+/// The hardware address of a test net's client.
 const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 9, 2];
 
-/// Where these bytes stand in a frame: source address, destination port.
+/// The positions of these bytes in a frame: source address, destination port.
 const SOURCE: std::ops::Range<usize> = 26..30;
 const PORT: std::ops::Range<usize> = 36..38;
 
@@ -130,7 +130,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// What the packets are.
+/// The contents of the packets.
 struct Packets {
     ports: Vec<u16>,
     first_source: u32,
@@ -178,9 +178,9 @@ fn put(frame: &mut [u8], place: std::ops::Range<usize>, bytes: &[u8]) {
 
 /// The hits of honest knocks.
 struct Hits {
-    /// Those that are due last come first.
+    /// Latest due time first.
     waiting: Vec<Hit>,
-    /// The last hit of each knock, when it was sent.
+    /// The last hit of each knock, once sent.
     done: Vec<Hit>,
 }
 

@@ -13,7 +13,7 @@ const CONFIG: &str = "[door]\nsequence = 2000,2061,2122\ntcpflags = syn\nseq_tim
 
 const BOUND: u32 = 262_144;
 
-/// A name, and what makes the operation that is meant.
+/// A name, and a function that creates the operation.
 type Case = (&'static str, fn() -> Result<Box<dyn FnMut()>>);
 
 const CASES: [Case; 9] = [
@@ -47,7 +47,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Nanoseconds for one operation: the best of many rounds, since whatever else the machine does only adds to it.
+/// Returns nanoseconds per operation: the best of many rounds, because other work on the machine only adds to it.
 fn time(operation: &mut dyn FnMut()) -> f64 {
     const ROUND: u32 = 20_000;
     let end = Instant::now() + Duration::from_millis(300);
@@ -76,7 +76,7 @@ fn packet(source: u32, port: u16) -> Packet {
     }
 }
 
-/// A gate with one door, with the scanner guard or without.
+/// Creates a gate with one door, with or without the scanner guard.
 fn gate(guarded: bool) -> Result<Gate> {
     let mut config: Config = CONFIG.parse()?;
     if !guarded {
@@ -87,7 +87,7 @@ fn gate(guarded: bool) -> Result<Gate> {
     Ok(gate)
 }
 
-/// Packets to this port, each from a source that has no attempt, while others have that many.
+/// Packets to this port, each from a source without an attempt, while others have this many.
 fn matching(attempts: u32, port: u16) -> Result<Box<dyn FnMut()>> {
     let mut gate = gate(false)?;
     for source in 0..attempts {
@@ -100,7 +100,7 @@ fn matching(attempts: u32, port: u16) -> Result<Box<dyn FnMut()>> {
     }))
 }
 
-/// Strays, each from another source, once the guard knows as many as it can keep.
+/// Strays, each from another source, once the guard is full.
 fn straying() -> Result<Box<dyn FnMut()>> {
     let mut gate = gate(true)?;
     let mut source = 0_u32;

@@ -1,4 +1,4 @@
-//! The command of the doors in the benchmark: adds its argument and the time on the monotonic clock to a file.
+//! The command of the benchmark's doors: appends its argument and the time on the monotonic clock to a file.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -13,7 +13,7 @@ fn main() -> Result<()> {
     let name = arguments.next().context("no name")?;
     let at = i128::from(now.tv_sec()) * 1_000_000_000 + i128::from(now.tv_nsec());
     let mut file = OpenOptions::new().append(true).create(true).open(file)?;
-    // One write, so that the lines of several commands do not mix.
+    // One write, so the lines of several commands do not mix.
     file.write_all(format!("knock {name} {at}\n").as_bytes())?;
     Ok(())
 }

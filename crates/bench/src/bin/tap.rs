@@ -1,4 +1,4 @@
-//! A packet socket on `eth0` that wants nothing: what the kernel does for any such socket, without what a filter adds.
+//! A packet socket on `eth0` that wants nothing: the kernel's cost of any such socket, without the cost of a filter.
 
 use std::io::{Write, stdout};
 

@@ -1,4 +1,4 @@
-//! What the filters cost the kernel for packets that no door wants.
+//! The cost of the filters, in the kernel, for packets that no door wants.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::results::{Pair, Spread};
 use crate::scale::Scale;
 
 impl Bench {
-    /// The cost of the filter is what a packet takes more than with a socket that wants nothing.
+    /// Measures the cost of the filter: how much more a packet takes than with a socket that wants nothing.
     pub(super) fn filter(&self) -> Result<Vec<(usize, Pair)>> {
         const FLOODS: usize = 6;
         let (count, rounds) = match self.scale {
@@ -22,12 +22,12 @@ impl Bench {
         let mut rows = Vec::new();
         for &number in numbers {
             let ports = ports(number);
-            // Ours would look at them all if it guarded against scanners.
+            // With its scanner guard, ours would look at all of them.
             let config = |whose| match whose {
                 Whose::C | Whose::Peer => doors(&ports, ""),
                 Whose::Ours => format!("[options]\nScanLimit = 0\nControlSocket =\n{}", doors(&ports, "")),
             };
-            // Many of each at the same time, so that what they cost stands out against what else a packet costs.
+            // Many copies at the same time, so their cost stands out from the other costs of a packet.
             let copies: u16 = if number == 1 { 16 } else { 4 };
             let arguments = format!("--count {count} --stray-from {}", list(&ports));
             let pace = || self.fastest(FLOODS, &arguments);
@@ -54,7 +54,8 @@ impl Bench {
         Ok(rows)
     }
 
-    /// How long a packet takes in the fastest of some floods, in nanoseconds: what else the machine does makes them slower only.
+    /// Returns the nanoseconds per packet in the fastest of several floods: other work on the machine only makes them
+    /// slower.
     fn fastest(&self, floods: usize, arguments: &str) -> Result<f64> {
         let mut fastest = f64::INFINITY;
         for _ in 0..floods {

@@ -1,4 +1,4 @@
-//! How knocks fare: in a flood and without one.
+//! The fate of knocks, in a flood and without one.
 
 use std::collections::HashMap;
 use std::fs;
@@ -15,7 +15,7 @@ use crate::results::{DELAYS, IdleLatency, KNOCKS, KnockRow, Pair, Spread};
 use crate::scale::Scale;
 
 impl Bench {
-    /// A door that notes when it opens.
+    /// Creates a door that notes when it opens.
     pub(super) fn stamping(&self, whose: Whose, more: &str) -> Result<(String, Vec<u16>)> {
         let ports = ports(1);
         let stamp = self.programs.stamp.to_str().context("a path that is no text")?;
@@ -29,7 +29,7 @@ impl Bench {
         Ok((config, ports))
     }
 
-    /// When each knock was answered.
+    /// Returns when each knock was answered.
     pub(super) fn stamps(&self) -> HashMap<Ipv4Addr, i128> {
         knocks(&self.net.server.run(&["cat", "/run/stamps"]).unwrap_or_default())
     }
@@ -45,7 +45,7 @@ impl Bench {
         };
         let row = |&wanted: &u64| {
             let (rate, rounds) = at_one_rate(wanted, self.scale.rounds(), |rate| {
-                // Both at the same rate, or there is nothing to compare.
+                // Both need the same rate, or there is nothing to compare.
                 let mut both = Vec::new();
                 for whose in BOTH {
                     match self.knocks_in_flood(whose, rate)? {
@@ -66,8 +66,8 @@ impl Bench {
         rates.iter().map(row).collect()
     }
 
-    /// How many knocks with each delay opened while others' first steps came at this rate, and how long those without a delay
-    /// took, in milliseconds.
+    /// Counts the knocks with each delay that opened while others' first steps arrived at this rate, and measures how
+    /// long those without a delay took, in milliseconds.
     pub(super) fn knocks_in_flood(&self, whose: Whose, rate: u64) -> Result<Round<(Vec<f64>, Vec<f64>)>> {
         let (config, ports) = self.stamping(whose, "")?;
         let delays = DELAYS.map(|delay| delay.to_string()).join(",");
@@ -87,7 +87,7 @@ impl Bench {
         })
     }
 
-    /// How long each knock takes without a flood that opens, in milliseconds.
+    /// Measures how long each knock takes without a flood, in milliseconds.
     pub(super) fn idle_knocks(&self, whose: Whose, config: &str, ports: &[u16]) -> Result<Vec<f64>> {
         self.clear_stamps()?;
         let daemon = self.start(whose, config)?;
@@ -131,13 +131,13 @@ impl Bench {
     }
 }
 
-/// How many knocks with each delay opened, and how long those without a delay took, in milliseconds.
+/// Returns how many knocks with each delay opened, and how long those without a delay took, in milliseconds.
 fn counts_and_latencies(flood: &Flood, stamps: HashMap<Ipv4Addr, i128>) -> (Vec<f64>, Vec<f64>) {
     let (mut counts, mut latencies) = (vec![0.0; DELAYS.len()], Vec::new());
     for (source, at) in stamps {
-        // The generator gives the knocks of each delay their addresses in turns.
+        // The generator assigns addresses to the knocks of each delay in turns.
         let index = source.to_bits() as usize % DELAYS.len();
-        // 11.0.0.0 modulo 3 is where the turns begin.
+        // The turns start at 11.0.0.0 modulo 3.
         let index = (index + DELAYS.len() - (11 << 24) % DELAYS.len()) % DELAYS.len();
         if let Some(count) = counts.get_mut(index) {
             *count += 1.0;
@@ -151,7 +151,7 @@ fn counts_and_latencies(flood: &Flood, stamps: HashMap<Ipv4Addr, i128>) -> (Vec<
     (counts, latencies)
 }
 
-/// How long the disk takes to store a file so that it survives, in milliseconds.
+/// Measures how long the disk takes to store a file durably, in milliseconds.
 fn store_time(directory: &std::path::Path) -> Result<f64> {
     let start = Instant::now();
     let temporary = directory.join("new");

@@ -1,7 +1,7 @@
 //! knock-rs, the other knock daemon in Rust, in the same situations.
 //!
-//! It is in the package registry as `knockd` 0.1.0 and under the Apache licence. It sees TCP SYN over IPv4 only, keeps every
-//! port of a sequence that a source has hit as an attempt, in any order, and cannot be told the interface.
+//! It is in the package registry as `knockd` 0.1.0, under the Apache licence. It sees only TCP SYN over IPv4, keeps
+//! every port of a sequence that a source has hit as an attempt, in any order, and has a fixed interface.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::scale::Scale;
 /// The only interface that it knows (its `main.rs`).
 const INTERFACE: &str = "enp3s0";
 
-/// One door, as it wants it.
+/// Returns one door in its configuration format.
 pub(super) fn config(ports: &[u16], command: &str) -> String {
     let sequence = list(ports);
     format!(
