@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: our knockd beside the C program.
+//! `cargo xtask bench`: our knockd compared with the C program.
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -8,7 +8,7 @@ use bench::Scale;
 
 use crate::tools::{IP, NFT, NSENTER, TASKSET, Tools, UNSHARE, VALGRIND};
 
-/// Builds knock-rs from the package registry, and says where it is; none where that does not work.
+/// Builds knock-rs from the package registry and returns its path; `None` if that fails.
 fn peer(tools: &Tools) -> Option<PathBuf> {
     let root = tools.target_directory().join("knock-rs");
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -17,7 +17,7 @@ fn peer(tools: &Tools) -> Option<PathBuf> {
     Some(root.join("bin/knockd")).filter(|program| is_built && program.exists())
 }
 
-/// Installs what is missing, measures, and says what is not as it should be.
+/// Installs what is missing, measures, and reports missed targets.
 pub(crate) fn run(quick: bool) -> ExitCode {
     let measured = || -> Result<Vec<String>> {
         let mut tools = Tools::new()?;

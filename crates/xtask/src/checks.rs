@@ -42,17 +42,17 @@ pub(crate) fn run() -> ExitCode {
         println!("skipped, {count} of: {reason}");
     }
     if let Err(error) = &outcome {
-        // Told again, since much may have been printed after it.
+        // Repeated here, because much may have been printed since.
         println!("{}", tally.failures);
         eprintln!("\n{BAD}failed:{BAD:#} {error:#}\n");
-        // A step that is not a test, or tests that do not compile, count as one.
+        // A failed step that is not a test, or tests that do not compile, count as one failure.
         tally.failed = tally.failed.max(1);
     }
     println!("{tally}");
     if outcome.is_ok() && tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// What has been done so far.
+/// The results so far.
 #[derive(Default)]
 struct Checks {
     tally: Tally,
@@ -66,7 +66,7 @@ impl Checks {
         self.step("Lints", |_| Task::new("cargo clippy --workspace --all-targets -- -D warnings").run())?;
         let mut built = None;
         self.step("Building the tests", |_| {
-            // Once with cargo's progress, and once for the answer.
+            // Once for cargo's progress, and once for the list of binaries.
             Task::new("cargo test --workspace --no-run").run()?;
             built = Some(testbed::build_tests()?);
             Ok(())
@@ -87,7 +87,7 @@ impl Checks {
         self.step("Fuzz targets", |tally| fuzz(tools, tally))
     }
 
-    /// Prints a heading, does the work, and prints how long it took.
+    /// Prints a heading, does the work, and prints the time that it took.
     fn step(&mut self, heading: &'static str, work: impl FnOnce(&mut Tally) -> Result<()>) -> Result<()> {
         println!("\n{HEADING}== {heading}{HEADING:#}");
         let start = Instant::now();
@@ -102,7 +102,7 @@ impl Checks {
 fn needed_tools(tools: &mut Tools, tally: &mut Tally) -> Result<()> {
     tools.ensure_present(&[IPTABLES, NFT, IP, UNSHARE, NSENTER, SETPRIV, NMAP, TCPDUMP, PYTHON])?;
     tools.ensure_present(&[FAIL2BAN])?;
-    // The one test that takes these skips itself.
+    // The only test that needs these skips itself.
     if let Err(error) = tools.ensure_present(&[SSHD, SSH_KEYSCAN]) {
         println!("No SSH server: {error:#}");
     }
@@ -117,7 +117,7 @@ fn needed_tools(tools: &mut Tools, tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// The machine for some of the tests, where there can be one.
+/// Returns the machine for some of the tests, if this system can have one.
 fn emulated_machine(tools: &mut Tools, built: &Built, tally: &mut Tally) -> Result<Option<Machine>> {
     if let Some(obstacle) = Machine::obstacle() {
         tally.skip(format_args!("the tests under another kernel: {obstacle}"));
@@ -132,9 +132,11 @@ fn emulated_machine(tools: &mut Tools, built: &Built, tally: &mut Tally) -> Resu
     }
 }
 
-/// Runs all tests here and, meanwhile, some of them in the emulated machine: most of the tests here wait more than they compute.
+/// Runs all tests here and, at the same time, some of them in the emulated machine: most tests here wait more than
+/// they compute.
 fn tests(tools: &Tools, built: &Built, machine: Option<&Machine>, tally: &mut Tally) -> Result<()> {
-    // The programs are taken from where they have just been built: tests with an eye on the clock do not want to wait for cargo.
+    // They take the programs from the directory of the fresh build: tests that watch the clock must not wait for
+    // cargo.
     let here = Task::new("cargo test --workspace --no-fail-fast")
         .env("TESTBED_PROGRAMS", &built.programs)
         .env("PATH", tools.path());
@@ -146,7 +148,7 @@ fn tests(tools: &Tools, built: &Built, machine: Option<&Machine>, tally: &mut Ta
                 (outcome, printed, start.elapsed())
             })
         });
-        // Every test is run and counted, also after one has failed.
+        // Every test runs and is counted, even after a failure.
         let outcome = here.run_counting(tally, &mut anstream::stdout());
         (outcome, emulated.map(thread::ScopedJoinHandle::join))
     });
@@ -161,7 +163,7 @@ fn tests(tools: &Tools, built: &Built, machine: Option<&Machine>, tally: &mut Ta
     Ok(())
 }
 
-/// Compiles the core for a target that has no files, sockets, processes or threads.
+/// Compiles the core for a target without files, sockets, processes and threads.
 fn check_wasm() -> Result<()> {
     const TARGET: &str = "wasm32-unknown-unknown";
     let libraries = Command::new("rustc")
@@ -177,7 +179,7 @@ fn check_wasm() -> Result<()> {
     Task::new(&format!("cargo check -p knockd-core --target {TARGET}")).run()
 }
 
-/// Looks at the core as another crate sees it: with its feature, and without what has changed unnoticed.
+/// Checks the core as another crate sees it: with its feature, and with no unnoticed change of its interface.
 fn public_interface(tools: &Tools, tally: &mut Tally) -> Result<()> {
     Task::new("cargo clippy -p knockd-core --all-targets --all-features -- -D warnings").run()?;
     Task::new("cargo test -p knockd-core --all-features --test serde_forms")
@@ -185,14 +187,14 @@ fn public_interface(tools: &Tools, tally: &mut Tally) -> Result<()> {
     public_api::check(tools, tally)
 }
 
-/// Runs the tests of the module with unsafe code in an interpreter that knows what is undefined, where that can be had.
+/// Runs the tests of the module with unsafe code in Miri, which detects undefined behaviour, if it is available.
 fn miri(tally: &mut Tally) -> Result<()> {
     let ensure_miri = || {
         ensure_nightly()?;
         if !Task::new("cargo +nightly miri --version").works() {
             Task::new("rustup component add --toolchain nightly miri rust-src").run()?;
         }
-        // It builds the standard library, which may fail where nothing can be fetched.
+        // This builds the standard library, which may fail if nothing can be downloaded.
         Task::new("cargo +nightly miri setup").run()
     };
     if let Err(error) = ensure_miri() {
@@ -202,7 +204,7 @@ fn miri(tally: &mut Tally) -> Result<()> {
         .run_counting(tally, &mut anstream::stdout())
 }
 
-/// Runs each fuzz target for some seconds, or, where cargo-fuzz cannot be had, at least the tests of their crate.
+/// Runs each fuzz target for some seconds or, if cargo-fuzz is unavailable, at least the tests of their crate.
 fn fuzz(tools: &mut Tools, tally: &mut Tally) -> Result<()> {
     if let Err(error) = ensure_cargo_fuzz(tools) {
         tally.skip_until_installed(format_args!("the fuzz targets: {error:#}"))?;
@@ -217,7 +219,7 @@ fn fuzz(tools: &mut Tools, tally: &mut Tally) -> Result<()> {
         }
     }
     for target in targets {
-        // libFuzzer writes what it finds into the first directory it is given: not into the committed seeds.
+        // libFuzzer writes its findings into the first directory: it must not be that of the committed seeds.
         let found = tools.target_directory().join("fuzz-found").join(&target);
         std::fs::create_dir_all(&found)?;
         let found = found.to_str().context("a path that is not UTF-8")?;

@@ -1,4 +1,4 @@
-//! `cargo xtask conformance`: our knockd beside the C program.
+//! `cargo xtask conformance`: our knockd compared with the C program.
 
 use std::process::{Command, ExitCode};
 
@@ -6,7 +6,7 @@ use testbed::workspace_root;
 
 use crate::tools::Tools;
 
-/// Runs the suite and prints the comparison, or writes the page that is made of its rules.
+/// Runs the suite and prints the comparison, or writes the page generated from its rules.
 pub(crate) fn run(write_page: bool) -> ExitCode {
     match Tools::new().and_then(|mut tools| tools.ensure_original()) {
         Ok(true) => {}

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: a door opened and closed, for somebody who has never seen port knocking.
+//! `cargo xtask demo`: opens and closes a door, for somebody who has never seen port knocking.
 
 use std::process::Command;
 use std::thread;
@@ -16,12 +16,12 @@ use crate::tools::{IP, IPTABLES, NFT, NSENTER, Tools, UNSHARE};
 const CONFIG_FILE: &str = "/run/knockd.conf";
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Runs the demo; it is a success only if every observation is as expected.
+/// Runs the demo; it succeeds only if every observation is as expected.
 pub(crate) fn run() -> Result<()> {
     let mut tools = Tools::new()?;
     tools.ensure_present(&[IP, UNSHARE, NSENTER])?;
     if IPTABLES.find().is_none() && NFT.find().is_none() {
-        // Without one the demo still works, so a failure only changes what is shown.
+        // The demo works without one, so a failure only changes what it shows.
         let _ = tools.ensure_present(&[IPTABLES]);
     }
     println!("Building knockd and knock; the first build takes a minute or two.");
@@ -83,7 +83,7 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// Builds a program with cargo's progress on the terminal, and returns its path.
+/// Builds a program, showing cargo's progress, and returns its path.
 fn build(package: &str, bin: &str) -> Result<String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
@@ -110,7 +110,7 @@ fn introduce(firewall: &Firewall, server: std::net::Ipv4Addr, client: std::net::
     );
 }
 
-/// The example that everybody begins with, with the commands that work here.
+/// Returns the usual first example, with commands that work here.
 fn config_for(firewall: &Firewall) -> String {
     let (open, close) = firewall.commands();
     format!(
@@ -135,18 +135,18 @@ fn show_file(text: &str) {
     }
 }
 
-/// What a connection attempt finds.
+/// The result of a connection attempt.
 #[derive(Clone, Copy, PartialEq)]
 enum Port {
     Open,
     Closed,
 }
 
-/// Prints what happens, with the time since the start, and knockd's lines at their places in between.
+/// Prints events with the time since the start, and knockd's lines at their places in between.
 struct Timeline {
     start: Instant,
     knockd: Option<Running>,
-    /// How many of knockd's lines are on the screen.
+    /// How many of knockd's lines have been printed.
     shown: usize,
 }
 
@@ -166,7 +166,7 @@ impl Timeline {
         println!("\n{HEADING}{text}{HEADING:#}");
     }
 
-    /// Shows a command of a person at one of the machines.
+    /// Shows a command that a person types on one of the machines.
     fn typed(&mut self, prompt: &str, command: &str) {
         self.catch_up();
         self.line(Instant::now(), prompt, TYPED, command);
@@ -177,7 +177,7 @@ impl Timeline {
         self.line(Instant::now(), "", Style::new(), text);
     }
 
-    /// Prints the lines of knockd that are not on the screen yet.
+    /// Prints the new lines of knockd.
     fn catch_up(&mut self) {
         let lines = self.knockd.as_ref().map(Running::lines).unwrap_or_default();
         for line in lines.iter().skip(self.shown).filter(|line| !line.text.is_empty()) {
@@ -203,12 +203,13 @@ impl Timeline {
         self.typed("client$", &format!("knock {address} {}", ports.join(" ")));
         let [first, second, third] = ports;
         client.run(&[knock, &address, first, second, third])?;
-        // knockd says what it runs just before it does; the command needs a moment, as a person does to type the next one.
+        // knockd announces a command just before it runs; the command needs a moment, as a person does to type the
+        // next one.
         thread::sleep(Duration::from_millis(200));
         Ok(())
     }
 
-    /// Tries to connect to port 22 until the outcome is as expected; a slow machine's firewall may need some seconds.
+    /// Tries to connect to port 22 until the result is as expected; a slow machine's firewall may need some seconds.
     fn check_port(&mut self, client: &Host, server: &Host, promised: Port) -> Result<()> {
         self.typed("client$", &format!("nc -z -w 1 {} 22", server.ipv4));
         let deadline = Instant::now() + PATIENCE;

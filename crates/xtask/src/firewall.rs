@@ -1,4 +1,4 @@
-//! The firewall that the demo closes port 22 with.
+//! The firewall with which the demo closes port 22.
 
 use std::path::Path;
 
@@ -7,27 +7,29 @@ use testbed::{Host, Net};
 
 use crate::tools::{IPTABLES, NFT};
 
-/// What stands in front of port 22, with the path of its program.
+/// What protects port 22, with the path of its program.
 pub(crate) enum Firewall {
     /// `iptables`, which the first example of knockd.conf uses.
     Iptables(String),
     /// `nft`.
     Nft(String),
-    /// None could be used: a door's command starts and ends what answers on port 22, which is this program.
+    /// No firewall is usable: the door's commands start and stop the program that answers on port 22, which is this
+    /// one.
     Answering(String),
 }
 
 impl Firewall {
-    /// Makes the two hosts and closes the server's ports by the first firewall that works there.
+    /// Creates the two hosts and closes the server's ports with the first firewall that works there.
     ///
-    /// Being installed is not enough: the kernel may lack the modules, or a plain user may not load them.
+    /// Being installed is not enough: the kernel may lack the modules, or a plain user may not be allowed to load
+    /// them.
     pub(crate) fn closed_net() -> Result<(Net, Self)> {
-        // The example in every introduction to knockd says /sbin/iptables.
+        // The example in every introduction to knockd uses /sbin/iptables.
         let usual = "/sbin/iptables";
         let iptables = if Path::new(usual).exists() { Some(usual.into()) } else { IPTABLES.find() };
         let candidates = [iptables.map(text).map(Self::Iptables), NFT.find().map(text).map(Self::Nft)];
         for firewall in candidates.into_iter().flatten() {
-            // A new net for each, since one that fails may leave half of its rules.
+            // A new net for each, because a failed one may leave half of its rules.
             let net = new_net()?;
             if firewall.close_ports(&net.server).is_ok() {
                 return Ok((net, firewall));
@@ -36,7 +38,7 @@ impl Firewall {
         Ok((new_net()?, Self::Answering(text(testbed::build("testbed", "testbed")?))))
     }
 
-    /// One sentence about what is used.
+    /// Describes in one sentence what is used.
     pub(crate) fn description(&self) -> &'static str {
         match self {
             Self::Iptables(_) => {
@@ -52,7 +54,7 @@ impl Firewall {
         }
     }
 
-    /// The commands by which a person would have closed the ports as it was done here.
+    /// Returns the commands with which a person would have closed the ports.
     pub(crate) fn set_up(&self) -> Vec<String> {
         match self {
             Self::Iptables(_) => vec![
@@ -73,7 +75,7 @@ impl Firewall {
         }
     }
 
-    /// What the first knock brings.
+    /// Describes the effect of the first knock.
     pub(crate) fn opened(&self) -> &'static str {
         match self {
             Self::Iptables(_) | Self::Nft(_) => "Now port 22 is open, for this client's address only.",
@@ -81,12 +83,12 @@ impl Firewall {
         }
     }
 
-    /// Whether packets are filtered, so that something can listen on port 22 all the time.
+    /// Says whether packets are filtered, so a program can listen on port 22 all the time.
     pub(crate) fn is_real(&self) -> bool {
         !matches!(self, Self::Answering(_))
     }
 
-    /// The commands for knockd.conf that open and close port 22.
+    /// Returns the commands for knockd.conf that open and close port 22.
     pub(crate) fn commands(&self) -> (String, String) {
         match self {
             Self::Iptables(path) => {

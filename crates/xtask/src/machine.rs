@@ -1,5 +1,5 @@
-//! An emulated machine with Debian's kernel and the files of this one: for what the kernel at hand may not have, such as Landlock,
-//! VLAN and PPP, and for a clock that takes a system call.
+//! An emulated machine with Debian's kernel and this machine's files: for features that the kernel at hand may lack,
+//! such as Landlock, VLAN and PPP, and for a clock that needs a system call.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -14,34 +14,34 @@ use crate::tally::Tally;
 use crate::task::{Task, quoted};
 use crate::tools::{BUSYBOX, CPIO, DEPMOD, PPPD, QEMU, Tools};
 
-/// Test programs of the daemon, and which of their tests.
+/// Test programs of the daemon, and the selected tests of each.
 const TESTS: [(&str, &str); 4] =
     [("knockd_cli", "capture::sandbox::"), ("separation", ""), ("packets", ""), ("kernels", "--ignored")];
 
-/// Seconds until the machine is given up.
+/// How many seconds the machine may take.
 const PATIENCE: u32 = 1200;
 
 /// The machine, ready to start.
 pub(crate) struct Machine {
-    /// Where its kernel is kept from one run to the next.
+    /// The directory that keeps its kernel between runs.
     directory: PathBuf,
 }
 
 impl Machine {
-    /// Says why there can be no such machine here, if so.
+    /// Returns why this system cannot have such a machine, if so.
     pub(crate) fn obstacle() -> Option<&'static str> {
-        // Its relatives have other names for their kernels (os-release(5)).
+        // Related distributions name their kernels differently (os-release(5)).
         let is_debian = fs::read_to_string("/etc/os-release")
             .is_ok_and(|text| text.lines().any(|line| line == "ID=debian"));
         let is_possible = cfg!(target_arch = "x86_64") && is_debian && geteuid().is_root();
         (!is_possible).then_some("emulating a machine takes root on Debian for x86-64")
     }
 
-    /// Installs the emulator and a kernel where they are missing, and writes down which tests to run.
+    /// Installs the emulator and a kernel if they are missing, and writes down which tests to run.
     ///
     /// # Errors
     ///
-    /// When a package cannot be had, or a test program is missing.
+    /// When a package is unavailable, or a test program is missing.
     pub(crate) fn prepare(tools: &mut Tools, built: &Built) -> Result<Self> {
         tools.ensure_present(&[QEMU, BUSYBOX, CPIO, DEPMOD, PPPD])?;
         let directory = tools.target_directory().join("machine");
@@ -61,7 +61,7 @@ impl Machine {
         Ok(Self { directory })
     }
 
-    /// Runs the tests there, and adds them up.
+    /// Runs the tests there and counts the results.
     ///
     /// # Errors
     ///
@@ -90,7 +90,7 @@ impl Machine {
     }
 }
 
-/// What the machine does when it has started.
+/// Returns the script that the machine runs at startup.
 fn script(built: &Built, tools: &Path) -> Result<String> {
     let root = workspace_root().canonicalize()?;
     let mut script = format!(
@@ -100,7 +100,7 @@ fn script(built: &Built, tools: &Path) -> Result<String> {
         quoted(text(tools)?)
     );
     for (name, which) in TESTS {
-        // One at a time, since this machine is slow.
+        // One at a time, because this machine is slow.
         let program = built.test("knockd-cli", name)?;
         writeln!(script, "{} --test-threads 1 {which}", quoted(text(&program)?))?;
     }

@@ -1,7 +1,7 @@
-//! `cargo xtask`: the tasks of developers and CI.
+//! `cargo xtask`: tasks for developers and CI.
 //!
-//! `checks` runs the steps of `cargo xtask test`, some of them in the `machine`; each is a `task`, whose tests the `tally` adds up.
-//! `tools` finds and installs the programs that all of this takes.
+//! `checks` runs the steps of `cargo xtask test`, some of them in the `machine`; each is a `task`, and the `tally`
+//! counts its tests. `tools` finds and installs the programs that all of this needs.
 
 mod bench;
 mod checks;

@@ -1,30 +1,30 @@
-//! What test programs have said, added up.
+//! The results of test programs, added up.
 
 use std::fmt;
 
 use anyhow::{Result, bail};
 use testbed::{SKIPPED, is_ci};
 
-/// The results of tests so far.
+/// The results of the tests so far.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Tally {
-    /// How many test programs have told their result.
+    /// How many test programs have reported a result.
     pub(crate) programs: u64,
     passed: u64,
     pub(crate) failed: u64,
-    /// Why tests, or whole steps, were not run.
+    /// Why tests, or whole steps, did not run.
     skipped: Vec<String>,
-    /// What the test program that runs has printed.
+    /// The output of the current test program.
     printed: String,
-    /// How many of its tests were skipped, which it takes to have passed.
+    /// How many of its tests were skipped, which it counts as passed.
     skipped_here: u64,
-    /// What the tests that failed have printed.
+    /// The output of the tests that failed.
     pub(crate) failures: String,
 }
 
 impl Tally {
-    /// Adds a line that a test program has printed: its result, such as `test result: ok. 12 passed; 0 failed; 1 ignored; …`, that
-    /// it skips a test ([`testbed::skip`]), or anything else, which is remembered until the result comes.
+    /// Adds a line of a test program's output: its result, such as `test result: ok. 12 passed; 0 failed; 1 ignored;
+    /// …`, a skipped test ([`testbed::skip`]), or anything else, which is kept until the result arrives.
     pub(crate) fn add(&mut self, line: &str) {
         let line = line.trim_end();
         if let Some(reason) = line.strip_prefix(SKIPPED) {
@@ -49,13 +49,13 @@ impl Tally {
         self.failed += number_before(" failed;");
     }
 
-    /// Notes that something was not run, since this machine does not allow it.
+    /// Notes that something did not run because this machine does not allow it.
     pub(crate) fn skip(&mut self, reason: impl fmt::Display) {
         self.skipped.push(reason.to_string());
         anstream::println!("{SKIPPED}{reason}");
     }
 
-    /// Notes that something was not run, since something is missing that can be installed.
+    /// Notes that something did not run because something installable is missing.
     ///
     /// # Errors
     ///
@@ -68,7 +68,7 @@ impl Tally {
         Ok(())
     }
 
-    /// Adds those of another one.
+    /// Adds the results of another tally.
     pub(crate) fn join(&mut self, other: Self) {
         self.programs += other.programs;
         self.passed += other.passed;
@@ -77,7 +77,7 @@ impl Tally {
         self.failures += &other.failures;
     }
 
-    /// The reasons for what was skipped, each once, with how often.
+    /// Returns the reasons for skips, each once, with its count.
     pub(crate) fn reasons(&self) -> Vec<(&str, usize)> {
         let mut reasons: Vec<&str> = self.skipped.iter().map(String::as_str).collect();
         reasons.sort_unstable();
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn what_testbed_prints_for_a_skipped_test_is_counted_though_the_test_passes() {
-        // As a test program of its own, whose output the harness does not keep.
+        // Runs as a separate test program, whose output the harness does not capture.
         if std::env::var_os("SKIP_A_TEST").is_some() {
             testbed::skip("for another test");
             return;

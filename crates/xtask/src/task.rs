@@ -1,4 +1,4 @@
-//! Command lines that xtask runs, and that a person can repeat.
+//! Command lines that xtask runs and a person can repeat.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -18,7 +18,7 @@ pub(crate) struct Task {
 }
 
 impl Task {
-    /// Splits at blanks, without quoting.
+    /// Splits at spaces, without quoting.
     pub(crate) fn new(command_line: &str) -> Self {
         Self { words: command_line.split_whitespace().map(str::to_owned).collect(), env: Vec::new() }
     }
@@ -34,13 +34,13 @@ impl Task {
         self
     }
 
-    /// Adds a word that may have blanks in it.
+    /// Adds a word that may contain spaces.
     pub(crate) fn with_word(mut self, word: impl Into<String>) -> Self {
         self.words.push(word.into());
         self
     }
 
-    /// Says whether it can be run and succeeds, and shows nothing.
+    /// Says whether it runs and succeeds, without showing anything.
     pub(crate) fn works(&self) -> bool {
         self.command().is_ok_and(|mut command| {
             command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
@@ -54,7 +54,7 @@ impl Task {
         Ok(())
     }
 
-    /// Runs it, passes its stdout on line by line, and adds up its tests.
+    /// Runs it, forwards its stdout line by line, and counts its tests.
     pub(crate) fn run_counting(&self, tally: &mut Tally, out: &mut impl Write) -> Result<()> {
         writeln!(out, "{self}")?;
         let mut child =
@@ -90,7 +90,7 @@ impl fmt::Display for Task {
     }
 }
 
-/// A word as a shell takes it.
+/// Quotes a word for a shell.
 pub(crate) fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_=+./,:@%".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {

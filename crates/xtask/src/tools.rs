@@ -1,4 +1,4 @@
-//! The system's programs: finding them, and installing them where that is possible.
+//! The system's programs: finding them, and installing them if possible.
 
 use std::ffi::OsString;
 use std::fs;
@@ -12,17 +12,17 @@ use nix::unistd::geteuid;
 
 use crate::task::quoted;
 
-/// A program and the package that has it.
+/// A program and the package that contains it.
 #[derive(Clone, Copy)]
 pub(crate) struct Tool {
     /// The program's name.
     pub(crate) program: &'static str,
-    /// The package with Debian, Ubuntu, Alpine and Arch Linux.
+    /// The package on Debian, Ubuntu, Alpine and Arch Linux.
     package: &'static str,
-    /// The package with Fedora and its relatives.
+    /// The package on Fedora and its relatives.
     fedora: &'static str,
-    /// Debian's packages if installing the first one would enable a service: they are unpacked into the target directory instead,
-    /// and nothing else is done with them. The other managers enable no service by themselves.
+    /// Debian's packages, if installing the first one would enable a service: they are only unpacked, into the target
+    /// directory. The other package managers enable no services.
     unpacked: &'static [&'static str],
 }
 
@@ -55,7 +55,7 @@ pub(crate) const CXX: Tool = tool("c++", "g++", "gcc-c++");
 const KNOCKD: Tool = tool("knockd", "knockd", "knock-server");
 
 impl Tool {
-    /// Finds the program in `PATH` and where distributions keep system tools.
+    /// Finds the program in `PATH` and in the directories where distributions keep system tools.
     pub(crate) fn find(&self) -> Option<PathBuf> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let system = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
@@ -66,38 +66,38 @@ impl Tool {
     }
 }
 
-/// The tools of this machine, and what had to be added to them.
+/// The tools of this machine, and what was added.
 pub(crate) struct Tools {
     target: PathBuf,
     installed: Vec<String>,
 }
 
 impl Tools {
-    /// Finds out where tools can be unpacked.
+    /// Finds out where to unpack tools.
     ///
     /// # Errors
     ///
-    /// When cargo does not say where it builds.
+    /// When cargo does not report its build directory.
     pub(crate) fn new() -> Result<Self> {
         Ok(Self { target: testbed::target_directory()?, installed: Vec::new() })
     }
 
-    /// The directory that cargo builds into.
+    /// Returns cargo's build directory.
     pub(crate) fn target_directory(&self) -> &Path {
         &self.target
     }
 
-    /// The packages that were installed, and the files that were unpacked, for people.
+    /// Returns the installed packages and unpacked files, for people.
     pub(crate) fn installed(&self) -> &[String] {
         &self.installed
     }
 
-    /// The directory of unpacked programs, for `PATH`. They need not be there.
+    /// Returns the directory of unpacked programs, for `PATH`. It need not exist.
     pub(crate) fn unpacked(&self) -> PathBuf {
         self.target.join("tools/bin")
     }
 
-    /// `PATH` with the unpacked programs behind those of the machine.
+    /// Returns `PATH` with the unpacked programs after those of the machine.
     pub(crate) fn path(&self) -> OsString {
         let mut path = std::env::var_os("PATH").unwrap_or_default();
         path.push(":/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin:");
@@ -105,11 +105,11 @@ impl Tools {
         path
     }
 
-    /// Makes sure that all of `tools` are there.
+    /// Makes sure that all of `tools` are present.
     ///
     /// # Errors
     ///
-    /// When one is missing and cannot be installed by this user on this system; the message has what to type.
+    /// When one is missing and this user cannot install it on this system; the message says what to type.
     pub(crate) fn ensure_present(&mut self, tools: &[Tool]) -> Result<()> {
         let is_missing = |tool: &Tool| tool.find().is_none() && !self.unpacked().join(tool.program).exists();
         let missing: Vec<Tool> = tools.iter().copied().filter(is_missing).collect();
@@ -145,11 +145,11 @@ impl Tools {
         to_unpack.iter().try_for_each(|tool| self.unpack(tool))
     }
 
-    /// Unpacks a Debian package into the target directory, and writes a script that runs its program from there.
+    /// Unpacks a Debian package into the target directory, and writes a script that runs its program there.
     fn unpack(&mut self, tool: &Tool) -> Result<()> {
         let directory = self.target.join("tools").join(tool.package);
         let root = directory.join("root");
-        // One that was interrupted has no script.
+        // After an interruption, there is no script.
         let _ = fs::remove_dir_all(&directory);
         fs::create_dir_all(&root)?;
         fs::create_dir_all(self.unpacked())?;
@@ -181,8 +181,8 @@ impl Tools {
         Ok(())
     }
 
-    /// Installs the C program that the conformance suite compares ours with, where that is Debian's: the suite knows version
-    /// 0.8 of theirs. Returns whether it is there. The package neither enables nor starts its service.
+    /// Installs the C program for the conformance suite, if the system's packages are Debian's: the suite knows their
+    /// version 0.8. Returns whether it is present. The package neither enables nor starts its service.
     ///
     /// # Errors
     ///
@@ -212,7 +212,7 @@ fn run_manager(command: &str, directory: &Path) -> Result<()> {
 struct Manager {
     program: Tool,
     refresh: Option<&'static str>,
-    /// It removes no package: apt is told not to, the others do so only when asked.
+    /// It removes no packages: apt is told not to, and the others do so only on request.
     install: &'static str,
     /// Whether it has Debian's packages.
     can_unpack: bool,
