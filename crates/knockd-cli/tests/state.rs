@@ -166,7 +166,7 @@ fn on_a_full_disk_doors_open_and_close_all_the_same_and_it_is_told() {
          mount -t tmpfs -o size=4k,mode=700 tmpfs /var/lib/knockd
          mkdir /run/disk
          mount -t tmpfs -o size=4k tmpfs /run/disk
-         for disk in /var/lib/knockd /run/disk; do head -c 4096 /dev/zero >$disk/full; done",
+         for disk in /var/lib/knockd /run/disk; do head -c 4096 /dev/zero >$disk/1.failed; done",
     );
     let options = "logfile = /run/disk/log";
     let mut knockd = Knockd::start(&net, &config(options, 5, "echo closed for %IP%"));
@@ -175,7 +175,7 @@ fn on_a_full_disk_doors_open_and_close_all_the_same_and_it_is_told() {
     knockd.wait_for_output("open for 10.9.0.2");
     knockd.wait_for_output("closed for 10.9.0.2");
     // Once there is room again, doors are remembered again.
-    sh(&net.server, "rm /var/lib/knockd/full");
+    sh(&net.server, "rm /var/lib/knockd/1.failed");
     hit(&net, 3, &[1]);
     knockd.wait_for_output("open for 10.9.0.3");
     assert_eq!(sh(&net.server, "ls /var/lib/knockd | grep -c lease").trim(), "1");
@@ -190,10 +190,11 @@ fn doors_that_could_not_be_stored_are_closed_in_spite_of_onexit_keep() {
         &net.server,
         "mkdir -m 700 /var/lib/knockd
          mount -t tmpfs -o size=4k,mode=700 tmpfs /var/lib/knockd
-         head -c 4096 /dev/zero >/var/lib/knockd/full || true",
+         head -c 4096 /dev/zero >/var/lib/knockd/1.failed || true",
     );
     let mut knockd = Knockd::start(&net, &config("OnExit = keep", 600, "echo closed for %IP%"));
     hit(&net, 2, &[1]);
+    knockd.wait_for("cannot save open doors in /var/lib/knockd: ");
     knockd.wait_for_output("open for 10.9.0.2");
     knockd.signal(Signal::SIGTERM);
     knockd.wait_for_output("closed for 10.9.0.2");
