@@ -142,7 +142,7 @@ fn targets(results: &Results) -> Vec<Target> {
     add(
         "memory when idle, ours to C".to_owned(),
         results.memory.ours.median / results.memory.c.median,
-        // Pages of code that only the start has needed count: they are clean, and go when somebody needs the memory.
+        // This includes code pages that only startup needs: they are clean, and the kernel frees them on demand.
         Bound::AtMost(2.5),
         " times",
     );

@@ -25,9 +25,9 @@ pub enum Exit {
     Failed = 1,
 }
 
-/// Says on standard error why the program ends; it may be closed, then the exit status still tells.
+/// Prints on standard error why the program exits; if that is closed, the exit status still tells.
 pub fn complain_of(error: &anyhow::Error) {
-    // The border at which a drawing gets its colours.
+    // Findings get their colours only here, at the border.
     let coloured = error.downcast_ref::<ConfigFileError>().and_then(ConfigFileError::coloured);
     let text = coloured.unwrap_or_else(|| format!("{error:#}"));
     log::complain(&format!("knockd: {text}"), log::Level::Error);

@@ -134,10 +134,10 @@ fn write_named(mut destinations: Destinations, incoming: &Receiver<QueuedLine>) 
     }
 }
 
-/// Opens a log file; a pipe without a reader is an error, and one that is full takes no line.
+/// Opens a log file. A pipe without a reader is an error; a full pipe loses the line.
 fn open_file(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    // Its stages would tell other users which port comes next.
+    // Otherwise its stages would show other users which hits were right.
     options
         .create(true)
         .append(true)

@@ -28,8 +28,8 @@ pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> anyhow:
     Ok(())
 }
 
-/// Opens a terminal or a pipe anew: one that has some room need not have room for a line, and to write without waiting is a matter
-/// of the open file, which others share.
+/// Reopens a terminal or a pipe: one with some room may lack room for a line, and the non-blocking mode belongs to the
+/// open file, which other processes share.
 pub(crate) fn reopen(to: BorrowedFd<'_>) -> io::Result<File> {
     let path = format!("/proc/self/fd/{}", to.as_raw_fd());
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;

@@ -49,9 +49,9 @@ impl fmt::Display for CommandTemplate {
     }
 }
 
-/// A command for a shell, as a [`CommandTemplate`] becomes it: not blank, without a line feed or a NUL byte.
+/// A command for a shell, such as an expanded [`CommandTemplate`]: not blank, and without line feeds and NUL bytes.
 ///
-/// Copies share their text.
+/// Clones share the text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct CommandLine(Arc<str>);
 
@@ -59,7 +59,7 @@ impl CommandLine {
     /// Checks a command.
     ///
     /// # Errors
-    /// When it is blank, or has a line feed or a NUL byte.
+    /// When it is blank, or contains a line feed or a NUL byte.
     pub fn new(text: impl Into<Arc<str>>) -> Result<Self, TextError> {
         let text = text.into();
         check_line(&text)?;
@@ -87,7 +87,7 @@ impl fmt::Display for CommandLine {
     }
 }
 
-/// Takes the text as it is, white space around it included.
+/// Takes the text as it is, including surrounding white space.
 impl FromStr for CommandLine {
     type Err = TextError;
 

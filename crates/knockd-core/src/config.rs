@@ -76,7 +76,7 @@ impl Config {
         parser::parse(text).map_err(|findings| ConfigError { findings })
     }
 
-    /// Returns the door that an event is about, if this is the configuration that was in force then.
+    /// Returns the door of an event, if this configuration was the current one at that time.
     pub fn door(&self, id: DoorId) -> Option<&Door> {
         self.doors.get(id.index())
     }
@@ -167,7 +167,7 @@ impl ScanLimit {
     /// The largest limit.
     pub const MAX: u32 = 64;
 
-    /// Returns this limit; `None` when it is 0 or larger than [`Self::MAX`].
+    /// Returns this limit; `None` if it is 0 or larger than [`Self::MAX`].
     pub const fn new(ports: u32) -> Option<Self> {
         match NonZeroU32::new(ports) {
             Some(ports) if ports.get() <= Self::MAX => Some(Self(ports)),
@@ -187,7 +187,7 @@ impl From<ScanLimit> for u32 {
     }
 }
 
-/// The number is 0, or larger than [`ScanLimit::MAX`].
+/// The number is 0 or larger than [`ScanLimit::MAX`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 #[error("expected a whole number from 1 to {}", ScanLimit::MAX)]
 #[non_exhaustive]

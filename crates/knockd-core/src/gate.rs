@@ -59,8 +59,8 @@ struct Burning {
     openings: Vec<(Door, IpAddr)>,
 }
 
-/// The decisions of a call, in order. They borrow the gate: collect them before calling it again for one of them.
-#[must_use = "an outcome that nobody carries out leaves a door open or a knock lost"]
+/// The decisions of a call, in order. They borrow the gate, so collect them before calling it again.
+#[must_use = "an outcome that is not carried out leaves a door open or a knock lost"]
 #[derive(Debug)]
 pub struct Outcomes<'a>(Drain<'a, Outcome>);
 
@@ -371,7 +371,7 @@ impl Gate {
         self.derive();
     }
 
-    /// Passes over the lines that are just being struck out: they may still have been there when their file was read.
+    /// Skips the lines that are being struck out: their file may have been read before that.
     fn use_up_burning(&mut self) {
         for burning in self.burning.values() {
             if let Some(file) = self.files.get_mut(&burning.file) {

@@ -55,7 +55,7 @@ impl OneTime {
         Some(used)
     }
 
-    /// Takes this line for used, wherever it stands, if it is still there.
+    /// Marks this line as used, wherever it is, if it still exists.
     pub(crate) fn pass_over(&mut self, line: &Unused) {
         let Some((before, after)) = self.text.split_at_checked(line.offset) else { return };
         let begins = before.last().is_none_or(|&byte| byte == b'\n');
@@ -90,7 +90,7 @@ impl OneTime {
     }
 }
 
-/// Reads the sequence of a line that is neither empty nor a comment.
+/// Parses the sequence of a line that is neither empty nor a comment.
 fn sequence_of(line: &[u8]) -> Option<Sequence> {
     let line = std::str::from_utf8(line.trim_ascii()).ok()?;
     grammar::whole(line, grammar::remarked_sequence).ok().map(|(sequence, _)| sequence)

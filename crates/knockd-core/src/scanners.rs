@@ -102,7 +102,7 @@ pub struct LocalPorts {
     bound: Vec<u16>,
 }
 
-/// What was serialized may have been written by hand, in any order.
+/// The serialised form may have been written by hand, in any order.
 #[cfg(feature = "serde")]
 #[derive(serde::Deserialize)]
 struct AsStored {

@@ -81,7 +81,7 @@ impl TcpFlags {
     }
 }
 
-/// The flags of both.
+/// Returns the union of both.
 impl BitOr for TcpFlags {
     type Output = Self;
 

@@ -93,7 +93,7 @@ macro_rules! text {
             }
         }
 
-        /// So that a map is asked with a `&str`.
+        /// Allows lookups in a map with a `&str`.
         impl Borrow<str> for $type {
             fn borrow(&self) -> &str {
                 self

@@ -144,19 +144,19 @@ impl FromStr for Seconds {
     }
 }
 
-/// A length of time in whole milliseconds, as it is stored.
+/// A duration in whole milliseconds, for storage.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Milliseconds(u64);
 
 impl Milliseconds {
-    /// Returns this length of time; fractions of a millisecond are dropped. The range is 584 million years, at
+    /// Returns this duration; fractions of a millisecond are dropped. The range is 584 million years, at
     /// whose end it stops.
     pub fn new(time: Duration) -> Self {
         Self(saturated(time.as_millis()))
     }
 
-    /// Returns the same length of time.
+    /// Returns the same duration.
     pub const fn duration(self) -> Duration {
         Duration::from_millis(self.0)
     }

@@ -78,7 +78,7 @@ impl Machine {
         .with_word("-initrd")
         .with_word(text(&self.directory.join("initrd.gz"))?)
         .with_word("-append")
-        // On a busy machine the kernel would take a timer that comes late for broken, and give up.
+        // On a busy machine, the kernel would otherwise take a late timer for a broken one and give up.
         .with_word("console=ttyS0 quiet panic=-1 no_timer_check");
         let mut tally = Tally::default();
         emulator.run_counting(&mut tally, out)?;

@@ -42,7 +42,7 @@ enum Arguments {
         #[arg(long)]
         quick: bool,
     },
-    /// Compare what other crates can see of knockd-core with crates/knockd-core/public-api.txt
+    /// Compare the public interface of knockd-core with crates/knockd-core/public-api.txt
     ///
     /// Needs a nightly toolchain and cargo-public-api, and installs both if they are missing.
     PublicApi {

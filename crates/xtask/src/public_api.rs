@@ -1,7 +1,7 @@
 //! `cargo xtask public-api`: what other crates can see of knockd-core, as a committed file.
 //!
-//! rustdoc writes it as JSON, in a format that is not stable: a nightly toolchain is needed, and a version of cargo-public-api that reads
-//! this very format. Where these do not go together, nothing is compared.
+//! rustdoc writes it as JSON, in an unstable format, so this needs a nightly toolchain and a version of cargo-public-api
+//! that reads exactly this format. If these do not match, nothing is compared.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,11 +18,11 @@ use crate::tools::Tools;
 
 /// The committed file.
 const FILE: &str = "crates/knockd-core/public-api.txt";
-/// The version of cargo-public-api, and the format of JSON that it reads.
+/// The version of cargo-public-api, and the JSON format that it reads.
 const TOOL: &str = "0.52.0";
 const FORMAT: &str = "57";
 
-/// Rewrites the committed file, or compares it with what the crate has.
+/// Rewrites the committed file, or compares it with the crate.
 ///
 /// # Errors
 ///
@@ -36,13 +36,13 @@ pub(crate) fn run(write: bool) -> Result<()> {
     let surface = surface(&tools, &json)?;
     if write {
         fs::write(workspace_root().join(FILE), surface).with_context(|| format!("cannot write {FILE}"))?;
-        println!("written: {FILE}");
+        println!("wrote {FILE}");
         return Ok(());
     }
     compare(&surface)
 }
 
-/// Compares the committed file with what the crate has, where the tools go together.
+/// Compares the committed file with the crate, if the tools match.
 ///
 /// # Errors
 ///
@@ -69,7 +69,7 @@ fn other_format(format: &str) -> String {
     )
 }
 
-/// Lets rustdoc describe the crate, with all its features, beside the documentation that people read.
+/// Lets rustdoc describe the crate, with all features, outside the directory of its documentation.
 fn json(tools: &Tools) -> Result<PathBuf> {
     ensure_nightly()?;
     let directory = tools.target_directory().join("public-api");
@@ -81,14 +81,14 @@ fn json(tools: &Tools) -> Result<PathBuf> {
     Ok(directory.join("doc/knockd_core.json"))
 }
 
-/// The number behind `"format_version":`, which stands at the end.
+/// Returns the number after `"format_version":`, which is at the end.
 fn format_of(json: &Path) -> Result<String> {
     let json = fs::read_to_string(json).with_context(|| format!("cannot read {}", json.display()))?;
     let (_, version) = json.rsplit_once("\"format_version\":").context("rustdoc's JSON has no version")?;
     Ok(version.chars().take_while(char::is_ascii_digit).collect())
 }
 
-/// One line for each item, without what all types have.
+/// Returns one line per item, without what all types have.
 fn surface(tools: &Tools, json: &Path) -> Result<String> {
     let output = Command::new(program(tools))
         .args(["--omit", "blanket-impls,auto-trait-impls", "--color", "never", "--rustdoc-json"])
@@ -98,13 +98,13 @@ fn surface(tools: &Tools, json: &Path) -> Result<String> {
         .output()
         .context("cannot run cargo-public-api")?;
     ensure!(output.status.success(), "cargo-public-api ended with {}", output.status);
-    // What the compiler derives for itself comes and goes with its version.
+    // What the compiler derives internally varies with its version.
     let lines = String::from_utf8(output.stdout)?;
     let lines = lines.lines().filter(|line| !line.contains("core::marker::StructuralPartialEq"));
     Ok(lines.flat_map(|line| [line, "\n"]).collect())
 }
 
-/// Installs the very version into the target directory, so that another one of the user's stays what it is.
+/// Installs exactly this version into the target directory, so the user's own version stays untouched.
 fn ensure_tool(tools: &Tools) -> Result<()> {
     let version = Command::new(program(tools)).arg("--version").output();
     if version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).trim_end().ends_with(TOOL)) {
@@ -130,11 +130,11 @@ fn compare(surface: &str) -> Result<()> {
         println!("{change}");
     }
     bail!(
-        "knockd-core has another public interface than {FILE}; if it should: cargo xtask public-api --write"
+        "the public interface of knockd-core differs from {FILE}; if that is intended, run: cargo xtask public-api --write"
     )
 }
 
-/// The lines that only one of them has. Both are sorted by rustdoc's names and repeat none that matters.
+/// Returns the lines that only one of them has. Both are sorted by rustdoc's names, and duplicates do not matter.
 fn differences(committed: &str, surface: &str) -> Vec<String> {
     let gone = committed.lines().filter(|line| !surface.lines().any(|other| other == *line));
     let new = surface.lines().filter(|line| !committed.lines().any(|other| other == *line));

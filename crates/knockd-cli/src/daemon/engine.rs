@@ -146,7 +146,7 @@ impl Engine {
         self.apply_and_look(decide, |_, _| {});
     }
 
-    /// Does the same and shows the caller each outcome before carrying it out.
+    /// Does the same, and passes each outcome to the caller before carrying it out.
     pub(super) fn apply_and_look(
         &mut self,
         decide: impl for<'g> FnOnce(&'g mut Gate, Now) -> Outcomes<'g>,

@@ -24,7 +24,7 @@ impl PidFile {
         let in_path = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         let open = || {
             let mut options = OpenOptions::new();
-            // A link that somebody else has left there would let them choose which file loses its content.
+            // Otherwise somebody could leave a link there and choose which file loses its contents.
             options
                 .create(true)
                 .truncate(false)

@@ -18,10 +18,10 @@ const SUFFIX: &str = ".lease";
 const KEPT: [&str; 2] = [".damaged", ".failed"];
 /// The prefix of an unfinished file's name.
 const UNFINISHED: &str = "new-";
-/// What a file system puts into its root.
+/// The directory that some file systems create in their root.
 const LOST_AND_FOUND: &str = "lost+found";
 
-/// Larger numbers are not ours: counting up from them must not overflow.
+/// Files with larger numbers are not ours, so counting up never overflows.
 const MAX_NUMBER: u64 = u64::MAX / 2;
 
 /// The pause before the next attempt to lock the directory; each is longer than the one before.
@@ -55,8 +55,8 @@ impl LeaseStore {
     /// Opens the directory, creating it if necessary, readable only by its owner.
     ///
     /// # Errors
-    /// When it cannot be created, locked or written, when others may write to it, since its contents will be executed, or when it
-    /// contains anything that knockd did not write. Then nothing in it is changed.
+    /// When it cannot be created, locked or written; when others may write to it, because its contents will be executed;
+    /// or when it contains anything that knockd did not write. Then nothing in it changes.
     pub(crate) fn open(path: PathBuf) -> anyhow::Result<Self> {
         let in_path = || format!("cannot use the state directory {}", path.display());
         let opened = (|| {
@@ -74,7 +74,7 @@ impl LeaseStore {
             }
             if let Some(foreign) = foreign_entry(&path)? {
                 bail!(
-                    "contains {foreign}, which knockd did not write; set `StateDir` to a directory for knockd alone"
+                    "contains {foreign:?}, which knockd did not write; set `StateDir` to a directory for knockd alone"
                 );
             }
             if metadata.mode() & 0o077 != 0 {
@@ -201,7 +201,7 @@ impl OwnFile {
         let number = |suffix| {
             let digits = name.strip_suffix(suffix)?;
             let number = digits.parse().ok().filter(|number| *number <= MAX_NUMBER)?;
-            // As knockd writes it: no sign, no zero in front.
+            // As knockd writes it: no sign, no leading zero.
             (u64::to_string(&number) == digits).then_some(LeaseId(number))
         };
         match name {
@@ -215,14 +215,14 @@ impl OwnFile {
     }
 }
 
-/// Finds something in a directory that knockd did not write.
+/// Returns an entry of the directory that knockd did not write, if any.
 fn foreign_entry(directory: &Path) -> io::Result<Option<String>> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let is_ours = match OwnFile::named(&entry.path()) {
             None => entry.file_name() == LOST_AND_FOUND,
             Some(OwnFile::Lock | OwnFile::Kept(_)) => entry.file_type()?.is_file(),
-            // Whatever has such a name might be removed or renamed, so it has to look like a lease, too.
+            // knockd may remove or rename a file with such a name, so its contents must look like a lease as well.
             Some(OwnFile::Lease(_) | OwnFile::Unfinished) => begins_like_a_lease(&entry.path())?,
         };
         if !is_ours {
@@ -232,7 +232,7 @@ fn foreign_entry(directory: &Path) -> io::Result<Option<String>> {
     Ok(None)
 }
 
-/// Says whether a file is a lease or the beginning of one, as a power failure may leave it.
+/// Says whether a file is a lease or, as after a power failure, the start of one.
 fn begins_like_a_lease(path: &Path) -> io::Result<bool> {
     if !fs::symlink_metadata(path)?.is_file() {
         return Ok(false);
@@ -243,7 +243,7 @@ fn begins_like_a_lease(path: &Path) -> io::Result<bool> {
     Ok(LeaseRecord::HEADER.as_bytes().starts_with(&beginning))
 }
 
-/// Follows no symbolic link, and waits for no other end of a pipe.
+/// Returns options that follow no symbolic link and do not block on a pipe.
 fn open_options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
@@ -397,7 +397,7 @@ mod tests {
             fs::create_dir(&path).unwrap();
             fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
             make(&path.join(name));
-            // Through a symbolic link it is the same directory.
+            // A symbolic link leads to the same directory.
             let link = directory.path().join("link");
             symlink(&path, &link).unwrap();
             for path in [&path, &link] {

@@ -191,7 +191,7 @@ impl Job {
             changes.append(&mut self.undone);
         }
         self.write(changes);
-        // Whoever waits for a lease does not wait for lines of one-time files.
+        // A change of a lease does not wait for lines of one-time files.
         self.tell(Progress::Done(ticket));
         for (id, path, line) in burns {
             let burnt = strike_out(&path, &line);

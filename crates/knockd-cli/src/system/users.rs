@@ -14,7 +14,7 @@ pub(crate) fn group(name: &str) -> Option<u32> {
     number("/etc/group", name)
 }
 
-/// Returns the name of any user, also from other databases; that may take long.
+/// Returns the name of any user, from other databases as well, which may take long.
 pub(crate) fn name_of(user: u32) -> Option<String> {
     User::from_uid(Uid::from_raw(user)).ok().flatten().map(|user| user.name)
 }

@@ -29,7 +29,7 @@ impl Severity {
     }
 }
 
-/// Reads the word, in small letters.
+/// Parses the name, in lower case.
 impl FromStr for Severity {
     type Err = UnknownWord;
 
@@ -116,7 +116,7 @@ codes! {
     Odds = "odds",
 }
 
-/// Reads the word, in small letters.
+/// Parses the name, in lower case.
 impl FromStr for Code {
     type Err = UnknownWord;
 
