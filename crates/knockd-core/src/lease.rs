@@ -11,6 +11,7 @@
 //! ```
 
 mod control;
+mod effect;
 mod record;
 
 use std::collections::btree_map::Entry;
@@ -21,12 +22,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::control::{LeaseFilter, LeaseState, LeaseView};
+pub use self::effect::{Access, Burn, BurnId, Effect, LeaseId, LeaseKey, Run, RunKind};
 pub use self::record::{LeaseRecord, LeaseRecordError};
 use crate::command::CommandLine;
 use crate::config::{Action, Door, Reopen};
-use crate::one_time::Unused;
 use crate::outcome::OpeningResult;
-use crate::text::{DoorName, Text};
+use crate::text::DoorName;
 use crate::time::{Milliseconds, Now, Timestamp};
 
 /// How long to wait after the n-th failure of a stop command before a retry; after the last one, it is given up.
@@ -37,103 +38,6 @@ const RETRIES: [Duration; 5] = [
     Duration::from_secs(30),
     Duration::from_secs(60),
 ];
-
-/// Identifies a lease and its commands; unique as long as the lease's [`LeaseRecord`] is stored.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct LeaseId(pub u64);
-
-/// What the caller has to do, in the order returned.
-///
-/// A [`Self::Run`] waits until everything before it in the same list is durable; nothing else waits.
-#[must_use = "an effect that is not carried out leaves a door open or a knock lost"]
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
-pub enum Effect {
-    /// Strike out this line of a one-time file, durably, and report to [`crate::Gate::handle_burnt`].
-    Burn(Burn),
-    /// Store this durably, replacing an older record of the same lease.
-    Store(LeaseRecord),
-    /// The deadline of an open lease has moved to this time, or will once its start command ends. The updated record
-    /// comes before.
-    EndMoved(LeaseId, Timestamp),
-    /// Remove the stored record of a lease: its door is closed.
-    Forget(LeaseId),
-    /// Keep the stored record of a lease for a person to inspect, but do not restore it: its stop command failed for
-    /// good, and nothing more will be done about it.
-    SetAside(LeaseId, Arc<LeaseKey>),
-    /// Run this command, and report its end to [`crate::Gate::handle_exit`].
-    Run(Run),
-}
-
-/// A knocked line of a one-time file.
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct Burn {
-    /// The ID for [`crate::Gate::handle_burnt`].
-    pub id: BurnId,
-    /// The file's path, as in the configuration.
-    pub file: Text,
-    /// The line. Write [`crate::STRIKE`] over the byte at its offset, if it is still the file's first unused line.
-    pub line: Unused,
-}
-
-/// Identifies a [`Burn`].
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct BurnId(pub(crate) u64);
-
-/// A command to run.
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct Run {
-    /// The ID for [`crate::Gate::handle_exit`] when it ends.
-    pub id: LeaseId,
-    /// Which of the door's commands it is.
-    pub kind: RunKind,
-    /// Name of the door.
-    pub door: DoorName,
-    /// The source that it runs for.
-    pub source: IpAddr,
-    /// The command line for the shell.
-    pub command: CommandLine,
-}
-
-/// Which command of a door.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
-pub enum RunKind {
-    /// `Start_Command`.
-    Start,
-    /// `Stop_Command`.
-    Stop,
-}
-
-/// What distinguishes leases: two knocks with the same effect share one, and a door whose action changed with the
-/// configuration starts a new one beside the old.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct LeaseKey {
-    /// Name of the door.
-    pub door: DoorName,
-    /// The source.
-    pub source: IpAddr,
-    /// What opening has done, and closing undoes.
-    pub access: Access,
-}
-
-/// A door's [`Action`] for one source, at a door that closes again.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
-pub enum Access {
-    /// Commands, expanded.
-    Commands {
-        /// The start command.
-        start: CommandLine,
-        /// The stop command.
-        stop: CommandLine,
-    },
-}
 
 /// The open doors.
 ///

@@ -1,0 +1,107 @@
+//! What a lease is, and what its caller has to do for it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::LeaseRecord;
+use crate::command::CommandLine;
+use crate::one_time::Unused;
+use crate::text::{DoorName, Text};
+use crate::time::Timestamp;
+
+/// Identifies a lease and its commands; unique as long as the lease's [`LeaseRecord`] is stored.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct LeaseId(pub u64);
+
+/// What the caller has to do, in the order returned.
+///
+/// A [`Self::Run`] waits until everything before it in the same list is durable; nothing else waits.
+#[must_use = "an effect that is not carried out leaves a door open or a knock lost"]
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
+pub enum Effect {
+    /// Strike out this line of a one-time file, durably, and report to [`crate::Gate::handle_burnt`].
+    Burn(Burn),
+    /// Store this durably, replacing an older record of the same lease.
+    Store(LeaseRecord),
+    /// The deadline of an open lease has moved to this time, or will once its start command ends. The updated record
+    /// comes before.
+    EndMoved(LeaseId, Timestamp),
+    /// Remove the stored record of a lease: its door is closed.
+    Forget(LeaseId),
+    /// Keep the stored record of a lease for a person to inspect, but do not restore it: its stop command failed for
+    /// good, and nothing more will be done about it.
+    SetAside(LeaseId, Arc<LeaseKey>),
+    /// Run this command, and report its end to [`crate::Gate::handle_exit`].
+    Run(Run),
+}
+
+/// A knocked line of a one-time file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Burn {
+    /// The ID for [`crate::Gate::handle_burnt`].
+    pub id: BurnId,
+    /// The file's path, as in the configuration.
+    pub file: Text,
+    /// The line. Write [`crate::STRIKE`] over the byte at its offset, if it is still the file's first unused line.
+    pub line: Unused,
+}
+
+/// Identifies a [`Burn`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct BurnId(pub(crate) u64);
+
+/// A command to run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Run {
+    /// The ID for [`crate::Gate::handle_exit`] when it ends.
+    pub id: LeaseId,
+    /// Which of the door's commands it is.
+    pub kind: RunKind,
+    /// Name of the door.
+    pub door: DoorName,
+    /// The source that it runs for.
+    pub source: IpAddr,
+    /// The command line for the shell.
+    pub command: CommandLine,
+}
+
+/// Which command of a door.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
+pub enum RunKind {
+    /// `Start_Command`.
+    Start,
+    /// `Stop_Command`.
+    Stop,
+}
+
+/// What distinguishes leases: two knocks with the same effect share one, and a door whose action changed with the
+/// configuration starts a new one beside the old.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct LeaseKey {
+    /// Name of the door.
+    pub door: DoorName,
+    /// The source.
+    pub source: IpAddr,
+    /// What opening has done, and closing undoes.
+    pub access: Access,
+}
+
+/// A door's [`Action`] for one source, at a door that closes again.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
+pub enum Access {
+    /// Commands, expanded.
+    Commands {
+        /// The start command.
+        start: CommandLine,
+        /// The stop command.
+        stop: CommandLine,
+    },
+}
