@@ -1,8 +1,9 @@
-//! The table of attempts in progress: found by source, ordered by age and by progress, bounded.
+//! The table of attempts in progress: found by source, ordered by age, shared among doors and stages, bounded.
 //!
 //! A stranger can make it grow by one attempt per packet, so every operation takes constant time, and a full table drops
-//! an attempt at the lowest stage, the longest there. A host in an IPv6 network has 2^64 addresses, so each /64 keeps at
-//! most [`index::PER_NETWORK`] attempts at their first stage; another one drops the oldest of them.
+//! an attempt that is in no share of a door: [`shares`] says which, and what an honest knock can rely on. A host in an IPv6
+//! network has 2^64 addresses, so each /64 keeps at most [`index::PER_NETWORK`] attempts, at any stages and doors; another
+//! one drops one of them, and nobody else's.
 //!
 //! Every attempt has a place in one vector, and through it is in four lists, or in three if no network counts it:
 //!
@@ -12,23 +13,25 @@
 //!   (source, class) ─────▶ │  A1  │  B1  │ free │  A2  │  C1  │ ◀──── queue of each timeout
 //!     newest first         │      │      │      │      │      │         the next to end first
 //!                          │ four pairs of links in each entry│
-//!   IPv6 /64 ────────────▶ │      │      │      │      │      │ ◀──── stage 0, 1, 2, …
+//!   IPv6 /64 ────────────▶ │      │      │      │      │      │ ◀──── stages of each door, and crowd
 //!     oldest first         └──────┴──────┴──────┴──────┴──────┘         longest there first
 //! ```
 //!
 //! - What a packet of this source means: its list in [`index::Sources`].
 //! - Which attempts have ended: the fronts of the queues. All in a queue last equally long, so a new one goes to the back.
-//! - Which attempt makes room: the front of the lowest stage.
-//! - Which attempt makes room for another of its network: the front of its list in [`index::Networks`].
+//! - Which attempt makes room: the front of the crowd in [`shares::Shares`].
+//! - Which attempt makes room for another of its network: the front of one of its two lists in [`index::Networks`].
 //!
-//! `list.rs` links, `entries.rs` stores, `index.rs` finds, and this file decides; `properties.rs` states the invariants.
-//! Ordered maps were tried in place of the lists: docs/architecture.md has the figures.
+//! `list.rs` links, `entries.rs` stores, `index.rs` finds, `shares.rs` decides which attempt makes room, and this file does the
+//! rest; `properties.rs` states the invariants. Ordered maps were tried in place of the lists: docs/architecture.md has the
+//! figures.
 
 mod entries;
 mod index;
 mod list;
 #[cfg(test)]
 mod properties;
+mod shares;
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -38,8 +41,12 @@ use self::entries::Entries;
 pub(crate) use self::entries::Slot;
 use self::index::{Networks, Sources};
 use self::list::{List, Order};
+use self::shares::Shares;
 use crate::seed::Seed;
 use crate::time::Timestamp;
+
+/// The stage of a source that opened a door and is now ignored by it for its `Cooldown`.
+pub(crate) const COOLING: u8 = 0;
 
 /// Attempts of one source are found together if their doors watch the same destination.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -57,7 +64,7 @@ pub(crate) struct Attempt {
     pub(crate) door: u32,
     pub(crate) class: ClassId,
     pub(crate) queue: QueueId,
-    /// Number of steps done, from 1.
+    /// Number of steps done, from 1; or [`COOLING`].
     pub(crate) stage: u8,
     /// When the first step was hit.
     pub(crate) begun: Timestamp,
@@ -70,7 +77,7 @@ pub(crate) struct Attempts {
     sources: Sources,
     networks: Networks,
     queues: Vec<Queue>,
-    stages: Vec<Stage>,
+    shares: Shares,
     /// No attempt ends before this moment.
     next_end: Option<Timestamp>,
 }
@@ -82,24 +89,19 @@ struct Queue {
     list: List,
 }
 
-/// Attempts at the same stage, longest there first.
-#[derive(Clone, Copy, Default, Debug)]
-struct Stage {
-    list: List,
-    len: usize,
-}
-
 impl Attempts {
-    /// Creates an empty table with one queue per timeout; it takes memory only as it fills.
-    pub(crate) fn new(limit: NonZeroU32, lasts: &[Duration], seed: Seed) -> Self {
+    /// Creates an empty table for doors that have `stages` stages in total, with one queue per timeout; it takes memory
+    /// only as it fills.
+    pub(crate) fn new(limit: NonZeroU32, stages: usize, lasts: &[Duration], seed: Seed) -> Self {
+        let limit = limit.get() as usize;
         let queues = lasts.iter().map(|&lasts| Queue { lasts, list: List::default() });
         Self {
-            limit: limit.get() as usize,
+            limit,
             entries: Entries::default(),
             sources: Sources::new(seed),
             networks: Networks::new(seed),
             queues: queues.collect(),
-            stages: vec![Stage::default(); crate::Sequence::MAX_STEPS + 1],
+            shares: Shares::new(limit, stages),
             next_end: None,
         }
     }
@@ -108,9 +110,9 @@ impl Attempts {
         self.entries.len()
     }
 
-    /// Returns the number of attempts at this stage.
-    pub(crate) fn len_at(&self, stage: u8) -> usize {
-        self.stages.get(usize::from(stage)).map_or(0, |stage| stage.len)
+    /// Returns how many of them are sources in a `Cooldown` instead of attempts.
+    pub(crate) const fn cooling(&self) -> usize {
+        self.shares.cooling()
     }
 
     /// Returns an attempt; `None` after its removal, until another one takes its place.
@@ -128,13 +130,14 @@ impl Attempts {
         self.entries.links(slot, Order::Source)?.next
     }
 
-    /// Returns all attempts, most advanced first, and within a stage the longest there first.
+    /// Returns all attempts, most advanced first; [`Shares::iter`] has the whole order. Each takes the same time, however
+    /// many there are.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Attempt> + '_ {
         self.slots().filter_map(|slot| self.get(slot).copied())
     }
 
     fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
-        self.stages.iter().rev().flat_map(|stage| stage.list.iter(Order::Stage, &self.entries))
+        self.shares.iter(&self.entries)
     }
 
     /// Returns when [`Self::expire`] next has something to do; it may be too early, never too late.
@@ -166,34 +169,29 @@ impl Attempts {
         Some((slot, self.get(slot)?.begun.after(*lasts)))
     }
 
-    /// Adds an attempt at the back of its queue and its stage; returns the attempt dropped to make room.
+    /// Adds an attempt at the back of its queue, its stage and its network; returns the attempt dropped to make room.
     pub(crate) fn insert(&mut self, attempt: Attempt) -> Option<Attempt> {
         let evicted = match self.networks.crowded_by(&attempt, &self.entries) {
             Some(oldest) => self.remove(oldest),
             None if self.len() < self.limit => None,
-            None => self.least_advanced().and_then(|slot| self.remove(slot)),
+            None => self.shares.first_to_go().and_then(|slot| self.remove(slot)),
         };
         self.grow();
         let slot = self.entries.add(attempt);
         self.sources.link(slot, &attempt, &mut self.entries);
         self.networks.link(slot, &attempt, &mut self.entries);
         self.enter_queue(slot, attempt.queue);
-        self.enter_stage(slot, attempt.stage);
+        self.shares.join(slot, &attempt, &mut self.entries);
         let lasts = self.queues.get(attempt.queue.0 as usize).map(|queue| queue.lasts).unwrap_or_default();
         let end = attempt.begun.after(lasts);
         self.next_end = Some(self.next_end.map_or(end, |next| next.min(end)));
         evicted
     }
 
-    /// Returns the attempt that a full table drops: of those at the lowest stage, the longest there.
-    fn least_advanced(&self) -> Option<Slot> {
-        self.stages.iter().find_map(|stage| stage.list.first)
-    }
-
     pub(crate) fn remove(&mut self, slot: Slot) -> Option<Attempt> {
         let attempt = *self.get(slot)?;
         self.leave_queue(slot, attempt.queue);
-        self.leave_stage(slot, attempt.stage);
+        self.shares.leave(slot, &attempt, &mut self.entries);
         self.networks.unlink(slot, &attempt, &mut self.entries);
         self.sources.unlink(slot, &attempt, &mut self.entries);
         self.entries.free(slot);
@@ -208,31 +206,31 @@ impl Attempts {
         }
     }
 
-    /// Moves an attempt to the next stage.
+    /// Moves an attempt to the next stage, behind all others of its share and its network.
     pub(crate) fn advance(&mut self, slot: Slot) {
         let Some(attempt) = self.get(slot).copied() else { return };
         let next = Attempt { stage: attempt.stage + 1, ..attempt };
-        self.leave_stage(slot, attempt.stage);
+        self.shares.leave(slot, &attempt, &mut self.entries);
         self.networks.unlink(slot, &attempt, &mut self.entries);
         if let Some(attempt) = self.entries.get_mut(slot) {
             *attempt = next;
         }
         self.networks.link(slot, &next, &mut self.entries);
-        self.enter_stage(slot, next.stage);
+        self.shares.join(slot, &next, &mut self.entries);
     }
 
     /// Restarts the timeout of an attempt, at the back of its queue, its stage and its network.
     pub(crate) fn restart_clock(&mut self, slot: Slot, now: Timestamp) {
         let Some(attempt) = self.get(slot).copied() else { return };
         self.leave_queue(slot, attempt.queue);
-        self.leave_stage(slot, attempt.stage);
+        self.shares.leave(slot, &attempt, &mut self.entries);
         self.networks.unlink(slot, &attempt, &mut self.entries);
         if let Some(attempt) = self.entries.get_mut(slot) {
             attempt.begun = now;
         }
         self.networks.link(slot, &attempt, &mut self.entries);
         self.enter_queue(slot, attempt.queue);
-        self.enter_stage(slot, attempt.stage);
+        self.shares.join(slot, &attempt, &mut self.entries);
     }
 
     fn enter_queue(&mut self, slot: Slot, queue: QueueId) {
@@ -244,20 +242,6 @@ impl Attempts {
     fn leave_queue(&mut self, slot: Slot, queue: QueueId) {
         if let Some(queue) = self.queues.get_mut(queue.0 as usize) {
             queue.list.unlink(slot, Order::Queue, &mut self.entries);
-        }
-    }
-
-    fn enter_stage(&mut self, slot: Slot, stage: u8) {
-        if let Some(stage) = self.stages.get_mut(usize::from(stage)) {
-            stage.list.push_back(slot, Order::Stage, &mut self.entries);
-            stage.len += 1;
-        }
-    }
-
-    fn leave_stage(&mut self, slot: Slot, stage: u8) {
-        if let Some(stage) = self.stages.get_mut(usize::from(stage)) {
-            stage.list.unlink(slot, Order::Stage, &mut self.entries);
-            stage.len -= 1;
         }
     }
 
@@ -281,7 +265,7 @@ mod tests {
     }
 
     fn table(limit: u32) -> Attempts {
-        Attempts::new(NonZeroU32::new(limit).unwrap(), &[Duration::from_secs(1)], Seed::new(1, 2))
+        Attempts::new(NonZeroU32::new(limit).unwrap(), 4, &[Duration::from_secs(1)], Seed::new(1, 2))
     }
 
     fn doors_of(table: &Attempts, source: u32) -> Vec<u32> {
@@ -292,22 +276,44 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_takes_72_bytes_and_what_finds_it_8_each() {
-        assert_eq!((Entries::ENTRY_SIZE, Sources::ITEM_SIZE, Networks::ITEM_SIZE), (72, 8, 8));
+    fn an_entry_takes_72_bytes_and_what_finds_it_8_and_12() {
+        assert_eq!((Entries::ENTRY_SIZE, Sources::ITEM_SIZE, Networks::ITEM_SIZE), (72, 8, 12));
     }
 
     #[test]
-    fn a_full_table_drops_the_least_advanced_then_the_longest_at_its_stage() {
-        let mut table = table(3);
-        for (source, stage) in [(1, 2), (2, 1), (3, 1)] {
-            assert_eq!(table.insert(attempt(source, 0, stage)), None);
+    fn a_full_table_drops_who_left_a_share_first_and_nobody_who_is_in_one() {
+        // A share counts two.
+        let mut table = table(64);
+        assert_eq!(table.insert(attempt(1, 1, 2)), None);
+        for source in 2..=64 {
+            assert_eq!(table.insert(attempt(source, 0, 1)), None);
         }
-        assert_eq!(table.insert(attempt(4, 0, 1)), Some(attempt(2, 0, 1)));
-        assert_eq!(table.insert(attempt(5, 0, 2)), Some(attempt(3, 0, 1)));
-        assert_eq!(table.insert(attempt(6, 0, 1)), Some(attempt(4, 0, 1)));
-        assert_eq!(table.insert(attempt(7, 0, 2)), Some(attempt(6, 0, 1)));
-        assert_eq!(table.insert(attempt(8, 0, 1)), Some(attempt(1, 0, 2)));
-        assert_eq!(table.len(), 3);
+        for source in 65..1000 {
+            assert_eq!(table.insert(attempt(source, 0, 1)), Some(attempt(source - 63, 0, 1)));
+        }
+        assert_eq!((table.len(), doors_of(&table, 1)), (64, vec![1]));
+        // Three more, and it is neither among the last two nor among the two before them.
+        for source in 1001..=1003 {
+            assert_eq!(table.insert(attempt(source, 1, 2)), Some(attempt(source - 64, 0, 1)));
+        }
+        let evicted =
+            (2000..3000).find(|&source| table.insert(attempt(source, 0, 2)) == Some(attempt(1, 1, 2)));
+        // First go the 58 that have been in the crowd longer.
+        assert_eq!(evicted, Some(2058));
+    }
+
+    #[test]
+    fn who_cools_down_goes_first_but_not_from_a_share() {
+        let mut table = table(64);
+        table.insert(attempt(1, 1, COOLING));
+        for source in 2..=64 {
+            let (door, stage) = if source < 60 { (0, 1) } else { (2, COOLING) };
+            assert_eq!(table.insert(attempt(source, door, stage)), None);
+        }
+        assert_eq!(table.insert(attempt(65, 0, 1)), Some(attempt(60, 2, COOLING)));
+        assert_eq!(table.insert(attempt(66, 0, 1)), Some(attempt(61, 2, COOLING)));
+        assert_eq!(table.insert(attempt(67, 0, 1)), Some(attempt(2, 0, 1)));
+        assert_eq!((table.cooling(), doors_of(&table, 1)), (4, vec![1]));
     }
 
     #[test]
@@ -376,16 +382,33 @@ mod tests {
         let slot_of = |table: &Attempts, host| {
             table.first_of_source(in_network(1, host, 1).source, ClassId(0)).unwrap()
         };
-        // One moves on and no longer counts; one restarts and is now the youngest.
+        // One moves on and counts as before; one restarts and is now the youngest.
         table.advance(slot_of(&table, 0));
         table.restart_clock(slot_of(&table, 1), Timestamp::ZERO);
-        assert_eq!(table.insert(in_network(1, limit, 1)), None);
         for host in 2..limit {
             assert_eq!(table.insert(in_network(1, limit + host, 1)), Some(in_network(1, host, 1)));
         }
         assert_eq!(table.insert(in_network(1, 9 * limit, 1)), Some(in_network(1, 1, 1)));
-        assert_eq!(table.len(), 2 + 1 + PER_NETWORK as usize);
+        assert_eq!(table.len(), 2 + usize::from(PER_NETWORK));
         assert_eq!(table.iter().count(), table.len());
+    }
+
+    #[test]
+    fn whatever_stage_others_of_a_crowded_network_are_at_a_neighbour_has_half_of_its_room() {
+        let limit = u128::from(PER_NETWORK);
+        for (theirs, own) in [(1, 1), (1, 2), (2, 1), (2, 2)] {
+            let mut table = table(10_000);
+            for host in 0..2 * limit {
+                table.insert(in_network(1, host, theirs));
+            }
+            let neighbour = in_network(1, 1 << 32, own);
+            table.insert(neighbour);
+            for host in 0..limit / 2 - 1 {
+                let evicted = table.insert(in_network(1, 3 * limit + host, theirs));
+                assert!(evicted.is_some_and(|evicted| evicted.source != neighbour.source));
+            }
+            assert_eq!(table.len(), usize::from(PER_NETWORK));
+        }
     }
 
     #[test]

@@ -289,8 +289,8 @@ impl Gate {
         self.leases.len()
     }
 
-    /// Returns the attempts in progress, most advanced first, and within a stage the longest there first. Each takes
-    /// the same time, however many there are.
+    /// Returns the attempts in progress, most advanced first, and within a stage of a door the longest there first; in a
+    /// flood, those that will be dropped last may come at the end. Each takes the same time, however many there are.
     pub fn attempts(&self) -> impl Iterator<Item = Underway> + '_ {
         self.matcher.underway()
     }

@@ -11,7 +11,7 @@ use std::num::NonZeroU32;
 
 use self::doors::{Meaning, StepKey, Watched};
 pub use self::view::Underway;
-use crate::attempts::{Attempt, Attempts, ClassId};
+use crate::attempts::{Attempt, Attempts, COOLING, ClassId};
 use crate::config::Door;
 use crate::outcome::{DoorId, Event, EventKind, Visibility};
 use crate::packet::{Hit, Packet};
@@ -19,10 +19,6 @@ use crate::seed::Seed;
 use crate::sequence::Step;
 use crate::tcp_flags::{FlagRule, TcpFlags};
 use crate::time::Timestamp;
-
-/// The stage of a source that opened a door and is now ignored by it for its `Cooldown`. A full table drops these
-/// entries first.
-const COOLING: u8 = 0;
 
 /// One reason to look at a packet; input for a kernel filter.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -76,7 +72,7 @@ impl Matcher {
             classes: BTreeMap::new(),
             watched: hashbrown::HashMap::new(),
             steps: hashbrown::HashMap::new(),
-            attempts: Attempts::new(max_attempts, &[], seed),
+            attempts: Attempts::new(max_attempts, 0, &[], seed),
             seed,
             latest: Timestamp::ZERO,
             packet: 0,
@@ -152,8 +148,6 @@ impl Matcher {
     fn judge(&mut self, packet: &Packet, class: ClassId) -> bool {
         let source = packet.source;
         let mut completed = false;
-        // Added after the loop, because they may evict the attempt that comes next.
-        let mut cooldowns = Vec::new();
         let mut next = self.attempts.first_of_source(source, class);
         while let Some(slot) = next {
             next = self.attempts.next_of_source(slot);
@@ -181,7 +175,15 @@ impl Matcher {
                     completed = true;
                     if let Some(queue) = door.cooldown {
                         let begun = self.latest;
-                        cooldowns.push(Attempt { source, door: id.0, class, queue, stage: COOLING, begun });
+                        // It takes the room of the attempt, so nobody has to make any.
+                        self.attempts.insert(Attempt {
+                            source,
+                            door: id.0,
+                            class,
+                            queue,
+                            stage: COOLING,
+                            begun,
+                        });
                     }
                 } else {
                     self.attempts.advance(slot);
@@ -197,9 +199,6 @@ impl Matcher {
                 report(EventKind::Spoiled(stage));
                 self.attempts.remove(slot);
             }
-        }
-        for cooldown in cooldowns {
-            add(&mut self.attempts, cooldown, &mut self.events);
         }
         completed
     }
@@ -937,27 +936,30 @@ mod tests {
     }
 
     #[test]
-    fn a_cooldown_that_pushes_out_an_attempt_of_its_own_source_is_no_effect_of_the_packet_that_opened() {
+    fn a_cooldown_takes_the_room_of_the_attempt_that_opened_in_a_full_table_and_a_full_network() {
         let doors = [
             with_flags(FlagRule::ANY.and_set(ACK), with_timeout(100, door("first", "1,9"))),
             with_cooldown(10, with_timeout(100, door("cooled", "1,2,3"))),
             with_timeout(100, door("crowd", "7,8")),
         ];
-        let mut matcher = limited(&doors, 10_000);
-        let of = |host: u128, port, flags| Packet {
-            source: std::net::Ipv6Addr::from_bits(1 << 64 | host).into(),
-            destination: address("2001:db8::1"),
-            hit: Hit::Tcp { port, flags },
-        };
-        let mut send = |packet: Packet| {
-            let events = matcher.handle_packet(&packet, Timestamp::ZERO).iter();
-            events.map(|event| (event.door.index(), event.kind)).collect::<Vec<_>>()
-        };
-        assert_eq!(send(of(0, 1, SYN.union(ACK))), [(0, Stage(1)), (1, Stage(1))]);
-        assert_eq!(send(of(0, 2, SYN)), [(0, WrongFlags(1)), (1, Stage(2))]);
-        (1..1024).for_each(|host| drop(send(of(host, 7, SYN))));
-        let events = send(of(0, 3, SYN));
-        assert_eq!(events, [(0, WrongFlags(1)), (0, Evicted(1)), (1, Stage(3)), (1, Opened)]);
+        for (most, max_attempts) in [(1024, 10_000), (100, 100)] {
+            let mut matcher = limited(&doors, max_attempts);
+            let of = |host: u128, port, flags| Packet {
+                source: std::net::Ipv6Addr::from_bits(1 << 64 | host).into(),
+                destination: address("2001:db8::1"),
+                hit: Hit::Tcp { port, flags },
+            };
+            let mut send = |packet: Packet| {
+                let events = matcher.handle_packet(&packet, Timestamp::ZERO).iter();
+                events.map(|event| (event.door.index(), event.kind)).collect::<Vec<_>>()
+            };
+            assert_eq!(send(of(0, 1, SYN.union(ACK))), [(0, Stage(1)), (1, Stage(1))]);
+            assert_eq!(send(of(0, 2, SYN)), [(0, WrongFlags(1)), (1, Stage(2))]);
+            (2..most).for_each(|host| assert_eq!(send(of(host, 7, SYN)), [(2, Stage(1))]));
+            assert_eq!(send(of(0, 3, SYN)), [(0, WrongFlags(1)), (1, Stage(3)), (1, Opened)]);
+            assert_eq!(send(of(0, 9, SYN.union(ACK))), [(0, Stage(2)), (0, Opened), (1, Cooling)]);
+            assert_eq!(send(of(0, 1, SYN)), [(0, WrongFlags(0)), (1, Cooling)]);
+        }
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub enum EventKind {
     TimedOut(u8),
     /// A packet hit a watched port that was not the next step; the attempt is over.
     Spoiled(u8),
-    /// The table of attempts was full, and this one was at the lowest stage and the longest there.
+    /// The table of attempts was full, or its network had too many, and this one made room for another.
     Evicted(u8),
     /// A packet repeated the latest step and is ignored; at stage 1 the timeout restarts.
     Repeated(u8),

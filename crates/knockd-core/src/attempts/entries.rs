@@ -32,7 +32,7 @@ struct Entry {
     of_source: Links,
     of_network: Links,
     in_queue: Links,
-    at_stage: Links,
+    in_share: Links,
 }
 
 /// All places; those without an attempt are chained through `of_source.next` and are reused first.
@@ -63,7 +63,7 @@ impl Entries {
     pub(super) fn add(&mut self, attempt: Attempt) -> Slot {
         self.len += 1;
         let none = Links::default();
-        let entry = Entry { attempt, of_source: none, of_network: none, in_queue: none, at_stage: none };
+        let entry = Entry { attempt, of_source: none, of_network: none, in_queue: none, in_share: none };
         if let Some(slot) = self.free
             && let Some(place) = self.places.get_mut(slot.index())
         {
@@ -90,7 +90,7 @@ impl Entries {
             Order::Source => &entry.of_source,
             Order::Network => &entry.of_network,
             Order::Queue => &entry.in_queue,
-            Order::Stage => &entry.at_stage,
+            Order::Share => &entry.in_share,
         })
     }
 
@@ -100,7 +100,7 @@ impl Entries {
             Order::Source => &mut entry.of_source,
             Order::Network => &mut entry.of_network,
             Order::Queue => &mut entry.in_queue,
-            Order::Stage => &mut entry.at_stage,
+            Order::Share => &mut entry.in_share,
         })
     }
 
@@ -138,7 +138,7 @@ impl Entries {
         // One more than exist reveals an endless chain.
         let free: Vec<_> = std::iter::successors(self.free, next).take(self.places.len() + 1).collect();
         for &slot in &free {
-            for order in [Order::Source, Order::Network, Order::Queue, Order::Stage] {
+            for order in [Order::Source, Order::Network, Order::Queue, Order::Share] {
                 assert!(
                     !self.links(slot, order).unwrap().is_linked(),
                     "{slot:?} is free and linked: {order:?}"

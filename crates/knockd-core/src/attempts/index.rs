@@ -12,8 +12,8 @@ use super::list::{List, Order};
 use super::{Attempt, ClassId};
 use crate::seed::Seed;
 
-/// How many attempts at their first stage one IPv6 /64 network may have.
-pub(super) const PER_NETWORK: u32 = 1024;
+/// How many attempts one IPv6 /64 network may have, at any stages of any doors.
+pub(super) const PER_NETWORK: u16 = 1024;
 
 /// The attempts of each source at doors of each class, newest first.
 #[derive(Debug)]
@@ -106,24 +106,45 @@ impl Sources {
     }
 }
 
-/// The attempts at their first stage of each IPv6 /64 network, oldest first.
+/// The attempts of each IPv6 /64 network.
+///
+/// A network has one list for attempts at their first stage and one for the others, and the longer one makes room. So neither
+/// somebody who knows the first step nor somebody who knows more locks their neighbours out at once: an attempt stays until
+/// at least half of [`PER_NETWORK`] have come after it.
 #[derive(Debug)]
 pub(super) struct Networks {
     table: HashTable<OfNetwork>,
     seed: Seed,
     /// How many one network may have.
-    pub(super) most: u32,
+    pub(super) most: u16,
 }
 
-#[derive(Debug)]
+/// Who came to their stage first are at the front of both lists.
+#[derive(Default, Debug)]
 struct OfNetwork {
-    list: List,
-    len: u32,
+    first_stage: List,
+    further: List,
+    first_stage_len: u16,
+    further_len: u16,
 }
 
 impl OfNetwork {
     fn prefix(&self, entries: &Entries) -> Option<u64> {
-        network_of(entries.get(self.list.first?)?)
+        let any = self.first_stage.first.or(self.further.first)?;
+        network_of(entries.get(any)?.source)
+    }
+
+    /// The list of those who are at this stage, and its length.
+    const fn at(&mut self, stage: u8) -> (&mut List, &mut u16) {
+        if stage <= 1 {
+            (&mut self.first_stage, &mut self.first_stage_len)
+        } else {
+            (&mut self.further, &mut self.further_len)
+        }
+    }
+
+    const fn len(&self) -> u16 {
+        self.first_stage_len + self.further_len
     }
 }
 
@@ -132,32 +153,38 @@ impl Networks {
         Self { table: HashTable::new(), seed, most: PER_NETWORK }
     }
 
-    /// Returns the oldest attempt of the network, if a new attempt would be one too many.
+    /// Returns the attempt of the network that makes room for a new one, if that would be one too many.
     pub(super) fn crowded_by(&self, attempt: &Attempt, entries: &Entries) -> Option<Slot> {
-        let prefix = network_of(attempt)?;
+        let prefix = network_of(attempt.source)?;
         let is_it = |known: &OfNetwork| known.prefix(entries) == Some(prefix);
-        let network = self.table.find(self.seed.hash(prefix), is_it)?;
-        network.list.first.filter(|_| network.len >= self.most)
+        let network =
+            self.table.find(self.seed.hash(prefix), is_it).filter(|known| known.len() >= self.most)?;
+        let longer = if network.first_stage_len >= network.further_len {
+            network.first_stage
+        } else {
+            network.further
+        };
+        longer.first
     }
 
     pub(super) fn link(&mut self, slot: Slot, attempt: &Attempt, entries: &mut Entries) {
-        let Some(prefix) = network_of(attempt) else { return };
+        let Some(prefix) = network_of(attempt.source) else { return };
         let is_it = |known: &OfNetwork| known.prefix(entries) == Some(prefix);
         let place = self.table.entry(self.seed.hash(prefix), is_it, hash_of(self.seed, entries));
-        let mut place = place.or_insert(OfNetwork { list: List::default(), len: 0 });
-        let network = place.get_mut();
-        network.list.push_back(slot, Order::Network, entries);
-        network.len += 1;
+        let mut place = place.or_insert(OfNetwork::default());
+        let (list, len) = place.get_mut().at(attempt.stage);
+        list.push_back(slot, Order::Network, entries);
+        *len += 1;
     }
 
     pub(super) fn unlink(&mut self, slot: Slot, attempt: &Attempt, entries: &mut Entries) {
-        let Some(prefix) = network_of(attempt) else { return };
+        let Some(prefix) = network_of(attempt.source) else { return };
         let is_it = |known: &OfNetwork| known.prefix(entries) == Some(prefix);
         let Ok(mut place) = self.table.find_entry(self.seed.hash(prefix), is_it) else { return };
-        let network = place.get_mut();
-        network.list.unlink(slot, Order::Network, entries);
-        network.len -= 1;
-        if network.len == 0 {
+        let (list, len) = place.get_mut().at(attempt.stage);
+        list.unlink(slot, Order::Network, entries);
+        *len -= 1;
+        if place.get().len() == 0 {
             place.remove();
         }
     }
@@ -175,11 +202,11 @@ fn hash_of(seed: Seed, entries: &Entries) -> impl Fn(&OfNetwork) -> u64 {
     move |network| network.prefix(entries).map_or(0, |prefix| seed.hash(prefix))
 }
 
-/// Returns the IPv6 network that an attempt counts for; `None` at later stages.
-pub(super) fn network_of(attempt: &Attempt) -> Option<u64> {
-    match attempt.source {
-        IpAddr::V6(source) if attempt.stage <= 1 => Some(halves(source).0),
-        _ => None,
+/// Returns the IPv6 network that a source belongs to.
+pub(super) fn network_of(source: IpAddr) -> Option<u64> {
+    match source {
+        IpAddr::V6(source) => Some(halves(source).0),
+        IpAddr::V4(_) => None,
     }
 }
 
@@ -223,16 +250,23 @@ impl Networks {
     /// Does the same, and checks that no network exceeds its limit.
     pub(super) fn checked(&self, entries: &Entries) -> Vec<Slot> {
         let check = |known: &OfNetwork| {
-            let members = known.list.checked(Order::Network, entries);
-            assert!((1..=self.most as usize).contains(&members.len()), "{} of one network", members.len());
-            assert_eq!(members.len(), known.len as usize);
-            for attempt in members.iter().map(|&slot| entries.get(slot).unwrap()) {
-                assert_eq!(network_of(attempt), known.prefix(entries));
-                let hash = self.seed.hash(known.prefix(entries).unwrap());
-                let is_it = |other: &OfNetwork| other.prefix(entries) == network_of(attempt);
-                assert_eq!(self.table.find(hash, is_it).unwrap().list.first, known.list.first);
+            let mut all = Vec::new();
+            let lists =
+                [(known.first_stage, known.first_stage_len, false), (known.further, known.further_len, true)];
+            for (list, len, is_further) in lists {
+                let members = list.checked(Order::Network, entries);
+                assert_eq!(members.len(), usize::from(len));
+                for attempt in members.iter().map(|&slot| entries.get(slot).unwrap()) {
+                    assert_eq!(attempt.stage > 1, is_further);
+                    assert_eq!(network_of(attempt.source), known.prefix(entries));
+                    let hash = self.seed.hash(known.prefix(entries).unwrap());
+                    let is_it = |other: &OfNetwork| other.prefix(entries) == network_of(attempt.source);
+                    assert!(std::ptr::eq(self.table.find(hash, is_it).unwrap(), known), "two of one network");
+                }
+                all.extend(members);
             }
-            members
+            assert!((1..=usize::from(self.most)).contains(&all.len()), "{} of one network", all.len());
+            all
         };
         self.table.iter().flat_map(check).collect()
     }

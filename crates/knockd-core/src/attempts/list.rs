@@ -18,7 +18,7 @@ pub(super) enum Order {
     Source,
     Network,
     Queue,
-    Stage,
+    Share,
 }
 
 /// An entry's neighbours in a list; both are `None` if it is in no list.
@@ -78,6 +78,37 @@ impl List {
         // In the direction of `previous`, the first follows the last.
         if let Some(links) = next.or(self.first).and_then(|after| entries.links_mut(after, order)) {
             links.previous = Some(previous);
+        }
+    }
+
+    /// Removes an entry from whichever of these lists it is in.
+    pub(super) fn unlink_from(lists: [&mut Self; 3], slot: Slot, order: Order, entries: &mut Entries) {
+        let is_last = entries.links(slot, order).is_some_and(|links| links.next.is_none());
+        let is_end_of = |list: &&mut Self| {
+            let last_of = |first| entries.links(first, order)?.previous;
+            list.first.is_some_and(|first| first == slot || is_last && last_of(first) == Some(slot))
+        };
+        match lists.into_iter().find(is_end_of) {
+            Some(list) => list.unlink(slot, order, entries),
+            // Between two other entries, only their links change.
+            None => Self::default().unlink(slot, order, entries),
+        }
+    }
+
+    /// Moves all entries of another list to its end.
+    pub(super) fn append(&mut self, other: Self, order: Order, entries: &mut Entries) {
+        let (Some(first), Some(behind)) = (self.first, other.first) else {
+            self.first = self.first.or(other.first);
+            return;
+        };
+        let end = entries.links(behind, order).and_then(|links| links.previous);
+        let last =
+            entries.links_mut(first, order).and_then(|links| std::mem::replace(&mut links.previous, end));
+        if let Some(links) = entries.links_mut(behind, order) {
+            links.previous = last;
+        }
+        if let Some(links) = last.and_then(|last| entries.links_mut(last, order)) {
+            links.next = Some(behind);
         }
     }
 

@@ -1,7 +1,7 @@
 //! The invariants after every operation, and a naive table with the same rules.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use proptest::collection::vec;
@@ -23,17 +23,12 @@ impl Attempts {
         assert_eq!(free.len() + live.len(), entries.all().count(), "free places are lost, or free twice");
 
         assert_once(&live, self.sources.checked(entries));
-        let counted = live.iter().copied().filter(|slot| network_of(attempt(slot)).is_some()).collect();
+        let counted =
+            live.iter().copied().filter(|slot| network_of(attempt(slot).source).is_some()).collect();
         assert_once(&counted, self.networks.checked(entries));
 
-        let mut all = Vec::new();
-        for (index, stage) in (0..).zip(&self.stages) {
-            let members = stage.list.checked(Order::Stage, entries);
-            assert_eq!(members.len(), stage.len);
-            assert!(members.iter().all(|slot| attempt(slot).stage == index), "wrong stage");
-            all.extend(members);
-        }
-        assert_once(&live, all);
+        assert_once(&live, self.shares.checked(self.limit, entries));
+        assert!(self.len() < self.limit || self.shares.first_to_go().is_some(), "nobody could make room");
 
         let mut all = Vec::new();
         let mut earliest = None;
@@ -68,6 +63,10 @@ struct Naive {
     known: Vec<Known>,
     /// Counts events, to tell which of two came first.
     count: u64,
+    /// How many came to each stage of each door since the last ones joined the crowd, and how many may.
+    stages: BTreeMap<(u32, u8), (usize, usize)>,
+    share: usize,
+    shares_left: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -80,22 +79,83 @@ struct Known {
     queued: u64,
     reached_stage: u64,
     joined_network: u64,
+    place: Place,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Place {
+    Old,
+    Young,
+    /// Since when.
+    Crowd(u64),
 }
 
 impl Naive {
+    fn new(limit: usize, per_network: usize, stages: usize, lasts: &[Duration]) -> Self {
+        Self {
+            limit,
+            per_network,
+            lasts: lasts.to_vec(),
+            known: Vec::new(),
+            count: 0,
+            stages: BTreeMap::new(),
+            share: limit / 8 / stages,
+            shares_left: stages,
+        }
+    }
+
     /// Returns the attempt that has to make room for this one.
     fn victim(&self, attempt: &Attempt) -> Option<Known> {
-        let network = network_of(attempt);
-        let crowd =
-            || self.known.iter().filter(|known| network.is_some() && network_of(&known.attempt) == network);
-        if crowd().count() >= self.per_network {
-            crowd().min_by_key(|known| known.joined_network)
+        let network = network_of(attempt.source);
+        let of_network = |known: &&Known| network.is_some() && network_of(known.attempt.source) == network;
+        let (first, further): (Vec<&Known>, Vec<_>) =
+            self.known.iter().filter(of_network).partition(|known| known.attempt.stage <= 1);
+        if first.len() + further.len() >= self.per_network {
+            let longer = if first.len() >= further.len() { first } else { further };
+            longer.into_iter().min_by_key(|known| known.joined_network).copied()
         } else if self.known.len() >= self.limit {
-            self.known.iter().min_by_key(|known| (known.attempt.stage, known.reached_stage))
+            let crowd = self.known.iter().filter(|known| matches!(known.place, Place::Crowd(_)));
+            crowd.min_by_key(|known| (known.attempt.stage != COOLING, known.place)).copied()
         } else {
             None
         }
-        .copied()
+    }
+
+    /// The attempt that was added as this one comes to its stage.
+    fn join(&mut self, added: u64) {
+        self.count += 1;
+        let count = self.count;
+        let known = self.known.iter_mut().find(|known| known.added == added).unwrap();
+        let stage = (known.attempt.door, known.attempt.stage);
+        let (came, most) = self.stages.entry(stage).or_insert_with(|| {
+            let has_share = self.shares_left > 0;
+            self.shares_left -= usize::from(has_share);
+            (0, if has_share { self.share } else { 0 })
+        });
+        known.reached_stage = count;
+        known.joined_network = count;
+        known.place = if *most == 0 { Place::Crowd(count) } else { Place::Young };
+        *came += usize::from(*most > 0);
+        if *came < *most || *most == 0 {
+            return;
+        }
+        *came = 0;
+        let mut here: Vec<_> = self
+            .known
+            .iter_mut()
+            .filter(|known| (known.attempt.door, known.attempt.stage) == stage)
+            .collect();
+        here.sort_by_key(|known| known.reached_stage);
+        for known in here {
+            known.place = match known.place {
+                Place::Young => Place::Old,
+                Place::Old => {
+                    self.count += 1;
+                    Place::Crowd(self.count)
+                }
+                crowd @ Place::Crowd(_) => crowd,
+            };
+        }
     }
 
     fn remove(&mut self, is_over: impl Fn(&Known) -> bool) {
@@ -111,10 +171,16 @@ impl Naive {
         ended.iter().map(|known| known.attempt).collect()
     }
 
-    /// Returns them most advanced first, and within a stage the longest there first.
+    /// Returns them most advanced first, and within a stage the crowd first, then the shares.
     fn ranked(&self) -> Vec<Known> {
         let mut ranked = self.known.clone();
-        ranked.sort_by_key(|known| (Reverse(known.attempt.stage), known.reached_stage));
+        ranked.sort_by_key(|Known { attempt, place, reached_stage, .. }| {
+            let crowd_or_share = match *place {
+                Place::Crowd(since) => (0, since, 0, Place::Old),
+                place => (1, 0, attempt.door, place),
+            };
+            (Reverse(attempt.stage), crowd_or_share, *reached_stage)
+        });
         ranked
     }
 
@@ -184,12 +250,11 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(limit: u32, per_network: u32) -> Self {
+    fn new(limit: u32, per_network: u16, stages: usize) -> Self {
         let lasts = [1, 5, 0].map(Duration::from_secs);
-        let mut table = Attempts::new(NonZeroU32::new(limit).unwrap(), &lasts, Seed::new(1, 2));
+        let mut table = Attempts::new(NonZeroU32::new(limit).unwrap(), stages, &lasts, Seed::new(1, 2));
         table.networks.most = per_network;
-        let (limit, per_network) = (limit as usize, per_network as usize);
-        let naive = Naive { limit, per_network, lasts: lasts.to_vec(), known: Vec::new(), count: 0 };
+        let naive = Naive::new(limit as usize, per_network.into(), stages, &lasts);
         Self { table, naive, now: Timestamp::ZERO }
     }
 
@@ -214,8 +279,10 @@ impl Pair {
                     queued: count,
                     reached_stage: count,
                     joined_network: count,
+                    place: Place::Young,
                 };
                 naive.known.push(known);
+                naive.join(count);
             }
             Op::Remove(index) => {
                 let Some(known) = chosen(index) else { return };
@@ -229,7 +296,8 @@ impl Pair {
                     table.advance(known.slot);
                     let known = naive.known.iter_mut().find(|other| other.added == known.added).unwrap();
                     known.attempt.stage += 1;
-                    (known.reached_stage, known.joined_network) = (count, count);
+                    let added = known.added;
+                    naive.join(added);
                 }
             }
             Op::RestartClock(index) => {
@@ -237,7 +305,9 @@ impl Pair {
                 table.restart_clock(known.slot, *now);
                 let known = naive.known.iter_mut().find(|other| other.added == known.added).unwrap();
                 known.attempt.begun = *now;
-                (known.queued, known.reached_stage, known.joined_network) = (count, count, count);
+                known.queued = count;
+                let added = known.added;
+                naive.join(added);
             }
             Op::RemoveDoor(door) => {
                 table.remove_where(|attempt| attempt.door == *door);
@@ -265,10 +335,7 @@ impl Pair {
             table.iter().collect::<Vec<_>>(),
             ranked.iter().map(|known| known.attempt).collect::<Vec<_>>()
         );
-        for stage in 0..5 {
-            let there = ranked.iter().filter(|known| known.attempt.stage == stage).count();
-            assert_eq!(table.len_at(stage), there, "stage {stage}");
-        }
+        assert_eq!(table.cooling(), ranked.iter().filter(|known| known.attempt.stage == COOLING).count());
         for (source, class) in
             (0..SOURCES).flat_map(|number| [0, 1].map(|class| (source(number), ClassId(class))))
         {
@@ -284,11 +351,12 @@ proptest! {
 
     #[test]
     fn the_table_does_what_the_naive_one_does_and_is_sound_after_every_operation(
-        limit in prop_oneof![1..12_u32, Just(1000)],
-        per_network in 1..6_u32,
-        ops in vec(ops(), 0..150),
+        limit in prop_oneof![1..12_u32, 16..64_u32, Just(1000)],
+        per_network in prop_oneof![1..6_u16, Just(1000)],
+        stages in 1..6_usize,
+        ops in vec(ops(), 0..200),
     ) {
-        let mut pair = Pair::new(limit, per_network);
+        let mut pair = Pair::new(limit, per_network, stages);
         for op in &ops {
             pair.do_op(op);
             pair.compare();

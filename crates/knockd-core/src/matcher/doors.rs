@@ -1,6 +1,5 @@
 //! The doors, and the lookups in them for every packet.
 
-use std::cmp::Reverse;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -41,6 +40,12 @@ impl Watched {
         }
     }
 
+    /// Returns the number of stages at which the table may store somebody: one per step but the last, and the `Cooldown`.
+    fn stages(&self) -> usize {
+        let steps = self.sequence.as_ref().filter(|_| self.one_time.is_none());
+        steps.map_or(Sequence::MAX_STEPS, Sequence::len) - 1 + usize::from(self.cooldown.is_some())
+    }
+
     /// Returns what must stay the same for the attempts of one door to continue at another. For a one-time door that
     /// is the file, not the sequence.
     fn identity(&self) -> impl Eq + Hash + use<'_> {
@@ -75,7 +80,8 @@ impl Matcher {
     ///
     /// A door keeps its attempts and its current one-time sequence if nothing that matters for matching (name,
     /// sequence, flags, target, timeout) has changed; among several equal doors, the first takes over from the first.
-    /// If there are more attempts than the new limit allows, the most advanced stay, and within a stage the youngest.
+    /// If there are more attempts than the new limit allows, the same ones stay as if all had come in the order in which
+    /// they began.
     pub fn set_doors(&mut self, doors: &[Door], max_attempts: NonZeroU32) {
         let old = std::mem::take(&mut self.doors);
         self.classes.clear();
@@ -92,11 +98,10 @@ impl Matcher {
             Some(Attempt { door: id.0, class: door.class, queue, ..attempt })
         };
         let mut kept: Vec<_> = self.attempts.iter().filter_map(keep).collect();
-        kept.sort_by_key(|attempt| Reverse((attempt.stage, attempt.begun)));
-        kept.truncate(max_attempts.get() as usize);
         // A queue is in the order in which its attempts end.
         kept.sort_by_key(|attempt| attempt.begun);
-        self.attempts = Attempts::new(max_attempts, &lasts, self.seed);
+        let stages = self.doors.iter().map(Watched::stages).sum();
+        self.attempts = Attempts::new(max_attempts, stages, &lasts, self.seed);
         for attempt in kept {
             self.attempts.insert(attempt);
         }

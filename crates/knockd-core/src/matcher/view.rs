@@ -25,11 +25,11 @@ pub struct Underway {
 impl Matcher {
     /// Returns the number of attempts in progress alone.
     pub fn underway_count(&self) -> usize {
-        self.attempts.len() - self.attempts.len_at(COOLING)
+        self.attempts.len() - self.attempts.cooling()
     }
 
-    /// Returns the attempts in progress, most advanced first, and within a stage the longest there first. Each takes
-    /// the same time, however many there are.
+    /// Returns the attempts in progress, most advanced first, and within a stage of a door the longest there first; in a
+    /// flood, those that will be dropped last may come at the end. Each takes the same time, however many there are.
     pub fn underway(&self) -> impl Iterator<Item = Underway> + '_ {
         let attempts = self.attempts.iter().take_while(|attempt| attempt.stage != COOLING);
         attempts.map(|Attempt { source, door, stage, begun, .. }| Underway {
