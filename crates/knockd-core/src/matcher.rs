@@ -743,7 +743,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_drops_the_least_advanced_attempt_and_says_so() {
+    fn a_full_table_drops_the_attempt_longest_at_its_stage_and_says_so() {
         let mut matcher = limited(&[door("a", "1,2,3")], 2);
         for (source, port) in [("203.0.113.2", 1), ("203.0.113.3", 1), ("203.0.113.2", 2)] {
             matcher.handle_packet(&from(source, syn(port)), milliseconds(0));

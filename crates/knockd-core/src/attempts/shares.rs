@@ -1,73 +1,72 @@
 //! Which attempt makes room in a full table.
 //!
-//! The attempts that came last to a stage of a door have a *share* of the table, of the same size for each stage of each door.
-//! All other attempts are the *crowd*, and a full table drops the one that has been in the crowd longest.
+//! Each stage of each door has a *share* of the table for the attempts that reached it last. All other attempts are the *crowd*,
+//! and a full table drops the attempt that has been in the crowd longest.
 //!
 //! ```text
-//!                     each door's stage: the newest            all that did not stay there
-//!   comes to     ┌──────────────────┬────────────────┐
+//!                     share of each stage                     everything else
+//!   reaches      ┌──────────────────┬────────────────┐
 //!   door 0 ────▶ │ stage 1   young  │  old           │ ─┐    ┌──────────────────────┐
 //!   door 0 ────▶ │ stage 2   young  │  old           │  ├──▶ │ crowd     the oldest │ ──▶ makes room
 //!   door 1 ────▶ │ stage 1   young  │  old           │ ─┘    └──────────────────────┘
 //!                └──────────────────┴────────────────┘
 //! ```
 //!
-//! When as many have come to a stage as a share counts, the old ones join the crowd, and the young ones are the old ones: two
-//! chains of entries are hung up elsewhere, without a look at what is in them. An eighth of the table is divided evenly among the
-//! stages, so that the old ones and the young ones together have a quarter of it at most, and the crowd three quarters.
+//! After every [`Shares::size`] attempts that reach a stage, its old ones join the crowd and its young ones become old. That moves
+//! two whole lists, whatever their length. The sizes of all shares add up to an eighth of the table, so young and old ones together
+//! fill at most a quarter, and the crowd of a full table has the other three quarters.
 //!
-//! So a flood takes room from nobody else, whatever it consists of:
+//! Whatever a flood consists of, an attempt is dropped only after both of these:
 //!
-//! - An attempt is in its share until as many as a share counts have come to the same stage of the same door after it. What comes
-//!   to other doors, or to other stages of this one, does not push it out, at whatever rate. With the default of 262,144
-//!   attempts and three doors of three steps, a share counts 5,461.
-//! - Then it stays until all that is in the crowd has come there after it. That is three quarters of the table; no more than an
-//!   eighth can have been waiting in other shares. So more than half of the table has to come anew between two steps of a knock
-//!   that fails: 131,072 attempts, which is 5.2 s at 25,000 a second and 0.26 s at 500,000. Hits 100 ms apart are safe up to
-//!   1,310,000 a second. It does not matter how many doors and stages are flooded, or were filled beforehand with attempts that
-//!   last long. A packet that begins attempts at several doors counts as often.
+//! - As many attempts as the size of a share have reached the same stage of the same door. So attempts at other doors, or at other
+//!   stages, never drop it, at any rate. With the default of 262,144 attempts and three doors of three steps, the size is 5,461.
+//! - Three quarters of the table have joined the crowd after it. At most an eighth can have waited for that in shares, so more than
+//!   half of the table is new: 131,072 attempts between two hits of a knock. At 25,000 a second that takes 5.2 s, at 500,000 it takes
+//!   0.26 s; hits 100 ms apart are safe up to 1,310,000 a second. It does not matter how many doors and stages the flood reaches,
+//!   or which of them were filled beforehand. (If several doors begin with the same steps, one packet starts an attempt at each.)
 //!
-//! Sources in a `Cooldown` have a share at their door as well, but a crowd of their own, which goes first.
+//! With more stages than an eighth of the table, there are no shares, and only the second holds. Sources in a `Cooldown` have a
+//! share at their door, too, but a crowd of their own, which a full table drops first.
 //!
-//! Two other ways were tried. If the longest of all lists makes room, somebody who has filled the stages of ten doors leaves a
-//! twentieth of the table at the one that they flood then. If attempts join the crowd one by one, each packet touches one more
-//! entry, which costs a third more when the table is full.
+//! Why not let the longest of all lists make room? Somebody who has filled the stages of ten doors would leave a twentieth of the
+//! table to the one that they flood next. Why does the crowd not take attempts one by one? That was tried: each packet touches one
+//! more entry, and starting an attempt in a full table takes up to a third longer.
 
 use super::entries::{Entries, Slot};
 use super::list::{List, Order};
 use super::{Attempt, COOLING};
 
-/// How many of the crowd [`Shares::iter`] puts in order: more than anybody looks at, and few enough for every call.
+/// How many attempts of the crowd [`Shares::iter`] sorts: more than anybody looks at, and few enough for every call.
 const MOST_SORTED: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct Shares {
-    /// How many may come to a stage until those that came before them join the crowd.
+    /// After how many attempts at a stage the old ones join the crowd.
     size: u32,
-    /// How many stages may still get a share: as many as were promised to exist.
+    /// How many more stages may get a share.
     left: usize,
-    /// The stages of each door, as far as anybody has come.
+    /// The stages of each door that somebody has reached.
     doors: Vec<Vec<Stage>>,
     crowd: List,
-    /// The same for those in a `Cooldown`.
+    /// The crowd of sources in a `Cooldown`.
     cooling_crowd: List,
-    /// How many are in a `Cooldown`, wherever they are.
+    /// The number of sources in a `Cooldown`, in shares and in the crowd.
     cooling: usize,
 }
 
-/// Who came to a stage last; who came first is at the front. `young` has the last ones, and `old` those before them.
+/// The share of a stage, longest there first.
 #[derive(Clone, Copy, Default, Debug)]
 struct Stage {
     young: List,
     old: List,
-    /// How many have come to be young, even if they have gone since.
+    /// How many attempts have joined `young`, including those that have left it since.
     came: u32,
-    /// How many may; none where no share was left; not known where nobody has come yet.
+    /// How many may; 0 if no share was left, `None` until somebody reaches the stage.
     most: Option<u32>,
 }
 
 impl Shares {
-    /// Divides a table for that many attempts among so many stages of doors; it takes memory only as they are reached.
+    /// Divides a table of `limit` attempts among `stages` stages; a stage takes memory once somebody reaches it.
     pub(super) fn new(limit: usize, stages: usize) -> Self {
         let size = limit / 8 / stages.max(1);
         Self {
@@ -80,17 +79,17 @@ impl Shares {
         }
     }
 
-    /// The number of sources in a `Cooldown`.
+    /// Returns the number of sources in a `Cooldown`.
     pub(super) const fn cooling(&self) -> usize {
         self.cooling
     }
 
-    /// The attempt that a full table does without. The crowd of a full table is never empty.
+    /// Returns the attempt that a full table drops. The crowd of a full table is never empty.
     pub(super) fn first_to_go(&self) -> Option<Slot> {
         self.cooling_crowd.first.or(self.crowd.first)
     }
 
-    /// Adds an attempt that has come to its stage.
+    /// Adds an attempt that has reached its stage.
     pub(super) fn join(&mut self, slot: Slot, attempt: &Attempt, entries: &mut Entries) {
         self.cooling += usize::from(attempt.stage == COOLING);
         let Some((stage, crowd)) = self.find(attempt) else { return };
@@ -106,16 +105,16 @@ impl Shares {
         }
     }
 
-    /// Takes an attempt out that will be removed, or will join again.
+    /// Removes an attempt.
     pub(super) fn leave(&mut self, slot: Slot, attempt: &Attempt, entries: &mut Entries) {
         self.cooling -= usize::from(attempt.stage == COOLING);
         let Some((Stage { young, old, .. }, crowd)) = self.find(attempt) else { return };
         List::unlink_from([crowd, young, old], slot, Order::Share, entries);
     }
 
-    /// All attempts, the most advanced first, of those at one stage of a door the longest there; sources in a `Cooldown` come
-    /// last. Of a larger crowd, as there is in a flood, only the part that goes next is in this order; the rest follows on all
-    /// other attempts.
+    /// Returns all attempts, most advanced first, and within a stage of a door the longest there first; sources in a `Cooldown`
+    /// come last. If a flood makes the crowd large, only the part that is dropped next is sorted like this; the rest follows
+    /// after all other attempts.
     pub(super) fn iter<'a>(&'a self, entries: &'a Entries) -> impl Iterator<Item = Slot> + 'a {
         let stages = self.doors.iter().map(Vec::len).max().unwrap_or_default();
         let mut sorted: Vec<Vec<Slot>> = vec![Vec::new(); stages];
@@ -138,7 +137,7 @@ impl Shares {
         (1..stages).rev().flat_map(at).chain(rest).chain(cooling)
     }
 
-    /// The stage that an attempt is at, and the crowd that follows on it.
+    /// Returns the stage of an attempt, and the crowd that its old ones join.
     fn find(&mut self, attempt: &Attempt) -> Option<(&mut Stage, &mut List)> {
         let stages = at_or_new(&mut self.doors, attempt.door as usize)?;
         let stage = at_or_new(stages, usize::from(attempt.stage))?;
@@ -159,7 +158,7 @@ fn at_or_new<T: Clone + Default>(items: &mut Vec<T>, index: usize) -> Option<&mu
 
 #[cfg(test)]
 impl Shares {
-    /// Checks the lists and what is counted, and returns all attempts.
+    /// Checks the lists and the counters, and returns all attempts.
     pub(super) fn checked(&self, limit: usize, entries: &Entries) -> Vec<Slot> {
         let attempt = |slot: &Slot| entries.get(*slot).unwrap();
         let mut all = Vec::new();
