@@ -87,11 +87,11 @@ impl Program {
         Self::guarded(interests, interface, None, ipv4_only)
     }
 
-    /// Creates a program that also accepts what [`knockd_core::Scanners`] counts as strays, if it is on: for that it
-    /// needs the UDP ports in use ([`knockd_core::Scanners::local_ports`]).
+    /// Makes a program that also accepts what [`knockd_core::Scanners`] counts as a stray, if it is on: for that it has to
+    /// know the ports in use ([`knockd_core::Scanners::local_ports`]).
     ///
-    /// For TCP, these are packets to a watched address with SYN and without ACK, or with neither ACK nor RST; for
-    /// UDP, if an interest uses it, those to ports that are not in use.
+    /// These are packets to a watched address and a port that is not in use: of TCP those with SYN and without ACK, or with
+    /// neither ACK nor RST; of UDP, if an interest is, all.
     pub fn guarded(
         interests: &[Interest],
         interface: &Interface,
@@ -120,16 +120,17 @@ impl Program {
     /// Writes the program with at most this many instructions.
     fn code(&self, limit: usize) -> Code {
         let mut instructions = self.wanted.assemble();
-        let (mut tcp, mut udp) = (self.wanted.tcp.clone(), self.wanted.udp.clone());
-        // This ends: with one range per protocol, the rest is about half as long as the shorter limit.
+        let mut wanted = self.wanted.clone();
+        // This ends: with one range in each list, everything else is about half as long as the shorter limit.
         while instructions.len() > limit {
-            // A range takes at least one instruction.
-            tcp = merge_nearest(&tcp, limit.min(tcp.len() * 7 / 8));
-            udp = merge_nearest(&udp, limit.min(udp.len() * 7 / 8));
-            instructions = Wanted { tcp: tcp.clone(), udp: udp.clone(), ..self.wanted.clone() }.assemble();
+            // No range takes less than one instruction.
+            for ranges in [&mut wanted.tcp, &mut wanted.tcp_strays, &mut wanted.udp] {
+                *ranges = merge_nearest(ranges, limit.min(ranges.len() * 7 / 8));
+            }
+            instructions = wanted.assemble();
         }
-        let surplus = count(&tcp) + count(&udp) - count(&self.wanted.tcp) - count(&self.wanted.udp);
-        Code { instructions, surplus }
+        let ports = |wanted: &Wanted| count(&wanted.tcp) + count(&wanted.tcp_strays) + count(&wanted.udp);
+        Code { instructions, surplus: ports(&wanted) - ports(&self.wanted) }
     }
 }
 
@@ -149,8 +150,6 @@ struct Code {
 #[derive(Clone, Debug)]
 struct Wanted {
     loopback: bool,
-    /// Whether TCP connection attempts are wanted whatever their port.
-    tcp_strays: bool,
     ipv4: Vec<Ipv4Addr>,
     ipv6: Vec<Ipv6Addr>,
     /// Flags that every TCP interest wants set, and those that it wants clear.
@@ -158,6 +157,8 @@ struct Wanted {
     flags_clear: u8,
     /// Ports, as ascending ranges with gaps between them.
     tcp: Vec<RangeInclusive<u16>>,
+    /// Where connection attempts over TCP are wanted whatever flags the interests want; none without a guard.
+    tcp_strays: Vec<RangeInclusive<u16>>,
     udp: Vec<RangeInclusive<u16>>,
 }
 
@@ -190,13 +191,16 @@ impl Wanted {
         let udp_strays = guard.filter(|_| ports(Protocol::Udp).next().is_some());
         Self {
             loopback: interface.loopback,
-            tcp_strays: guard.is_some(),
             ipv4,
             ipv6,
             flags_set: rules().map(|rule| rule.must_be_set().bits()).reduce(|a, b| a & b).unwrap_or(0),
             flags_clear: rules().map(|rule| rule.must_be_clear().bits()).reduce(|a, b| a & b).unwrap_or(0),
             tcp: joined(ports(Protocol::Tcp)),
-            udp: joined(ports(Protocol::Udp).chain(udp_strays.into_iter().flat_map(LocalPorts::unused))),
+            // Strays with the flags that a door wants are found at its port, too, so that they are looked for once.
+            tcp_strays: joined(
+                unused(guard, Protocol::Tcp).chain(ports(Protocol::Tcp).filter(|_| guard.is_some())),
+            ),
+            udp: joined(ports(Protocol::Udp).chain(unused(udp_strays, Protocol::Udp))),
         }
     }
 
@@ -233,9 +237,9 @@ impl Wanted {
             let is_right = code.branch(JUMP_IF_EQUAL, u32::from(self.flags_set), then, reject);
             code.step(AND, u32::from(flags_looked_at), is_right)
         };
-        // Searching few ports is faster than loading the flags, and most packets have other ports; with many ports it
-        // is slower.
-        let ports_first = self.tcp.len() <= MAX_LINEAR_RANGES && !self.tcp_strays && flags_looked_at != 0;
+        // Few ports are found sooner than the flags are loaded, and most packets have others; many are not.
+        let ports_first =
+            self.tcp.len() <= MAX_LINEAR_RANGES && self.tcp_strays.is_empty() && flags_looked_at != 0;
         let mut found = accept;
         if ports_first {
             found = check_flags(&mut code, found);
@@ -246,14 +250,16 @@ impl Wanted {
         if flags_looked_at != 0 && !ports_first {
             tcp = check_flags(&mut code, tcp);
         }
-        if self.tcp_strays {
+        if !self.tcp_strays.is_empty() {
+            let mut stray = code.port_search(&self.tcp_strays, accept, reject);
+            stray = code.step(LOAD_HALF_AT_X, DESTINATION_PORT, stray);
             let [syn, rst, ack] =
                 [TcpFlags::SYN, TcpFlags::RST, TcpFlags::ACK].map(|flag| u32::from(flag.bits()));
-            let no_syn = code.branch(JUMP_IF_ANY_BIT, rst, tcp, accept);
-            let no_ack = code.branch(JUMP_IF_ANY_BIT, syn, accept, no_syn);
+            let no_syn = code.branch(JUMP_IF_ANY_BIT, rst, tcp, stray);
+            let no_ack = code.branch(JUMP_IF_ANY_BIT, syn, stray, no_syn);
             tcp = code.branch(JUMP_IF_ANY_BIT, ack, tcp, no_ack);
         }
-        if self.tcp_strays || flags_looked_at != 0 && !ports_first {
+        if !self.tcp_strays.is_empty() || flags_looked_at != 0 && !ports_first {
             tcp = code.step(LOAD_BYTE_AT_X, TCP_FLAGS, tcp);
         }
 
@@ -277,7 +283,7 @@ impl Wanted {
         // Nearly all packets have another port, whatever their protocol; searching few ports twice costs the others
         // little.
         let ports = joined(self.tcp.iter().chain(&self.udp).cloned());
-        if ports.len() <= MAX_LINEAR_RANGES && !self.tcp_strays {
+        if ports.len() <= MAX_LINEAR_RANGES && self.tcp_strays.is_empty() {
             without = code.port_search(&ports, without, reject);
             without = code.step(LOAD_HALF, IPV4_HEADER_LENGTH + DESTINATION_PORT, without);
         }
@@ -293,7 +299,12 @@ impl Wanted {
     }
 }
 
-/// Sorts port ranges and joins those that overlap or touch, so they ascend with gaps between them.
+/// The ports that the guard wants to see.
+fn unused(guard: Option<&LocalPorts>, protocol: Protocol) -> impl Iterator<Item = RangeInclusive<u16>> {
+    guard.into_iter().flat_map(move |ports| ports.unused(protocol))
+}
+
+/// Orders ranges of ports and joins those that overlap or touch, so that they ascend and are apart from each other.
 fn joined(ranges: impl Iterator<Item = RangeInclusive<u16>>) -> Vec<RangeInclusive<u16>> {
     let mut ranges: Vec<_> = ranges.collect();
     ranges.sort_unstable_by_key(|range| *range.start());
@@ -577,16 +588,18 @@ mod tests {
         let shows_a_scan = |guard: &LocalPorts| match packet.hit {
             Hit::Tcp { flags, .. } => {
                 let (syn, ack, rst) = (TcpFlags::SYN, TcpFlags::ACK, TcpFlags::RST);
-                !flags.contains(ack) && (flags.contains(syn) || !flags.contains(rst))
+                !guard.is_in_use(packet.hit.step())
+                    && !flags.contains(ack)
+                    && (flags.contains(syn) || !flags.contains(rst))
             }
-            Hit::Udp { port } => has_udp && !guard.is_in_use(port),
+            Hit::Udp { .. } => has_udp && !guard.is_in_use(packet.hit.step()),
         };
         guard.is_some_and(shows_a_scan) && interests.iter().any(is_watched)
     }
 
-    /// UDP ports 53 and 5353 are bound; those from 32768 on are ephemeral.
+    /// UDP ports 53 and 5353 are bound, those from 32768 on are ephemeral; something listens on TCP ports 80 and 40000.
     fn guard() -> LocalPorts {
-        LocalPorts::new(32768, vec![53, 5353])
+        LocalPorts::new(32768, [Step::udp(53), Step::tcp(40000), Step::udp(5353), Step::tcp(80)])
     }
 
     #[test]
@@ -648,7 +661,8 @@ mod tests {
     }
 
     #[test]
-    fn with_the_guard_connection_attempts_are_accepted_at_every_port_whatever_flags_the_doors_want() {
+    fn with_the_guard_connection_attempts_are_accepted_at_every_port_not_in_use_whatever_flags_the_doors_want()
+     {
         let syn_ack = TcpFlags::SYN.union(TcpFlags::ACK);
         for rule in [FlagRule::ANY, FlagRule::ANY.and_set(TcpFlags::SYN), FlagRule::ANY.and_set(syn_ack)] {
             let program = guarded(&[with_flags(7000, rule)], &eth(), Some(&guard()), false);
@@ -670,12 +684,30 @@ mod tests {
                     assert_eq!(accepts(&program, &tcp("2001:db8::1", port, flags)), expected, "{flags:?}");
                     assert!(!accepts(&program, &tcp("192.0.2.2", port, flags)));
                 }
+                for port in [80, 40000] {
+                    assert!(!accepts(&program, &tcp("192.0.2.1", port, flags)), "{port}: {flags:?}");
+                }
                 let is_hit = rule.accepts(flags);
                 assert_eq!(
                     accepts(&program, &tcp("192.0.2.1", 7000, flags)),
                     expected || is_hit,
                     "{flags:?}"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn a_door_at_a_port_on_which_something_listens_sees_what_it_wants_there() {
+        let rule = FlagRule::ANY.and_set(TcpFlags::SYN).and_clear(TcpFlags::FIN);
+        for rule in [FlagRule::ANY, rule] {
+            let program = guarded(&[with_flags(80, rule)], &eth(), Some(&guard()), false);
+            for bits in 0..=u8::MAX {
+                let flags = TcpFlags::from_wire(bits);
+                if rule.accepts(flags) {
+                    assert!(accepts(&program, &tcp("192.0.2.1", 80, flags)), "{flags:?}");
+                }
+                assert!(!accepts(&program, &tcp("192.0.2.1", 40000, flags)), "{flags:?}");
             }
         }
     }
@@ -695,11 +727,15 @@ mod tests {
 
     #[test]
     fn with_the_guard_and_very_many_bound_ports_no_stray_is_missed() {
-        let local_ports = LocalPorts::new(32768, (0..16384).map(|port| port * 2).collect());
+        let even = || (0..16384).map(|port| port * 2);
+        let local_ports = LocalPorts::new(32768, even().map(Step::udp).chain(even().map(Step::tcp)));
         let program = guarded(&[any_flags(Step::udp(1))], &eth(), Some(&local_ports), false);
         assert!(program.surplus > 0);
         assert!(program.instructions.len() <= Program::MAX_INSTRUCTIONS);
-        assert!(local_ports.unused().flatten().all(|port| accepts(&program, &udp("192.0.2.1", port))));
+        let seen = |protocol, frame: fn(&str, u16) -> Frame| {
+            local_ports.unused(protocol).flatten().all(|port| accepts(&program, &frame("192.0.2.1", port)))
+        };
+        assert!(seen(Protocol::Udp, udp) && seen(Protocol::Tcp, syn));
     }
 
     #[test]
@@ -888,7 +924,10 @@ mod tests {
     }
 
     fn guards() -> impl Strategy<Value = Option<LocalPorts>> {
-        let ports = prop::collection::vec(prop_oneof![select(vec![1, 2, 80]), any::<u16>()], 0..20);
+        let port = prop_oneof![select(vec![1, 2, 80]), any::<u16>()];
+        let step = (port, any::<bool>())
+            .prop_map(|(port, is_tcp)| if is_tcp { Step::tcp(port) } else { Step::udp(port) });
+        let ports = prop::collection::vec(step, 0..20);
         let ephemeral_from = select(vec![0, 2, 1024, 32768, 65535]);
         prop::option::of((ephemeral_from, ports).prop_map(|(from, ports)| LocalPorts::new(from, ports)))
     }

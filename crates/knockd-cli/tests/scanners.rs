@@ -4,6 +4,7 @@
 mod common;
 
 use std::net::Ipv6Addr;
+use std::time::{Duration, Instant};
 
 use common::{Ear, SOON, hit, sh, syn};
 use testbed::{Flags, Frame, Net, Running};
@@ -95,6 +96,60 @@ fn while_a_scan_runs_others_get_in_although_they_use_services_of_the_host() {
     let (_, opened) = result(&mut ear);
     let expected = |who: u8| ["neighbours", "syn"].map(|door| format!("10.9.0.{who}: {door}"));
     assert_eq!(opened, (101..=110).chain([2]).flat_map(expected).collect::<Vec<_>>());
+}
+
+#[test]
+fn forty_connections_to_open_ports_are_no_scan_and_the_knock_after_them_opens() {
+    let net = Net::new().unwrap();
+    // One of them is in the ephemeral range.
+    let open: Vec<u16> = [22, 80, 443, 50000].into_iter().chain(8000..8036).collect();
+    let _listening: Vec<_> = open.iter().map(|&port| net.server.listen(port).unwrap()).collect();
+    let mut ear = Ear::of(net, DOORS, &["-v"]);
+    let list = open.iter().map(u16::to_string).collect::<Vec<_>>().join(",");
+    for scan in ["-sT", "-sS", "-sF"] {
+        nmap(&ear.net, 3, &format!("{scan} -p {list}"));
+    }
+    let knock = [700, 701, 702].map(|port| syn(&ear.net, 3, port));
+    assert_eq!(ear.opened(&knock), ["10.9.0.3: neighbours", "10.9.0.3: syn"]);
+    assert_eq!(ear.knockd.count(": scanner"), 0, "{:#?}", ear.knockd.lines());
+    // The kernel has not even shown them.
+    let status = ear.net.server.run(&[common::KNOCKD, "status", "--format", "json"]).unwrap();
+    let counters = &serde_json::from_str::<serde_json::Value>(&status).unwrap()["counters"];
+    assert_eq!(counters["packets"], 4, "{counters}");
+}
+
+#[test]
+fn after_a_scan_its_source_gets_in_within_a_minute_although_it_goes_on_knocking_and_using_services() {
+    let net = Net::new().unwrap();
+    let services = [22, 80, 443];
+    let _listening: Vec<_> = services.iter().map(|&port| net.server.listen(port).unwrap()).collect();
+    let mut ear = Ear::of(net, DOORS, &["-v"]);
+    nmap(&ear.net, 3, "-sS -F");
+    assert_eq!(result(&mut ear), (vec!["10.9.0.3".to_owned()], vec![]));
+    let packets: Vec<_> =
+        services.into_iter().chain([700, 701, 702]).map(|port| syn(&ear.net, 3, port)).collect();
+    // A minute, as this is all that a scanner has to wait, and as much again for a busy machine.
+    let end = Instant::now() + 2 * SOON;
+    while ear.opened(&packets).is_empty() {
+        assert!(Instant::now() < end, "it is still ignored");
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    assert_eq!(ear.knockd.count(": scanner"), 1, "{:#?}", ear.knockd.lines());
+}
+
+#[test]
+fn programs_that_begin_to_listen_are_known_within_seconds_while_packets_come() {
+    let mut ear = Ear::new(DOORS);
+    let ports: Vec<u16> = (8000..8011).collect();
+    hit(&ear.net, 3, &ports);
+    ear.knockd.wait_for("10.9.0.3: scanner");
+    let _listening: Vec<_> = ports.iter().map(|&port| ear.net.server.listen(port).unwrap()).collect();
+    let mut neighbours = 4..;
+    common::wait_until("connections to them are no strays", || {
+        std::thread::sleep(Duration::from_millis(500));
+        hit(&ear.net, neighbours.next().unwrap(), &ports);
+        result(&mut ear).0.is_empty()
+    });
 }
 
 #[test]

@@ -112,8 +112,8 @@ impl Gate {
 
     /// Replaces the configuration and the one-time files.
     ///
-    /// A door keeps its attempts if nothing that matters for matching (name, key, flags, target, timeout) has
-    /// changed, and all leases remain. Scanners stay scanners, unless the guard is off.
+    /// A door that is the same as before as far as matching goes (name, key, flags, target, timeout) keeps its attempts, and all
+    /// leases live on. What the scanner guard knows stays, unless the guard is off.
     pub fn set_config(&mut self, config: impl Into<Arc<Config>>, files: OneTimeFiles) -> Outcomes<'_> {
         self.config = config.into();
         self.files = files;
@@ -131,7 +131,7 @@ impl Gate {
         self.watch();
     }
 
-    /// Sets the UDP ports in use on this machine. Until then, all count as in use.
+    /// Says which ports are in use on this machine. Until then all UDP ports are, and no TCP port is.
     pub fn set_local_ports(&mut self, ports: LocalPorts) -> Outcomes<'_> {
         self.scanners.set_local_ports(ports);
         self.derive();
@@ -588,7 +588,7 @@ mod tests {
         let mut gate = gate("1,2\n3,4\n");
         let before = Arc::clone(gate.wanted());
         assert_eq!((before.interests.len(), before.has_udp()), (6, true));
-        let ports = LocalPorts::new(32768, vec![53]);
+        let ports = LocalPorts::new(32768, [crate::Step::udp(53), crate::Step::tcp(80)]);
         assert_eq!(wanted(gate.set_local_ports(ports.clone())).unwrap().strays, Some(ports.clone()));
         assert_eq!(wanted(gate.set_local_ports(ports)), None);
         let mut used = None;
@@ -630,5 +630,24 @@ mod tests {
         assert_eq!(told(after.handle_timeout(now(5))), [""; 0]);
         assert_eq!((after.lease_count(), after.poll_timeout()), (1, Some(at(6).monotonic)));
         assert_eq!(told(after.handle_timeout(now(6))), ["run close 203.0.113.7"]);
+    }
+
+    #[test]
+    fn eleven_forged_strays_cost_their_victim_a_minute_whatever_it_sends_meanwhile() {
+        let mut gate = gate("");
+        gate.set_local_ports(LocalPorts::new(32768, [80, 443].map(crate::Step::tcp))).count();
+        let strays: Vec<_> = (1..=11).map(|port| tcp(SOMEBODY, port)).collect();
+        assert_eq!(send(&mut gate, &strays, at(0)), ["scanner 203.0.113.7"]);
+        let knock = [tcp(SOMEBODY, 7101), udp(SOMEBODY, 8202), tcp(SOMEBODY, 9303)];
+        let acknowledgement = Hit::Tcp { port: 443, flags: TcpFlags::ACK };
+        let web =
+            [tcp(SOMEBODY, 80), tcp(SOMEBODY, 443), Packet { hit: acknowledgement, ..tcp(SOMEBODY, 443) }];
+        for second in 1..=60 {
+            assert_eq!(send(&mut gate, &web, at(second)), [""; 0]);
+            assert_eq!(send(&mut gate, &knock, at(second)), [""; 0]);
+        }
+        assert_eq!(gate.visibility(&knock[0], at(60)), Visibility::FromScanner);
+        assert_eq!(gate.visibility(&knock[0], at(61)), Visibility::Visible);
+        assert!(send(&mut gate, &knock, at(61)).contains(&"ssh: Opened".to_owned()));
     }
 }

@@ -134,12 +134,12 @@ pub enum OpeningResult {
 pub struct Wanted {
     /// What the doors want to see, each once, in a fixed order.
     pub interests: Vec<Interest>,
-    /// The UDP ports in use, if connection attempts at all other ports are wanted as well.
+    /// The ports in use, while connection attempts at all other ports are to be seen, too.
     pub strays: Option<LocalPorts>,
 }
 
 impl Wanted {
-    /// Says whether any UDP port matters, for a door or as a stray; only then do the [`LocalPorts`].
+    /// Says whether a port of UDP matters, be it a door's or a stray's; only then the UDP ports of [`LocalPorts`] do.
     pub fn has_udp(&self) -> bool {
         self.interests.iter().any(|interest| interest.step.protocol == Protocol::Udp)
     }

@@ -9,20 +9,30 @@
 //! A door opens at its last step without waiting for what comes after it, so only strays before it count. With the limit
 //! of 10 strays a minute:
 //!
-//! - An ascending scan opens a sequence of neighbours (700,701,702) if it starts at most 10 unused ports below it. If the
-//!   first step is 11 or less, every scan from port 1 does that; otherwise, if scans start anywhere, one in 6,000 does. A
-//!   source that tries just 700 to 702 has guessed.
-//! - A scan of n ports in random order, among them the k of a sequence, opens it with a chance of
+//! - An ascending scan opens a sequence of neighbours (700,701,702) when it starts at most 10 strays below it. That is the case
+//!   for every scan from port 1 when the first step is 11 or less, and else, if scans start anywhere, for one in 6,000. A source
+//!   that tries just 700 to 702 has guessed.
+//! - A scan in random order of n ports, among them the k of a sequence, opens it with a chance of
 //!   C(10 + k, k) / (C(n, k) k!). With three steps: 1 in 10¹² for all ports, 1 in 3,000,000 for the thousand that nmap
-//!   tries by default, 1 in 50 for the 25 best-known ports, which nmap tries first: they make a bad sequence.
-//! - A source that tries at most 10 such ports a minute is not a scanner. At that speed all TCP ports take four and a half
-//!   days, and an ascending scan advances by four ports within a `Seq_Timeout` of 25 seconds: only closer sequences open.
-//! - ACK and RST packets to other ports look like answers and never count, so scans with them open doors without
-//!   `TCPFlags`. UDP to ephemeral ports also looks like answers: UDP steps belong below that range.
-//! - An attacker with many addresses can spread a scan over them: several IPv4 addresses, or more IPv6 than a /64.
-//! - A source address can be forged: 11 strays from a forged address, or from behind the same NAT, get that address
-//!   ignored. A flood from forged addresses makes the guard forget a source with one stray: at 500,000 a second after a
-//!   tenth of a second, so the flood hides any scan slower than that.
+//!   tries by default, 1 in 50 for the 25 best-known ports, which nmap tries first: they make a bad sequence. Ports in use that
+//!   are no steps do not count among the n: if five of these 25 are, 1 in 24.
+//! - A source that tries at most 10 strays a minute is no scanner. At that speed all TCP ports take four and a half days. An
+//!   ascending scan gets four ports further within a `Seq_Timeout` of 25 seconds at an even pace, and ten when it tries ten at
+//!   once and then pauses for a minute: only closer sequences open.
+//! - A scanner is one for at most a minute after it has slowed down to 10 strays a minute. It may go on hitting ports of doors
+//!   and ports in use meanwhile; nothing that it hits until then opens a door, and its attempts are gone.
+//! - ACK and RST packets at other ports look like answers and never count, so scans with them open doors without
+//!   `TCPFlags`. UDP at ephemeral ports looks like answers, too: steps of UDP belong below that range.
+//! - A source with many addresses spreads a scan over them: several networks, or more of IPv6 than a /64.
+//! - A source address can be forged: 11 strays in its name make a scanner of a source for a minute, and 11 a minute keep it one.
+//!   A forger with N packets a second keeps N · 60 / 11 sources out, and never more than the 65,536 that are remembered, for
+//!   which 12,000 packets a second are enough. It is the same behind one NAT.
+//! - A flood from forged addresses lets a source with one stray be forgotten, at 500,000 a second after a tenth of a second, so
+//!   under its cover a scan slower than that is not seen. With j packets for each address it takes j times as long, and lets
+//!   sources with up to j strays be forgotten: scanners only if it makes 65,536 scanners within a minute.
+//!
+//! A source that has completed a TCP handshake has not forged its address, but is not spared for it: then anybody could scan
+//! unseen after one connection to any open port, and those who knock have no connection yet.
 
 mod bucket;
 
@@ -42,28 +52,28 @@ use crate::time::Timestamp;
 /// A keyed hash spreads sources over this many buckets, so no source can choose its bucket.
 const BUCKETS: u16 = 4096;
 
-/// How long a stray counts, and how long a scanner has to be quiet; up to a second more, because only whole seconds
-/// are stored.
+/// How long a stray counts; up to a second more, since only whole seconds are kept.
 const MINUTE: u32 = 60;
 
 /// Detects scanners, and says of every packet whether the matcher may judge it.
 ///
-/// A source that has tried more than the limit of different ports that no door uses within the last minute is a scanner.
-/// It stops being one after a quiet minute: no connection attempt from it, neither at those ports nor at the doors' own. A
-/// connection attempt is
+/// A stray is a connection attempt at a port that no door uses and that [`LocalPorts`] does not have in use. A source is a
+/// scanner exactly while it has tried more different strays than the limit within the last minute. Nothing else that it sends
+/// makes it one or keeps it one, so whatever it does at doors and services, it is none a minute after the strays that made it
+/// one; and a scan that goes on keeps its source a scanner, since it goes on to try other ports. A connection attempt is
 ///
 /// - a TCP packet with SYN and without ACK, or with neither ACK nor RST, as NULL, FIN and Xmas scans send it;
-/// - a UDP packet; but it is not a stray if no door uses UDP, or if [`LocalPorts`] has its port in use.
+/// - a UDP packet, if any door uses UDP.
 ///
-/// TCP and UDP ports with the same number are different ports, a repeated port counts once, and it does not matter which
-/// of the watched addresses was tried. So a client of a local service tries one port, whatever it does there. Only
-/// services that use a new TCP port for every connection, such as passive FTP, can turn their users into scanners.
+/// TCP and UDP ports of the same number are different ports, a port that is tried again counts once, from its latest try on, and
+/// it does not matter which of the watched addresses was tried. Only services that use a new TCP port for every connection, such
+/// as passive FTP, can make a scanner of their users, until [`LocalPorts`] knows these ports.
 ///
 /// All IPv6 addresses of a /64 are one source, because any host in it can use all of them (RFC 7421); its neighbours share
 /// its fate, like hosts behind one IPv4 address.
 ///
-/// A packet costs one hash and one search of a bucket. Memory is bounded by 65,536 sources of at most 64 ports: 12 MiB
-/// with the default limit, a quarter of that for sources with one stray each.
+/// A packet costs one hash and one look through a bucket. Memory is bounded by 65,536 sources of at most one port more than the
+/// limit: 12 MiB with the default limit, a quarter of that for sources of one stray each.
 #[derive(Debug)]
 pub struct Scanners {
     limit: Option<NonZeroU32>,
@@ -92,14 +102,17 @@ pub enum Sighting {
     Ignored,
 }
 
-/// The UDP ports of this machine at which packets may be answers or belong to a service, so they are not strays.
+/// The ports of the machine at which packets belong to a service or may be answers, so that they are no strays.
 ///
-/// By default, all ports are in use.
+/// The default is that all UDP ports are in use and no TCP port is.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(from = "AsStored"))]
 pub struct LocalPorts {
+    /// All UDP ports from this one on are in use.
     ephemeral_from: u16,
-    bound: Vec<u16>,
+    /// Ascending, each once.
+    udp: Vec<u16>,
+    tcp: Vec<u16>,
 }
 
 /// The serialised form may have been written by hand, in any order.
@@ -107,37 +120,55 @@ pub struct LocalPorts {
 #[derive(serde::Deserialize)]
 struct AsStored {
     ephemeral_from: u16,
-    bound: Vec<u16>,
+    udp: Vec<u16>,
+    tcp: Vec<u16>,
 }
 
 #[cfg(feature = "serde")]
 impl From<AsStored> for LocalPorts {
-    fn from(AsStored { ephemeral_from, bound }: AsStored) -> Self {
-        Self::new(ephemeral_from, bound)
+    fn from(AsStored { ephemeral_from, udp, tcp }: AsStored) -> Self {
+        Self::new(ephemeral_from, udp.into_iter().map(Step::udp).chain(tcp.into_iter().map(Step::tcp)))
     }
 }
 
 impl LocalPorts {
-    /// Declares every port from `ephemeral_from` on to be in use, and those in `bound`, which may be in any order and
-    /// contain duplicates.
-    pub fn new(ephemeral_from: u16, mut bound: Vec<u16>) -> Self {
-        bound.retain(|&port| port < ephemeral_from);
-        bound.sort_unstable();
-        bound.dedup();
-        Self { ephemeral_from, bound }
+    /// The ports of these sockets are in use: TCP sockets that listen, and bound UDP sockets. They may be in any order and repeat
+    /// themselves. From `ephemeral_from` on every UDP port is in use, because answers come there; answers of TCP show it.
+    pub fn new(ephemeral_from: u16, sockets: impl IntoIterator<Item = Step>) -> Self {
+        let (mut tcp, mut udp) = (Vec::new(), Vec::new());
+        for Step { port, protocol } in sockets {
+            match protocol {
+                Protocol::Tcp => tcp.push(port),
+                Protocol::Udp if port < ephemeral_from => udp.push(port),
+                Protocol::Udp => {}
+            }
+        }
+        for ports in [&mut tcp, &mut udp] {
+            ports.sort_unstable();
+            ports.dedup();
+        }
+        Self { ephemeral_from, udp, tcp }
     }
 
-    /// Says whether a packet to this port is not a stray.
-    pub fn is_in_use(&self, port: u16) -> bool {
-        port >= self.ephemeral_from || self.bound.binary_search(&port).is_ok()
+    /// Says whether a packet to this port is no stray.
+    pub fn is_in_use(&self, step: Step) -> bool {
+        let Step { port, protocol } = step;
+        match protocol {
+            Protocol::Tcp => self.tcp.binary_search(&port).is_ok(),
+            Protocol::Udp => port >= self.ephemeral_from || self.udp.binary_search(&port).is_ok(),
+        }
     }
 
-    /// Returns the unused ports, as ascending ranges with gaps between them.
-    pub fn unused(&self) -> impl Iterator<Item = RangeInclusive<u16>> + '_ {
-        let bound = || self.bound.iter().copied();
-        let starts = std::iter::once(0).chain(bound().map(|port| port + 1));
-        let ends = bound().chain(std::iter::once(self.ephemeral_from));
-        starts.zip(ends).filter(|(start, end)| start < end).map(|(start, end)| start..=end - 1)
+    /// The ports that are not in use, in ranges that ascend and are apart from each other.
+    pub fn unused(&self, protocol: Protocol) -> impl Iterator<Item = RangeInclusive<u16>> + '_ {
+        let (ports, end) = match protocol {
+            Protocol::Tcp => (&self.tcp, 1 << 16),
+            Protocol::Udp => (&self.udp, u32::from(self.ephemeral_from)),
+        };
+        let ports = || ports.iter().copied().map(u32::from);
+        let starts = std::iter::once(0).chain(ports().map(|port| port + 1));
+        let ranges = starts.zip(ports().chain(std::iter::once(end))).filter(|(start, end)| start < end);
+        ranges.filter_map(|(start, end)| Some(start.try_into().ok()?..=(end - 1).try_into().ok()?))
     }
 }
 
@@ -163,9 +194,10 @@ impl Scanners {
         scanners
     }
 
-    /// Changes the limit. Scanners stay scanners, except that without a limit everything is forgotten.
+    /// Changes the limit. What sources have tried stays known, as far as the old limit needed it; without a limit everything is
+    /// forgotten.
     pub fn set_limit(&mut self, limit: Option<NonZeroU32>) {
-        self.limit = limit;
+        self.limit = limit.min(NonZeroU32::new(Self::MAX_LIMIT));
         let buckets = if limit.is_some() { usize::from(BUCKETS) } else { 0 };
         self.buckets.resize_with(buckets, || None);
     }
@@ -184,22 +216,22 @@ impl Scanners {
         self.destinations.dedup();
     }
 
-    /// Sets the UDP ports in use on this machine.
+    /// Says which ports are in use on this machine.
     pub fn set_local_ports(&mut self, local_ports: LocalPorts) {
         self.local_ports = local_ports;
     }
 
-    /// Returns the UDP ports in use, for the kernel filter; `None` without a limit, because strays need not be seen
-    /// then.
+    /// The ports in use, for the filter in the kernel; `None` while there is no limit, so that strays need not be seen.
     pub fn local_ports(&self) -> Option<&LocalPorts> {
         self.limit.map(|_| &self.local_ports)
     }
 
     /// Says whether a source is a scanner at present.
     pub fn is_scanner(&self, source: IpAddr, now: Timestamp) -> bool {
+        let Some(limit) = self.limit else { return false };
         let (network, now) = (Network::of(source), Second::of(now));
         let bucket = self.buckets.get(self.place_of(network)).and_then(Option::as_ref);
-        bucket.is_some_and(|bucket| bucket.is_scanner(network, now))
+        bucket.is_some_and(|bucket| bucket.is_scanner(network, limit, now))
     }
 
     /// Judges a packet before the matcher does.
@@ -208,8 +240,7 @@ impl Scanners {
     pub fn handle_packet(&mut self, packet: &Packet, now: Timestamp) -> Sighting {
         let step = packet.hit.step();
         let at_door = self.steps.binary_search(&step).is_ok();
-        let is_attempt = is_attempt(packet.hit);
-        let is_stray = !at_door && is_attempt && self.counts(packet);
+        let is_stray = !at_door && self.is_stray(packet);
         let harmless = if at_door { Sighting::AtDoor } else { Sighting::Elsewhere };
         if !at_door && !is_stray {
             return harmless;
@@ -218,31 +249,33 @@ impl Scanners {
         let now = Second::of(now);
         let network = Network::of(packet.source);
         let Some(bucket) = self.bucket(network) else { return harmless };
+        let new = Try { step, at: now };
         let Some(mut source) = bucket.as_mut().and_then(|bucket| bucket.source(network)) else {
             if is_stray {
-                bucket.get_or_insert_default().remember(network, Try { step, at: now });
+                bucket.get_or_insert_default().remember(network, new);
             }
             return harmless;
         };
-        if source.is_scanner_at(now) {
-            if is_attempt {
-                source.see(now);
-            }
+        let was_scanner = source.is_scanner(limit, now);
+        if is_stray {
+            source.add(new, limit);
+        }
+        if was_scanner {
             Sighting::Ignored
-        } else if is_stray && source.exceeds(limit, Try { step, at: now }) {
+        } else if is_stray && source.is_scanner(limit, now) {
             Sighting::NewScanner
         } else {
             harmless
         }
     }
 
-    /// Says whether a connection attempt at a port that no door uses counts as a sign of a scan.
-    fn counts(&self, packet: &Packet) -> bool {
-        let is_telling = match packet.hit {
-            Hit::Tcp { .. } => true,
-            Hit::Udp { port } => self.udp && !self.local_ports.is_in_use(port),
-        };
-        is_telling && self.destinations.binary_search(&packet.destination).is_ok()
+    /// Whether a packet to a port that no door uses shows a scan.
+    fn is_stray(&self, packet: &Packet) -> bool {
+        let step = packet.hit.step();
+        is_attempt(packet.hit)
+            && (self.udp || step.protocol == Protocol::Tcp)
+            && self.destinations.binary_search(&packet.destination).is_ok()
+            && !self.local_ports.is_in_use(step)
     }
 
     fn bucket(&mut self, network: Network) -> Option<&mut Option<Box<Bucket>>> {
@@ -294,13 +327,14 @@ mod tests {
         Interest { step, flags: FlagRule::ANY, target: None }
     }
 
-    /// A guard whose doors use 700 to 702, and 7000 over UDP; UDP port 53 is bound, and those from 32768 on are
-    /// ephemeral.
+    /// Doors use 700 to 702, and 7000 over UDP. UDP ports 53 and 5353 are bound, those from 32768 on are ephemeral. Programs listen
+    /// on TCP ports 80, 443, and 50000, which is ephemeral.
     fn guard(limit: u32) -> Scanners {
         let mut guard = Scanners::new(NonZeroU32::new(limit), Seed::new(1, 2));
         let steps = [Step::tcp(700), Step::tcp(701), Step::tcp(702), Step::udp(7000)];
         guard.watch(&steps.map(interest), ["192.0.2.1", "192.0.2.2", "2001:db8::1"].map(address));
-        guard.set_local_ports(LocalPorts::new(32768, vec![5353, 53, 53, 40000]));
+        let udp = [5353, 53, 53, 40000].map(Step::udp);
+        guard.set_local_ports(LocalPorts::new(32768, udp.into_iter().chain([443, 50000, 80].map(Step::tcp))));
         guard
     }
 
@@ -390,24 +424,80 @@ mod tests {
     }
 
     #[test]
-    fn a_scanner_is_ignored_until_it_has_been_quiet_for_a_minute() {
+    fn whatever_a_scanner_does_at_doors_and_at_ports_in_use_it_is_none_a_minute_after_its_strays() {
         let mut guard = guard(1);
         assert_last_makes_a_scanner(&mut guard, [syn(1), syn(2)], 0);
-        for (packet, second) in [(syn(700), 60), (syn(1), 120), (udp(7000), 180), (udp(9), 240)] {
-            assert_eq!(guard.handle_packet(&packet, seconds(second)), Ignored);
+        for second in 1..=60 {
+            for packet in [syn(700), tcp(701, TcpFlags::ACK), udp(7000)] {
+                assert_eq!(guard.handle_packet(&packet, seconds(second)), Ignored);
+            }
+            for packet in [syn(80), syn(443), syn(50000), udp(53), udp(40000), tcp(3, TcpFlags::ACK)] {
+                assert_eq!(guard.handle_packet(&packet, seconds(second)), Elsewhere);
+            }
         }
-        assert_eq!(guard.handle_packet(&syn(700), seconds(301)), AtDoor);
-        // It starts over.
-        assert_last_makes_a_scanner(&mut guard, [syn(3), syn(4)], 301);
+        assert!(guard.is_scanner(address(ME), seconds(60)) && !guard.is_scanner(address(ME), seconds(61)));
+        assert_eq!(guard.handle_packet(&syn(700), seconds(61)), AtDoor);
+        // It begins anew.
+        assert_last_makes_a_scanner(&mut guard, [syn(3), syn(4)], 61);
     }
 
     #[test]
-    fn packets_that_are_no_attempts_are_ignored_but_do_not_disturb_the_quiet() {
+    fn the_same_strays_again_keep_a_scanner_only_as_long_as_there_are_more_than_the_limit() {
+        let mut guard = guard(2);
+        assert_last_makes_a_scanner(&mut guard, [syn(1), syn(2), syn(3)], 0);
+        // Two of the three, for ever.
+        for second in (10..=60).step_by(10) {
+            for port in [1, 2] {
+                assert_eq!(guard.handle_packet(&syn(port), seconds(second)), Ignored);
+            }
+        }
+        assert_eq!(guard.handle_packet(&syn(700), seconds(61)), AtDoor);
+        assert_eq!(guard.handle_packet(&syn(1), seconds(61)), Elsewhere);
+        // The third once more is one too many.
+        assert_eq!(guard.handle_packet(&syn(3), seconds(70)), NewScanner);
+        assert_eq!(guard.handle_packet(&syn(700), seconds(120)), Ignored);
+    }
+
+    #[test]
+    fn a_scan_that_goes_on_keeps_its_source_a_scanner_however_long_it_takes() {
+        let mut guard = guard(10);
+        assert_last_makes_a_scanner(&mut guard, (1001..=1011).map(syn), 0);
+        // Eleven more within any minute, that of the doors' own ports among them.
+        for (port, second) in (1012..3000).zip((0..).step_by(5)) {
+            assert_eq!(guard.handle_packet(&syn(port), seconds(second)), Ignored);
+            assert_eq!(guard.handle_packet(&syn(700), seconds(second)), Ignored);
+        }
+    }
+
+    #[test]
+    fn a_forger_pays_eleven_packets_a_minute_for_each_victim() {
+        let mut guard = guard(10);
+        let mut paid = 0;
+        for minute in 0..10 {
+            for port in 1..=11 {
+                paid += 1;
+                guard.handle_packet(&syn(port), seconds(minute * 60));
+            }
+            for second in 0..60 {
+                assert_eq!(guard.handle_packet(&syn(700), seconds(minute * 60 + second)), Ignored);
+            }
+        }
+        assert_eq!(paid, 110);
+        // Ten are not enough.
+        for port in 1..=10 {
+            assert_eq!(guard.handle_packet(&syn(port), seconds(600)), Ignored);
+        }
+        assert_eq!(guard.handle_packet(&syn(700), seconds(661)), AtDoor);
+    }
+
+    #[test]
+    fn any_number_of_connections_to_ports_in_use_are_no_strays() {
         let mut guard = guard(1);
-        assert_last_makes_a_scanner(&mut guard, [syn(1), syn(2)], 0);
-        assert_eq!(guard.handle_packet(&tcp(700, TcpFlags::ACK), seconds(60)), Ignored);
-        assert_eq!(guard.handle_packet(&tcp(3, TcpFlags::ACK), seconds(60)), Elsewhere);
-        assert_eq!(guard.handle_packet(&tcp(700, TcpFlags::ACK), seconds(61)), AtDoor);
+        guard.set_local_ports(LocalPorts::new(32768, (1..=40).chain(60000..60040).map(Step::tcp)));
+        for port in (1..=40).chain(60000..60040) {
+            assert_eq!(guard.handle_packet(&syn(port), seconds(0)), Elsewhere);
+        }
+        assert_last_makes_a_scanner(&mut guard, [syn(41), syn(60040)], 0);
     }
 
     #[test]
@@ -494,19 +584,25 @@ mod tests {
         assert_eq!(guard.handle_packet(&syn(700), seconds(0)), AtDoor);
         assert_eq!(guard.local_ports(), None);
         guard.set_limit(NonZeroU32::new(1));
-        assert!(guard.local_ports().is_some_and(|ports| ports.is_in_use(53) && !ports.is_in_use(54)));
+        assert!(
+            guard
+                .local_ports()
+                .is_some_and(|ports| ports.is_in_use(Step::udp(53)) && !ports.is_in_use(Step::udp(54)))
+        );
     }
 
     #[test]
-    fn a_new_limit_counts_from_the_next_port_on_and_leaves_scanners_what_they_are() {
+    fn a_new_limit_counts_at_once_and_no_limit_forgets_everything() {
         let mut guard = guard(5);
         assert_last_makes_a_scanner(&mut guard, (1..=6).map(syn), 0);
         let other = |port| from("203.0.113.2", syn(port));
         (1..=5).for_each(|port| assert_eq!(guard.handle_packet(&other(port), seconds(0)), Elsewhere));
-        guard.set_limit(NonZeroU32::new(3));
-        assert_eq!(guard.handle_packet(&other(5), seconds(0)), Elsewhere);
-        assert_eq!(guard.handle_packet(&other(6), seconds(0)), NewScanner);
+        guard.set_limit(NonZeroU32::new(4));
+        assert_eq!(guard.handle_packet(&other(700), seconds(0)), Ignored);
         assert_eq!(guard.handle_packet(&syn(700), seconds(0)), Ignored);
+        guard.set_limit(NonZeroU32::new(6));
+        assert_eq!(guard.handle_packet(&syn(700), seconds(0)), AtDoor);
+        assert_last_makes_a_scanner(&mut guard, [syn(7)], 0);
         guard.set_limit(None);
         guard.set_limit(NonZeroU32::new(3));
         assert_eq!(guard.handle_packet(&syn(700), seconds(0)), AtDoor);
@@ -521,12 +617,19 @@ mod tests {
 
     #[test]
     fn unused_local_ports_are_those_that_are_not_in_use() {
-        let ports = LocalPorts::new(6, vec![3, 1, 3, 900]);
-        assert_eq!(ports.unused().collect::<Vec<_>>(), [0..=0, 2..=2, 4..=5]);
-        assert_eq!(LocalPorts::new(2, vec![0, 1]).unused().count(), 0);
-        assert_eq!(LocalPorts::new(65535, vec![0, 65534]).unused().collect::<Vec<_>>(), [1..=65533]);
-        assert_eq!(ports, LocalPorts::new(6, vec![1, 3]));
-        assert_eq!(LocalPorts::default().unused().count(), 0);
+        let unused = |ports: &LocalPorts, protocol| ports.unused(protocol).collect::<Vec<_>>();
+        let ports = LocalPorts::new(6, [3, 1, 3, 900].map(Step::udp));
+        assert_eq!(unused(&ports, Protocol::Udp), [0..=0, 2..=2, 4..=5]);
+        assert_eq!(unused(&ports, Protocol::Tcp), [0..=u16::MAX]);
+        assert_eq!(unused(&LocalPorts::new(2, [0, 1].map(Step::udp)), Protocol::Udp), []);
+        let ends = LocalPorts::new(65535, [0, 65534, 65535].map(Step::udp));
+        assert_eq!(unused(&ends, Protocol::Udp), [1..=65533]);
+        assert_eq!(ports, LocalPorts::new(6, [1, 3].map(Step::udp)));
+        let listening = LocalPorts::new(6, [65535, 80, 0, 80].map(Step::tcp));
+        assert_eq!(unused(&listening, Protocol::Tcp), [1..=79, 81..=65534]);
+        assert_eq!(unused(&listening, Protocol::Udp), [0..=5]);
+        assert_eq!(unused(&LocalPorts::default(), Protocol::Udp), []);
+        assert_eq!(unused(&LocalPorts::default(), Protocol::Tcp), [0..=u16::MAX]);
     }
 
     #[test]
@@ -549,32 +652,57 @@ mod tests {
         );
     }
 
-    /// The same rule without bounds: everything that a source has ever tried.
+    #[test]
+    fn a_whole_network_of_forged_scanners_is_out_for_a_minute_and_never_more_sources_than_are_remembered() {
+        let mut guard = guard(10);
+        let forge = |guard: &mut Scanners, hosts: u32, second| {
+            for host in 0..hosts {
+                let source = Ipv4Addr::from_bits(0x0a00_0000 | host).into();
+                for port in 1..=11 {
+                    guard.handle_packet(&Packet { source, ..syn(port) }, seconds(second));
+                }
+            }
+        };
+        let out = |guard: &Scanners, hosts: u32, second| {
+            let source = |host| Ipv4Addr::from_bits(0x0a00_0000 | host).into();
+            (0..hosts).filter(|&host| guard.is_scanner(source(host), seconds(second))).count()
+        };
+        forge(&mut guard, 1 << 16, 0);
+        let of_a_16 = out(&guard, 1 << 16, 60);
+        assert!((58_000..65_536).contains(&of_a_16), "{of_a_16}");
+        assert_eq!(out(&guard, 1 << 16, 61), 0);
+        forge(&mut guard, 1 << 17, 100);
+        let of_a_15 = out(&guard, 1 << 17, 100);
+        assert!((of_a_16..=65_536).contains(&of_a_15), "{of_a_15}");
+    }
+
+    /// The same rule without a bound: all that a source has ever tried.
     #[derive(Default)]
     struct Model {
-        tries: Vec<(Step, u64)>,
-        ignored_since: Option<u64>,
+        strays: Vec<(Step, u64)>,
     }
 
     impl Model {
-        fn handle(&mut self, limit: usize, step: Step, at_door: bool, now: u64) -> Sighting {
-            if let Some(seen) = self.ignored_since.as_mut().filter(|seen| now - **seen <= 60) {
-                *seen = now;
-                return Ignored;
+        fn is_scanner(&self, limit: usize, now: u64) -> bool {
+            let recent = self.strays.iter().filter(|(_, at)| now - at <= 60).map(|(step, _)| step);
+            recent.collect::<std::collections::HashSet<_>>().len() > limit
+        }
+
+        fn handle(&mut self, limit: usize, step: Step, now: u64) -> Sighting {
+            let at_door = step.protocol == Protocol::Tcp && step.port <= 702;
+            if !at_door && [Step::tcp(708), Step::udp(709)].contains(&step) {
+                return Elsewhere;
             }
-            if at_door {
-                return AtDoor;
+            let was_scanner = self.is_scanner(limit, now);
+            if !at_door {
+                self.strays.push((step, now));
             }
-            if self.ignored_since.take().is_some() {
-                self.tries.clear();
+            match (was_scanner, self.is_scanner(limit, now)) {
+                (true, _) => Ignored,
+                (false, true) => NewScanner,
+                (false, false) if at_door => AtDoor,
+                (false, false) => Elsewhere,
             }
-            self.tries.push((step, now));
-            let recent = self.tries.iter().filter(|(_, at)| now - at <= 60).map(|(step, _)| step);
-            if recent.collect::<std::collections::HashSet<_>>().len() > limit {
-                self.ignored_since = Some(now);
-                return NewScanner;
-            }
-            Elsewhere
         }
     }
 
@@ -582,22 +710,25 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn it_does_what_the_rule_says(
-            limit in 1..6_u32,
-            packets in prop::collection::vec((0..4_u8, 0..8_u16, any::<bool>(), 0..25_u64), 0..200),
+        fn a_source_is_a_scanner_exactly_while_it_has_tried_more_strays_than_the_limit_within_a_minute(
+            limit in 1..12_u32,
+            longest_wait in select(vec![2_u64, 6, 25, 70]),
+            packets in prop::collection::vec((0..3_u8, 0..10_u16, any::<bool>(), any::<u64>()), 0..300),
         ) {
             let mut guard = guard(limit);
-            let mut models: [Model; 4] = Default::default();
+            guard.set_local_ports(LocalPorts::new(32768, [Step::tcp(708), Step::udp(709)]));
+            let mut models: [Model; 3] = Default::default();
             let mut now = 0;
             for (last, port, is_tcp, wait) in packets {
-                now += wait;
-                // Two ports of doors and six strays.
+                now += wait % longest_wait;
+                // Three ports of doors, two in use, and fifteen strays.
                 let port = 700 + port;
                 let hit = if is_tcp { syn(port) } else { udp(port) };
                 let packet = from(&format!("203.0.113.{last}"), hit);
-                let at_door = is_tcp && port <= 702;
                 let model = &mut models[usize::from(last)];
-                let expected = model.handle(limit as usize, packet.hit.step(), at_door, now);
+                let is_scanner = model.is_scanner(limit as usize, now);
+                prop_assert_eq!(guard.is_scanner(packet.source, seconds(now)), is_scanner);
+                let expected = model.handle(limit as usize, packet.hit.step(), now);
                 prop_assert_eq!(guard.handle_packet(&packet, seconds(now)), expected);
             }
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use knockd_core::config::{LogFormat, OnExit, Reopen, ScanLimit};
 use knockd_core::{
     Burn, Config, ConfigError, Effect, Event, EventKind, Gate, Hit, LeaseFilter, LeaseId, LeaseState,
-    LocalPorts, Now, OneTime, OneTimeFiles, OpeningResult, Outcome, Packet, Run, Seed, TcpFlags, Text,
+    LocalPorts, Now, OneTime, OneTimeFiles, OpeningResult, Outcome, Packet, Run, Seed, Step, TcpFlags, Text,
     Timestamp, UnixTime, Visibility,
 };
 use proptest::prelude::*;
@@ -48,10 +48,11 @@ proptest! {
     }
 
     #[test]
-    fn ports_in_use_survive_in_any_order(first: u16, bound: Vec<u16>) {
-        let ports = LocalPorts::new(first, bound.clone());
+    fn ports_in_use_survive_in_any_order(first: u16, udp: Vec<u16>, tcp: Vec<u16>) {
+        let sockets = udp.iter().copied().map(Step::udp).chain(tcp.iter().copied().map(Step::tcp));
+        let ports = LocalPorts::new(first, sockets);
         check(&ports)?;
-        let by_hand = json!({ "ephemeral_from": first, "bound": bound });
+        let by_hand = json!({ "ephemeral_from": first, "udp": udp, "tcp": tcp });
         prop_assert_eq!(from_value::<LocalPorts>(by_hand).unwrap(), ports);
     }
 }
@@ -74,7 +75,8 @@ command = once
     let (own, source) = ([192, 0, 2, 1].into(), [203, 0, 113, 7].into());
     let mut now = Now::default();
     gate.set_addresses([own]);
-    let mut outcomes: Vec<Outcome> = gate.set_local_ports(LocalPorts::new(32768, vec![53])).collect();
+    let mut outcomes: Vec<Outcome> =
+        gate.set_local_ports(LocalPorts::new(32768, [Step::udp(53), Step::tcp(80)])).collect();
     for port in [1, 2, 5] {
         let hit = Hit::Tcp { port, flags: TcpFlags::SYN };
         let packet = Packet { source, destination: own, hit };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use knockd_capture::LinkWatch;
 use knockd_core::config::OnExit;
-use knockd_core::{DoorId, Gate, Now, Outcome, Outcomes, Packet, Timestamp};
+use knockd_core::{DoorId, Gate, LocalPorts, Now, Outcome, Outcomes, Packet, Timestamp};
 use signal_hook::consts::SIGHUP;
 
 use super::dispatcher::Dispatcher;
@@ -31,9 +31,6 @@ use crate::system::text::count;
 /// How long the stop commands of open doors may take at shutdown.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
 
-/// The maximum age of the list of UDP ports in use when a packet arrives.
-const PORTS_AGE: Duration = Duration::from_secs(5);
-
 /// How many log lines of other threads wait for the loop.
 const LINES: usize = 16;
 
@@ -50,8 +47,8 @@ pub(super) struct Engine {
     pub(super) metrics: Option<Metrics>,
     pub(super) clock: Clock,
     watchdog: Watchdog,
-    /// When the UDP ports in use were last read.
-    ports_read: Timestamp,
+    /// Reads the ports in use.
+    ports: local_ports::Reader,
     /// A message whenever an interface changes.
     links: Receiver<io::Result<()>>,
     /// Log lines of other threads.
@@ -92,7 +89,7 @@ impl Engine {
             metrics,
             clock,
             watchdog: Watchdog::new(clock.now()),
-            ports_read: clock.now(),
+            ports: local_ports::Reader::start(clock.now())?,
             links,
             log_lines,
             line_sender,
@@ -123,6 +120,10 @@ impl Engine {
                     self.handle_progress(progress);
                 },
                 recv(self.control.requests) -> request => if let Ok(request) = request { self.answer(request); },
+                recv(self.ports.answers) -> ports => match ports {
+                    Ok(ports) => self.handle_ports(ports),
+                    Err(_) => self.ports.answers = never(),
+                },
                 recv(self.log_lines) -> line => if let Ok(line) = line { self.log(&line); },
                 recv(self.links) -> change => match change {
                     Ok(Ok(())) => self.follow_interfaces(),
@@ -221,17 +222,24 @@ impl Engine {
         }
     }
 
-    /// Reads the UDP ports in use again, if a packet arrived and the list may be out of date.
+    /// Has the ports in use read again, when a packet has come and they may have changed since.
     fn refresh_ports(&mut self, now: Timestamp) {
-        let matter = self.gate.wanted().strays.is_some() && self.gate.wanted().has_udp();
-        if matter && now >= self.ports_read.after(PORTS_AGE) {
-            self.read_ports(now);
+        let wanted = self.gate.wanted();
+        if wanted.strays.is_some() {
+            self.ports.ask_if_old(wanted.has_udp(), now);
         }
     }
 
-    pub(super) fn read_ports(&mut self, now: Timestamp) {
-        self.ports_read = now;
-        let ports = local_ports::in_use();
+    /// Has the ports in use read again, because what of them matters may have changed.
+    pub(super) fn ask_for_ports(&mut self) {
+        let wanted = self.gate.wanted();
+        if wanted.strays.is_some() {
+            self.ports.ask(wanted.has_udp());
+        }
+    }
+
+    fn handle_ports(&mut self, ports: LocalPorts) {
+        self.ports.handle_answer(self.clock.now());
         self.apply(|gate, _| gate.set_local_ports(ports));
     }
 

@@ -53,7 +53,7 @@ impl Engine {
         self.dispatcher.set_config(Arc::clone(&config));
         let files = std::mem::take(&mut self.setup.one_time_files);
         self.apply(|gate, _| gate.set_config(config, files));
-        self.read_ports(self.clock.now());
+        self.ask_for_ports();
         self.remember_doors();
         self.move_control();
         self.move_metrics(old.metrics.as_deref());

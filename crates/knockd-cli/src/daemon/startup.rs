@@ -41,7 +41,8 @@ impl Prepared {
         let files = std::mem::take(&mut setup.one_time_files);
         let mut gate = Gate::new(Arc::clone(&setup.config), files, seed()?);
         // The filter is built from the gate's final wishes, so no change has to be carried out.
-        gate.set_local_ports(local_ports::in_use()).for_each(drop);
+        let has_udp = gate.wanted().has_udp();
+        gate.set_local_ports(local_ports::in_use(has_udp)).for_each(drop);
         let filter = FilterSpec { wanted: Arc::clone(gate.wanted()), only_ipv4: args.only_ip_v4 };
         let sockets = Sockets::open(setup.selection.clone(), setup.waits, filter)?;
         gate.set_addresses(sockets.addresses());

@@ -125,7 +125,7 @@ impl Replay {
         // The same file always gives the same output.
         let mut gate = Gate::new(config, files, Seed::new(0, 0));
         let local_ports = match own {
-            Own::Machine(_) => local_ports::read().unwrap_or_default(),
+            Own::Machine(_) => local_ports::read(true).unwrap_or_default(),
             Own::Given(_) | Own::Every => LocalPorts::new(EPHEMERAL_FROM, Vec::new()),
         };
         // There is no filter here to change.

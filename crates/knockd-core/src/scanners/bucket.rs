@@ -6,15 +6,15 @@
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
-use super::{MINUTE, Scanners};
+use super::MINUTE;
 use crate::sequence::Step;
 use crate::time::Timestamp;
 
 /// The number of sources in a bucket; all buckets together hold 65,536.
 ///
-/// A full bucket makes room by dropping a source that has been quiet, or else one that has tried the fewest ports,
-/// and of those the one seen longest ago; scanners go last. So single packets from any number of sources evict only
-/// sources like themselves.
+/// A full one makes room by dropping a source without a stray in the last minute, else the one that has tried the fewest
+/// ports, of those the one whose last stray is the oldest. Scanners have tried the most and go last. So one packet each from
+/// any number of sources pushes out only sources of one packet.
 pub(super) const SOURCES: usize = 16;
 
 /// The unit in which packets are counted: an IPv4 address, or the upper half of an IPv6 address.
@@ -62,51 +62,40 @@ pub(super) struct Try {
 pub(super) struct Bucket {
     networks: [Network; SOURCES],
     states: [State; SOURCES],
-    /// The ports that each source has tried, each once, at most as many as the limit. They are stored only from the
-    /// second port on, because most sources of a flood come once: for such a source, the place still has its previous
-    /// content.
+    /// The ports that each has tried, every port once, the latest last. One more than the limit is enough to tell scanners, so
+    /// older ones are dropped. Used only from the second port on, since most of a flood's sources come once: what one of them
+    /// leaves behind is whatever was here before.
     tries: [Vec<Try>; SOURCES],
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct State {
-    /// When its last stray arrived; for a scanner, its last connection attempt.
+    /// When its last stray came.
     seen: Second,
-    /// The port that it tried, if it is only one.
+    /// The port that it tried, while it is only one.
     only: Step,
-    standing: Standing,
+    /// How many ports it had tried within a minute when its last stray came; 0 for a place that nobody has had.
+    tries: u8,
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self { seen: Second::default(), only: Step::tcp(0), standing: Standing::Quiet }
+        Self { seen: Second::default(), only: Step::tcp(0), tries: 0 }
     }
-}
-
-/// How close a source is to being a scanner.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-enum Standing {
-    /// No source, or one that has been quiet for a minute.
-    #[default]
-    Quiet,
-    /// It has tried this many ports.
-    Suspect(u8),
-    Scanner,
 }
 
 impl State {
-    const fn standing_at(self, now: Second) -> Standing {
-        if self.seen.is_over(now) { Standing::Quiet } else { self.standing }
+    /// The lower, the sooner it makes room for another: first by tries, then by when it was seen; 40 bits.
+    fn rank_at(self, now: Second) -> u64 {
+        let tries = if self.seen.is_over(now) { 0 } else { u64::from(self.tries) };
+        tries << 32 | u64::from(self.seen.0)
     }
 
-    /// Returns its rank: the lower, the sooner it makes room; first by standing, then by when it was seen; 48 bits.
-    fn rank_at(self, now: Second) -> u64 {
-        let standing: u64 = match self.standing_at(now) {
-            Standing::Quiet => 0,
-            Standing::Suspect(tries) => tries.into(),
-            Standing::Scanner => 256,
-        };
-        standing << 32 | u64::from(self.seen.0)
+    /// Whether it has tried more ports than the limit within the last minute.
+    fn is_scanner(self, tries: &[Try], limit: NonZeroU32, now: Second) -> bool {
+        let limit = limit.get() as usize;
+        usize::from(self.tries) > limit
+            && tries.iter().nth_back(limit).is_some_and(|known| !known.at.is_over(now))
     }
 }
 
@@ -119,17 +108,15 @@ pub(super) struct Source<'a> {
 impl Bucket {
     /// Finds a source.
     pub(super) fn source(&mut self, network: Network) -> Option<Source<'_>> {
-        // A place that was never used has network 0, and is `Quiet`.
-        let mut known = self.networks.iter().zip(&self.states);
-        let place =
-            known.position(|(known, state)| *known == network && state.standing != Standing::Quiet)?;
-        self.at(place)
+        let place = self.place_of(network)?;
+        Some(Source { state: self.states.get_mut(place)?, tries: self.tries.get_mut(place)? })
     }
 
     /// Says whether a source is a scanner.
-    pub(super) fn is_scanner(&self, network: Network, now: Second) -> bool {
-        let mut known = self.networks.iter().zip(&self.states);
-        known.any(|(known, state)| *known == network && state.standing_at(now) == Standing::Scanner)
+    pub(super) fn is_scanner(&self, network: Network, limit: NonZeroU32, now: Second) -> bool {
+        let known =
+            self.place_of(network).and_then(|place| self.states.get(place).zip(self.tries.get(place)));
+        known.is_some_and(|(state, tries)| state.is_scanner(tries, limit, now))
     }
 
     /// Adds a source that is not in the bucket.
@@ -141,48 +128,47 @@ impl Bucket {
             *known = network;
         }
         if let Some(state) = self.states.get_mut(place) {
-            *state = State { seen: first.at, only: first.step, standing: Standing::Suspect(1) };
+            *state = State { seen: first.at, only: first.step, tries: 1 };
         }
     }
 
-    fn at(&mut self, place: usize) -> Option<Source<'_>> {
-        Some(Source { state: self.states.get_mut(place)?, tries: self.tries.get_mut(place)? })
+    fn place_of(&self, network: Network) -> Option<usize> {
+        // A place that nobody has had is the network 0, without a try.
+        let mut known = self.networks.iter().zip(&self.states);
+        known.position(|(known, state)| *known == network && state.tries > 0)
     }
 }
 
 impl Source<'_> {
-    pub(super) fn is_scanner_at(&self, now: Second) -> bool {
-        self.state.standing_at(now) == Standing::Scanner
+    pub(super) fn is_scanner(&self, limit: NonZeroU32, now: Second) -> bool {
+        self.state.is_scanner(self.tries, limit, now)
     }
 
-    /// Notes a connection attempt by a scanner.
-    pub(super) const fn see(&mut self, now: Second) {
-        self.state.seen = now;
-    }
-
-    /// Adds a try of a source that is not a scanner, and says whether it is one now.
-    pub(super) fn exceeds(&mut self, limit: NonZeroU32, new: Try) -> bool {
-        if self.state.standing == Standing::Suspect(1) {
-            // If it was its only port, this was also its last stray.
+    /// Adds a try, be the source a scanner or not.
+    pub(super) fn add(&mut self, new: Try, limit: NonZeroU32) {
+        if self.state.tries == 1 {
             self.tries.clear();
-            self.tries.push(Try { step: self.state.only, at: self.state.seen });
+            self.push(Try { step: self.state.only, at: self.state.seen }, limit);
         }
-        self.state.seen = new.at;
-        self.tries.retain(|known| !known.at.is_over(new.at));
-        if let Some(known) = self.tries.iter_mut().find(|known| known.step == new.step) {
-            known.at = new.at;
-        } else if self.tries.len() < limit.get().min(Scanners::MAX_LIMIT) as usize {
-            self.tries.push(new);
-        } else {
-            *self.tries = Vec::new();
-            self.state.standing = Standing::Scanner;
-            return true;
+        let over = self.tries.iter().take_while(|known| known.at.is_over(new.at)).count();
+        self.tries.drain(..over);
+        if let Some(place) = self.tries.iter().position(|known| known.step == new.step) {
+            self.tries.remove(place);
         }
-        if let [only] = self.tries.as_slice() {
-            self.state.only = only.step;
+        let surplus = self.tries.len().saturating_sub(limit.get() as usize);
+        self.tries.drain(..surplus);
+        self.push(new, limit);
+        let tries = u8::try_from(self.tries.len()).unwrap_or(u8::MAX);
+        *self.state = State { seen: new.at, only: new.step, tries };
+    }
+
+    fn push(&mut self, new: Try, limit: NonZeroU32) {
+        let (len, room) = (self.tries.len(), self.tries.capacity());
+        if len == room {
+            // Left to itself, the vector would take more than can ever be needed.
+            self.tries.reserve_exact((2 * room).clamp(2, limit.get() as usize + 1).saturating_sub(len));
         }
-        self.state.standing = Standing::Suspect(u8::try_from(self.tries.len()).unwrap_or(u8::MAX));
-        false
+        self.tries.push(new);
     }
 }
 
@@ -198,7 +184,8 @@ impl Bucket {
 mod tests {
     use super::*;
 
-    const LIMIT: NonZeroU32 = NonZeroU32::MAX;
+    /// A source with more than ten tries is a scanner.
+    const LIMIT: NonZeroU32 = NonZeroU32::new(10).unwrap();
 
     fn attempt(port: u16, seen: u32) -> Try {
         Try { step: Step::tcp(port), at: Second(seen) }
@@ -208,15 +195,16 @@ mod tests {
         fn with_suspect(mut self, network: u64, tries: u16, seen: u32) -> Self {
             self.remember(Network(network), attempt(0, seen));
             for port in 1..tries {
-                assert!(!self.source(Network(network)).unwrap().exceeds(LIMIT, attempt(port, seen)));
+                let mut source = self.source(Network(network)).unwrap();
+                assert!(!source.is_scanner(LIMIT, Second(seen)));
+                source.add(attempt(port, seen), LIMIT);
             }
             self
         }
 
         fn with_scanner(self, network: u64, seen: u32) -> Self {
-            let mut bucket = self.with_suspect(network, 1, seen);
-            let mut source = bucket.source(Network(network)).unwrap();
-            assert!(source.exceeds(NonZeroU32::MIN, attempt(1, seen)));
+            let bucket = self.with_suspect(network, 11, seen);
+            assert!(bucket.is_scanner(Network(network), LIMIT, Second(seen)));
             bucket
         }
 
@@ -234,7 +222,8 @@ mod tests {
     }
 
     #[test]
-    fn a_full_bucket_drops_who_was_quiet_then_the_fewest_tries_then_the_oldest_and_scanners_last() {
+    fn a_full_bucket_drops_sources_without_a_recent_stray_then_the_fewest_tries_then_the_oldest_and_scanners_last()
+     {
         let mut bucket = Bucket::default()
             .with_suspect(1, 3, 100)
             .with_suspect(2, 2, 90)
@@ -269,9 +258,33 @@ mod tests {
     fn the_network_with_the_number_0_is_one_like_others() {
         assert!(Bucket::default().source(Network(0)).is_none());
         let mut bucket = Bucket::default().with_suspect(7, 1, 1).with_suspect(0, 1, 1);
-        assert!(bucket.source(Network(0)).unwrap().exceeds(NonZeroU32::MIN, attempt(2, 1)));
-        assert!(bucket.source(Network(0)).unwrap().is_scanner_at(Second(61)));
-        assert!(!bucket.source(Network(0)).unwrap().is_scanner_at(Second(62)));
+        bucket.source(Network(0)).unwrap().add(attempt(2, 1), NonZeroU32::MIN);
+        assert!(bucket.is_scanner(Network(0), NonZeroU32::MIN, Second(61)));
+        assert!(!bucket.is_scanner(Network(0), NonZeroU32::MIN, Second(62)));
+    }
+
+    #[test]
+    fn a_source_has_room_for_one_port_more_than_the_limit_and_no_more() {
+        for limit in [1, 2, 10, 64] {
+            let limit = NonZeroU32::new(limit).unwrap();
+            let mut bucket = Bucket::default().with_suspect(1, 1, 0);
+            for port in 1..1000 {
+                bucket.source(Network(1)).unwrap().add(attempt(port, 0), limit);
+            }
+            assert_eq!(bucket.capacities().max(), Some(limit.get() as usize + 1));
+        }
+    }
+
+    #[test]
+    fn of_more_ports_than_can_be_kept_the_latest_are_kept() {
+        let mut bucket = Bucket::default().with_scanner(1, 0);
+        // Eleven others, one each second, of which the first is tried again at the end.
+        for (port, second) in (100..111).zip(1..).chain([(100, 12)]) {
+            bucket.source(Network(1)).unwrap().add(attempt(port, second), LIMIT);
+        }
+        // The oldest of the latest eleven is the second one.
+        assert!(bucket.is_scanner(Network(1), LIMIT, Second(62)));
+        assert!(!bucket.is_scanner(Network(1), LIMIT, Second(63)));
     }
 
     #[test]

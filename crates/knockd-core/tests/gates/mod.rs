@@ -8,8 +8,8 @@ use std::time::Duration;
 use knockd_core::config::Key;
 use knockd_core::{
     Burn, BurnId, Config, DoorName, Effect, Event, EventKind, Gate, LeaseFilter, LeaseId, LeaseRecord,
-    LocalPorts, Now, OneTime, OneTimeFiles, OpeningResult, Outcome, Packet, Run, RunKind, STRIKE, Seed, Text,
-    Timestamp, UnixTime,
+    LocalPorts, Now, OneTime, OneTimeFiles, OpeningResult, Outcome, Packet, Run, RunKind, STRIKE, Seed, Step,
+    Text, Timestamp, UnixTime,
 };
 
 /// What is called of both.
@@ -182,7 +182,7 @@ impl Caller {
                 self.gates.iter_mut().for_each(|gate| gate.set_addresses(addresses.iter().copied()));
             }
             Call::Ports(from, bound) => {
-                let ports = LocalPorts::new(*from, bound.clone());
+                let ports = LocalPorts::new(*from, bound.iter().copied().map(Step::udp));
                 let outcomes = self.ask(|gate| gate.set_local_ports(ports.clone()).collect());
                 self.only_wanted(&outcomes);
             }
@@ -394,6 +394,9 @@ fn files(text: &[u8]) -> OneTimeFiles {
 fn gate(number: usize, file: &[u8], seed: Seed, addresses: &[IpAddr]) -> Gate {
     let mut gate = Gate::new(config(number), files(file), seed);
     gate.set_addresses(addresses.iter().copied());
-    assert_eq!(gate.set_local_ports(LocalPorts::new(200, vec![9])).count(), usize::from(number % 3 != 2));
+    assert_eq!(
+        gate.set_local_ports(LocalPorts::new(200, [Step::udp(9)])).count(),
+        usize::from(number % 3 != 2)
+    );
     gate
 }
