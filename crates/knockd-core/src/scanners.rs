@@ -202,7 +202,7 @@ impl Scanners {
         self.buckets.resize_with(buckets, || None);
     }
 
-    /// Sets what the doors want to see ([`crate::Matcher::interests`]) and our own addresses.
+    /// Sets what the doors want to see ([`crate::parts::Matcher::interests`]) and our own addresses.
     pub fn watch(&mut self, interests: &[Interest], own: impl IntoIterator<Item = IpAddr>) {
         self.steps = interests.iter().map(|interest| interest.step).collect();
         self.steps.sort_unstable();
