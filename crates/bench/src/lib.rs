@@ -17,6 +17,7 @@ mod plot;
 mod rate;
 mod results;
 mod scale;
+mod targets;
 
 use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
@@ -74,5 +75,5 @@ pub fn run(scale: Scale, peer: Option<PathBuf>) -> Result<Vec<String>> {
         write("benchmarks-cpu.svg", &plot::cpu_over_attempts(&results.live)?)?;
         write("benchmarks-knocks.svg", &plot::knocks_over_rate(&results.knocks)?)?;
     }
-    Ok(page::missed(&results))
+    Ok(targets::missed(&results))
 }
