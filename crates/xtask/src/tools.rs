@@ -10,8 +10,6 @@ use anstream::println;
 use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
 
-use crate::task::quoted;
-
 /// A program and the package that contains it.
 #[derive(Clone, Copy)]
 pub(crate) struct Tool {
@@ -153,7 +151,6 @@ impl Tools {
         let _ = fs::remove_dir_all(&directory);
         fs::create_dir_all(&root)?;
         fs::create_dir_all(self.unpacked())?;
-        let root = root.canonicalize()?;
         run_manager(&format!("apt-get download -q {}", tool.unpacked.join(" ")), &directory)?;
         for entry in fs::read_dir(&directory)? {
             let path = entry?.path();
@@ -165,13 +162,13 @@ impl Tools {
         let inside = |place: &&str| root.join(place).join(tool.program).exists();
         let place = ["usr/sbin", "usr/bin", "sbin", "bin"].into_iter().find(inside);
         let place = place.with_context(|| format!("the package {} has no {}", tool.package, tool.program))?;
-        let root = root.to_str().context("a path that is not UTF-8")?;
+        // Relative, so that the target directory can be moved.
         let script = format!(
-            "#!/bin/sh\n# Made by `cargo xtask test`.\nroot={root}\n\
+            "#!/bin/sh\n# Made by `cargo xtask test`.\nroot=\"$(cd \"$(dirname \"$0\")/../{package}/root\" && pwd)\"\n\
              export LD_LIBRARY_PATH=\"$(echo \"$root\"/usr/lib/*-linux-gnu)\"\n\
              export PYTHONPATH=\"$root/usr/lib/python3/dist-packages\"\n\
              exec \"$root/{place}/{program}\" \"$@\"\n",
-            root = quoted(root),
+            package = tool.package,
             program = tool.program,
         );
         let path = self.unpacked().join(tool.program);
