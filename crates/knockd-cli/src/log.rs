@@ -21,8 +21,8 @@ use rustix::fs::OFlags;
 
 use self::host_names::HostNames;
 use self::journal::{Journal, prefixed};
-use self::line::Terminal;
 pub(crate) use self::line::{Level, Line};
+use self::line::{Prefix, Terminal};
 use self::output::{Output, SystemLog};
 
 /// How long a line waits for a host name.
@@ -90,7 +90,7 @@ impl Log {
         match self {
             Self::Direct(destinations) => destinations.write(&Zoned::now(), line, None),
             Self::Named { names, entries, .. } => {
-                let source = line.facts.source.filter(|_| line.is_about_knocker);
+                let source = line.knocker().filter(|_| line.prefix == Prefix::AddressAndName);
                 let name = source.map(|source| names.ask(source));
                 let until = Instant::now() + NAME_WAIT;
                 let entry =
@@ -173,7 +173,7 @@ impl Destinations {
     /// Writes a line to every destination. A full disk or a closed terminal loses the line there and has no other
     /// effect.
     fn write(&self, time: &Zoned, line: &Line, name: Option<&str>) {
-        let knocker = match (line.facts.source.filter(|_| line.is_about_knocker), name) {
+        let knocker = match (line.knocker(), name) {
             (Some(source), Some(name)) => format!("{source} ({name}): "),
             (Some(source), None) => format!("{source}: "),
             (None, _) => String::new(),

@@ -188,23 +188,45 @@ fn net_with_names(hosts: &str) -> Net {
 }
 
 #[test]
-fn with_l_the_name_of_a_knocker_is_in_the_lines_about_it() {
+fn with_l_the_name_of_a_knocker_is_in_the_lines_about_doors_that_open_and_close() {
     let net = net_with_names("10.9.0.2 client.example\nfd00:9::2 six.example\n10.9.0.3 odd\u{1b}name\n");
     let config = "[options]\nlogfile = /run/log\n[door]\nsequence = 1:tcp,2\nseq_timeout = 3\nstart_command = true\ncmd_timeout = 0\nstop_command = true\n";
     let mut knockd = Knockd::start_with(&net, config, &["-v", "-l"]);
     hit(&net, 2, &[1, 2]);
-    knockd.wait_for("10.9.0.2 (client.example): door: Stage 1");
+    knockd.wait_for("10.9.0.2: door: Stage 1");
     knockd.wait_for("10.9.0.2 (client.example): door: OPEN SESAME");
     knockd.wait_for("10.9.0.2 (client.example): door: command timeout");
     // Whoever owns an address chooses its name, so only harmless ones are shown.
-    hit(&net, 3, &[1]);
-    knockd.wait_for("10.9.0.3: door: Stage 1");
+    hit(&net, 3, &[1, 2]);
+    knockd.wait_for("10.9.0.3: door: OPEN SESAME");
     if common::has_ipv6(&net) {
-        common::knock(&net.client, "fd00:9::1 1");
-        knockd.wait_for("fd00:9::2 (six.example): door: Stage 1");
-        knockd.wait_for("fd00:9::2 (six.example): door: sequence timeout (stage 1)");
+        common::knock(&net.client, "-d 200 fd00:9::1 1 2");
+        knockd.wait_for("fd00:9::2: door: Stage 1");
+        knockd.wait_for("fd00:9::2 (six.example): door: OPEN SESAME");
     }
     wait_for_file(&net.server, "/run/log", "] 10.9.0.2 (client.example): door: command timeout\n");
+}
+
+#[test]
+fn a_name_server_learns_of_openings_and_of_no_stage() {
+    let net = net_with_names("");
+    let config = "[door]\nsequence = 1,2,3\nseq_timeout = 1\ncommand = true\n";
+    let mut queries =
+        net.server.spawn(&["tcpdump", "-Z", "root", "-l", "-n", "-i", "eth0", "udp port 53"]).unwrap();
+    queries.wait_for_line("listening on eth0", SOON).unwrap();
+    let mut knockd = Knockd::start_with(&net, config, &["-v", "-l"]);
+    hit(&net, 10, &[1, 2]);
+    knockd.wait_for("10.9.0.10: door: sequence timeout (stage 2)");
+    hit(&net, 11, &(2000..2020).collect::<Vec<_>>());
+    knockd.wait_for("10.9.0.11: scanner");
+    hit(&net, 12, &[1, 2, 3]);
+    knockd.wait_for("10.9.0.12: door: OPEN SESAME");
+    queries.wait_for_line("12.0.9.10.in-addr.arpa", SOON).unwrap();
+    let asked = queries.lines();
+    for knocker in ["10.0.9.10.in-addr.arpa", "11.0.9.10.in-addr.arpa"] {
+        assert!(!asked.iter().any(|line| line.text.contains(knocker)), "{asked:#?}");
+    }
+    knockd.stop();
 }
 
 #[test]
@@ -212,23 +234,23 @@ fn a_name_server_that_says_nothing_holds_up_lines_for_two_seconds_and_commands_n
     let net = net_with_names("");
     let config = "[door]\nsequence = 1,2\ncommand = echo opened for %IP%\n";
     let mut knockd = Knockd::start_with(&net, config, &["-v", "-l"]);
-    for neighbour in 10..16 {
+    for neighbour in 10..22 {
         hit(&net, neighbour, &[1, 2]);
     }
-    let command = knockd.running.wait_for_line("opened for 10.9.0.15", SOON).unwrap().at;
-    knockd.wait_for("door: running command: echo opened for 10.9.0.15");
+    let command = knockd.running.wait_for_line("opened for 10.9.0.21", SOON).unwrap().at;
+    knockd.wait_for("door: running command: echo opened for 10.9.0.21");
     let lines = knockd.running.lines();
     let of_log = lines.iter().filter(|line| !line.text.starts_with("opened for")).skip(1);
     let of_log: Vec<_> = of_log.filter(|line| !is_about_the_machine(&line.text)).collect();
     let mut expected = Vec::new();
-    for neighbour in 10..16 {
+    for neighbour in 10..22 {
         for what in ["Stage 1", "Stage 2", "OPEN SESAME"] {
             expected.push(format!("10.9.0.{neighbour}: door: {what}"));
         }
         expected.push(format!("door: running command: echo opened for 10.9.0.{neighbour}"));
     }
     assert_eq!(of_log.iter().map(|line| line.text.as_str()).collect::<Vec<_>>(), expected);
-    // Each of the eighteen lines waits at the same time as the others: one after the other would be 36 seconds.
+    // The twelve openings wait at the same time: one after the other would be 24 seconds.
     let last = of_log.last().unwrap().at.duration_since(command);
     assert!(last > Duration::from_millis(500) && last < Duration::from_secs(20), "{last:?}");
     knockd.stop();

@@ -29,11 +29,23 @@ impl Serialize for Level {
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
     pub(super) facts: Facts,
-    /// Whether the source's address (and name) comes first.
-    pub(super) is_about_knocker: bool,
+    pub(super) prefix: Prefix,
     /// The text after the address, for the log file and the system log; `None` if they get no line.
     pub(super) text: Option<String>,
     pub(super) terminal: Terminal,
+}
+
+/// What comes before the text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Prefix {
+    Nothing,
+    /// The source's address.
+    Address,
+    /// The source's address and, with `-l`, its host name.
+    ///
+    /// Only on lines about a door that opens or closes: whoever has the DNS zone of an address is told of every lookup, so
+    /// a lookup for a stage would tell them which hits are right.
+    AddressAndName,
 }
 
 /// The fields for programs.
@@ -67,14 +79,23 @@ impl Line {
     fn new(event: &'static str, text: String) -> Self {
         let facts =
             Facts { level: Level::Notice, event, source: None, door: None, stage: None, command: None };
-        Self { facts, is_about_knocker: false, text: Some(text), terminal: Terminal::Verbose }
+        Self { facts, prefix: Prefix::Nothing, text: Some(text), terminal: Terminal::Verbose }
     }
 
     /// Creates a line that starts with the source's address.
     fn of(event: &'static str, source: IpAddr, text: String) -> Self {
         let mut line = Self::new(event, text);
         line.facts.source = Some(source);
-        Self { is_about_knocker: true, ..line }
+        Self { prefix: Prefix::Address, ..line }
+    }
+
+    fn with_name(self) -> Self {
+        Self { prefix: Prefix::AddressAndName, ..self }
+    }
+
+    /// Returns the source, if its address comes before the text.
+    pub(super) fn knocker(&self) -> Option<IpAddr> {
+        self.facts.source.filter(|_| self.prefix != Prefix::Nothing)
     }
 
     /// Creates a line about a command.
@@ -107,13 +128,13 @@ impl Line {
     /// The line about an event of an attempt, if it is logged. 0.8 has no line about spoiled attempts.
     pub(crate) fn event(source: IpAddr, door: &str, kind: EventKind) -> Option<Self> {
         let (event, stage, text) = match kind {
-            EventKind::Stage(stage) => ("stage", Some(stage), format!("{door}: Stage {stage}")),
-            EventKind::Opened => ("open", None, format!("{door}: OPEN SESAME")),
+            EventKind::Stage(stage) => ("stage", stage, format!("{door}: Stage {stage}")),
+            EventKind::Opened => return Some(Self::opened(source, door)),
             EventKind::TimedOut(stage) => {
-                ("timeout", Some(stage), format!("{door}: sequence timeout (stage {stage})"))
+                ("timeout", stage, format!("{door}: sequence timeout (stage {stage})"))
             }
             EventKind::Spoiled(stage) => {
-                ("spoiled", Some(stage), format!("{door}: sequence spoiled (stage {stage})"))
+                ("spoiled", stage, format!("{door}: sequence spoiled (stage {stage})"))
             }
             EventKind::Evicted(_)
             | EventKind::Repeated(_)
@@ -121,13 +142,13 @@ impl Line {
             | EventKind::Cooling => return None,
         };
         let mut line = Self::of(event, source, text).at(door);
-        line.facts.stage = stage;
+        line.facts.stage = Some(stage);
         Some(line)
     }
 
     /// The line about a door opened by a knock or by hand.
     pub(crate) fn opened(source: IpAddr, door: &str) -> Self {
-        Self::of("open", source, format!("{door}: OPEN SESAME")).at(door)
+        Self::of("open", source, format!("{door}: OPEN SESAME")).at(door).with_name()
     }
 
     /// The line about a source that is now ignored.
@@ -142,7 +163,7 @@ impl Line {
     }
 
     pub(crate) fn command_timeout(source: IpAddr, door: &str) -> Self {
-        Self::of("close", source, format!("{door}: command timeout")).at(door)
+        Self::of("close", source, format!("{door}: command timeout")).at(door).with_name()
     }
 
     pub(crate) fn running(run: &Run) -> Self {
