@@ -5,6 +5,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use anstream::println;
 use anyhow::{Context, Result, bail, ensure};
@@ -128,7 +130,7 @@ impl Tools {
 
         println!("missing: {names}");
         if let Some(refresh) = manager.refresh {
-            run_manager(refresh, Path::new("/"))?;
+            refresh_lists(refresh)?;
         }
         if !packages.is_empty() {
             run_manager(&install, Path::new("/"))?;
@@ -205,6 +207,18 @@ fn run_manager(command: &str, directory: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Refreshes the lists of packages. apt does not wait while another program does the same, so we do, for a minute.
+fn refresh_lists(command: &str) -> Result<()> {
+    for _ in 0..12 {
+        match run_manager(command, Path::new("/")) {
+            Ok(()) => return Ok(()),
+            Err(error) => println!("{error:#}; trying again in 5 s"),
+        }
+        thread::sleep(Duration::from_secs(5));
+    }
+    run_manager(command, Path::new("/"))
+}
+
 /// A package manager.
 struct Manager {
     program: Tool,
@@ -219,7 +233,7 @@ const MANAGERS: [Manager; 4] = [
     Manager {
         program: tool("apt-get", "apt", "apt"),
         refresh: Some("apt-get update -q"),
-        install: "apt-get install -q -y --no-install-recommends --no-remove",
+        install: "apt-get install -q -y -o DPkg::Lock::Timeout=300 --no-install-recommends --no-remove",
         can_unpack: true,
     },
     Manager {
