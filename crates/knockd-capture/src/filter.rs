@@ -87,8 +87,8 @@ impl Program {
         Self::guarded(interests, interface, None, ipv4_only)
     }
 
-    /// Makes a program that also accepts what [`knockd_core::Scanners`] counts as a stray, if it is on: for that it has to
-    /// know the ports in use ([`knockd_core::Scanners::local_ports`]).
+    /// Makes a program that also accepts what the scanner guard counts as a stray, if it is on: for that it has to
+    /// know the ports in use ([`knockd_core::LocalPorts`]).
     ///
     /// These are packets to a watched address and a port that is not in use: of TCP those with SYN and without ACK, or with
     /// neither ACK nor RST; of UDP, if an interest is, all.

@@ -64,6 +64,10 @@ impl Checks {
         self.step("Needed tools", |tally| needed_tools(tools, tally))?;
         self.step("Format", |_| Task::new("cargo fmt --all --check").run())?;
         self.step("Lints", |_| Task::new("cargo clippy --workspace --all-targets -- -D warnings").run())?;
+        self.step("Documentation", |_| {
+            Task::new("cargo doc --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings").run()
+        })?;
+        self.step("The core without an operating system", |_| check_wasm())?;
         let mut built = None;
         self.step("Building the tests", |_| {
             // Once for cargo's progress, and once for the list of binaries.
@@ -78,10 +82,6 @@ impl Checks {
             Ok(())
         })?;
         self.step("Tests", |tally| tests(tools, &built, machine.as_ref(), tally))?;
-        self.step("Documentation", |_| {
-            Task::new("cargo doc --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings").run()
-        })?;
-        self.step("The core without an operating system", |_| check_wasm())?;
         self.step("The core's public interface", |tally| public_interface(tools, tally))?;
         self.step("Unsafe code under Miri", miri)?;
         self.step("Fuzz targets", |tally| fuzz(tools, tally))

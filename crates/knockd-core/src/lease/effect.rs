@@ -93,7 +93,7 @@ pub struct LeaseKey {
     pub access: Access,
 }
 
-/// A door's [`Action`] for one source, at a door that closes again.
+/// A door's [`Action`](crate::config::Action) for one source, at a door that closes again.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum Access {
