@@ -277,11 +277,13 @@ impl Bench {
             let start = Instant::now();
             let mut running =
                 self.net.server.spawn(&[program, "-v", "-i", "eth0", "-c", "/run/knockd.conf"])?;
-            let line = running.wait_for_line("the doors use more ports", Duration::from_secs(20))?;
+            let line =
+                running.wait_for_line("too many ports for the kernel filter", Duration::from_secs(20))?;
             starts.push((line.at - start).as_secs_f64() * 1e3);
             let start = Instant::now();
             running.signal(Signal::SIGHUP)?;
-            let line = running.wait_for_line("the doors use more ports", Duration::from_secs(20))?;
+            let line =
+                running.wait_for_line("too many ports for the kernel filter", Duration::from_secs(20))?;
             reloads.push((line.at - start).as_secs_f64() * 1e3);
             said = line.text;
         }
