@@ -72,7 +72,7 @@ fn as_log(json: &str) -> Vec<String> {
                 lines.push(format!("{source}: {door}: sequence timeout (stage {})", value["stage"]));
             }
             "scanner" => {
-                lines.push(format!("{source}: scanner: ignored until it has been quiet for a minute"));
+                lines.push(format!("{source}: scanner: ignored while it scans and for a minute after"));
             }
             "start" => lines.push(format!("{door}: running command: {}", text("command"))),
             "stop" => lines.extend([

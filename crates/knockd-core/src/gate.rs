@@ -524,7 +524,7 @@ mod tests {
         assert_eq!(gate.visibility(&tcp(SOMEBODY, 7101), at(0)), Visibility::FromScanner);
         assert_eq!(knock(&mut gate, at(1)), [""; 0]);
         assert_eq!(gate.visibility(&tcp("203.0.113.8", 7101), at(1)), Visibility::Visible);
-        assert_eq!(knock(&mut gate, at(70))[0], "open 0", "it has been quiet for a minute");
+        assert_eq!(knock(&mut gate, at(70))[0], "open 0", "its strays are a minute old");
     }
 
     #[test]

@@ -211,8 +211,8 @@ impl fmt::Display for What<'_> {
             Self::NoDoorsPort => f.write_str("not seen: no door uses this port"),
             Self::OtherFlags => f.write_str("not seen: the doors that use this port want other TCP flags"),
             Self::Scanner => f.write_str(
-                "scanner: tried more than `ScanLimit` ports that no door uses; attempts dropped, ignored \
-                 until it has been quiet for a minute",
+                "scanner: tried more than `ScanLimit` closed ports; attempts dropped, ignored \
+                 while it scans and for a minute after",
             ),
             Self::FromScanner => f.write_str("ignored: the source is a scanner"),
             Self::NoEffect => {

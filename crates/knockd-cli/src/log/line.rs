@@ -153,7 +153,7 @@ impl Line {
 
     /// The line about a source that is now ignored.
     pub(crate) fn scanner(source: IpAddr) -> Self {
-        Self::of("scanner", source, "scanner: ignored until it has been quiet for a minute".to_owned())
+        Self::of("scanner", source, "scanner: ignored while it scans and for a minute after".to_owned())
     }
 
     pub(crate) fn used_up(door: &str) -> Self {
