@@ -33,7 +33,7 @@ pub struct Options {
     pub max_commands: NonZeroU32,
     /// `CommandLimit`: how many seconds a command may run before it is terminated; `None` (written 0) for no limit.
     pub command_limit: Option<NonZeroU32>,
-    /// `ScanLimit`: how many ports that no door uses a source may try within a minute before it counts as a scanner;
+    /// `ScanLimit`: how many closed ports that no door uses a source may try within a minute before it counts as a scanner;
     /// `None` (written 0) for no limit.
     pub scan_limit: Option<ScanLimit>,
     /// `StateDir`: the lease store. The path is as written.
@@ -48,7 +48,7 @@ pub struct Options {
     pub metrics: Option<Text>,
 }
 
-/// How many ports that no door uses a source may try: 1 to [`ScanLimit::MAX`].
+/// How many closed ports that no door uses a source may try: 1 to [`ScanLimit::MAX`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[cfg_attr(
     feature = "serde",
