@@ -1,7 +1,7 @@
 //! Honest knocks in the midst of floods of attempts, each packet at its exact moment.
 //!
 //! The table has a hundredth of its default size, and the rates are a hundredth of those in the names of the tests, which
-//! comes to the same.
+//! comes to the same, as `cargo xtask test --long` shows.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 use std::collections::HashSet;
@@ -27,11 +27,20 @@ fn config(seq_timeout: u32) -> Config {
 /// A flood: who sends the packet of this number, and to which port.
 type Pattern = fn(u64) -> (IpAddr, u16);
 
+/// How much of the table's default size, and of the rates in the names of the tests, there is here.
+fn hundredths() -> u32 {
+    testbed::scale(1, 100)
+}
+
 /// The size of the table.
-const LIMIT: NonZeroU32 = NonZeroU32::new(2621).unwrap();
+fn limit() -> u32 {
+    2621 * hundredths()
+}
 
 /// So many packets bring as many attempts to their second stage as there is room for.
-const FILLING: u64 = 2 * LIMIT.get() as u64;
+fn filling() -> u64 {
+    2 * u64::from(limit())
+}
 
 const KNOCKS: usize = 20;
 
@@ -54,18 +63,18 @@ fn two_steps(number: u64) -> (IpAddr, u16) {
 
 /// The table is filled with first steps; all of them become second ones afterwards, and so on.
 fn two_steps_in_waves(number: u64) -> (IpAddr, u16) {
-    const WAVE: u64 = LIMIT.get() as u64;
-    let (wave, place) = (number / WAVE, number % WAVE);
-    (forged(wave / 2 * WAVE + place), DOORS[1][usize::from(wave % 2 == 1)])
+    let size = u64::from(limit());
+    let (wave, place) = (number / size, number % size);
+    (forged(wave / 2 * size + place), DOORS[1][usize::from(wave % 2 == 1)])
 }
 
 /// The second stages of two doors are filled; first steps at one of them follow.
 fn two_doors_then_first_steps(number: u64) -> (IpAddr, u16) {
     let door = 1 + usize::from(number % 4 >= 2);
-    let step = usize::from(number < FILLING && number % 2 == 1);
+    let step = usize::from(number < filling() && number % 2 == 1);
     (
-        forged(if number < FILLING { number / 2 } else { number }),
-        DOORS[if step == 0 && number >= FILLING { 1 } else { door }][step],
+        forged(if number < filling() { number / 2 } else { number }),
+        DOORS[if step == 0 && number >= filling() { 1 } else { door }][step],
     )
 }
 
@@ -111,8 +120,9 @@ fn matcher(seq_timeout: u32, max_attempts: NonZeroU32) -> Matcher {
 }
 
 /// How many knocks open each door, of 20 whose hits are 1 ms apart and of 20 whose hits are 100 ms apart, while this many
-/// packets a second of the flood come. The knocks begin when the flood has filled the table.
-fn opened_amid(pattern: Pattern, rate: u64, seq_timeout: u32) -> [[usize; 2]; 3] {
+/// packets a second of the flood come, or a hundredth of them. The knocks begin when the flood has filled the table.
+fn opened_amid(pattern: Pattern, full_rate: u64, seq_timeout: u32) -> [[usize; 2]; 3] {
+    let rate = full_rate / 100 * u64::from(hundredths());
     let moment = |number: u64| {
         Duration::from_nanos(u64::try_from(u128::from(number) * 1_000_000_000 / u128::from(rate)).unwrap())
     };
@@ -122,14 +132,14 @@ fn opened_amid(pattern: Pattern, rate: u64, seq_timeout: u32) -> [[usize; 2]; 3]
             for number in 0..KNOCKS {
                 let host = u8::try_from(number).unwrap();
                 let source = [203, u8::try_from(door).unwrap(), group, host].into();
-                let start = moment(FILLING) + Duration::from_millis(20) * u32::from(host);
+                let start = moment(filling()) + Duration::from_millis(20) * u32::from(host);
                 hits.extend(knock(source, door, start, Duration::from_millis(delay)));
             }
         }
     }
     hits.sort_by_key(|&(due, ..)| due);
 
-    let mut matcher = matcher(seq_timeout, LIMIT);
+    let mut matcher = matcher(seq_timeout, NonZeroU32::new(limit()).unwrap());
     let mut number = 0;
     let mut opened = HashSet::new();
     for (due, source, port) in hits {
@@ -159,40 +169,44 @@ fn opened_amid(pattern: Pattern, rate: u64, seq_timeout: u32) -> [[usize; 2]; 3]
 
 const ALL: [[usize; 2]; 3] = [[KNOCKS; 2]; 3];
 
-#[test]
-fn all_knocks_open_amid_second_steps_at_25_000_a_second() {
-    assert_eq!(opened_amid(two_steps, 250, 25), ALL);
-}
+mod at_scale {
+    use super::*;
 
-#[test]
-fn all_knocks_open_amid_second_steps_at_500_000_a_second() {
-    assert_eq!(opened_amid(two_steps, 5_000, 60), ALL);
-}
+    #[test]
+    fn all_knocks_open_amid_second_steps_at_25_000_a_second() {
+        assert_eq!(opened_amid(two_steps, 25_000, 25), ALL);
+    }
 
-#[test]
-fn all_knocks_open_amid_waves_of_first_and_second_steps() {
-    assert_eq!(opened_amid(two_steps_in_waves, 5_000, 60), ALL);
-}
+    #[test]
+    fn all_knocks_open_amid_second_steps_at_500_000_a_second() {
+        assert_eq!(opened_amid(two_steps, 500_000, 60), ALL);
+    }
 
-#[test]
-fn all_knocks_open_amid_first_steps_after_others_have_been_filled() {
-    // Nearly as many as there is room for.
-    assert_eq!(opened_amid(two_doors_then_first_steps, 12_000, 60), ALL);
-}
+    #[test]
+    fn all_knocks_open_amid_waves_of_first_and_second_steps() {
+        assert_eq!(opened_amid(two_steps_in_waves, 500_000, 60), ALL);
+    }
 
-#[test]
-fn all_knocks_open_amid_second_steps_from_one_ipv6_network() {
-    assert_eq!(opened_amid(two_steps_from_one_network, 5_000, 60), ALL);
-}
+    #[test]
+    fn all_knocks_open_amid_first_steps_after_others_have_been_filled() {
+        // Nearly as many as there is room for.
+        assert_eq!(opened_amid(two_doors_then_first_steps, 1_200_000, 60), ALL);
+    }
 
-#[test]
-fn all_knocks_open_amid_second_steps_from_many_ipv6_networks() {
-    assert_eq!(opened_amid(two_steps_from_many_networks, 5_000, 60), ALL);
-}
+    #[test]
+    fn all_knocks_open_amid_second_steps_from_one_ipv6_network() {
+        assert_eq!(opened_amid(two_steps_from_one_network, 500_000, 60), ALL);
+    }
 
-#[test]
-fn all_knocks_open_amid_second_steps_and_cooldowns() {
-    assert_eq!(opened_amid(two_steps_and_cooldowns, 5_000, 60), ALL);
+    #[test]
+    fn all_knocks_open_amid_second_steps_from_many_ipv6_networks() {
+        assert_eq!(opened_amid(two_steps_from_many_networks, 500_000, 60), ALL);
+    }
+
+    #[test]
+    fn all_knocks_open_amid_second_steps_and_cooldowns() {
+        assert_eq!(opened_amid(two_steps_and_cooldowns, 500_000, 60), ALL);
+    }
 }
 
 #[test]

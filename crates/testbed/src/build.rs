@@ -68,13 +68,14 @@ impl Built {
     }
 }
 
-/// Builds every program and test of the workspace, as `cargo test --workspace` does, and returns where they are.
+/// Builds every program and test of the workspace, as `cargo test --workspace` with these arguments does, and returns
+/// where they are.
 ///
 /// # Errors
 ///
 /// When cargo cannot start, or something does not compile.
-pub fn build_tests() -> Result<Built> {
-    let artifacts = artifacts(&["test", "--workspace", "--no-run"])?;
+pub fn build_tests(arguments: &[&str]) -> Result<Built> {
+    let artifacts = artifacts(&[&["test", "--workspace", "--no-run"], arguments].concat())?;
     let (tests, others): (Vec<_>, Vec<_>) = artifacts.into_iter().partition(|artifact| artifact.profile.test);
     let program = others.into_iter().find_map(|artifact| artifact.executable);
     let programs = program.as_deref().and_then(Utf8Path::parent).context("cargo has built no program")?;

@@ -21,6 +21,7 @@ mod frame;
 mod host;
 mod net;
 mod running;
+mod scale;
 mod skip;
 
 pub use build::{Built, build, build_release, build_tests, target_directory, workspace_root};
@@ -28,4 +29,5 @@ pub use frame::{Flags, Frame};
 pub use host::Host;
 pub use net::Net;
 pub use running::{Line, Running, Stream};
+pub use scale::scale;
 pub use skip::{SKIPPED, is_ci, skip, skip_until_installed};

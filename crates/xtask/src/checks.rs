@@ -24,10 +24,10 @@ const HEADING: Style = Style::new().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
 
 /// Runs every step until one fails. The last line on stdout is always `N passed, N failed, N skipped`.
-pub(crate) fn run() -> ExitCode {
+pub(crate) fn run(long: bool) -> ExitCode {
     let mut checks = Checks::default();
     let outcome = Tools::new().and_then(|mut tools| {
-        let outcome = checks.run(&mut tools);
+        let outcome = if long { checks.run_long(&mut tools) } else { checks.run(&mut tools) };
         if !tools.installed().is_empty() {
             println!("\n{HEADING}Installed:{HEADING:#} {}", tools.installed().join(", "));
         }
@@ -72,7 +72,7 @@ impl Checks {
         self.step("Building the tests", |_| {
             // Once for cargo's progress, and once for the list of binaries.
             Task::new("cargo test --workspace --no-run").run()?;
-            built = Some(testbed::build_tests()?);
+            built = Some(testbed::build_tests(&[])?);
             Ok(())
         })?;
         let built = built.context("nothing was built")?;
@@ -85,6 +85,27 @@ impl Checks {
         self.step("The core's public interface", |tally| public_interface(tools, tally))?;
         self.step("Unsafe code under Miri", miri)?;
         self.step("Fuzz targets", |tally| fuzz(tools, tally))
+    }
+
+    /// Runs the expensive tests at full size.
+    fn run_long(&mut self, tools: &mut Tools) -> Result<()> {
+        self.step("Needed tools", |tally| needed_tools(tools, tally))?;
+        let mut built = None;
+        self.step("Building the tests", |_| {
+            Task::new("cargo test --release --workspace --no-run").run()?;
+            built = Some(testbed::build_tests(&["--release"])?);
+            Ok(())
+        })?;
+        let built = built.context("nothing was built")?;
+        self.step("Long tests", |tally| {
+            // One at a time: each needs the machine for itself, and its figures stand below its name.
+            let options = "--include-ignored --nocapture --test-threads=1";
+            Task::new(&format!("cargo test --release --workspace --no-fail-fast at_scale -- {options}"))
+                .env("TESTBED_LONG", "1")
+                .env("TESTBED_PROGRAMS", &built.programs)
+                .env("PATH", tools.path())
+                .run_counting(tally, &mut anstream::stdout())
+        })
     }
 
     /// Prints a heading, does the work, and prints the time that it took.

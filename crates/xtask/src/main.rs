@@ -32,7 +32,14 @@ enum Arguments {
     /// Needs root. It stops at the first failing check and shows the command that repeats it. Missing tools are installed with the
     /// system's package manager and rustup; nothing is removed, and no service is enabled or started. What cannot run on this
     /// machine is skipped and counted; with CI=true, a skip counts as a failure if the missing tool could be installed.
-    Test,
+    Test {
+        /// Run only the expensive tests, such as floods and kills, at full size and one at a time, and print their figures
+        ///
+        /// It needs two idle processors, and takes an hour or so. Without this option, the same tests run at about a hundredth of
+        /// their size.
+        #[arg(long)]
+        long: bool,
+    },
     /// Benchmark knockd against the C program and write docs/benchmarks.md and its plots
     ///
     /// Needs root, and two idle processors for meaningful figures. Fails if a figure misses its target by more than a fifth. Where
@@ -74,7 +81,7 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
-        Arguments::Test => checks::run(),
+        Arguments::Test { long } => checks::run(long),
         Arguments::Bench { quick } => bench::run(quick),
         Arguments::Conformance { write_page } => conformance::run(write_page),
     }

@@ -52,7 +52,10 @@ struct Arguments {
     /// Hit all ports from 1024 on but these, in no order
     #[arg(long, value_delimiter = ',')]
     stray_from: Vec<u16>,
-    /// The number of the first source; each packet has another one, up to `--sources`
+    /// With `--in-turns`: so many packets in a row are from one source, to one port after the other
+    #[arg(long, default_value_t = 1)]
+    packets_per_source: u32,
+    /// The number of the first source; the next packets have others, up to `--sources`
     #[arg(long, default_value_t = 0)]
     first_source: u32,
     /// How many sources there are
@@ -136,6 +139,7 @@ struct Packets {
     first_source: u32,
     sources: u32,
     in_turns: bool,
+    in_a_row: u32,
     number: u32,
     random: u64,
 }
@@ -148,8 +152,10 @@ impl Packets {
         } else {
             strays.filter(|port| !arguments.stray_from.contains(port)).collect()
         };
-        let &Arguments { first_source, sources, in_turns, .. } = arguments;
-        Self { ports, first_source, sources, in_turns, number: 0, random: 0x9e37_79b9_7f4a_7c15 }
+        let &Arguments { first_source, sources, in_turns, packets_per_source, .. } = arguments;
+        let in_a_row = packets_per_source.max(1);
+        let random = 0x9e37_79b9_7f4a_7c15;
+        Self { ports, first_source, sources, in_turns, in_a_row, number: 0, random }
     }
 
     fn fill(&mut self, frame: &mut [u8]) {
@@ -159,7 +165,7 @@ impl Packets {
         self.random ^= self.random << 17;
         #[allow(clippy::cast_possible_truncation, reason = "some of the bits are wanted")]
         let (random, other) = ((self.random >> 32) as u32, self.random as u32);
-        let source = if self.in_turns { self.number } else { random } % self.sources;
+        let source = if self.in_turns { self.number / self.in_a_row } else { random } % self.sources;
         // From 16.0.0.0 on.
         let source = Ipv4Addr::from_bits((16 << 24) + self.first_source + source);
         let count = u32::try_from(self.ports.len()).unwrap_or(1).max(1);
