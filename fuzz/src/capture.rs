@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use knockd_cli::tools::capture_file::{Damage, read};
+use knockd_tools::capture_file::{Damage, read};
 use knockd_core::Packet;
 
 /// Every part of a file, cut off where its last byte says, has the packets that the file begins with, numbered from 1.

@@ -17,7 +17,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::RcvBufForce;
 use nix::sys::socket::{LinkAddr, SockaddrStorage, getsockname, setsockopt};
-use pnet::datalink;
 use socket2::{Domain, Socket, Type};
 
 pub use capture::{Capture, CaptureError, Received};
@@ -79,14 +78,14 @@ impl PacketSocket {
                 Buffer::Queue
             }
         };
-        let config = datalink::Config {
+        let config = pnet_datalink::Config {
             // pnet closes this descriptor, on failure and when the channel is dropped.
             socket_fd: Some(socket.try_clone().map_err(failed)?.into_raw_fd()),
             promiscuous: false,
-            ..datalink::Config::default()
+            ..pnet_datalink::Config::default()
         };
         // Only to bind the socket: the reader may be another process.
-        datalink::channel(&interface.to_pnet(), config).map_err(failed)?;
+        pnet_datalink::channel(&interface.to_pnet(), config).map_err(failed)?;
         Ok(Self { socket, buffer, surplus: AtomicU32::new(surplus) })
     }
 

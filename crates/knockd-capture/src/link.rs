@@ -2,12 +2,14 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
 
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
-use nix::libc::{ENOBUFS, MSG_DONTWAIT, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR, RTMGRP_LINK};
-use pnet::datalink::{self, NetworkInterface};
-use pnet::ipnetwork::IpNetwork;
+use nix::errno::Errno;
+use nix::libc::{RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR, RTMGRP_LINK};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+};
+use pnet_datalink::NetworkInterface;
 
 use crate::masters;
 
@@ -34,8 +36,12 @@ pub fn interfaces() -> Vec<Interface> {
     // If the kernel does not tell, no interface has a master as far as we know.
     let enslaved = masters::enslaved().unwrap_or_default();
     // An interface that disappeared while the list was made gets 0; binding to 0 would bind to all.
-    for found in datalink::interfaces().into_iter().filter(|found| found.index != 0) {
-        let addresses = found.ips.iter().map(IpNetwork::ip);
+    for found in pnet_datalink::interfaces().into_iter().filter(|found| found.index != 0) {
+        #[allow(
+            clippy::redundant_closure_for_method_calls,
+            reason = "pnet_datalink does not export the type"
+        )]
+        let addresses = found.ips.iter().map(|network| network.ip());
         // getifaddrs(3) lists a labelled address (`eth0:1`) like a separate interface, with eth0's index.
         match interfaces.iter_mut().find(|known| known.index == found.index) {
             Some(known) => known.addresses.extend(addresses),
@@ -72,7 +78,7 @@ impl Interface {
 /// falls in between.
 #[derive(Debug)]
 pub struct LinkWatch {
-    socket: Socket,
+    socket: OwnedFd,
 }
 
 impl LinkWatch {
@@ -83,9 +89,7 @@ impl LinkWatch {
     /// When the kernel or a sandbox refuses a netlink socket.
     pub fn open() -> io::Result<Self> {
         let groups = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR;
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind(&SocketAddr::new(0, groups.cast_unsigned()))?;
-        Ok(Self { socket })
+        Ok(Self { socket: routing_socket(groups.cast_unsigned())? })
     }
 
     /// Blocks until something has changed since the last call or since [`Self::open`].
@@ -96,26 +100,33 @@ impl LinkWatch {
     ///
     /// When the socket fails for any reason except an interruption or an overrun, which are handled.
     pub fn wait(&self) -> io::Result<()> {
-        self.receive(0)?;
-        while self.receive(MSG_DONTWAIT)? {}
+        self.receive(MsgFlags::empty())?;
+        while self.receive(MsgFlags::MSG_DONTWAIT)? {}
         Ok(())
     }
 
     /// Takes one message; `false` if none is queued.
-    fn receive(&self, flags: i32) -> io::Result<bool> {
+    fn receive(&self, flags: MsgFlags) -> io::Result<bool> {
         // What does not fit is cut off: the existence of a message is all that matters.
         let mut buffer = [0; 64];
         loop {
-            let Err(error) = self.socket.recv(&mut buffer.as_mut_slice(), flags) else { return Ok(true) };
-            match error.kind() {
+            match recv(self.socket.as_raw_fd(), &mut buffer, flags) {
                 // There were more messages than the socket could hold.
-                _ if error.raw_os_error() == Some(ENOBUFS) => return Ok(true),
-                io::ErrorKind::WouldBlock => return Ok(false),
-                io::ErrorKind::Interrupted => {}
-                _ => return Err(error),
+                Ok(_) | Err(Errno::ENOBUFS) => return Ok(true),
+                Err(Errno::EAGAIN) => return Ok(false),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
             }
         }
     }
+}
+
+/// Opens a socket for the kernel's messages about interfaces, and subscribes it to these groups (rtnetlink(7)).
+pub(crate) fn routing_socket(groups: u32) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+    Ok(socket)
 }
 
 #[cfg(test)]

@@ -2,14 +2,16 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::os::fd::AsRawFd;
 
 use netlink_packet_core::{
     DecodeError, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
     NetlinkPayload, NetlinkSerializable, NlasIterator, parse_u32,
 };
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
 use nix::libc::{IFLA_MASTER, RTM_GETLINK};
+use nix::sys::socket::{MsgFlags, recv, send};
+
+use crate::link::routing_socket;
 
 /// The size of a `struct ifinfomsg` (rtnetlink(7)), and the offset of the interface's number in it.
 const HEADER: usize = 16;
@@ -22,14 +24,16 @@ const INDEX: std::ops::Range<usize> = 4..8;
 ///
 /// When the kernel or a sandbox refuses the request.
 pub(crate) fn enslaved() -> io::Result<HashSet<u32>> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    socket.send(&question(), 0)?;
+    let socket = routing_socket(0)?;
+    // Without a destination, it goes to the kernel (netlink(7)).
+    send(socket.as_raw_fd(), &question(), MsgFlags::empty())?;
     let mut indexes = HashSet::new();
+    let mut datagram = Vec::new();
     loop {
-        let (datagram, _) = socket.recv_from_full()?;
-        let mut rest = datagram.as_slice();
+        let length = recv(socket.as_raw_fd(), &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC)?;
+        datagram.resize(length, 0);
+        let length = recv(socket.as_raw_fd(), &mut datagram, MsgFlags::empty())?;
+        let mut rest = datagram.get(..length).unwrap_or_default();
         while !rest.is_empty() {
             let message: NetlinkMessage<Link> =
                 NetlinkMessage::deserialize(rest).map_err(io::Error::other)?;

@@ -16,7 +16,7 @@ use knockd_capture::{
 };
 use knockd_core::{FlagRule, Hit, Interest, Packet, Step, TcpFlags};
 use network::{in_own_network, interface, ip, make_loopback, make_veth, run_under, set_knock0_up};
-use pnet::datalink::{self, Channel, DataLinkSender};
+use pnet_datalink::{Channel, DataLinkSender};
 
 /// The one port that nothing but [`last_packet`] hits.
 const LAST: u16 = 65000;
@@ -89,9 +89,9 @@ fn ports(capture: &mut Capture<PacketSocket>) -> Vec<u16> {
 
 /// A sender of raw Ethernet frames.
 fn sender(name: &str) -> Box<dyn DataLinkSender> {
-    let interface = datalink::interfaces().into_iter().find(|interface| interface.name == name).unwrap();
-    let config = datalink::Config { promiscuous: false, ..datalink::Config::default() };
-    match datalink::channel(&interface, config).unwrap() {
+    let interface = pnet_datalink::interfaces().into_iter().find(|interface| interface.name == name).unwrap();
+    let config = pnet_datalink::Config { promiscuous: false, ..pnet_datalink::Config::default() };
+    match pnet_datalink::channel(&interface, config).unwrap() {
         Channel::Ethernet(sender, _) => sender,
         _ => panic!("pnet knows only this kind"),
     }

@@ -2,7 +2,8 @@
 //!
 //! docs/json.md describes it; names and meanings are stable, and more may be added.
 
-pub(crate) mod explain;
+#[doc(hidden)]
+pub mod explain;
 pub(crate) mod metrics;
 pub(crate) mod socket;
 pub(crate) mod status;

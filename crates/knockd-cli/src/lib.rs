@@ -10,12 +10,16 @@ pub mod daemon;
 #[doc(hidden)]
 pub mod leases;
 mod log;
-mod system;
+#[doc(hidden)]
+pub mod system;
 pub mod tools;
+
+use std::io;
+use std::process::ExitCode;
 
 use crate::system::config_file::ConfigFileError;
 
-/// The exit status of `knockd`. clap itself exits with 2 after a usage error, and with `Succeeded` after `--help` and
+/// The exit status of `knockd` and `knockd-tools`. clap itself exits with 2 after a usage error, and with `Succeeded` after `--help` and
 /// `--version`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exit {
@@ -25,8 +29,21 @@ pub enum Exit {
     Failed = 1,
 }
 
+/// Turns the result of a command into the exit status, and prints an error on standard error.
+pub fn exit(result: anyhow::Result<Exit>) -> ExitCode {
+    let exit = result.unwrap_or_else(|error| {
+        // A reader that closed the pipe has seen enough.
+        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+            return Exit::Succeeded;
+        }
+        complain_of(&error);
+        Exit::Failed
+    });
+    ExitCode::from(exit as u8)
+}
+
 /// Prints on standard error why the program exits; if that is closed, the exit status still tells.
-pub fn complain_of(error: &anyhow::Error) {
+fn complain_of(error: &anyhow::Error) {
     // Findings get their colours only here, at the border.
     let coloured = error.downcast_ref::<ConfigFileError>().and_then(ConfigFileError::coloured);
     let text = coloured.unwrap_or_else(|| format!("{error:#}"));

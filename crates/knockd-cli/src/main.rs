@@ -1,38 +1,27 @@
 //! The `knockd` program.
 
-use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use knockd_cli::args::{Args, CloseArgs, Command, ControlArgs, ExtendArgs, Format, OpenArgs, TraceArgs};
+use knockd_cli::args::{Args, CloseArgs, Command, ControlArgs, ExtendArgs, OpenArgs, TraceArgs};
 use knockd_cli::capture::decoder;
 use knockd_cli::control::Request;
-use knockd_cli::tools::{check, client, replay, trace, watch};
+use knockd_cli::tools::{client, program, trace};
 use knockd_cli::{Exit, daemon};
 
 fn main() -> ExitCode {
     if std::env::args_os().next().is_some_and(|name| name == decoder::NAME) {
         return decoder::run();
     }
-    let exit = run(Args::parse()).unwrap_or_else(|error| {
-        // A reader that closed the pipe has seen enough.
-        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
-            return Exit::Succeeded;
-        }
-        knockd_cli::complain_of(&error);
-        Exit::Failed
-    });
-    ExitCode::from(exit as u8)
+    knockd_cli::exit(run(Args::parse()))
 }
 
 fn run(mut args: Args) -> anyhow::Result<Exit> {
     match args.command.take() {
-        None if args.test => check::run(&args.config, false, Format::Text),
+        None if args.test => Err(program::become_tools()),
         None => daemon::run(args).map(|()| Exit::Succeeded),
-        Some(Command::Check(check)) => check::run(&check.file, check.strict, check.format),
-        Some(Command::Replay(replay)) => replay::run(&replay),
+        Some(Command::Check(_) | Command::Replay(_) | Command::Watch(_)) => Err(program::become_tools()),
         Some(Command::Status(status)) => ask(&status.control, &Request::Status {}),
-        Some(Command::Watch(watch)) => watch::run(&watch.socket.path),
         Some(Command::Trace(TraceArgs { address, control })) => {
             trace::run(&control.socket.path, address, control.format)
         }

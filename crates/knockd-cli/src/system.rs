@@ -3,12 +3,11 @@
 //! This folder knows the core and nothing else of this program.
 
 pub(crate) mod clock;
-pub(crate) mod config_file;
-pub(crate) mod listening;
-pub(crate) mod local_ports;
-pub(crate) mod programs;
-pub(crate) mod selection;
-pub(crate) mod text;
+pub mod config_file;
+pub mod local_ports;
+pub mod programs;
+pub mod selection;
+pub mod text;
 pub(crate) mod users;
 
 use std::fs::File;
@@ -22,7 +21,7 @@ use rustix::fs::{Mode, OFlags};
 ///
 /// # Errors
 /// When the system has no thread left.
-pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
+pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
     let thread = std::thread::Builder::new().name(name.to_owned());
     thread.spawn(body).with_context(|| format!("cannot start the {name} thread"))?;
     Ok(())

@@ -1,14 +1,9 @@
-//! The tools for people: `check`, `replay`, `watch`, `trace`, `status`, and requests to a running daemon.
+//! The commands for people: `status`, `trace`, and requests to a running daemon.
 //!
-//! They know the core, the protocol of the control socket, and capture files; never the daemon.
+//! They know the protocol of the control socket; never the daemon. `check`, `replay` and `watch` need far more than the
+//! daemon has, and are in the program `knockd-tools`; `program` runs it.
 
-#[doc(hidden)]
-pub mod capture_file;
-pub mod check;
 pub mod client;
-#[doc(hidden)]
-pub mod link_layer;
-pub mod replay;
-pub(crate) mod status;
+pub mod program;
+pub mod status;
 pub mod trace;
-pub mod watch;

@@ -2,12 +2,15 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 #![allow(clippy::needless_raw_string_hashes, reason = "snapbox writes its snapshots with them")]
 
+mod common;
+
 use std::fs::{self, Permissions};
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use snapbox::cmd::{Command, OutputAssert, cargo_bin};
+use common::knockd_and_tools;
+use snapbox::cmd::{Command, OutputAssert};
 use snapbox::str;
 
 /// A door that nothing is to be said about.
@@ -24,7 +27,7 @@ fn knockd_with(config: &str, arguments: &str) -> OutputAssert {
     let directory = tempfile::tempdir().unwrap();
     write(directory.path(), "k.conf", config);
     write(directory.path(), "used-up", "# yesterday\n#700,800\n");
-    let program = Command::new(cargo_bin!("knockd")).current_dir(directory.path());
+    let program = Command::new(knockd_and_tools()).current_dir(directory.path());
     program.args(arguments.split_whitespace()).assert()
 }
 
@@ -161,7 +164,7 @@ fn files_that_others_can_read_or_write_are_reported() {
     write(directory.path(), "k.conf", &format!("[once]\none_time_sequences = list\n{GOOD}"));
     write(directory.path(), "list", " 20011,4207\n");
     let check = |arguments: &str| {
-        let program = Command::new(cargo_bin!("knockd")).current_dir(directory.path());
+        let program = Command::new(knockd_and_tools()).current_dir(directory.path());
         program.args(arguments.split_whitespace()).assert()
     };
     check("check --strict k.conf").code(0);

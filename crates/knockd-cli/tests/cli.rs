@@ -307,3 +307,17 @@ knockd: no such interface: eth7 (did you mean eth0?); available: lo,[..] eth0; c
     }
     assert!(net.server.run(&["cat", "/run/knockd.pid"]).is_err());
 }
+
+#[test]
+fn a_missing_tools_program_is_named_with_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let alone = directory.path().join("knockd");
+    // By another process: while this one has it open to write, a child of another test has it, too, and nobody can run it.
+    Command::new("cp").arg(cargo_bin!("knockd")).arg(&alone).assert().code(0);
+    for arguments in [&["check"][..], &["-t"], &["watch"], &["replay", "a.pcap"]] {
+        let beside = directory.path().canonicalize().unwrap().join("knockd-tools");
+        let expected =
+            format!("knockd: this command needs {}, which is missing; install it there\n", beside.display());
+        Command::new(&alone).args(arguments).assert().code(1).stdout_eq("").stderr_eq(expected);
+    }
+}

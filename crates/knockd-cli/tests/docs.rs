@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use clap::CommandFactory;
 use knockd_cli::args::Args;
@@ -178,6 +179,40 @@ fn the_configurations_in_the_readme_are_right() {
     }
 }
 
+/// The crates that are linked into the program of a package, without those that run in the compiler.
+fn linked_into(package: &str) -> BTreeSet<String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let arguments = "tree --locked --edges normal,no-proc-macro --prefix none --package";
+    let output = Command::new(cargo)
+        .args(arguments.split(' ').chain([package]))
+        .current_dir(testbed::workspace_root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).unwrap();
+    // Name and version; what follows is a path or a mark.
+    lines.lines().map(|line| line.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect()
+}
+
+#[test]
+fn the_daemon_has_as_many_crates_as_the_page_says_and_none_that_only_tools_need() {
+    let [daemon, tools] = ["knockd-cli", "knockd-tools"].map(linked_into);
+    let only_tools = tools.difference(&daemon).count();
+    for needed_by_tools in ["ratatui ", "crossterm ", "pcap-parser ", "knockd-tools "] {
+        assert!(tools.iter().any(|linked| linked.starts_with(needed_by_tools)), "{tools:?}");
+        assert!(!daemon.iter().any(|linked| linked.starts_with(needed_by_tools)), "{daemon:?}");
+    }
+    let architecture = read("docs/architecture.md").replace('\n', " ");
+    for said in
+        [format!("it consists of {} crates", daemon.len()), format!("with another {only_tools} crates")]
+    {
+        assert!(architecture.contains(&said), "docs/architecture.md does not say: {said}");
+    }
+    let threats = read("docs/threat-model.md");
+    let said = format!("Only {} crates are linked into the daemon", daemon.len());
+    assert!(threats.contains(&said), "docs/threat-model.md does not say: {said}");
+}
+
 /// The codes of what `knockd check` finds unwise, machine or not.
 fn advised(text: &str) -> BTreeSet<Code> {
     let advice = knockd_core::advise(text.as_bytes(), &parsed("", text));
@@ -245,8 +280,9 @@ fn the_threat_model_names_tests_that_exist() {
     assert!(named.len() > 15, "{named:?}");
     let sources = ["knockd-core", "knockd-capture", "knockd-cli"]
         .into_iter()
-        .flat_map(|package| ["src", "tests"].map(|folder| files(&format!("crates/{package}/{folder}"))))
-        .flatten();
+        .flat_map(|package| ["src", "tests"].map(|folder| format!("crates/{package}/{folder}")))
+        .chain(["crates/knockd-tools/src".to_owned()])
+        .flat_map(|directory| files(&directory));
     let tests: BTreeSet<_> = sources.flat_map(|path| tests(&read(&path))).collect();
     let missing: Vec<_> = named.into_iter().filter(|name| !tests.contains(*name)).collect();
     assert_eq!(missing, [""; 0]);

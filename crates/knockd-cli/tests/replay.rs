@@ -6,9 +6,9 @@ mod common;
 
 use std::time::Duration;
 
-use common::{KNOCKD, Knockd, SOON, hit, knock, send, sh, syn, wait_until};
+use common::{Knockd, SOON, hit, knock, knockd_and_tools, send, sh, syn, wait_until};
 use nix::sys::signal::Signal;
-use snapbox::cmd::{Command, OutputAssert, cargo_bin};
+use snapbox::cmd::{Command, OutputAssert};
 use snapbox::str;
 use testbed::{Flags, Frame, Net, Running};
 
@@ -146,7 +146,9 @@ fn a_replay_says_what_the_daemon_has_logged() {
     let mut knockd = Knockd::start(&net, &DOORS.replace("FILE", "/run/sequences"));
     make_traffic(&net, &mut knockd);
     knockd.wait_for("10.9.0.30: last: OPEN SESAME");
-    let replay = |file: &str| format!("{KNOCKD} replay /run/{file} -c /run/replay.conf --format json");
+    let knockd_program = knockd_and_tools();
+    let replay =
+        |file: &str| format!("{knockd_program} replay /run/{file} -c /run/replay.conf --format json");
     for (file, _) in CAPTURES {
         wait_until("the last packet", || {
             as_log(&sh(&net.server, &format!("{} 2>/dev/null || true", replay(file))))
@@ -184,7 +186,7 @@ impl Desk {
     }
 
     fn replay(&self, arguments: &str) -> OutputAssert {
-        let command = Command::new(cargo_bin!("knockd")).current_dir(self.directory.path()).env("TZ", "UTC");
+        let command = Command::new(knockd_and_tools()).current_dir(self.directory.path()).env("TZ", "UTC");
         let words = ["replay", "c.pcap", "-c", "k.conf"].into_iter().chain(arguments.split_whitespace());
         command.args(words).assert()
     }
@@ -408,7 +410,7 @@ k.conf:2:12: error: unexpected "80000"
   |            ^^^^^ expected a port number from 0 to 65535
 
 "#]]);
-    Command::new(cargo_bin!("knockd"))
+    Command::new(knockd_and_tools())
         .current_dir(desk.directory.path())
         .args(["replay", "no-such.pcap", "-c", "/dev/null"])
         .assert()

@@ -28,7 +28,7 @@ pub enum Unread {
 
 impl Unread {
     /// Returns the name for programs.
-    pub(crate) const fn code(self) -> &'static str {
+    pub const fn code(self) -> &'static str {
         match self {
             Self::Vlan => "vlan",
             Self::LinkType => "link_type",
@@ -51,19 +51,22 @@ impl Serialize for Unread {
 
 /// One thing that happened to a source.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub(crate) struct Note<'a> {
-    pub(crate) source: IpAddr,
+pub struct Note<'a> {
+    /// The source.
+    pub source: IpAddr,
     /// The name of the door, if the event concerns one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) door: Option<&'a str>,
+    pub door: Option<&'a str>,
+    /// What happened.
     #[serde(flatten)]
-    pub(crate) what: What<'a>,
+    pub what: What<'a>,
 }
 
 /// What happened, as the JSON names it; docs/json.md has the list.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
-pub(crate) enum What<'a> {
+#[allow(missing_docs, reason = "the fields say what they are")]
+pub enum What<'a> {
     /// The packet does not count for knocking.
     Unread { reason: Unread },
     /// No door watches its destination.
@@ -116,7 +119,7 @@ pub(crate) enum What<'a> {
 ///
 /// `visibility` is the gate's answer from before the packet. The result of an opening is not included: see
 /// [`of_outcome`].
-pub(crate) fn of_packet<'a>(
+pub fn of_packet<'a>(
     packet: &Packet,
     visibility: Visibility,
     outcomes: &'a [Outcome],
@@ -144,7 +147,7 @@ pub(crate) fn of_packet<'a>(
 }
 
 /// Explains what an outcome means for its source, if anything.
-pub(crate) fn of_outcome<'a>(outcome: &'a Outcome, doors: &'a [Door]) -> Option<Note<'a>> {
+pub fn of_outcome<'a>(outcome: &'a Outcome, doors: &'a [Door]) -> Option<Note<'a>> {
     match outcome {
         Outcome::Attempt(event) => Some(of_event(event, doors, None)),
         Outcome::Scanner(source) => Some(Note { source: *source, door: None, what: What::Scanner }),
@@ -248,7 +251,7 @@ impl fmt::Display for What<'_> {
 
 /// A packet for display: `192.0.2.7 to 192.0.2.1, 7000:tcp (syn)`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Shown<'a>(pub(crate) &'a Packet);
+pub struct Shown<'a>(pub &'a Packet);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -178,66 +178,16 @@ pub struct Health {
 pub(crate) mod tests {
     use super::*;
 
-    /// A status that has something of everything.
+    /// A status that has something of everything, as a client reads it.
+    const EXAMPLE: &str = include_str!("example-status.json");
+
     pub(crate) fn example() -> Status {
-        Status {
-            version: "0.9.0".to_owned(),
-            pid: 42,
-            uptime: 93_784,
-            interfaces: vec![
-                InterfaceStatus {
-                    name: "eth0".to_owned(),
-                    listening: true,
-                    up: true,
-                    addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
-                },
-                InterfaceStatus { name: "wg0".to_owned(), listening: true, up: false, addresses: vec![] },
-                InterfaceStatus { name: "ppp0".to_owned(), listening: false, up: false, addresses: vec![] },
-            ],
-            doors: vec![
-                DoorStatus { name: "ssh".to_owned(), steps: Some(3), one_time: false },
-                DoorStatus { name: "a \x1b[31mdoor".to_owned(), steps: None, one_time: true },
-            ],
-            attempts: AttemptsStatus {
-                total: 120,
-                listed: vec![AttemptStatus {
-                    source: "198.51.100.7".parse().unwrap(),
-                    door: "ssh".to_owned(),
-                    stage: 2,
-                    age: 4,
-                }],
-            },
-            leases: LeasesStatus {
-                total: 2,
-                starting: 0,
-                open: 1,
-                closing: 0,
-                retrying: 1,
-                listed: vec![
-                    LeaseStatus {
-                        door: "ssh".to_owned(),
-                        source: "203.0.113.5".parse().unwrap(),
-                        state: LeasePhase::Open,
-                        left: Some(25),
-                        failed: false,
-                    },
-                    LeaseStatus {
-                        door: "ssh".to_owned(),
-                        source: "203.0.113.50".parse().unwrap(),
-                        state: LeasePhase::Retrying,
-                        left: Some(61),
-                        failed: true,
-                    },
-                ],
-            },
-            counters: CountersStatus { packets: 1204, opens: 7, ..CountersStatus::default() },
-            commands: CommandsStatus { run: 14, ..CommandsStatus::default() },
-            health: Health {
-                state_directory: Some("/var/lib/knockd".to_owned()),
-                state_problem: None,
-                filter_exact: true,
-                decoder: None,
-            },
-        }
+        serde_json::from_str(EXAMPLE).unwrap()
+    }
+
+    #[test]
+    fn a_status_is_written_as_it_was_read() {
+        let example_as_read: serde_json::Value = serde_json::from_str(EXAMPLE).unwrap();
+        assert_eq!(serde_json::to_value(example()).unwrap(), example_as_read);
     }
 }

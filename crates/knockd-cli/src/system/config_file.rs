@@ -12,7 +12,8 @@ use nix::unistd::geteuid;
 
 /// Why there is no usable configuration.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ConfigFileError {
+#[allow(missing_docs, reason = "each prints what it says")]
+pub enum ConfigFileError {
     #[error("cannot read {}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
     #[error(
@@ -33,7 +34,7 @@ pub(crate) enum ConfigFileError {
 
 /// How a finding is drawn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Style {
+pub enum Style {
     /// For a log.
     Plain,
     /// For a terminal, with colours; print it through `anstream`, which drops them where they are not wanted.
@@ -42,9 +43,11 @@ pub(crate) enum Style {
 
 /// The text of a configuration and its path.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct ConfigFile {
-    pub(crate) path: PathBuf,
-    pub(crate) text: Vec<u8>,
+pub struct ConfigFile {
+    /// The path as the user wrote it.
+    pub path: PathBuf,
+    /// Its content.
+    pub text: Vec<u8>,
 }
 
 impl ConfigFile {
@@ -52,7 +55,7 @@ impl ConfigFile {
     ///
     /// # Errors
     /// When it is missing or cannot be read.
-    pub(crate) fn read(path: &Path) -> Result<Self, ConfigFileError> {
+    pub fn read(path: &Path) -> Result<Self, ConfigFileError> {
         let path = path.to_owned();
         match fs::read(&path) {
             Ok(text) => Ok(Self { path, text }),
@@ -65,14 +68,14 @@ impl ConfigFile {
     ///
     /// # Errors
     /// When it is invalid.
-    pub(crate) fn parse(&self) -> Result<Parsed, ConfigFileError> {
+    pub fn parse(&self) -> Result<Parsed, ConfigFileError> {
         Config::parse(&self.text)
             .map_err(|error| ConfigFileError::Invalid { file: self.clone(), findings: error.findings })
     }
 
     /// Draws a finding: `path:line:column: error: message`, then the source line with the expectation below it; a
     /// note is the first line alone.
-    pub(crate) fn draw(&self, finding: &Diagnostic, style: Style) -> String {
+    pub fn draw(&self, finding: &Diagnostic, style: Style) -> String {
         draw(&self.path, &self.text, finding, style)
     }
 }
@@ -96,13 +99,15 @@ fn drawn(file: &ConfigFile, findings: &[Diagnostic], style: Style) -> String {
 
 /// What everybody may do with a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum OthersMay {
+pub enum OthersMay {
+    /// Read it.
     Read,
+    /// Write it, at least.
     Write,
 }
 
 /// Returns what everybody may do with a file that contains secrets or commands.
-pub(crate) fn access_of_others(path: &Path) -> Option<OthersMay> {
+pub fn access_of_others(path: &Path) -> Option<OthersMay> {
     // The code that reads the file reports that it is missing.
     let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
     match metadata.mode() & 0o006 {

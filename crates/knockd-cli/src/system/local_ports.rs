@@ -87,12 +87,12 @@ pub(crate) fn in_use(with_udp: bool) -> LocalPorts {
 ///
 /// The tables need no privilege. A socket that is bound and closed between two looks is missed, so answers to a resolver that
 /// takes a random port below the ephemeral range for each question can look like strays. What stands in a table behind
-/// [`MAX_TABLE`] is not in use, so that nobody can switch the guard off with many sockets.
+/// `MAX_TABLE` is not in use, so that nobody can switch the guard off with many sockets.
 ///
 /// # Errors
 ///
 /// When there is no `/proc`, or when the range does not start with a port number.
-pub(crate) fn read(with_udp: bool) -> io::Result<LocalPorts> {
+pub fn read(with_udp: bool) -> io::Result<LocalPorts> {
     let ephemeral_from = if with_udp { first_port(&fs::read_to_string(EPHEMERAL)?)? } else { 0 };
     let mut sockets = Vec::new();
     for (path, protocol, is_required) in TABLES {

@@ -18,7 +18,7 @@ const SYSTEM: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/u
 /// Returns the program of a command if it is missing or not executable.
 ///
 /// Only a plain first word is checked, and after `sudo` the next one; anything that the shell has to expand is not.
-pub(crate) fn missing(command: &str) -> Option<&str> {
+pub fn missing(command: &str) -> Option<&str> {
     let mut words = command.split_whitespace().skip_while(|word| is_assignment(word));
     let program = words.next().filter(|word| is_plain(word))?;
     if !is_there(program) {

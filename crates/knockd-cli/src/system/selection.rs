@@ -9,7 +9,7 @@ use wildmatch::WildMatch;
 /// The value of `Interface` or `-i`: one or more of a name, a pattern such as `eth*`, or `any`, separated by commas
 /// or white space.
 #[derive(Clone, PartialEq, Debug)]
-pub(crate) struct Selection {
+pub struct Selection {
     parts: Vec<Part>,
 }
 
@@ -23,7 +23,7 @@ enum Part {
 
 impl Selection {
     /// Reads the value; `None` if it names nothing.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let words = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|word| !word.is_empty());
         let parts: Vec<_> = words
             .map(|word| match word {
@@ -37,7 +37,7 @@ impl Selection {
 
     /// Returns the default: `eth0`, as in 0.8, or else the interface of the default route; the second part warns
     /// about the latter.
-    pub(crate) fn by_default(all: &[Interface]) -> (Self, Option<String>) {
+    pub fn by_default(all: &[Interface]) -> (Self, Option<String>) {
         let eth0 = Self { parts: vec![Part::Name("eth0".to_owned())] };
         if all.iter().any(|interface| interface.name == "eth0") {
             return (eth0, None);
@@ -55,7 +55,7 @@ impl Selection {
     }
 
     /// Returns the selected interfaces, each once.
-    pub(crate) fn of(&self, all: &[Interface]) -> Vec<Interface> {
+    pub fn of(&self, all: &[Interface]) -> Vec<Interface> {
         all.iter().filter(|interface| self.parts.iter().any(|part| part.means(interface))).cloned().collect()
     }
 
@@ -72,7 +72,7 @@ impl Selection {
     /// # Errors
     /// When a named interface does not exist or a pattern matches none; the message lists those that exist. With
     /// `waits`, nothing is an error.
-    pub(crate) fn at_start(&self, all: &[Interface], waits: bool) -> anyhow::Result<Vec<Interface>> {
+    pub fn at_start(&self, all: &[Interface], waits: bool) -> anyhow::Result<Vec<Interface>> {
         let names: Vec<_> = all.iter().map(|interface| interface.name.as_str()).collect();
         let names = names.join(", ");
         for part in &self.parts {

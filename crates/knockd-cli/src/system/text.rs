@@ -1,12 +1,12 @@
 //! Words and numbers for people, and text that is safe on a terminal.
 
 /// Formats a number of things: `1 door`, `2 doors`.
-pub(crate) fn count(number: usize, thing: &str) -> String {
+pub fn count(number: usize, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Formats a duration in at most two parts.
-pub(crate) fn span(seconds: u64) -> String {
+pub fn span(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds} s"),
@@ -17,7 +17,7 @@ pub(crate) fn span(seconds: u64) -> String {
 }
 
 /// Replaces everything that a terminal would obey; line ends stay.
-pub(crate) fn harmless(text: &str) -> String {
+pub fn harmless(text: &str) -> String {
     let is_obeyed = |c: char| {
         c.is_control() && c != '\n' || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };

@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A connection to a daemon.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub struct Connection {
     stream: BufReader<UnixStream>,
 }
 
@@ -27,7 +27,7 @@ impl Connection {
     ///
     /// # Errors
     /// When there is none, or this user may not talk to it; the message says what to do.
-    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
         let stream = UnixStream::connect(path).map_err(|error| explain(path, error))?;
         stream.set_read_timeout(Some(PATIENCE)).context("cannot talk to knockd")?;
         Ok(Self { stream: BufReader::new(stream) })
@@ -37,19 +37,19 @@ impl Connection {
     ///
     /// # Errors
     /// When the daemon closes the connection or sends an unknown reply.
-    pub(crate) fn ask(&mut self, request: &Request) -> anyhow::Result<(String, Reply)> {
+    pub fn ask(&mut self, request: &Request) -> anyhow::Result<(String, Reply)> {
         let mut line = serde_json::to_vec(request).context("cannot write the request")?;
         line.push(b'\n');
         // A daemon that disconnects us has said why.
         let _ = self.stream.get_mut().write_all(&line);
-        self.next()
+        self.receive()
     }
 
     /// Waits for further replies without a time limit from now on.
     ///
     /// # Errors
     /// When the system refuses that.
-    pub(crate) fn wait_for_ever(&mut self) -> anyhow::Result<()> {
+    pub fn wait_for_ever(&mut self) -> anyhow::Result<()> {
         self.stream.get_mut().set_read_timeout(None).context("cannot talk to knockd")
     }
 
@@ -57,7 +57,7 @@ impl Connection {
     ///
     /// # Errors
     /// When the daemon closes the connection or sends an unknown reply.
-    pub(crate) fn next(&mut self) -> anyhow::Result<(String, Reply)> {
+    pub fn receive(&mut self) -> anyhow::Result<(String, Reply)> {
         let mut answer = String::new();
         self.stream.read_line(&mut answer).context("no answer from knockd")?;
         if answer.is_empty() {

@@ -12,7 +12,7 @@ const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default();
 
 /// A status with colours; print it through `anstream`, which drops them where they are not wanted.
-pub(crate) struct StatusText<'a>(pub(crate) &'a Status);
+pub struct StatusText<'a>(pub &'a Status);
 
 impl fmt::Display for StatusText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -119,7 +119,7 @@ fn lease_rows(status: &Status) -> Vec<Vec<Cell>> {
 }
 
 /// Returns a lease's state in a word, and what comes next.
-pub(crate) fn lease_state(lease: &LeaseStatus) -> (&'static str, String) {
+pub fn lease_state(lease: &LeaseStatus) -> (&'static str, String) {
     let left = span(lease.left.unwrap_or_default());
     let failed = |what: &str| {
         if lease.failed { format!("{what}, start command failed") } else { what.to_owned() }

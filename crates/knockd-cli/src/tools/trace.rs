@@ -30,6 +30,6 @@ pub fn run(socket: &Path, address: Option<IpAddr>, format: Format) -> anyhow::Re
             (_, Reply::Status(_) | Reply::Done { .. }) => Ok(()),
         };
         printed.and_then(|()| out.flush())?;
-        reply = connection.next().context("trace ended")?.1;
+        reply = connection.receive().context("trace ended")?.1;
     }
 }

@@ -19,6 +19,13 @@ pub(crate) const SOON: Duration = Duration::from_secs(60);
 pub(crate) const KNOCKD: &str = env!("CARGO_BIN_EXE_knockd");
 pub(crate) const CONFIG: &str = "/run/knockd.conf";
 
+/// `knockd`, with the program beside it that `check`, `replay` and `watch` need.
+pub(crate) fn knockd_and_tools() -> &'static str {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| drop(testbed::build("knockd-tools", "knockd-tools").unwrap()));
+    KNOCKD
+}
+
 /// A knockd in the foreground; killed when dropped.
 pub(crate) struct Knockd {
     pub(crate) running: Running,

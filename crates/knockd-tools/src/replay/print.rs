@@ -11,9 +11,9 @@ use knockd_core::{Door, EventKind, Outcome, Packet};
 use serde::Serialize;
 
 use super::Own;
-use crate::args::Format;
-use crate::control::explain::{Note, Shown, Unread, What};
-use crate::tools::capture_file::Captured;
+use crate::capture_file::Captured;
+use knockd_cli::args::Format;
+use knockd_cli::control::explain::{Note, Shown, Unread, What};
 
 /// The totals.
 #[derive(Debug, Default, Serialize)]

@@ -3,7 +3,7 @@
 use knockd_capture::Ignored;
 use pcap_parser::Linktype;
 
-use crate::control::explain::Unread;
+use knockd_cli::control::explain::Unread;
 
 /// `EtherType` numbers (IEEE 802 Numbers, IANA); Linux's cooked headers use them as well.
 const IPV4: u16 = 0x0800;

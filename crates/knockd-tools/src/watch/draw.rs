@@ -7,9 +7,9 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Row, Table};
 
 use super::News;
-use crate::control::{LeasePhase, LeaseStatus, Status};
-use crate::system::text::{count, harmless, span};
-use crate::tools::status::lease_state;
+use knockd_cli::control::{DoorStatus, LeasePhase, LeaseStatus, Status};
+use knockd_cli::system::text::{count, harmless, span};
+use knockd_cli::tools::status::lease_state;
 
 /// What is shown.
 pub(super) struct View {
@@ -177,7 +177,7 @@ fn source_width(widest: Option<usize>, area: Rect) -> Constraint {
 }
 
 fn doors(status: &Status, palette: Palette) -> Vec<Line<'static>> {
-    let line = |door: &crate::control::DoorStatus| match door.steps {
+    let line = |door: &DoorStatus| match door.steps {
         Some(steps) => Line::raw(format!("{}: {}", harmless(&door.name), count(steps, "step"))),
         None => Line::styled(format!("{}: disabled (no sequence left)", harmless(&door.name)), palette.bad()),
     };
@@ -232,7 +232,10 @@ mod tests {
     use ratatui::backend::TestBackend;
 
     use super::*;
-    use crate::control::status::tests::example;
+
+    fn example() -> Status {
+        serde_json::from_str(include_str!("../../../knockd-cli/src/control/example-status.json")).unwrap()
+    }
 
     fn drawn(width: u16, height: u16, view: &View, has_colour: bool) -> Terminal<TestBackend> {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();

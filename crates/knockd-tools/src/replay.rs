@@ -22,13 +22,13 @@ use knockd_core::{
 };
 
 use self::print::{Printer, Summary};
-use super::capture_file::{self, Captured};
-use crate::Exit;
-use crate::args;
-use crate::control::explain;
-use crate::system::config_file::ConfigFile;
-use crate::system::local_ports;
-use crate::system::selection::Selection;
+use crate::capture_file::{self, Captured};
+use knockd_cli::Exit;
+use knockd_cli::args;
+use knockd_cli::control::explain;
+use knockd_cli::system::config_file::ConfigFile;
+use knockd_cli::system::local_ports;
+use knockd_cli::system::selection::Selection;
 
 /// The start of Linux's default ephemeral port range (ip(7)).
 const EPHEMERAL_FROM: u16 = 32768;

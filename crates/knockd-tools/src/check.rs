@@ -9,13 +9,13 @@ use knockd_core::config::{Action, Code, Commands, Diagnostic, Door, Key, Options
 use knockd_core::{CommandTemplate, Config, FlagRule, OneTime, Protocol, Sequence, advise};
 use serde::Serialize;
 
-use crate::Exit;
-use crate::args::Format;
-use crate::system::config_file::{ConfigFile, OthersMay, Style, access_of_others};
-use crate::system::listening::Listening;
-use crate::system::programs;
-use crate::system::selection::Selection;
-use crate::system::text::count;
+use crate::listening::Listening;
+use knockd_cli::Exit;
+use knockd_cli::args::Format;
+use knockd_cli::system::config_file::{ConfigFile, OthersMay, Style, access_of_others};
+use knockd_cli::system::programs;
+use knockd_cli::system::selection::Selection;
+use knockd_cli::system::text::count;
 
 /// Checks a configuration file and prints its errors, everything unwise, and the odds of guessing each door's
 /// sequence.

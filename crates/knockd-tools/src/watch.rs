@@ -16,10 +16,10 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use self::draw::{Palette, View};
-use crate::Exit;
-use crate::control::{Reply, Request, Status};
-use crate::tools::client::Connection;
-use crate::tools::status::StatusText;
+use knockd_cli::Exit;
+use knockd_cli::control::{Reply, Request, Status};
+use knockd_cli::tools::client::Connection;
+use knockd_cli::tools::status::StatusText;
 
 /// How often to ask the daemon.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -46,7 +46,7 @@ pub fn run(socket: &Path) -> anyhow::Result<Exit> {
     }
     let (tell, news) = bounded(1);
     let path = socket.to_owned();
-    crate::system::spawn("watch", move || keep_asking(&path, &tell))?;
+    knockd_cli::system::spawn("watch", move || keep_asking(&path, &tell))?;
     let term = std::env::var("TERM").unwrap_or_default();
     if term.is_empty() || term == "dumb" {
         print(&news, &first, &ended);

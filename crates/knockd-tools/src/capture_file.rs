@@ -12,8 +12,8 @@ use pcap_parser::{
     InterfaceDescriptionBlock, Linktype, PcapBlockOwned, PcapError, PcapHeader, create_reader,
 };
 
-use super::link_layer::{Carried, carried};
-use crate::control::explain::Unread;
+use crate::link_layer::{Carried, carried};
+use knockd_cli::control::explain::Unread;
 
 /// How much is read at a time; most packets are far smaller.
 const BUFFER_BYTES: usize = 1 << 18;
