@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, ErrorKind};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -77,7 +77,9 @@ impl Net {
             client_holder.pid_inside
         );
         server.run_words(&cable).context("cannot join the hosts by a veth pair")?;
-        let has_ipv6 = [&server, &client].map(configure).into_iter().collect::<Result<Vec<_>>>()?;
+        let each = [(&server, &client), (&client, &server)];
+        let has_ipv6 =
+            each.map(|(host, peer)| configure(host, peer)).into_iter().collect::<Result<Vec<_>>>()?;
         let has_ipv6 = has_ipv6.into_iter().all(|yes| yes);
         wait_for_link(&[&server, &client])?;
         Ok(Self { server, client, has_ipv6, _client_holder: client_holder, _server_holder: server_holder })
@@ -90,8 +92,8 @@ impl Net {
     }
 }
 
-/// Gives `host` its addresses and returns whether IPv6 was among them.
-fn configure(host: &Host) -> Result<bool> {
+/// Gives `host` its addresses and returns whether IPv6 was among them. It knows those of its peer.
+fn configure(host: &Host, peer: &Host) -> Result<bool> {
     host.run_words(&format!("ip address add {}/24 dev eth0", host.ipv4))?;
     // Container engines tend to disable IPv6 on every new interface; if that cannot be undone, the next command
     // fails.
@@ -99,6 +101,17 @@ fn configure(host: &Host) -> Result<bool> {
     // Without duplicate address detection, the address works at once.
     let has_ipv6 = host.run_words(&format!("ip address add {}/64 dev eth0 nodad", host.ipv6)).is_ok();
     host.run_words("ip link set eth0 up")?;
+    // On a busy machine, the first packet would wait for the answer of the peer, and later packets would overtake it.
+    let neighbour = |address| {
+        host.run_words(&format!(
+            "ip neighbour add {address} lladdr {} dev eth0 nud permanent",
+            peer.mac_text()
+        ))
+    };
+    neighbour(IpAddr::V4(peer.ipv4))?;
+    if has_ipv6 {
+        neighbour(IpAddr::V6(peer.ipv6))?;
+    }
     Ok(has_ipv6)
 }
 
