@@ -7,6 +7,9 @@
 pub mod decoder;
 pub(crate) mod listener;
 pub(crate) mod listeners;
+mod process;
 #[doc(hidden)]
 pub mod record;
 mod sandbox;
+mod slot;
+mod watch;

@@ -6,7 +6,7 @@ mod common;
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
-use common::{Knockd, SOON, hit, knock, sh, wait_until};
+use common::{Knockd, SOON, hit, knock, sh, wait_until, with_own_user};
 use testbed::{Host, Net, Running};
 
 const DOOR: &str = "[door]\nsequence = 7101,8202:udp,9303\ntcpflags = syn\n";
@@ -15,6 +15,7 @@ const DOOR: &str = "[door]\nsequence = 7101,8202:udp,9303\ntcpflags = syn\n";
 #[ignore = "needs Landlock"]
 fn the_decoder_keeps_nothing_that_it_does_not_need() {
     let net = Net::new().unwrap();
+    with_own_user(&net);
     let mut knockd = Knockd::start(&net, "[door]\nsequence = 7101\n");
     hit(&net, 2, &[7101]);
     knockd.wait_for("10.9.0.2: door: OPEN SESAME");

@@ -6,6 +6,7 @@
 
 use std::io::{self, Stdin, Write};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use knockd_capture::{Capture, CaptureError, Received};
 use nix::sys::prctl;
@@ -17,6 +18,13 @@ use crate::capture::sandbox;
 
 /// The program name that selects [`run`] instead of the daemon.
 pub const NAME: &str = "knockd-decoder";
+
+/// How often to show that packets are read if nothing is said about them. The daemon waits several times as long
+/// before it takes the decoder to be stuck.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// How many such packets are read in an endless stream without looking at the clock.
+const MANY: u32 = 512;
 
 /// Reads and decodes packets until the daemon ends it.
 ///
@@ -57,13 +65,10 @@ fn relay(
         match receive() {
             Ok(Received::Packet(packet)) => batch.add(&Record::Packet(packet))?,
             // The kernel filter passes packets that it cannot look into. They end no batch.
-            Ok(Received::Undecodable(_)) => {}
+            Ok(Received::Undecodable(_)) => batch.count_junk()?,
             Ok(Received::Dropped(count)) => batch.add(&Record::Dropped(count.get()))?,
-            Ok(Received::Drained) => batch.send()?,
-            Err(CaptureError::LinkDown) => {
-                batch.add(&Record::LinkDown)?;
-                batch.send()?;
-            }
+            // The daemon looks at the interfaces itself, and would not believe what this process says about them.
+            Ok(Received::Drained) | Err(CaptureError::LinkDown) => batch.end()?,
             Err(CaptureError::Other(error)) => {
                 let number = error.raw_os_error().and_then(|number| u16::try_from(number).ok());
                 batch.add(&Record::Failed(number.unwrap_or_default()))?;
@@ -76,12 +81,16 @@ fn relay(
 /// Records to write together.
 struct Batch<W> {
     bytes: Vec<u8>,
+    /// Packets without a record since the last look at the clock.
+    junk: u32,
+    /// When it last wrote.
+    written: Instant,
     write: W,
 }
 
 impl<W: FnMut(&[u8]) -> io::Result<()>> Batch<W> {
     fn new(write: W) -> Self {
-        Self { bytes: Vec::with_capacity(record::BATCH), write }
+        Self { bytes: Vec::with_capacity(record::BATCH), junk: 0, written: Instant::now(), write }
     }
 
     /// Adds a record, and writes the batch once it is full.
@@ -90,11 +99,36 @@ impl<W: FnMut(&[u8]) -> io::Result<()>> Batch<W> {
         if self.bytes.len() < record::BATCH { Ok(()) } else { self.send() }
     }
 
+    /// Counts a packet without a record; in an endless stream of them, what waits is written in time.
+    fn count_junk(&mut self) -> io::Result<()> {
+        self.junk += 1;
+        if self.junk < MANY { Ok(()) } else { self.show_progress() }
+    }
+
+    /// Writes the pending records, or shows that packets were read.
+    fn end(&mut self) -> io::Result<()> {
+        if self.bytes.is_empty() && self.junk > 0 { self.show_progress() } else { self.send() }
+    }
+
+    /// Writes something, unless that happened a moment ago.
+    fn show_progress(&mut self) -> io::Result<()> {
+        self.junk = 0;
+        if self.written.elapsed() < PROGRESS_EVERY {
+            return Ok(());
+        }
+        if self.bytes.is_empty() {
+            self.add(&Record::Progress)?
+        }
+        self.send()
+    }
+
     /// Writes the pending records.
     fn send(&mut self) -> io::Result<()> {
         if !self.bytes.is_empty() {
             (self.write)(&self.bytes)?;
             self.bytes.clear();
+            self.junk = 0;
+            self.written = Instant::now();
         }
         Ok(())
     }
@@ -114,8 +148,9 @@ mod tests {
         Packet { source: address, destination: address, hit: Hit::Udp { port } }
     }
 
-    /// The records written before the link fails for good, one list per write.
-    fn written(received: impl IntoIterator<Item = Received>) -> Vec<Vec<Record>> {
+    /// The records written before the link fails for good, one list per write. All of this takes no time, but comes
+    /// long after the last write if it `was_quiet`.
+    fn written_if(was_quiet: bool, received: impl IntoIterator<Item = Received>) -> Vec<Vec<Record>> {
         let mut received = received.into_iter();
         let mut writes = Vec::new();
         let mut batch = Batch::new(|bytes| {
@@ -124,10 +159,16 @@ mod tests {
             writes.push(records.iter().map(|record| Record::from_bytes(record).unwrap()).collect());
             Ok(())
         });
+        let hour = Duration::from_secs(3600);
+        batch.written = if was_quiet { batch.written - hour } else { batch.written + hour };
         let failed = || CaptureError::Other(io::Error::from_raw_os_error(5));
         relay(|| received.next().ok_or_else(failed), &mut batch).unwrap();
         assert_eq!(writes.pop(), Some(vec![Record::Failed(5)]), "everything else was written before");
         writes
+    }
+
+    fn written(received: impl IntoIterator<Item = Received>) -> Vec<Vec<Record>> {
+        written_if(false, received)
     }
 
     #[test]
@@ -137,6 +178,18 @@ mod tests {
         let packets: Vec<_> = (0..100).map(|port| Record::Packet(packet(port))).collect();
         assert_eq!(written(mixed.chain([Received::Drained])), [packets]);
         assert_eq!(written([junk, Received::Drained, junk, Received::Drained]), [[]; 0]);
+    }
+
+    #[test]
+    fn reading_nothing_but_junk_is_shown_now_and_then() {
+        let junk = Received::Undecodable(Ignored::NotTcpOrUdp);
+        let shown = [[Record::Progress]];
+        assert_eq!(written_if(true, [junk, junk, Received::Drained, junk, Received::Drained]), shown);
+        assert_eq!(written_if(true, [Received::Drained]), [[]; 0], "nothing was read");
+        // In a stream that never ends, and with a packet that waits in it.
+        assert_eq!(written_if(true, [junk; 5000]), shown);
+        let mixed = [Received::Packet(packet(1))].into_iter().chain([junk; 5000]);
+        assert_eq!(written_if(true, mixed), [[Record::Packet(packet(1))]]);
     }
 
     #[test]

@@ -1,31 +1,34 @@
 //! The thread that waits for packets on one interface: it runs a decoder process and checks its records.
 
 use std::io::{self, PipeReader, PipeWriter};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use crossbeam_channel::Sender;
+use anyhow::{Context, bail};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use knockd_capture::{Buffer, Interface, PacketSocket, Program};
-use knockd_core::Packet;
+use knockd_core::{Packet, Timestamp};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use crate::capture::decoder;
+use crate::capture::process::Decoder;
 use crate::capture::record::{self, Kept, Record};
-use crate::log::Line;
+use crate::capture::slot::Slot;
+use crate::capture::watch::{Event, Watch};
+use crate::log::{Line, Log};
 use crate::system::spawn;
 
-/// The pause before a decoder is restarted; it doubles each time.
+/// How many decoders in a row are restarted at once when they end. After that, each waits, first this long, and then
+/// twice as long as the one before.
+const AT_ONCE: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 
-/// If a decoder has run this long, the pauses start over.
+/// If a decoder has run this long, the next ones are restarted at once again.
 const LONG_LIFE: Duration = Duration::from_secs(60);
+
+/// How long a decoder may take until it reads.
+const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// A message from a listener to the loop.
 #[derive(Debug)]
@@ -34,62 +37,118 @@ pub(crate) enum Message {
     Packets(Vec<Packet>),
     /// The kernel dropped this many more packets because they were not read in time.
     Dropped(u32),
-    /// A line for the log.
-    Line(Line),
-    /// A decoder is about to read; the text names what it could not give up, if anything.
-    Ready(Option<String>),
+    /// A decoder of the listener with this number reads from now on; the text names what it could not give up, if
+    /// anything.
+    Reading(u64, Option<String>),
+    /// None does, for this reason; another one is about to be started.
+    Deaf(u64, String),
 }
 
 /// An interface served by a thread and a process; dropping it ends both at once.
 #[derive(Debug)]
 pub(crate) struct Listener {
+    /// No other listener has ever had this number.
+    pub(crate) number: u64,
     pub(crate) interface: Interface,
     /// Whether the kernel accepted the latest filter.
     pub(crate) has_filter: bool,
-    socket: Arc<PacketSocket>,
+    /// Whether it has been logged that knockd listens here.
+    pub(crate) is_announced: bool,
+    pub(crate) state: State,
+    /// Whether it has been logged that the interface is down.
+    is_known_to_be_down: bool,
+    slot: Arc<Slot>,
+    /// How its first decoder has started.
+    first: Receiver<Result<(), String>>,
     /// Closing it ends the thread.
     _stop: PipeWriter,
 }
 
+/// Whether packets are read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum State {
+    /// The first decoder has not started yet.
+    Starting,
+    /// A decoder reads.
+    Reading,
+    /// None has read since then, for this reason.
+    Deaf(Timestamp, String),
+}
+
 impl Listener {
-    /// Starts the thread.
+    /// Starts the thread; the socket has this filter.
     ///
     /// # Errors
     /// When the system has no thread or descriptor left.
     pub(crate) fn start(
+        number: u64,
         socket: PacketSocket,
+        program: Program,
         interface: Interface,
         messages: Sender<Message>,
     ) -> anyhow::Result<Self> {
-        let socket = Arc::new(socket);
+        let slot = Arc::new(Slot::new(interface.clone(), socket, program));
         let (stopped, stop) = io::pipe().context("cannot start the listener thread")?;
-        let reporter = Reporter { interface: interface.name.clone(), messages };
-        let thread = Thread { socket: Arc::clone(&socket), stopped, reporter };
+        let (outcome, first) = bounded(1);
+        let reporter = Reporter { number, outcome, messages };
+        let thread = Thread { interface: interface.name.clone(), slot: Arc::clone(&slot), stopped, reporter };
         spawn("listener", move || thread.run())?;
-        Ok(Self { interface, has_filter: true, socket, _stop: stop })
+        Ok(Self {
+            number,
+            interface,
+            has_filter: true,
+            is_announced: false,
+            state: State::Starting,
+            is_known_to_be_down: false,
+            slot,
+            first,
+            _stop: stop,
+        })
+    }
+
+    /// Waits until its first decoder reads.
+    ///
+    /// # Errors
+    /// When that ends or takes too long.
+    pub(crate) fn wait_until_it_reads(&mut self) -> anyhow::Result<()> {
+        // Of its own accord, the thread ends only with the loop.
+        if let Ok(Err(reason)) = self.first.recv() {
+            bail!("cannot listen on {}: {reason}", self.interface.name);
+        }
+        self.state = State::Reading;
+        Ok(())
+    }
+
+    /// Logs that the interface is down, once until it is up again.
+    pub(crate) fn log_if_down(&mut self, log: &Log) {
+        let is_down = !self.interface.up;
+        if is_down && !self.is_known_to_be_down {
+            log.write(&Line::notice(format!("{} is down", self.interface.name)));
+        }
+        self.is_known_to_be_down = is_down;
     }
 
     /// Says whether the kernel still has the socket bound to the interface.
     pub(crate) fn is_attached(&self) -> bool {
-        self.socket.is_on(self.interface.index)
+        self.slot.socket().is_on(self.interface.index)
     }
 
     /// Returns where its packets wait.
     pub(crate) fn buffer(&self) -> Buffer {
-        self.socket.buffer()
+        self.slot.socket().buffer()
     }
 
     /// Returns how many unwanted ports its filter passes.
     pub(crate) fn surplus(&self) -> u32 {
-        self.socket.surplus()
+        self.slot.socket().surplus()
     }
 
     /// Replaces the filter.
     ///
     /// # Errors
     /// When the kernel refuses the program.
-    pub(crate) fn set_filter(&mut self, program: &Program) -> anyhow::Result<()> {
-        let result = self.socket.set_filter(program).context("cannot change the packet filter");
+    pub(crate) fn set_filter(&mut self, program: Program) -> anyhow::Result<()> {
+        let result = self.slot.set_filter(program).context("cannot change the packet filter");
         self.has_filter = result.is_ok();
         result
     }
@@ -97,72 +156,95 @@ impl Listener {
 
 /// The state of the thread.
 struct Thread {
-    socket: Arc<PacketSocket>,
+    interface: String,
+    slot: Arc<Slot>,
     /// Closed at the other end when the listener is dropped.
     stopped: PipeReader,
     reporter: Reporter,
 }
 
 /// Why the thread stopped reading from a decoder.
+#[derive(Debug)]
 enum End {
     /// The listener or the loop has ended.
     Stopped,
-    /// The decoder cannot continue, for this reason; another one may.
-    Failed(String),
+    /// The decoder cannot continue, for this reason, or has ended; another one may.
+    Failed(Option<String>),
+}
+
+impl End {
+    fn failed(reason: impl Into<String>) -> Self {
+        Self::Failed(Some(reason.into()))
+    }
 }
 
 impl Thread {
     fn run(&self) {
-        let mut pause = FIRST_PAUSE;
+        let mut restarts = 0;
+        let mut is_used = false;
         loop {
             let start = Instant::now();
-            // Packets that arrive between two decoders wait in the socket.
-            let end = match Decoder::start(self) {
-                Ok(mut decoder) => self.read_from(&mut decoder),
-                Err(error) => End::Failed(format!("cannot start the packet decoder: {error}")),
-            };
-            let End::Failed(reason) = end else { return };
+            let Some(reason) = self.run_decoder(&mut is_used) else { return };
             if start.elapsed() >= LONG_LIFE {
-                pause = FIRST_PAUSE;
+                restarts = 0;
             }
-            if self.reporter.warn(&reason).is_err() || self.is_stopped_within(pause) {
+            if self.reporter.deaf(reason).is_err() || self.is_stopped_within(pause(restarts)) {
                 return;
             }
-            pause = LAST_PAUSE.min(pause * 2);
+            restarts += 1;
         }
     }
 
-    fn read_from(&self, decoder: &mut Decoder) -> End {
+    /// Reads from a decoder until it ends, and says why; `None` if the listener has ended.
+    ///
+    /// `is_used` says whether a decoder has had the socket. The next one gets a new socket, because one that was taken
+    /// over can have written anything into the ring, so nobody would find packets in it any more.
+    fn run_decoder(&self, is_used: &mut bool) -> Option<String> {
+        if *is_used && let Err(error) = self.slot.renew() {
+            return Some(format!("{error:#}"));
+        }
+        *is_used = false;
+        let decoder = match Decoder::start(self.slot.socket(), &self.interface) {
+            Ok(decoder) => decoder,
+            Err(error) => return Some(error.to_string()),
+        };
+        *is_used = true;
+        let End::Failed(reason) = self.read_from(&decoder) else { return None };
+        // Before anything else: packets wait in it from now on, and those until now are lost.
+        *is_used = self.slot.renew().is_err();
+        Some(decoder.end(reason))
+    }
+
+    fn read_from(&self, decoder: &Decoder) -> End {
+        let socket = self.slot.socket();
+        let watch = Watch { records: &decoder.records, packets: &socket, stopped: &self.stopped };
+        let failed = |error| End::failed(format!("cannot read from the packet decoder: {error}"));
         let mut buffer = vec![0; record::BATCH];
-        let failed = |error| End::Failed(format!("cannot read from the packet decoder: {error}"));
+        let mut is_ready = false;
         loop {
-            match self.wait_for(&decoder.records) {
-                Ok(true) => {}
-                Ok(false) => return End::Stopped,
+            let event = if is_ready { watch.wait().map(Some) } else { watch.wait_for_records(START_LIMIT) };
+            match event {
+                Ok(Some(Event::Records)) => {}
+                Ok(Some(Event::Stopped)) => return End::Stopped,
+                Ok(Some(Event::Deaf)) => return End::failed("packet decoder has stopped reading"),
+                Ok(None) => {
+                    return End::failed(format!(
+                        "packet decoder not ready after {} s",
+                        START_LIMIT.as_secs()
+                    ));
+                }
                 Err(error) => return failed(error),
             }
             // One write is one read (SOCK_SEQPACKET, unix(7)), so no record is ever cut.
             let bytes = match rustix::io::read(&decoder.records, &mut buffer) {
-                Ok(0) => return End::Failed(decoder.exit_reason()),
+                Ok(0) => return End::Failed(None),
                 Ok(length) => buffer.get(..length).unwrap_or_default(),
                 Err(error) => return failed(error),
             };
-            if let Err(end) = self.reporter.pass_on(bytes, &mut decoder.notice_limit) {
+            if let Err(end) = self.reporter.pass_on(bytes, &mut is_ready) {
                 return end;
             }
         }
-    }
-
-    /// Waits until the decoder writes or ends; `false` if the listener was dropped.
-    fn wait_for(&self, records: &OwnedFd) -> Result<bool, Errno> {
-        let mut polled = [PollFd::new(records, PollFlags::IN), PollFd::new(&self.stopped, PollFlags::IN)];
-        while let Err(error) = poll(&mut polled, None) {
-            if error != Errno::INTR {
-                return Err(error);
-            }
-        }
-        let [_, stopped] = polled;
-        Ok(stopped.revents().is_empty())
     }
 
     fn is_stopped_within(&self, pause: Duration) -> bool {
@@ -172,38 +254,51 @@ impl Thread {
     }
 }
 
-/// Reports to the loop what the decoder of an interface sends, and how it ends.
+/// Returns how long to wait after so many restarts in a row.
+fn pause(restarts: u32) -> Duration {
+    let doublings = restarts.checked_sub(AT_ONCE);
+    doublings.map_or(Duration::ZERO, |doublings| LAST_PAUSE.min(FIRST_PAUSE * (1 << doublings.min(16))))
+}
+
+/// Reports to the loop what the decoders of an interface send, and how they end.
 struct Reporter {
-    interface: String,
+    number: u64,
+    /// Takes only one result, that of the first decoder.
+    outcome: Sender<Result<(), String>>,
     messages: Sender<Message>,
 }
 
 impl Reporter {
     /// Checks the decoder's records and passes on their contents.
-    fn pass_on(&self, bytes: &[u8], notice_limit: &mut NoticeLimit) -> Result<(), End> {
-        let malformed = |_| End::Failed("packet decoder sent malformed records".to_owned());
+    ///
+    /// The first of a decoder says that it is ready, and no other one does.
+    fn pass_on(&self, bytes: &[u8], is_ready: &mut bool) -> Result<(), End> {
+        let malformed = || End::failed("packet decoder sent malformed records");
         let (records, rest) = bytes.as_chunks();
         if !rest.is_empty() {
-            return Err(malformed(record::Malformed));
+            return Err(malformed());
         }
         let mut packets = Vec::with_capacity(records.len());
         let mut result = Ok(());
         for record in records {
             // A malformed record also discards the packets before it.
-            let record = Record::from_bytes(record).map_err(malformed)?;
-            if matches!(record, Record::LinkDown | Record::Ready(_)) && !notice_limit.admits(Instant::now()) {
-                return Err(End::Failed("packet decoder sent too many notices".to_owned()));
+            let record = Record::from_bytes(record).map_err(|_| malformed())?;
+            if matches!(record, Record::Ready(_)) == *is_ready {
+                return Err(malformed());
             }
             match record {
                 Record::Packet(packet) => packets.push(packet),
-                Record::LinkDown => {
-                    self.send(Message::Line(Line::notice(format!("{} is down", self.interface))))?;
-                }
+                // That it came is all.
+                Record::Progress => {}
                 Record::Failed(number) => {
                     let error = io::Error::from_raw_os_error(number.into());
-                    result = Err(End::Failed(format!("packet decoder cannot read packets: {error}")));
+                    result = Err(End::failed(format!("packet decoder cannot read packets: {error}")));
                 }
-                Record::Ready(kept) => self.send(Message::Ready(explain(kept)))?,
+                Record::Ready(kept) => {
+                    *is_ready = true;
+                    let _ = self.outcome.try_send(Ok(()));
+                    self.send(Message::Reading(self.number, explain(kept)))?;
+                }
                 Record::Dropped(count) => self.send(Message::Dropped(count))?,
             }
         }
@@ -213,9 +308,10 @@ impl Reporter {
         result
     }
 
-    fn warn(&self, reason: &str) -> Result<(), End> {
-        let text = format!("{}: {reason}; restarting it", self.interface);
-        self.send(Message::Line(Line::warning(text)))
+    /// Reports that no decoder reads.
+    fn deaf(&self, reason: String) -> Result<(), End> {
+        let _ = self.outcome.try_send(Err(reason.clone()));
+        self.send(Message::Deaf(self.number, reason))
     }
 
     /// Fails if the loop has ended.
@@ -232,7 +328,9 @@ fn explain(kept: Kept) -> Option<String> {
     } else {
         reason(kept.user)
     };
+    let shared = "runs as user nobody, whose other processes can stop it; create the user knockd".to_owned();
     let parts = [
+        (kept.shared_user, shared),
         (kept.user, format!("still runs as user {}: {user}", rustix::process::geteuid().as_raw())),
         (kept.capabilities, format!("keeps its capabilities: {}", reason(kept.capabilities))),
         (kept.files, format!("can open files: no Landlock: {}", reason(kept.files))),
@@ -240,76 +338,6 @@ fn explain(kept: Kept) -> Option<String> {
     ];
     let parts: Vec<_> = parts.into_iter().filter(|(number, _)| *number != 0).map(|(_, text)| text).collect();
     (!parts.is_empty()).then(|| format!("packet decoder is not fully sandboxed: {}", parts.join("; ")))
-}
-
-/// Limits the records of a decoder that cause work or log lines: a compromised decoder could send them endlessly.
-#[derive(Debug)]
-struct NoticeLimit {
-    /// When the full burst is available again.
-    full: Instant,
-}
-
-impl NoticeLimit {
-    /// How many it may send at once, and how soon another one.
-    const BURST: u32 = 16;
-    const INTERVAL: Duration = Duration::from_secs(1);
-
-    fn new() -> Self {
-        Self { full: Instant::now() }
-    }
-
-    /// Counts a record and says whether it is within the limit.
-    fn admits(&mut self, now: Instant) -> bool {
-        self.full = self.full.max(now) + Self::INTERVAL;
-        self.full.saturating_duration_since(now) <= Self::INTERVAL * Self::BURST
-    }
-}
-
-/// A decoder process; dropping it ends it.
-struct Decoder {
-    child: Child,
-    records: OwnedFd,
-    notice_limit: NoticeLimit,
-}
-
-impl Decoder {
-    /// Starts the process. It ends with the calling thread.
-    fn start(thread: &Thread) -> io::Result<Self> {
-        let (records, output) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        let socket = thread.socket.as_fd().try_clone_to_owned()?;
-        // Exactly this program, even if an upgrade has replaced its file: both sides must agree on the records.
-        let child = Command::new("/proc/self/exe")
-            .arg0(decoder::NAME)
-            .arg(&thread.reporter.interface)
-            .env_clear()
-            .stdin(socket)
-            .stdout(output)
-            .stderr(Stdio::inherit())
-            .spawn()?;
-        Ok(Self { child, records, notice_limit: NoticeLimit::new() })
-    }
-
-    /// Says how the process ended, once it has closed its socket.
-    fn exit_reason(&mut self) -> String {
-        // In case it survives without the socket; if it is already ending, its status is set.
-        let _ = self.child.kill();
-        match self.child.wait() {
-            Ok(status) => match (status.signal(), status.code()) {
-                (Some(signal), _) => format!("packet decoder killed by signal {signal}"),
-                (None, code) => format!("packet decoder exited with status {}", code.unwrap_or_default()),
-            },
-            Err(error) => format!("packet decoder ended: {error}"),
-        }
-    }
-}
-
-impl Drop for Decoder {
-    fn drop(&mut self) {
-        // It may have ended and been reaped already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 #[cfg(test)]
@@ -321,7 +349,8 @@ mod tests {
 
     fn reporter() -> (Reporter, Receiver<Message>) {
         let (sender, messages) = crossbeam_channel::unbounded();
-        (Reporter { interface: "eth0".to_owned(), messages: sender }, messages)
+        // The result of the first decoder is of no interest.
+        (Reporter { number: 1, outcome: bounded(1).0, messages: sender }, messages)
     }
 
     fn packet(port: u16) -> Packet {
@@ -337,7 +366,7 @@ mod tests {
     fn packets_are_passed_on_in_order() {
         let (reporter, messages) = reporter();
         let sent = [1, 2, 3].map(packet);
-        assert!(reporter.pass_on(&bytes(&sent.map(Record::Packet)), &mut NoticeLimit::new()).is_ok());
+        assert!(reporter.pass_on(&bytes(&sent.map(Record::Packet)), &mut true).is_ok());
         let messages: Vec<_> = messages.try_iter().collect();
         assert!(
             matches!(messages.as_slice(), [Message::Packets(packets)] if *packets == sent),
@@ -352,10 +381,7 @@ mod tests {
         let unknown = [9; record::SIZE];
         for bytes in [[&good, cut].concat(), [&good[..], &unknown].concat(), vec![0]] {
             let (reporter, messages) = reporter();
-            assert!(
-                matches!(reporter.pass_on(&bytes, &mut NoticeLimit::new()), Err(End::Failed(_))),
-                "{bytes:?}"
-            );
+            assert!(matches!(reporter.pass_on(&bytes, &mut true), Err(End::Failed(_))), "{bytes:?}");
             assert!(messages.is_empty(), "{bytes:?}");
         }
     }
@@ -363,32 +389,40 @@ mod tests {
     #[test]
     fn what_came_before_an_error_is_passed_on_and_the_error_wants_another_decoder() {
         let (reporter, messages) = reporter();
-        let records = [Record::LinkDown, Record::Packet(packet(1)), Record::Failed(12)];
-        let end = reporter.pass_on(&bytes(&records), &mut NoticeLimit::new());
+        let records = [Record::Dropped(7), Record::Packet(packet(1)), Record::Failed(12)];
+        let end = reporter.pass_on(&bytes(&records), &mut true);
         assert!(matches!(end, Err(End::Failed(_))));
         let messages: Vec<_> = messages.try_iter().collect();
-        assert!(matches!(messages.as_slice(), [Message::Line(_), Message::Packets(_)]), "{messages:?}");
+        assert!(matches!(messages.as_slice(), [Message::Dropped(7), Message::Packets(_)]), "{messages:?}");
     }
 
     #[test]
     fn a_loop_that_has_ended_ends_the_thread() {
         let (reporter, messages) = reporter();
         drop(messages);
-        let end = reporter.pass_on(&bytes(&[Record::Packet(packet(1))]), &mut NoticeLimit::new());
+        let end = reporter.pass_on(&bytes(&[Record::Packet(packet(1))]), &mut true);
         assert!(matches!(end, Err(End::Stopped)));
     }
 
     #[test]
-    fn a_decoder_that_fills_the_log_is_ended() {
+    fn a_decoder_is_ready_once_and_before_anything_else() {
         let (reporter, messages) = reporter();
-        let mut limit = NoticeLimit::new();
-        for record in [Record::LinkDown, Record::Ready(Kept::default())] {
-            assert!(reporter.pass_on(&bytes(&[record]), &mut limit).is_ok());
-        }
-        let flood = bytes(&[Record::LinkDown; 100]);
-        assert!(matches!(reporter.pass_on(&flood, &mut limit), Err(End::Failed(_))));
-        assert!(messages.try_iter().count() <= 16);
-        assert!(limit.admits(limit.full));
+        let mut is_ready = false;
+        let (ready, progress) = (Record::Ready(Kept::default()), Record::Progress);
+        assert!(matches!(reporter.pass_on(&bytes(&[progress]), &mut is_ready), Err(End::Failed(_))));
+        assert!(reporter.pass_on(&bytes(&[ready, progress]), &mut is_ready).is_ok());
+        assert!(matches!(reporter.pass_on(&bytes(&[ready; 100]), &mut is_ready), Err(End::Failed(_))));
+        let messages: Vec<_> = messages.try_iter().collect();
+        assert!(matches!(messages.as_slice(), [Message::Reading(1, None)]), "{messages:?}");
+    }
+
+    #[test]
+    fn the_first_restarts_are_immediate_and_later_ones_wait_longer_and_longer() {
+        let pauses: Vec<_> = (0..100).map(pause).collect();
+        assert_eq!(pauses[..5], [Duration::ZERO; 5]);
+        assert_eq!(pauses[5..8], [100, 200, 400].map(Duration::from_millis));
+        assert_eq!(pauses.last(), Some(&LAST_PAUSE));
+        assert!(pauses.is_sorted());
     }
 
     #[test]

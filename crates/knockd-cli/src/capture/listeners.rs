@@ -9,7 +9,8 @@ use crossbeam_channel::{Receiver, Sender};
 use knockd_capture::{Buffer, Interface, PacketSocket, Program, interfaces};
 use knockd_core::{Timestamp, Wanted};
 
-use crate::capture::listener::{Listener, Message};
+use crate::capture::listener::{Listener, Message, State};
+use crate::capture::process::Decoder;
 use crate::log::{Line, Log};
 use crate::system::selection::Selection;
 
@@ -21,6 +22,9 @@ const MAX_LISTENERS: usize = 64;
 
 /// How many of them have a ring for their packets, 4 MiB each.
 const MAX_RINGS: usize = 8;
+
+/// An interface that is up and has been deaf for this long is a case for the service manager.
+const DEAF_LIMIT: Duration = Duration::from_secs(10);
 
 /// The pause before a retry; it doubles each time, up to the second value.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -62,6 +66,17 @@ impl Sockets {
         Ok(Self { selection, filter, open })
     }
 
+    /// Starts a decoder and ends it again, which shows whether the machine allows that. It gets no packets.
+    ///
+    /// # Errors
+    /// When no decoder can be started.
+    pub(crate) fn try_decoder(&self) -> anyhow::Result<()> {
+        let Some((interface, _)) = self.open.first() else { return Ok(()) };
+        let cannot = || format!("cannot listen on {}", interface.name);
+        let nothing = PacketSocket::open(interface, &Program::new(&[], interface, false), Buffer::Queue)?;
+        Decoder::start(nothing, &interface.name).map(drop).with_context(cannot)
+    }
+
     /// Returns the addresses of all interfaces.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.open.iter().flat_map(|(interface, _)| interface.addresses.iter().copied())
@@ -76,6 +91,8 @@ pub(crate) struct Listeners {
     open: Vec<Listener>,
     /// Selected interfaces above the limit.
     left_out: Vec<String>,
+    /// The number of the next listener.
+    next: u64,
     /// When to retry what failed, and the pause before.
     retry: Option<(Timestamp, Duration)>,
     /// The messages of all listeners.
@@ -84,26 +101,75 @@ pub(crate) struct Listeners {
 }
 
 impl Listeners {
-    /// Starts the listeners.
+    /// Starts the listeners; returns once all of them read packets.
     ///
     /// # Errors
-    /// When the system has no thread left.
+    /// When the system has no thread left, or an interface has no decoder that reads.
     pub(crate) fn start(sockets: Sockets) -> anyhow::Result<Self> {
-        let Sockets { selection, filter, open } = sockets;
+        let Sockets { selection, filter, open: sockets } = sockets;
         let (sender, messages) = crossbeam_channel::bounded(QUEUE);
-        let start = |(interface, socket)| Listener::start(socket, interface, sender.clone());
-        let open = open.into_iter().map(start).collect::<anyhow::Result<_>>()?;
-        Ok(Self { selection, filter, open, left_out: Vec::new(), retry: None, messages, sender })
+        let (open, left_out) = (Vec::new(), Vec::new());
+        let mut listeners =
+            Self { selection, filter, open, left_out, next: 0, retry: None, messages, sender };
+        for (interface, socket) in sockets {
+            listeners.add(interface, socket)?;
+        }
+        for listener in &mut listeners.open {
+            listener.wait_until_it_reads()?;
+            listener.is_announced = true;
+        }
+        Ok(listeners)
+    }
+
+    fn add(&mut self, interface: Interface, socket: PacketSocket) -> anyhow::Result<()> {
+        let program = self.filter.program(&interface);
+        self.open.push(Listener::start(self.next, socket, program, interface, self.sender.clone())?);
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Notes that a decoder of this listener reads.
+    pub(crate) fn handle_reading(&mut self, number: u64, log: &Log) {
+        let Some(listener) = self.open.iter_mut().find(|listener| listener.number == number) else { return };
+        listener.state = State::Reading;
+        if !std::mem::replace(&mut listener.is_announced, true) {
+            let interface = &listener.interface;
+            let text = format!("listening on {} ({})", interface.name, addresses_of(interface));
+            log.write(&Line::notice(text));
+            listener.log_if_down(log);
+        }
+    }
+
+    /// Notes that this listener has no decoder that reads.
+    pub(crate) fn handle_deaf(&mut self, number: u64, reason: String, log: &Log, now: Timestamp) {
+        let Some(listener) = self.open.iter_mut().find(|listener| listener.number == number) else { return };
+        log.write(&Line::warning(format!("{}: {reason}; restarting it", listener.interface.name)));
+        let since = if let State::Deaf(since, _) = listener.state { since } else { now };
+        listener.state = State::Deaf(since, reason);
+    }
+
+    /// Says why packets are not read on some interface.
+    pub(crate) fn problem(&self) -> Option<String> {
+        self.open.iter().find_map(|listener| match &listener.state {
+            State::Deaf(_, reason) => Some(format!("{}: {reason}; restarting it", listener.interface.name)),
+            State::Starting | State::Reading => None,
+        })
+    }
+
+    /// Says whether no packets have been read for a while on an interface that is up.
+    pub(crate) fn are_deaf(&self, now: Timestamp) -> bool {
+        let is_deaf = |listener: &Listener| matches!(listener.state, State::Deaf(since, _) if now.since(since) >= DEAF_LIMIT);
+        self.open.iter().any(|listener| listener.interface.up && is_deaf(listener))
     }
 
     /// Returns the selected names that have no listener.
     pub(crate) fn missing(&self) -> impl Iterator<Item = &str> {
-        self.selection.names().filter(|name| self.interfaces().all(|interface| interface.name != *name))
+        self.selection.names().filter(|name| self.interfaces().all(|(interface, _)| interface.name != *name))
     }
 
-    /// Returns the interfaces that have a listener.
-    pub(crate) fn interfaces(&self) -> impl Iterator<Item = &Interface> {
-        self.open.iter().map(|listener| &listener.interface)
+    /// Returns the interfaces that have a listener, and whether packets are read there.
+    pub(crate) fn interfaces(&self) -> impl Iterator<Item = (&Interface, bool)> {
+        self.open.iter().map(|listener| (&listener.interface, listener.state == State::Reading))
     }
 
     /// Returns the addresses of all interfaces.
@@ -116,9 +182,10 @@ impl Listeners {
         self.selection = selection;
     }
 
-    /// Returns the names of the interfaces that have a listener.
+    /// Returns the names of the interfaces where packets are read.
     pub(crate) fn names(&self) -> String {
-        let names: Vec<_> = self.open.iter().map(|listener| listener.interface.name.as_str()).collect();
+        let reading = self.interfaces().filter(|(_, is_read)| *is_read);
+        let names: Vec<_> = reading.map(|(interface, _)| interface.name.as_str()).collect();
         if names.is_empty() { "no interface".to_owned() } else { names.join(", ") }
     }
 
@@ -129,7 +196,7 @@ impl Listeners {
         }
         self.filter = filter;
         for listener in &mut self.open {
-            if let Err(error) = listener.set_filter(&self.filter.program(&listener.interface)) {
+            if let Err(error) = listener.set_filter(self.filter.program(&listener.interface)) {
                 log.write(&Line::warning(format!("{}: {error:#}", listener.interface.name)));
                 self.retry.get_or_insert((now.after(FIRST_PAUSE), FIRST_PAUSE));
             }
@@ -181,19 +248,19 @@ impl Listeners {
             let has_room = self.open.len() < MAX_LISTENERS;
             let known = self.open.iter_mut().find(|listener| listener.interface.index == found.index);
             let result = match known {
-                None if has_room => self.listen_to(found, log),
+                None if has_room => self.listen_to(found),
                 None => {
                     left_out.push(found.name);
                     continue;
                 }
                 Some(listener) if listener.interface.addresses != found.addresses => {
-                    let changed = listener.set_filter(&self.filter.program(&found));
+                    let changed = listener.set_filter(self.filter.program(&found));
                     // Logged once it is true: a reader may knock at once.
                     log.write(&Line::notice(format!("{} now has {}", found.name, addresses_of(&found))));
                     listener.interface = found;
                     changed
                 }
-                Some(listener) if !listener.has_filter => listener.set_filter(&self.filter.program(&found)),
+                Some(listener) if !listener.has_filter => listener.set_filter(self.filter.program(&found)),
                 Some(listener) => {
                     listener.interface.up = found.up;
                     Ok(())
@@ -202,6 +269,9 @@ impl Listeners {
             if let Err(error) = result {
                 has_worked = fail(&format!("{error:#}"));
             }
+        }
+        for listener in self.open.iter_mut().filter(|listener| listener.is_announced) {
+            listener.log_if_down(log);
         }
         if left_out != self.left_out {
             self.left_out = left_out;
@@ -214,13 +284,11 @@ impl Listeners {
         has_worked
     }
 
-    fn listen_to(&mut self, interface: Interface, log: &Log) -> anyhow::Result<()> {
+    fn listen_to(&mut self, interface: Interface) -> anyhow::Result<()> {
         let rings = self.open.iter().filter(|listener| listener.buffer() == Buffer::Ring).count();
         let socket = PacketSocket::open(&interface, &self.filter.program(&interface), buffer(rings))
             .with_context(|| format!("cannot listen on {}", interface.name))?;
-        log.write(&Line::notice(format!("listening on {} ({})", interface.name, addresses_of(&interface))));
-        self.open.push(Listener::start(socket, interface, self.sender.clone())?);
-        Ok(())
+        self.add(interface, socket)
     }
 }
 

@@ -11,7 +11,7 @@ use knockd_core::{Hit, Packet, TcpFlags};
 ///
 /// | bytes | of a packet | of anything else |
 /// | --- | --- | --- |
-/// | 0 | kind: 1 | kind: 2 link down, 3 failed, 4 ready, 5 dropped |
+/// | 0 | kind: 1 | kind: 2 progress, 3 failed, 4 ready, 5 dropped |
 /// | 1 | 4 or 6: the IP version of both addresses | 0 |
 /// | 2 | 6 or 17: TCP or UDP (IANA, Protocol Numbers) | 0 |
 /// | 3 | TCP flags, the upper two bits 0; 0 for UDP | 0 |
@@ -28,7 +28,7 @@ pub const SIZE: usize = 40;
 pub const BATCH: usize = 512 * SIZE;
 
 const PACKET: u8 = 1;
-const LINK_DOWN: u8 = 2;
+const PROGRESS: u8 = 2;
 const FAILED: u8 = 3;
 const READY: u8 = 4;
 const DROPPED: u8 = 5;
@@ -41,8 +41,8 @@ const UDP: u8 = 17;
 pub enum Record {
     /// A packet arrived.
     Packet(Packet),
-    /// The interface went down or disappeared; the decoder waits.
-    LinkDown,
+    /// The decoder has read packets that it has nothing to say about: it is not stuck.
+    Progress,
     /// Packets cannot be read, for the reason with this error number; the decoder ends.
     Failed(u16),
     /// The decoder is about to read, and kept this.
@@ -56,6 +56,8 @@ pub enum Record {
 pub struct Kept {
     /// The user that started it.
     pub user: u16,
+    /// Sharing its user with other programs, which could stop it: the error that says why there is no other user.
+    pub shared_user: u16,
     /// Capabilities.
     pub capabilities: u16,
     /// Access to the file system.
@@ -74,14 +76,14 @@ impl Record {
     pub fn to_bytes(&self) -> Bytes {
         match self {
             Self::Packet(packet) => packet_to_bytes(packet),
-            Self::LinkDown => join([LINK_DOWN, 0, 0, 0, 0, 0, 0, 0], [0; 16], [0; 16]),
-            Self::Failed(error) => numbers_to_bytes(FAILED, [*error, 0, 0, 0]),
-            Self::Ready(Kept { user, capabilities, files, calls }) => {
-                numbers_to_bytes(READY, [*user, *capabilities, *files, *calls])
+            Self::Progress => join([PROGRESS, 0, 0, 0, 0, 0, 0, 0], [0; 16], [0; 16]),
+            Self::Failed(error) => numbers_to_bytes(FAILED, [*error, 0, 0, 0, 0]),
+            Self::Ready(Kept { user, shared_user, capabilities, files, calls }) => {
+                numbers_to_bytes(READY, [*user, *shared_user, *capabilities, *files, *calls])
             }
             Self::Dropped(count) => {
                 let [a, b, c, d] = count.to_be_bytes();
-                numbers_to_bytes(DROPPED, [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]), 0, 0])
+                numbers_to_bytes(DROPPED, [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]), 0, 0, 0])
             }
         }
     }
@@ -94,14 +96,14 @@ impl Record {
         let [kind, ..] = *bytes;
         let record = match kind {
             PACKET => Self::Packet(packet_from_bytes(bytes)?),
-            LINK_DOWN => Self::LinkDown,
+            PROGRESS => Self::Progress,
             FAILED => {
                 let [error, ..] = numbers_from_bytes(bytes)?;
                 Self::Failed(error)
             }
             READY => {
-                let [user, capabilities, files, calls] = numbers_from_bytes(bytes)?;
-                Self::Ready(Kept { user, capabilities, files, calls })
+                let [user, shared_user, capabilities, files, calls] = numbers_from_bytes(bytes)?;
+                Self::Ready(Kept { user, shared_user, capabilities, files, calls })
             }
             DROPPED => {
                 let [high, low, ..] = numbers_from_bytes(bytes)?;
@@ -156,7 +158,7 @@ fn address_to_bytes(address: IpAddr) -> [u8; 16] {
     }
 }
 
-fn numbers_to_bytes(kind: u8, numbers: [u16; 4]) -> Bytes {
+fn numbers_to_bytes(kind: u8, numbers: [u16; 5]) -> Bytes {
     let mut middle = [0; 16];
     for (byte, value) in middle.iter_mut().zip(numbers.into_iter().flat_map(u16::to_be_bytes)) {
         *byte = value;
@@ -164,11 +166,11 @@ fn numbers_to_bytes(kind: u8, numbers: [u16; 4]) -> Bytes {
     join([kind, 0, 0, 0, 0, 0, 0, 0], middle, [0; 16])
 }
 
-fn numbers_from_bytes(bytes: &Bytes) -> Result<[u16; 4], Malformed> {
+fn numbers_from_bytes(bytes: &Bytes) -> Result<[u16; 5], Malformed> {
     let (_, middle, _) = split(bytes)?;
     match middle.as_chunks() {
-        ([first, second, third, fourth, ..], _) => {
-            Ok([first, second, third, fourth].map(|number| u16::from_be_bytes(*number)))
+        ([first, second, third, fourth, fifth, ..], _) => {
+            Ok([first, second, third, fourth, fifth].map(|number| u16::from_be_bytes(*number)))
         }
         _ => Err(Malformed),
     }
@@ -228,15 +230,12 @@ mod tests {
                 destination,
                 hit
             })),
-            Just(Record::LinkDown),
+            Just(Record::Progress),
             any::<u16>().prop_map(Record::Failed),
             any::<u32>().prop_map(Record::Dropped),
-            any::<[u16; 4]>().prop_map(|[user, capabilities, files, calls]| Record::Ready(Kept {
-                user,
-                capabilities,
-                files,
-                calls
-            })),
+            any::<[u16; 5]>().prop_map(|[user, shared_user, capabilities, files, calls]| Record::Ready(
+                Kept { user, shared_user, capabilities, files, calls }
+            )),
         ]
     }
 

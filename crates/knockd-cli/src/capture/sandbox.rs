@@ -16,8 +16,9 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use crate::capture::record::Kept;
 use crate::system::users;
 
-/// The users that the decoder may become; the first that exists is used.
-const USERS: [&str; 2] = ["knockd", "nobody"];
+/// The decoder's own user. Without it, the decoder becomes [`SHARED_USER`], whose other processes can stop it.
+const OWN_USER: &str = "knockd";
+const SHARED_USER: &str = "nobody";
 
 /// The user and group IDs for no user at all, where no file names them (`/proc/sys/kernel/overflowuid`).
 const NOBODY: u32 = 65534;
@@ -32,7 +33,11 @@ const NEWEST_LANDLOCK: ABI = ABI::V6;
 pub(crate) fn enter() -> Kept {
     // Only an executed program could regain these, and execution is ruled out below; so a failure does not matter.
     let _ = caps::clear(None, CapSet::Bounding);
-    let user = number(leave_user());
+    let own_user = users::user(OWN_USER).filter(|user| *user != 0);
+    let user = number(leave_user(own_user));
+    // If it stays who it was, that is said already.
+    let is_shared = user == 0 && own_user.is_none();
+    let shared_user = number(if is_shared { Err(Errno::ENOENT) } else { Ok(()) });
     close_descriptors();
     let capabilities = number(drop_capabilities());
     // The kernel refuses the following to nobody. It forgets this wish when the user or the capabilities change
@@ -46,7 +51,7 @@ pub(crate) fn enter() -> Kept {
     let _ = setrlimit(Resource::RLIMIT_NOFILE, 3, 3);
     let _ = setrlimit(Resource::RLIMIT_NPROC, 0, 0);
     let calls = number(restrict_calls());
-    Kept { user, capabilities, files, calls }
+    Kept { user, shared_user, capabilities, files, calls }
 }
 
 fn number(result: nix::Result<()>) -> u16 {
@@ -59,12 +64,12 @@ fn number(result: nix::Result<()>) -> u16 {
 
 /// Becomes another user without any of the old groups, provided that the parent, which has our capabilities, can
 /// still kill us: that takes a capability (kill(2)), also for the kernel's signal at the parent's death.
-fn leave_user() -> nix::Result<()> {
+fn leave_user(own_user: Option<u32>) -> nix::Result<()> {
     if !caps::has_cap(None, CapSet::Effective, Capability::CAP_KILL).unwrap_or(false) {
         return Err(Errno::EPERM);
     }
-    let found = USERS.iter().find_map(|name| users::user(name)).filter(|user| *user != 0);
-    let user = Uid::from_raw(found.unwrap_or(NOBODY));
+    let shared_user = || users::user(SHARED_USER).filter(|user| *user != 0);
+    let user = Uid::from_raw(own_user.or_else(shared_user).unwrap_or(NOBODY));
     // Not the user's own group: members of the group `knockd` may use the control socket.
     let group = Gid::from_raw(NOBODY);
     setgroups(&[])?;

@@ -128,6 +128,11 @@ impl fmt::Display for MetricsText<'_> {
             "Whether the interface is up, for each interface that knockd listens on.",
             &up,
         )?;
+        let read: Vec<_> = interfaces
+            .iter()
+            .map(|interface| (labelled("interface", &interface.name), u64::from(interface.listening)))
+            .collect();
+        metric("interface_read", "gauge", "Whether the packets of the interface are read.", &read)?;
         metric("doors", "gauge", "Configured doors.", &size(doors.len()))?;
         metric("attempts", "gauge", "Attempts in progress.", &size(attempts.total))?;
         let states = [

@@ -34,7 +34,7 @@ pub struct Status {
 pub struct InterfaceStatus {
     /// Its name.
     pub name: String,
-    /// Whether the daemon listens on it; it waits for one that does not exist.
+    /// Whether the daemon reads its packets. It does not while the interface is missing or has no decoder that works.
     pub listening: bool,
     /// Whether it is up.
     pub up: bool,
@@ -172,6 +172,8 @@ pub struct Health {
     pub filter_exact: bool,
     /// The privileges that the packet decoder could not give up.
     pub decoder: Option<String>,
+    /// Why packets are not read on an interface that exists.
+    pub capture_problem: Option<String>,
 }
 
 #[cfg(test)]

@@ -149,9 +149,9 @@ impl Engine {
     /// The contents of `knockd status`. The cost does not depend on the number of attempts.
     fn status(&self) -> Status {
         let now = self.clock.now();
-        let interfaces = self.dispatcher.listeners.interfaces().map(|interface| InterfaceStatus {
+        let interfaces = self.dispatcher.listeners.interfaces().map(|(interface, is_read)| InterfaceStatus {
             name: interface.name.clone(),
-            listening: true,
+            listening: is_read,
             up: interface.up,
             addresses: interface.addresses.clone(),
         });
@@ -190,6 +190,7 @@ impl Engine {
                 state_problem: self.dispatcher.executor.state_problem().map(str::to_owned),
                 filter_exact: self.dispatcher.listeners.surplus() == 0,
                 decoder: self.dispatcher.kept.clone(),
+                capture_problem: self.dispatcher.listeners.problem(),
             },
         }
     }

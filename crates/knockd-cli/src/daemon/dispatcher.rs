@@ -61,10 +61,10 @@ impl Counters {
 }
 
 impl Dispatcher {
-    /// Starts the threads of the listeners, the writer and the commands.
+    /// Starts the threads of the listeners, the writer and the commands; returns once packets are read.
     ///
     /// # Errors
-    /// When the system has no thread left.
+    /// When the system has no thread left, or packets cannot be read.
     pub(super) fn start(
         setup: &Setup,
         args: &Args,
@@ -72,6 +72,12 @@ impl Dispatcher {
         sockets: Sockets,
         log: Log,
     ) -> anyhow::Result<Self> {
+        let listeners = Listeners::start(sockets).inspect_err(|error| {
+            // In the background, nobody sees what the program prints when it ends.
+            if args.daemon {
+                log.write(&Line::warning(format!("{error:#}")));
+            }
+        })?;
         Ok(Self {
             config: Arc::clone(&setup.config),
             only_ip_v4: args.only_ip_v4,
@@ -81,7 +87,7 @@ impl Dispatcher {
             feed: TraceFeed::default(),
             counters: Counters::default(),
             executor: Executor::start(directory)?,
-            listeners: Listeners::start(sockets)?,
+            listeners,
             kept: None,
         })
     }
@@ -147,12 +153,17 @@ impl Dispatcher {
         self.drops.add(count, now);
     }
 
-    pub(super) fn handle_decoder_ready(&mut self, kept: Option<String>) {
+    pub(super) fn handle_reading(&mut self, listener: u64, kept: Option<String>) {
+        self.listeners.handle_reading(listener, &self.log);
         // All decoders report the same, so it is logged once.
         if let Some(text) = kept.as_ref().filter(|_| self.kept != kept) {
             self.log.write(&Line::notice(text.clone()));
         }
         self.kept = kept;
+    }
+
+    pub(super) fn handle_deaf(&mut self, listener: u64, reason: String, now: Timestamp) {
+        self.listeners.handle_deaf(listener, reason, &self.log, now);
     }
 
     /// Logs the number of suppressed lines and dropped packets, when that is due.

@@ -174,8 +174,14 @@ impl Engine {
                 self.refresh_ports(now.monotonic);
             }
             Message::Dropped(count) => self.dispatcher.handle_dropped(count, self.clock.now()),
-            Message::Line(line) => self.log(&line),
-            Message::Ready(kept) => self.dispatcher.handle_decoder_ready(kept),
+            Message::Reading(listener, kept) => {
+                self.dispatcher.handle_reading(listener, kept);
+                service_manager::status(&self.summary());
+            }
+            Message::Deaf(listener, reason) => {
+                self.dispatcher.handle_deaf(listener, reason, self.clock.now());
+                service_manager::status(&self.summary());
+            }
         }
     }
 
@@ -252,7 +258,7 @@ impl Engine {
             self.apply(Gate::handle_timeout);
         }
         self.dispatcher.handle_timeout(now);
-        self.watchdog.handle_timeout(now);
+        self.watchdog.handle_timeout(now, !self.dispatcher.listeners.are_deaf(now));
     }
 
     /// `Duration::MAX` if nothing has a deadline.

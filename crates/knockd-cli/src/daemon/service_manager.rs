@@ -45,11 +45,15 @@ impl Watchdog {
         self.beat.map(|(_, next)| next)
     }
 
-    pub(crate) fn handle_timeout(&mut self, now: Timestamp) {
+    /// Sends a keep-alive if one is due and the daemon does its work; without it, the service manager restarts the
+    /// daemon.
+    pub(crate) fn handle_timeout(&mut self, now: Timestamp, works: bool) {
         if let Some((interval, next)) = &mut self.beat
             && *next <= now
         {
-            let _ = notify(&[NotifyState::Watchdog]);
+            if works {
+                let _ = notify(&[NotifyState::Watchdog]);
+            }
             *next = now.after(*interval);
         }
     }

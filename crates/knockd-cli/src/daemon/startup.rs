@@ -45,6 +45,11 @@ impl Prepared {
         gate.set_local_ports(local_ports::in_use(has_udp)).for_each(drop);
         let filter = FilterSpec { wanted: Arc::clone(gate.wanted()), only_ipv4: args.only_ip_v4 };
         let sockets = Sockets::open(setup.selection.clone(), setup.waits, filter)?;
+        if args.daemon {
+            // The decoders end with the thread that starts them, so they come after the fork. What keeps them from
+            // starting is found out here.
+            sockets.try_decoder()?;
+        }
         gate.set_addresses(sockets.addresses());
         let store = setup.needs_state().then(|| LeaseStore::open(setup.state_dir.clone()));
         let control = setup.control_socket.as_deref().map(Bound::make);

@@ -68,7 +68,8 @@ fn section(f: &mut fmt::Formatter<'_>, heading: &str, rows: Vec<Vec<Cell>>) -> f
 fn interfaces(status: &Status) -> Vec<Vec<Cell>> {
     let rows = status.interfaces.iter().map(|interface| {
         let state = match (interface.listening, interface.up) {
-            (false, _) => ("missing".to_owned(), BAD),
+            (false, true) => ("not read".to_owned(), BAD),
+            (false, false) => ("missing".to_owned(), BAD),
             (true, false) => ("down".to_owned(), BAD),
             (true, true) => ("up".to_owned(), GOOD),
         };
@@ -173,7 +174,11 @@ fn health(status: &Status) -> Vec<Vec<Cell>> {
         Some(text) => (harmless(text), BAD),
         None => plain("packet decoder is fully sandboxed"),
     };
-    [state, filter, decoder].into_iter().map(|cell| vec![cell]).collect()
+    let capture = match &health.capture_problem {
+        Some(text) => (harmless(text), BAD),
+        None => plain("packets are read"),
+    };
+    [state, capture, filter, decoder].into_iter().map(|cell| vec![cell]).collect()
 }
 
 #[cfg(test)]

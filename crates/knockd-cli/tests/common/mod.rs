@@ -6,6 +6,8 @@
 #![allow(dead_code, reason = "every test file uses a part of it")]
 #![allow(clippy::indexing_slicing, reason = "tests")]
 
+pub(crate) mod processes;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -128,7 +130,7 @@ impl Knockd {
 /// Whether this line is there only because the machine does not offer everything that knockd would use.
 pub(crate) fn is_about_the_machine(line: &str) -> bool {
     // The kernel adds the link-local address of IPv6 when it likes.
-    line.contains("the packet decoder has more rights than it needs") || line.contains("eth0 now has ")
+    line.contains("packet decoder is not fully sandboxed") || line.contains("eth0 now has ")
 }
 
 /// Whether the hosts have IPv6. The test that asks shows less than its name says if not, so it is counted as skipped then.
@@ -146,6 +148,15 @@ pub(crate) fn is_root() -> bool {
         testbed::skip("it takes root");
     }
     is_root
+}
+
+/// Gives the server a user `knockd`, for the decoder alone; returns its number.
+pub(crate) fn with_own_user(net: &Net) -> &'static str {
+    let script = "grep -v '^knockd:' /etc/passwd >/run/passwd
+                  echo knockd:x:64999:64999::/nonexistent:/usr/sbin/nologin >>/run/passwd
+                  mount --bind /run/passwd /etc/passwd";
+    sh(&net.server, script);
+    "64999"
 }
 
 /// Runs our `knock` with these arguments to its end.

@@ -190,7 +190,8 @@ fn summary(status: &Status, palette: Palette) -> Vec<Line<'static>> {
     let mut interfaces = Vec::new();
     for interface in &status.interfaces {
         let (state, style) = match (interface.listening, interface.up) {
-            (false, _) => ("missing", palette.bad()),
+            (false, true) => ("not read", palette.bad()),
+            (false, false) => ("missing", palette.bad()),
             (true, false) => ("down", palette.bad()),
             (true, true) => ("up", palette.good()),
         };
@@ -217,7 +218,8 @@ fn summary(status: &Status, palette: Palette) -> Vec<Line<'static>> {
             count(usize::try_from(commands.given_up).unwrap_or(usize::MAX), "door")
         )
     });
-    let problems = [given_up, health.state_problem.clone(), health.decoder.clone()];
+    let problems =
+        [given_up, health.state_problem.clone(), health.capture_problem.clone(), health.decoder.clone()];
     lines.extend(
         problems.into_iter().flatten().map(|problem| Line::styled(harmless(&problem), palette.bad())),
     );

@@ -1,0 +1,112 @@
+//! The decoder process, as the daemon sees it: how it is started, ended, and what it says when it ends.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use crate::capture::decoder;
+
+/// How much is read of what a decoder has written to stderr.
+const WORDS: usize = 256;
+
+/// A decoder process; dropping it ends it.
+pub(super) struct Decoder {
+    child: Child,
+    /// Where its records arrive.
+    pub(super) records: OwnedFd,
+}
+
+/// Why a decoder could not be started.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    #[error("cannot start the packet decoder without /proc; run: mount -t proc proc /proc")]
+    NoProc,
+    #[error("cannot start the packet decoder: {0}")]
+    Other(#[from] io::Error),
+}
+
+impl Decoder {
+    /// Starts a process that reads from this socket. It ends with the calling thread.
+    pub(super) fn start(socket: impl AsFd, interface: &str) -> Result<Self, StartError> {
+        let (records, output) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(io::Error::from)?;
+        let socket = socket.as_fd().try_clone_to_owned()?;
+        // Exactly this program, even if an upgrade has replaced its file: both sides must agree on the records.
+        let child = Command::new("/proc/self/exe")
+            .arg0(decoder::NAME)
+            .arg(interface)
+            .env_clear()
+            .stdin(socket)
+            .stdout(output)
+            // Nobody reads this before the end. If it writes more than the pipe holds, it stops reading packets, and
+            // is replaced for that.
+            .stderr(Stdio::piped())
+            .spawn();
+        match child {
+            Ok(child) => Ok(Self { child, records }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !Path::new("/proc/self").exists() => {
+                Err(StartError::NoProc)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Ends the process, and says why in one line: for this reason, or by its exit status.
+    pub(super) fn end(mut self, reason: Option<String>) -> String {
+        // If it is ending already, its status is set. No other process can get its number before `wait`.
+        let _ = self.child.kill();
+        let status = self.child.wait();
+        let reason = reason.unwrap_or_else(|| match status.map(|status| (status.signal(), status.code())) {
+            Ok((Some(signal), _)) => format!("packet decoder killed by signal {signal}"),
+            Ok((None, code)) => format!("packet decoder exited with status {}", code.unwrap_or_default()),
+            Err(error) => format!("packet decoder ended: {error}"),
+        });
+        match self.child.stderr.take().map(|stderr| words(&stderr)) {
+            Some(words) if !words.is_empty() => format!("{reason}, saying {words:?}"),
+            _ => reason,
+        }
+    }
+}
+
+impl Drop for Decoder {
+    fn drop(&mut self) {
+        // It may have ended and been reaped already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads the beginning of what was written to a pipe, without waiting for more.
+fn words(pipe: impl AsFd) -> String {
+    let mut buffer = [0; WORDS];
+    let has_some = poll(&mut [PollFd::new(&pipe, PollFlags::IN)], Some(&Timespec::default()))
+        .is_ok_and(|ready| ready > 0);
+    let length = if has_some { rustix::io::read(&pipe, &mut buffer).unwrap_or(0) } else { 0 };
+    let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
+    text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn of_its_words_only_the_beginning_is_read_and_nothing_is_obeyed() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        assert_eq!(words(&reader), "", "it does not wait");
+        writer.write_all(b"\x1b[2Jone\ntwo\xff\n").unwrap();
+        assert_eq!(words(&reader), " [2Jone two\u{fffd}");
+        writer.write_all(&[b'x'; 60_000]).unwrap();
+        assert_eq!(words(&reader).len(), WORDS);
+        drop(writer);
+        while !words(&reader).is_empty() {}
+    }
+}

@@ -1,0 +1,254 @@
+//! A daemon that does not read packets knows it, says it and mends it, or ends with an error.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+mod common;
+
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use common::processes::{next_decoder, processes, signal, status};
+use common::{CONFIG, KNOCKD, Knockd, SOON, has_ipv6, hit, is_root, send, sh, wait_for_file, wait_until};
+use nix::sys::signal::Signal;
+use testbed::{Flags, Frame, Net, Running};
+
+const DOOR: &str = "[door]\nsequence = 1,2,3\ntcpflags = syn\n";
+
+const DEAF: &str = "eth0: packet decoder has stopped reading; restarting it";
+
+/// What `knockd status` says, as a whole.
+fn status_of(net: &Net) -> serde_json::Value {
+    serde_json::from_str(&net.server.run(&[KNOCKD, "status", "--format", "json"]).unwrap()).unwrap()
+}
+
+fn opens(net: &Net, knockd: &mut Knockd) {
+    hit(net, 9, &[1, 2, 3]);
+    knockd.wait_for("10.9.0.9: door: OPEN SESAME");
+}
+
+/// Hides the processes, so nothing can start another decoder.
+fn hide_proc(net: &Net) {
+    sh(&net.server, "mount -t tmpfs -o ro tmpfs /proc");
+}
+
+#[test]
+fn a_decoder_that_does_not_read_is_replaced_soon_after_the_first_packet() {
+    let net = Net::new().unwrap();
+    let mut knockd = Knockd::start(&net, DOOR);
+    opens(&net, &mut knockd);
+    for _ in 0..2 {
+        let (_, decoder) = processes(&knockd);
+        signal(decoder, Signal::SIGSTOP);
+        wait_until("the stop", || status(decoder, "State").starts_with('T'));
+        let sent = Instant::now();
+        hit(&net, 9, &[1]);
+        let line = knockd.wait_for(DEAF);
+        println!("said {:?} after the packet", line.at - sent);
+        next_decoder(&knockd, decoder);
+        opens(&net, &mut knockd);
+    }
+    assert_eq!(knockd.count(DEAF), 2);
+    assert_eq!(status_of(&net)["health"]["capture_problem"], serde_json::Value::Null);
+}
+
+#[test]
+fn a_decoder_that_reads_nothing_but_junk_is_not_deaf() {
+    let net = Net::new().unwrap();
+    if !has_ipv6(&net) {
+        return;
+    }
+    let mut knockd = Knockd::start(&net, DOOR);
+    let (_, decoder) = processes(&knockd);
+    // The filter does not look behind extension headers, and later fragments have no ports.
+    let junk = Frame::tcp(net.client.ipv6, net.server.ipv6, 1, Flags::SYN).fragment(100, false);
+    let end = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < end {
+        send(&net, &vec![junk.clone(); 20]);
+    }
+    opens(&net, &mut knockd);
+    assert_eq!(status_of(&net)["counters"]["packets"], 3, "the others were junk");
+    assert_eq!((knockd.count(DEAF), processes(&knockd).1), (0, decoder));
+}
+
+/// Returns the decoder's end of the socket for its records, as if it had been taken over.
+fn take_over(decoder: i32) -> rustix::fd::OwnedFd {
+    use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+    let process = pidfd_open(Pid::from_raw(decoder).unwrap(), PidfdFlags::empty()).unwrap();
+    pidfd_getfd(process, 1, PidfdGetfdFlags::empty()).unwrap()
+}
+
+/// A record that has only a kind, as in record.rs.
+fn record(kind: u8) -> [u8; 40] {
+    let mut record = [0; 40];
+    record[0] = kind;
+    record
+}
+
+#[test]
+fn a_decoder_that_was_taken_over_cannot_fill_the_log_and_what_it_says_of_links_means_nothing() {
+    if !is_root() {
+        return;
+    }
+    let net = Net::new().unwrap();
+    let mut knockd = Knockd::start(&net, DOOR);
+    let (_, mut decoder) = processes(&knockd);
+    let output = take_over(decoder);
+    // The second was "the interface is gone" once.
+    for _ in 0..1000 {
+        rustix::io::write(&output, &record(2)).unwrap();
+    }
+    opens(&net, &mut knockd);
+    assert_eq!(knockd.count("eth0 is down"), 0);
+    assert_eq!(processes(&knockd).1, decoder);
+    // "Ready" has a line.
+    let before = knockd.lines().len();
+    let mut written = 0;
+    while written < 100 {
+        let output = take_over(decoder);
+        while rustix::io::write(&output, &record(4)).is_ok() {
+            written += 1;
+        }
+        knockd.wait_for("eth0: packet decoder sent malformed records; restarting it");
+        decoder = next_decoder(&knockd, decoder);
+        if written > 10 {
+            break;
+        }
+    }
+    opens(&net, &mut knockd);
+    assert!(knockd.lines().len() < before + 40, "{:#?}", knockd.lines());
+}
+
+#[test]
+fn without_proc_the_start_ends_with_an_error_that_says_what_to_do() {
+    let net = Net::new().unwrap();
+    net.server.write_file(CONFIG, &format!("[options]\nlogfile = /run/log\n{DOOR}")).unwrap();
+    hide_proc(&net);
+    for detach in ["-v", "-d"] {
+        let mut knockd =
+            Running::start(net.server.command(KNOCKD).args(["-c", CONFIG, "-i", "eth0", detach])).unwrap();
+        assert_eq!(knockd.wait(SOON).unwrap().code(), Some(1));
+        let lines: Vec<_> = knockd.lines().into_iter().map(|line| line.text).collect();
+        let error = "knockd: cannot listen on eth0: cannot start the packet decoder without /proc; \
+                     run: mount -t proc proc /proc";
+        assert_eq!(lines, [error], "{detach}");
+    }
+}
+
+#[test]
+fn while_no_decoder_can_be_started_everybody_is_told_and_the_watchdog_is_not_fed() {
+    let net = Net::new().unwrap();
+    net.server.write_file(CONFIG, DOOR).unwrap();
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_nonblocking(true).unwrap();
+    let told = || {
+        let mut all = String::new();
+        let mut buffer = [0; 512];
+        loop {
+            match manager.recv(&mut buffer) {
+                Ok(length) => all += &format!("{}\n", String::from_utf8_lossy(&buffer[..length])),
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                    return all;
+                }
+            }
+        }
+    };
+    let mut command = net.server.command(KNOCKD);
+    command.args(["-c", CONFIG, "-v"]).env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "1000000");
+    let mut knockd = Knockd::run(&mut command);
+    let (_, decoder) = processes(&knockd);
+    wait_until("a beat", || told().contains("WATCHDOG=1"));
+    hide_proc(&net);
+    signal(decoder, Signal::SIGKILL);
+    knockd.wait_for("eth0: packet decoder killed by signal 9; restarting it");
+    knockd.wait_for(
+        "eth0: cannot start the packet decoder without /proc; run: mount -t proc proc /proc; restarting it",
+    );
+    wait_until("the service manager is told", || told().contains("STATUS=Listening on no interface"));
+    let status = status_of(&net);
+    assert_eq!(status["interfaces"][0]["listening"], false);
+    assert!(status["health"]["capture_problem"].as_str().unwrap().starts_with("eth0: "), "{status}");
+    wait_until("no beat for six times as long as they take", || {
+        drop(told());
+        thread::sleep(Duration::from_secs(3));
+        !told().contains("WATCHDOG=1")
+    });
+    sh(&net.server, "umount /proc");
+    wait_until("a beat again", || told().contains("WATCHDOG=1"));
+    let status = status_of(&net);
+    assert_eq!(status["interfaces"][0]["listening"], true);
+    opens(&net, &mut knockd);
+}
+
+#[test]
+fn the_shared_user_nobody_is_named_as_a_risk_and_a_user_of_its_own_is_none() {
+    if !is_root() {
+        return;
+    }
+    let net = Net::new().unwrap();
+    let risk = "runs as user nobody, whose other processes can stop it; create the user knockd";
+    let start = |log: &str| {
+        let config = format!("[options]\nlogfile = {log}\n{DOOR}");
+        let mut knockd = Knockd::start(&net, &config);
+        let (_, decoder) = processes(&knockd);
+        opens(&net, &mut knockd);
+        let user = status(decoder, "Uid").split(' ').next().unwrap().to_owned();
+        let health = status_of(&net)["health"]["decoder"].as_str().unwrap_or_default().contains(risk);
+        assert_eq!(wait_for_file(&net.server, log, "OPEN SESAME").contains(risk), health);
+        (user, health)
+    };
+    sh(&net.server, "sed /^knockd:/d /etc/passwd >/run/users; mount --bind /run/users /etc/passwd");
+    assert_eq!(start("/run/log"), ("65534".to_owned(), true));
+    let own = common::with_own_user(&net);
+    assert_eq!(start("/run/other"), (own.to_owned(), false));
+}
+
+mod at_scale {
+    use std::hash::{BuildHasher, RandomState};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// Each hit comes at once after the one before; the decoder is killed at random, 20 times a second.
+    #[test]
+    fn knocks_open_while_the_decoder_is_killed_at_random() {
+        let knocks = testbed::scale(10, 300);
+        let net = Net::new().unwrap();
+        let knockd = Knockd::start(&net, DOOR);
+        let (daemon, _) = processes(&knockd);
+        let has_ended = AtomicBool::new(false);
+        let kills = thread::scope(|scope| {
+            let killer = scope.spawn(|| {
+                let mut kills = 0;
+                while !has_ended.load(Ordering::Relaxed) {
+                    let chance = RandomState::new().hash_one(kills) % 100;
+                    thread::sleep(Duration::from_millis(chance));
+                    for decoder in common::processes::decoders(daemon) {
+                        let pid = nix::unistd::Pid::from_raw(decoder);
+                        // It may be gone.
+                        kills += u32::from(nix::sys::signal::kill(pid, Signal::SIGKILL).is_ok());
+                    }
+                }
+                kills
+            });
+            for knock in 0..knocks {
+                for port in [1, 2, 3] {
+                    hit(&net, 10 + u8::try_from(knock % 200).unwrap(), &[port]);
+                    thread::sleep(Duration::from_millis(100));
+                }
+            }
+            has_ended.store(true, Ordering::Relaxed);
+            killer.join().unwrap()
+        });
+        let mut opened = 0;
+        wait_until("what waits is read", || {
+            let before = std::mem::replace(&mut opened, knockd.count("OPEN SESAME"));
+            thread::sleep(Duration::from_secs(1));
+            opened == before && status_of(&net)["interfaces"][0]["listening"] == true
+        });
+        println!("{opened} of {knocks} knocks opened; {kills} kills");
+        assert!(opened * 10 >= knocks * 8, "{opened} of {knocks}; {kills} kills");
+    }
+}
