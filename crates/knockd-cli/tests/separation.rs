@@ -56,6 +56,15 @@ fn the_decoder_has_no_privilege_and_no_file_and_the_daemon_keeps_its_own() {
         assert_eq!(open, ["0", "1", "2"].map(str::to_owned).into());
         assert!(socket_of(decoder).starts_with("socket:"));
         assert_eq!(about(decoder, "environ"), "");
+        let limits = about(decoder, "limits");
+        let limit = |name: &str| {
+            let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.split_whitespace().next().unwrap().parse::<u64>().ok()
+        };
+        for (name, expected) in [("Max file size", 0), ("Max processes", 0), ("Max open files", 3)] {
+            assert_eq!(limit(name), Some(expected), "{name}");
+        }
+        assert!(limit("Max address space") < Some(1 << 30) && limit("Max address space").is_some(), "{limits}");
         assert_eq!(knockd.count("decoder"), 0, "there is nothing to explain: {:#?}", knockd.lines());
     }
     opens(&net, &mut knockd);

@@ -23,13 +23,16 @@ const SHARED_USER: &str = "nobody";
 /// The user and group IDs for no user at all, where no file names them (`/proc/sys/kernel/overflowuid`).
 const NOBODY: u32 = 65534;
 
+/// How much memory the decoder may get in addition to what it has when it enters. It needs none.
+const MEMORY: u64 = 4 << 20;
+
 /// The newest rights known here; an older kernel removes those that it knows.
 const NEWEST_LANDLOCK: ABI = ABI::V6;
 
 /// Gives up everything possible, and says what remained.
 ///
-/// What is left: reading the socket on stdin, writing to stdout and stderr, memory, and exiting. Anything else ends
-/// the process. When the parent thread ends, the kernel kills the process. The caller must have no other thread.
+/// What is left: reading packets from the socket on stdin, writing to stdout and stderr, [`MEMORY`], and exiting.
+/// Anything else ends the process. When the parent thread ends, the kernel kills the process. The caller must have no other thread.
 pub(crate) fn enter() -> Kept {
     // Only an executed program could regain these, and execution is ruled out below; so a failure does not matter.
     let _ = caps::clear(None, CapSet::Bounding);
@@ -38,6 +41,7 @@ pub(crate) fn enter() -> Kept {
     // If it stays who it was, that is said already.
     let is_shared = user == 0 && own_user.is_none();
     let shared_user = number(if is_shared { Err(Errno::ENOENT) } else { Ok(()) });
+    let memory = memory();
     close_descriptors();
     let capabilities = number(drop_capabilities());
     // The kernel refuses the following to nobody. It forgets this wish when the user or the capabilities change
@@ -50,8 +54,21 @@ pub(crate) fn enter() -> Kept {
     let files = number(leave_file_system());
     let _ = setrlimit(Resource::RLIMIT_NOFILE, 3, 3);
     let _ = setrlimit(Resource::RLIMIT_NPROC, 0, 0);
+    // stdout and stderr are a socket and a pipe.
+    let _ = setrlimit(Resource::RLIMIT_FSIZE, 0, 0);
+    if let Some(memory) = memory {
+        let _ = setrlimit(Resource::RLIMIT_AS, memory + MEMORY, memory + MEMORY);
+    }
     let calls = number(restrict_calls());
     Kept { user, shared_user, capabilities, files, calls }
+}
+
+/// Returns how many bytes of address space this process has, with the program, its libraries and the ring.
+fn memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    // In kB (proc_pid_status(5)).
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.strip_suffix("kB"))?;
+    Some(size.trim().parse::<u64>().ok()? << 10)
 }
 
 fn number(result: nix::Result<()>) -> u16 {
@@ -133,40 +150,68 @@ fn restrict_calls() -> nix::Result<()> {
     Err(Errno::ENOSYS)
 }
 
-/// The allowed system calls, by number, with the arguments to which some are limited.
+/// The allowed system calls, by number, each with the arguments that the decoder needs; those with an empty list do no
+/// harm whatever their arguments are.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
 fn allowed_calls()
 -> Result<std::collections::BTreeMap<i64, Vec<seccompiler::SeccompRule>>, seccompiler::BackendError> {
-    use nix::libc;
-    use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
+    use nix::libc::{self, c_int};
+    use seccompiler::SeccompCmpOp::{Eq, Le, MaskedEq};
+    use seccompiler::{BackendError, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
 
-    let is =
-        |argument, operator, value| SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value);
-    let descriptor = |number| is(0, SeccompCmpOp::Eq, number);
-    let rule = |conditions| SeccompRule::new(conditions).map(|rule| vec![rule]);
-    // These read packets. Writing to the socket would send some.
-    let to_outputs = vec![SeccompRule::new(vec![descriptor(1)?])?, SeccompRule::new(vec![descriptor(2)?])?];
-    // For the memory allocator; no memory becomes executable.
-    let no_code = vec![is(2, SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64), 0)?];
+    let is = |argument: u8, operator: SeccompCmpOp, value: c_int| {
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, u64::from(value.cast_unsigned()))
+    };
+    let has = |argument, flag: c_int| is(argument, MaskedEq(u64::from(flag.cast_unsigned())), flag);
+    let lacks = |argument, flag: c_int| is(argument, MaskedEq(u64::from(flag.cast_unsigned())), 0);
+    let rule = |conditions: Vec<Result<SeccompCondition, BackendError>>| {
+        SeccompRule::new(conditions.into_iter().collect::<Result<_, _>>()?)
+    };
+    // Of the options of the socket, one is the filter, from which the doors' sequences could be read.
+    let option = |level, name| rule(vec![is(0, Eq, 0), is(1, Eq, level), is(2, Eq, name)]);
+    let one_of = |argument: u8, values: &[c_int]| -> Result<Vec<SeccompRule>, BackendError> {
+        values.iter().map(|&value| rule(vec![is(argument, Eq, value)])).collect()
+    };
+    let no_code = || lacks(2, libc::PROT_EXEC);
+    let private = libc::FUTEX_PRIVATE_FLAG;
     Ok([
-        (libc::SYS_recvfrom, rule(vec![descriptor(0)?])?),
-        (libc::SYS_getsockopt, rule(vec![descriptor(0)?])?),
-        (libc::SYS_ppoll, vec![]),
+        // Writing to the socket would send packets.
+        (libc::SYS_recvfrom, vec![rule(vec![is(0, Eq, 0), is(3, Eq, libc::MSG_DONTWAIT)])?]),
+        (
+            libc::SYS_getsockopt,
+            vec![
+                option(libc::SOL_SOCKET, libc::SO_ERROR)?,
+                option(libc::SOL_PACKET, libc::PACKET_STATISTICS)?,
+            ],
+        ),
+        (libc::SYS_ppoll, vec![rule(vec![is(1, Le, 1)])?]),
         #[cfg(target_arch = "x86_64")]
-        (libc::SYS_poll, vec![]),
+        (libc::SYS_poll, vec![rule(vec![is(1, Le, 1)])?]),
         (libc::SYS_restart_syscall, vec![]),
         // Reading the time needs no system call where the processor has a good clock (vdso(7)), but some hypervisors
-        // lack one.
-        (libc::SYS_clock_gettime, vec![]),
-        (libc::SYS_write, to_outputs),
-        (libc::SYS_mmap, rule(no_code.clone())?),
-        (libc::SYS_mprotect, rule(no_code)?),
+        // lack one. Other clocks tell of other processes.
+        (libc::SYS_clock_gettime, one_of(0, &[libc::CLOCK_MONOTONIC])?),
+        (libc::SYS_write, one_of(0, &[1, 2])?),
+        // For the memory allocator. No memory becomes executable, and the ring is not mapped again.
+        (libc::SYS_mmap, vec![rule(vec![no_code(), has(3, libc::MAP_ANONYMOUS)])?]),
+        (libc::SYS_mprotect, vec![rule(vec![no_code()])?]),
         (libc::SYS_brk, vec![]),
-        (libc::SYS_mremap, vec![]),
+        (libc::SYS_mremap, one_of(3, &[0, libc::MREMAP_MAYMOVE])?),
         (libc::SYS_munmap, vec![]),
-        (libc::SYS_madvise, vec![]),
-        // These end the process.
-        (libc::SYS_futex, vec![]),
+        (libc::SYS_madvise, one_of(2, &[libc::MADV_DONTNEED, libc::MADV_FREE])?),
+        // These end the process. Memory is shared with nobody, so there is nobody to wake.
+        (
+            libc::SYS_futex,
+            one_of(
+                1,
+                &[
+                    private | libc::FUTEX_WAIT,
+                    private | libc::FUTEX_WAKE,
+                    private | libc::FUTEX_WAIT_BITSET,
+                    private | libc::FUTEX_WAIT_BITSET | libc::FUTEX_CLOCK_REALTIME,
+                ],
+            )?,
+        ),
         (libc::SYS_sigaltstack, vec![]),
         (libc::SYS_exit_group, vec![]),
     ]
@@ -177,9 +222,12 @@ fn allowed_calls()
 mod tests {
     use std::fs::File;
     use std::net::UdpSocket;
+    use std::os::fd::AsFd;
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, ExitStatus, Stdio};
     use std::{env, io, thread};
+
+    use rustix::event::{PollFd, PollFlags};
 
     use super::*;
 
@@ -188,13 +236,43 @@ mod tests {
     /// What a compromised decoder might try, by name; the function says whether it worked.
     type Act = (&'static str, fn() -> bool);
 
-    const ACTS: [Act; 6] = [
+    const ACTS: [Act; 10] = [
         ("open a file", || File::open("/etc/passwd").is_ok()),
         ("list a directory", || std::fs::read_dir("/proc").is_ok()),
         ("open a socket", || UdpSocket::bind("127.0.0.1:0").is_ok()),
         ("send through its own", || nix::unistd::write(io::stdin(), b"x").is_ok()),
         ("start a program", || Command::new("true").spawn().is_ok()),
         ("signal its parent", || nix::sys::signal::kill(nix::unistd::getppid(), None).is_ok()),
+        // The filter, with the doors' ports, is another option (SO_GET_FILTER, socket(7)).
+        ("read an option of the socket", || rustix::net::sockopt::socket_type(io::stdin()).is_ok()),
+        ("wait for a packet in another way", || {
+            rustix::net::recv(io::stdin(), &mut [0; 1], rustix::net::RecvFlags::PEEK).is_ok()
+        }),
+        ("wait for several descriptors", || {
+            let (input, output) = (io::stdin(), io::stdout());
+            let fds = [input.as_fd(), output.as_fd()];
+            let mut fds = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::OUT));
+            rustix::event::poll(&mut fds, None).is_ok()
+        }),
+        // This clock takes a system call everywhere.
+        ("read the clock of a process", || {
+            nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID).is_ok()
+        }),
+    ];
+
+    /// More memory than the decoder may have.
+    const TOO_MUCH: usize = 64 << 20;
+
+    /// What is not deadly.
+    const OTHERS: [Act; 3] = [
+        ("read", || {
+            let read = rustix::net::recv(io::stdin(), &mut [0; 1], rustix::net::RecvFlags::DONTWAIT);
+            rustix::net::sockopt::socket_error(io::stdin()).is_ok_and(|error| error.is_ok())
+                && read.is_err_and(|error| error == rustix::io::Errno::AGAIN)
+                && nix::unistd::write(io::stderr(), b"").is_ok()
+        }),
+        ("get a little memory", || vec![1_u8; 1 << 20].iter().all(|byte| *byte == 1)),
+        ("get much memory", || Vec::<u8>::new().try_reserve_exact(TOO_MUCH).is_ok()),
     ];
 
     /// Runs the calling test again, in a process of its own that performs the act.
@@ -217,13 +295,12 @@ mod tests {
     fn outside_the_loop_of_the_decoder_everything_is_deadly() {
         if let Ok(wanted) = env::var(ACT) {
             enter();
-            let worked = ACTS.iter().any(|(name, act)| *name == wanted && act());
-            nix::unistd::write(io::stderr(), b"").unwrap();
-            // This clock takes a system call everywhere.
-            nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID).unwrap();
+            let worked = ACTS.iter().chain(&OTHERS).any(|(name, act)| *name == wanted && act());
             std::process::exit(if worked { 8 } else { 7 });
         }
-        assert_eq!(end_of("nothing").code(), Some(7), "what is needed is allowed");
+        for (act, code) in [("nothing", 7), ("read", 8), ("get a little memory", 8), ("get much memory", 7)] {
+            assert_eq!(end_of(act).code(), Some(code), "{act}");
+        }
         for (act, _) in ACTS {
             assert_eq!(end_of(act).signal(), Some(nix::libc::SIGSYS), "{act}");
         }
