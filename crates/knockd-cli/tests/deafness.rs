@@ -147,7 +147,7 @@ fn while_no_decoder_can_be_started_everybody_is_told_and_the_watchdog_is_not_fed
         let mut buffer = [0; 512];
         loop {
             match manager.recv(&mut buffer) {
-                Ok(length) => all += &format!("{}\n", String::from_utf8_lossy(&buffer[..length])),
+                Ok(length) => all.extend([&String::from_utf8_lossy(&buffer[..length]), "\n"]),
                 Err(error) => {
                     assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
                     return all;
@@ -214,7 +214,7 @@ mod at_scale {
     /// Each hit comes at once after the one before; the decoder is killed at random, 20 times a second.
     #[test]
     fn knocks_open_while_the_decoder_is_killed_at_random() {
-        let knocks = testbed::scale(10, 300);
+        let count = testbed::scale(10, 300);
         let net = Net::new().unwrap();
         let knockd = Knockd::start(&net, DOOR);
         let (daemon, _) = processes(&knockd);
@@ -233,9 +233,9 @@ mod at_scale {
                 }
                 kills
             });
-            for knock in 0..knocks {
+            for number in 0..count {
                 for port in [1, 2, 3] {
-                    hit(&net, 10 + u8::try_from(knock % 200).unwrap(), &[port]);
+                    hit(&net, 10 + u8::try_from(number % 200).unwrap(), &[port]);
                     thread::sleep(Duration::from_millis(100));
                 }
             }
@@ -248,7 +248,7 @@ mod at_scale {
             thread::sleep(Duration::from_secs(1));
             opened == before && status_of(&net)["interfaces"][0]["listening"] == true
         });
-        println!("{opened} of {knocks} knocks opened; {kills} kills");
-        assert!(opened * 10 >= knocks * 8, "{opened} of {knocks}; {kills} kills");
+        println!("{opened} of {count} knocks opened; {kills} kills");
+        assert!(opened * 10 >= count * 8, "{opened} of {count}; {kills} kills");
     }
 }

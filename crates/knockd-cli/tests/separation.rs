@@ -64,7 +64,10 @@ fn the_decoder_has_no_privilege_and_no_file_and_the_daemon_keeps_its_own() {
         for (name, expected) in [("Max file size", 0), ("Max processes", 0), ("Max open files", 3)] {
             assert_eq!(limit(name), Some(expected), "{name}");
         }
-        assert!(limit("Max address space") < Some(1 << 30) && limit("Max address space").is_some(), "{limits}");
+        assert!(
+            limit("Max address space") < Some(1 << 30) && limit("Max address space").is_some(),
+            "{limits}"
+        );
         assert_eq!(knockd.count("decoder"), 0, "there is nothing to explain: {:#?}", knockd.lines());
     }
     opens(&net, &mut knockd);

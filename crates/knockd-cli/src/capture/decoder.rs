@@ -117,7 +117,7 @@ impl<W: FnMut(&[u8]) -> io::Result<()>> Batch<W> {
             return Ok(());
         }
         if self.bytes.is_empty() {
-            self.add(&Record::Progress)?
+            self.add(&Record::Progress)?;
         }
         self.send()
     }
@@ -160,7 +160,8 @@ mod tests {
             Ok(())
         });
         let hour = Duration::from_secs(3600);
-        batch.written = if was_quiet { batch.written - hour } else { batch.written + hour };
+        let (before, after) = (batch.written.checked_sub(hour).unwrap(), batch.written + hour);
+        batch.written = if was_quiet { before } else { after };
         let failed = || CaptureError::Other(io::Error::from_raw_os_error(5));
         relay(|| received.next().ok_or_else(failed), &mut batch).unwrap();
         assert_eq!(writes.pop(), Some(vec![Record::Failed(5)]), "everything else was written before");
@@ -187,8 +188,8 @@ mod tests {
         assert_eq!(written_if(true, [junk, junk, Received::Drained, junk, Received::Drained]), shown);
         assert_eq!(written_if(true, [Received::Drained]), [[]; 0], "nothing was read");
         // In a stream that never ends, and with a packet that waits in it.
-        assert_eq!(written_if(true, [junk; 5000]), shown);
-        let mixed = [Received::Packet(packet(1))].into_iter().chain([junk; 5000]);
+        assert_eq!(written_if(true, vec![junk; 5000]), shown);
+        let mixed = [Received::Packet(packet(1))].into_iter().chain(vec![junk; 5000]);
         assert_eq!(written_if(true, mixed), [[Record::Packet(packet(1))]]);
     }
 

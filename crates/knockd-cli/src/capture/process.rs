@@ -104,7 +104,7 @@ mod tests {
         assert_eq!(words(&reader), "", "it does not wait");
         writer.write_all(b"\x1b[2Jone\ntwo\xff\n").unwrap();
         assert_eq!(words(&reader), " [2Jone two\u{fffd}");
-        writer.write_all(&[b'x'; 60_000]).unwrap();
+        writer.write_all(&vec![b'x'; 60_000]).unwrap();
         assert_eq!(words(&reader).len(), WORDS);
         drop(writer);
         while !words(&reader).is_empty() {}
