@@ -211,7 +211,7 @@ mod at_scale {
 
     use super::*;
 
-    /// Each hit comes at once after the one before; the decoder is killed at random, 20 times a second.
+    /// A kill can cost the knock that is under way, and no other: packets wait from a moment later on.
     #[test]
     fn knocks_open_while_the_decoder_is_killed_at_random() {
         let count = testbed::scale(10, 300);
@@ -221,14 +221,14 @@ mod at_scale {
         let has_ended = AtomicBool::new(false);
         let kills = thread::scope(|scope| {
             let killer = scope.spawn(|| {
-                let mut kills = 0;
+                let mut kills = 0_usize;
                 while !has_ended.load(Ordering::Relaxed) {
-                    let chance = RandomState::new().hash_one(kills) % 100;
+                    let chance = RandomState::new().hash_one(kills) % 2000;
                     thread::sleep(Duration::from_millis(chance));
                     for decoder in common::processes::decoders(daemon) {
                         let pid = nix::unistd::Pid::from_raw(decoder);
                         // It may be gone.
-                        kills += u32::from(nix::sys::signal::kill(pid, Signal::SIGKILL).is_ok());
+                        kills += usize::from(nix::sys::signal::kill(pid, Signal::SIGKILL).is_ok());
                     }
                 }
                 kills
@@ -249,6 +249,6 @@ mod at_scale {
             opened == before && status_of(&net)["interfaces"][0]["listening"] == true
         });
         println!("{opened} of {count} knocks opened; {kills} kills");
-        assert!(opened * 10 >= count * 8, "{opened} of {count}; {kills} kills");
+        assert!(opened + kills >= count, "{opened} of {count}; {kills} kills");
     }
 }

@@ -197,8 +197,8 @@ impl Thread {
 
     /// Reads from a decoder until it ends, and says why; `None` if the listener has ended.
     ///
-    /// `is_used` says whether a decoder has had the socket. The next one gets a new socket, because one that was taken
-    /// over can have written anything into the ring, so nobody would find packets in it any more.
+    /// `is_used` says whether a decoder has read from the socket. The next one gets a new socket then, because one that
+    /// was taken over can have written anything into the ring, so nobody would find packets in it any more.
     fn run_decoder(&self, is_used: &mut bool) -> Option<String> {
         if *is_used && let Err(error) = self.slot.renew() {
             return Some(format!("{error:#}"));
@@ -208,14 +208,13 @@ impl Thread {
             Ok(decoder) => decoder,
             Err(error) => return Some(error.to_string()),
         };
-        *is_used = true;
-        let End::Failed(reason) = self.read_from(&decoder) else { return None };
+        let End::Failed(reason) = self.read_from(&decoder, is_used) else { return None };
         // Before anything else: packets wait in it from now on, and those until now are lost.
-        *is_used = self.slot.renew().is_err();
+        *is_used = *is_used && self.slot.renew().is_err();
         Some(decoder.end(reason))
     }
 
-    fn read_from(&self, decoder: &Decoder) -> End {
+    fn read_from(&self, decoder: &Decoder, is_used: &mut bool) -> End {
         let socket = self.slot.socket();
         let watch = Watch { records: &decoder.records, packets: &socket, stopped: &self.stopped };
         let failed = |error| End::failed(format!("cannot read from the packet decoder: {error}"));
@@ -241,6 +240,8 @@ impl Thread {
                 Ok(length) => buffer.get(..length).unwrap_or_default(),
                 Err(error) => return failed(error),
             };
+            // Before the first record, it has read nothing.
+            *is_used = true;
             if let Err(end) = self.reporter.pass_on(bytes, &mut is_ready) {
                 return end;
             }
