@@ -22,7 +22,7 @@ use crate::system::spawn;
 /// twice as long as the one before.
 const AT_ONCE: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LAST_PAUSE: Duration = Duration::from_secs(5);
+const LAST_PAUSE: Duration = Duration::from_secs(1);
 
 /// If a decoder has run this long, the next ones are restarted at once again.
 const LONG_LIFE: Duration = Duration::from_secs(60);

@@ -143,7 +143,10 @@ impl Listeners {
     /// Notes that this listener has no decoder that reads.
     pub(crate) fn handle_deaf(&mut self, number: u64, reason: String, log: &Log, now: Timestamp) {
         let Some(listener) = self.open.iter_mut().find(|listener| listener.number == number) else { return };
-        log.write(&Line::warning(format!("{}: {reason}; restarting it", listener.interface.name)));
+        // What goes on for long is logged once.
+        if !matches!(&listener.state, State::Deaf(_, known) if *known == reason) {
+            log.write(&Line::warning(format!("{}: {reason}; restarting it", listener.interface.name)));
+        }
         let since = if let State::Deaf(since, _) = listener.state { since } else { now };
         listener.state = State::Deaf(since, reason);
     }
