@@ -7,7 +7,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 /// A decoder that has written within this time is not watched: that would be a wake-up for each packet.
-const QUIET: Duration = Duration::from_millis(400);
+const QUIET: Duration = Duration::from_millis(300);
 
 /// A decoder is deaf if packets are unread at this many looks in a row and it writes nothing between them. Many short
 /// waits, because a machine that stood still for a while makes one wait long, and not all of them.
@@ -21,7 +21,7 @@ pub(super) enum Event {
     Records,
     /// The listener was dropped.
     Stopped,
-    /// The decoder does not read: packets have been waiting for 1.4 s, or 1.8 s if it had just written, and it has
+    /// The decoder does not read: packets have been waiting for 1.4 s, or 1.7 s if it had just written, and it has
     /// written nothing meanwhile.
     Deaf,
 }
