@@ -87,10 +87,10 @@ fn metrics_stand_in_a_file_while_the_daemon_runs() {
     let net = Net::new().unwrap();
     let server = &net.server;
     let mut knockd = Knockd::start(&net, &format!("[options]\nmetrics = /run/knockd.prom\n{DOORS}"));
-    let text = wait_for_file(server, "/run/knockd.prom", "knockd_attempts_begun_total 0\n");
+    let text = wait_for_file(server, "/run/knockd.prom", "knockd_opens_total 0\n");
     assert!(text.contains("knockd_interface_up{interface=\"eth0\"} 1\n"), "{text}");
-    hit(&net, 2, &[7101]);
-    wait_for_file(server, "/run/knockd.prom", "knockd_attempts_begun_total 1\n");
+    hit(&net, 3, &[7101, 8202, 9303]);
+    wait_for_file(server, "/run/knockd.prom", "knockd_opens_total 1\n");
     knockd.reload(
         &net,
         &format!("[options]\nmetrics = /no/such/knockd.prom\n{DOORS}"),
@@ -99,6 +99,34 @@ fn metrics_stand_in_a_file_while_the_daemon_runs() {
     assert_eq!(sh(server, "ls /run/knockd.prom 2>&1 || true").matches("No such file").count(), 1);
     hit(&net, 2, &[7101, 8202, 9303]);
     knockd.wait_for_output("open 10.9.0.2");
+}
+
+#[test]
+fn the_metrics_are_the_same_before_and_after_right_and_wrong_hits() {
+    let net = Net::new().unwrap();
+    let server = &net.server;
+    let config = |path: &str| format!("[options]\nmetrics = {path}\n{DOORS}");
+    let mut knockd = Knockd::start(&net, &config("/run/before.prom"));
+    // Everything but the time since the start.
+    let metrics = |path: &str| {
+        let text = wait_for_file(server, path, "knockd_given_up_total ");
+        let lines = text.lines().filter(|line| !line.starts_with("knockd_uptime_seconds "));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = metrics("/run/before.prom");
+    hit(&net, 2, &[7101, 8202]);
+    hit(&net, 3, &[7101, 18202]);
+    hit(&net, 4, &(2000..2020).collect::<Vec<_>>());
+    knockd.wait_for("10.9.0.4: scanner: ignored");
+    let status = sh(server, &format!("'{KNOCKD}' status --format json"));
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    for counter in ["packets", "visible", "attempts", "spoiled", "scanners"] {
+        assert!(status["counters"][counter].as_u64() > Some(0), "{counter} in {status}");
+    }
+    // A new file is written at once.
+    server.write_file(common::CONFIG, &config("/run/after.prom")).unwrap();
+    sh(server, &format!("'{KNOCKD}' reload"));
+    assert_eq!(metrics("/run/after.prom"), before);
 }
 
 #[test]

@@ -1,6 +1,9 @@
-//! The counters as a file in the Prometheus text format, for a textfile collector.
+//! Counters as a file in the Prometheus text format, for a textfile collector.
 //!
-//! A separate thread writes the file, so a slow or full disk delays nothing else.
+//! A separate thread writes the file, so a slow or full disk delays nothing else. Everybody on the machine can read it, so it
+//! has no number that a packet changes, unless the packet completes a knock: whoever sees a counter move after a hit at one
+//! port after the other finds the steps one by one. That includes packets that pass the kernel filter, and those it drops,
+//! because only doors' ports pass it, and scanners, because doors' ports are no strays.
 
 use std::fmt;
 use std::fs::{self, Permissions};
@@ -106,9 +109,7 @@ struct MetricsText<'a>(&'a Status);
 
 impl fmt::Display for MetricsText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Status {
-            version, uptime, interfaces, doors, attempts, leases, counters, commands, health, ..
-        } = self.0;
+        let Status { version, uptime, interfaces, doors, leases, counters, commands, health, .. } = self.0;
         let mut metric = |name: &str, kind: &str, help: &str, samples: &[(String, u64)]| {
             writeln!(f, "# HELP knockd_{name} {help}\n# TYPE knockd_{name} {kind}")?;
             samples.iter().try_for_each(|(labels, value)| writeln!(f, "knockd_{name}{labels} {value}"))
@@ -134,7 +135,6 @@ impl fmt::Display for MetricsText<'_> {
             .collect();
         metric("interface_read", "gauge", "Whether the packets of the interface are read.", &read)?;
         metric("doors", "gauge", "Configured doors.", &size(doors.len()))?;
-        metric("attempts", "gauge", "Attempts in progress.", &size(attempts.total))?;
         let states = [
             ("starting", leases.starting),
             ("open", leases.open),
@@ -159,15 +159,7 @@ impl fmt::Display for MetricsText<'_> {
             &one(health.state_problem.is_none().into()),
         )?;
         for (name, help, value) in [
-            ("packets", "Packets that passed the kernel filter.", counters.packets),
-            ("packets_visible", "Packets visible to a door.", counters.visible),
-            ("packets_dropped", "Packets dropped by the kernel.", counters.dropped),
-            ("attempts_begun", "Attempts started.", counters.attempts),
-            ("attempts_timed_out", "Attempts that timed out.", counters.timeouts),
-            ("attempts_spoiled", "Attempts spoiled by a wrong port.", counters.spoiled),
-            ("attempts_evicted", "Attempts dropped because MaxAttempts was reached.", counters.evicted),
             ("opens", "Knocks that opened a door.", counters.opens),
-            ("scanners", "Addresses detected as scanners.", counters.scanners),
             ("commands", "Commands run.", commands.run),
             ("commands_failed", "Commands that failed.", commands.failed),
             ("closed", "Doors closed by their stop command.", commands.closed),
@@ -190,6 +182,7 @@ mod tests {
 
     use super::*;
     use crate::control::status::tests::example;
+    use crate::control::{AttemptsStatus, CountersStatus};
 
     /// Reads the text format strictly (Prometheus, "Exposition formats") and returns the samples.
     fn samples(text: &str) -> Vec<(String, u64)> {
@@ -229,11 +222,32 @@ mod tests {
         }
         let samples = samples(&MetricsText(&status).to_string());
         let value = |name: &str| samples.iter().find(|(sample, _)| sample == name).map(|&(_, value)| value);
-        assert_eq!(value("knockd_packets_total"), Some(1204));
+        assert_eq!(value("knockd_opens_total"), Some(7));
         assert_eq!(value("knockd_leases{state=\"open\"}"), Some(1));
         assert_eq!(value("knockd_interface_up{interface=\"wg0\"}"), Some(0));
         assert_eq!(value("knockd_interface_up{interface=\"a\\\"b\\\\c\\n\"}"), Some(1));
         assert_eq!(samples.iter().map(|(name, _)| name).collect::<BTreeSet<_>>().len(), samples.len());
+    }
+
+    #[test]
+    fn no_number_tells_of_packets_and_stages() {
+        let before = example();
+        let mut after = before.clone();
+        after.attempts = AttemptsStatus { total: 7, listed: Vec::new() };
+        after.counters = CountersStatus {
+            packets: 1,
+            dropped: 2,
+            visible: 3,
+            attempts: 4,
+            opens: before.counters.opens,
+            timeouts: 5,
+            spoiled: 6,
+            evicted: 7,
+            scanners: 8,
+        };
+        assert_eq!(MetricsText(&before).to_string(), MetricsText(&after).to_string());
+        after.counters.opens += 1;
+        assert_ne!(MetricsText(&before).to_string(), MetricsText(&after).to_string());
     }
 
     #[test]
