@@ -22,7 +22,7 @@ use self::pid_file::PidFile;
 use self::setup::Setup;
 use self::startup::Prepared;
 use crate::args::Args;
-use crate::log::{Destinations, Level, Line, Log, complain};
+use crate::log::{Destinations, Level, Line, Log, complain, debug_output};
 use crate::system::config_file::Style;
 use crate::system::spawn;
 
@@ -36,9 +36,6 @@ use crate::system::spawn;
 /// # Errors
 /// When the configuration is missing or invalid, the interface does not exist, or capturing is not permitted.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let level = if args.debug { log::LevelFilter::Debug } else { log::LevelFilter::Off };
-    let mut debugging = env_logger::Builder::new();
-    debugging.filter_level(level).parse_default_env().target(env_logger::Target::Stdout).init();
     let directory = std::env::current_dir().context("cannot determine the current directory")?;
     let setup = Setup::load(&args, &directory, None)?;
     for warning in setup.warnings.lines(Style::Coloured) {
@@ -46,14 +43,19 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let prepared = Prepared::new(args, directory, setup)?;
     let Prepared { args, setup, .. } = &prepared;
-    let destinations = Destinations::open(&setup.log_settings(args));
+    let mut destinations = Destinations::open(&setup.log_settings(args));
     // Everything that can fail has failed by now, while there is a terminal for the message and no thread for the
     // fork to lose.
     if args.daemon {
         nix::unistd::daemon(false, false).context("cannot detach")?;
+        destinations.detach();
     }
+    let level = if args.debug { log::LevelFilter::Debug } else { log::LevelFilter::Off };
+    let mut debugging = env_logger::Builder::new();
+    let target = env_logger::Target::Pipe(Box::new(debug_output()));
+    debugging.filter_level(level).parse_default_env().target(target).init();
     let pid_file = args.daemon.then(|| PidFile::write(&setup.pid_file)).transpose();
-    let log = Log::new(destinations, args.lookup)?;
+    let log = Log::new(destinations, args.lookup, prepared.clock)?;
     let pid_file = pid_file.unwrap_or_else(|error| {
         log.write(&Line::warning(format!("cannot create pid file {error}")));
         None

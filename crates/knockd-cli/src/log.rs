@@ -6,8 +6,10 @@ mod line;
 pub(crate) mod output;
 pub(crate) mod rate_limiter;
 
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Stderr, Stdout, Write};
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -16,14 +18,17 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender};
 use jiff::Zoned;
+use knockd_core::Timestamp;
 use knockd_core::config::LogFormat;
 use rustix::fs::OFlags;
 
 use self::host_names::HostNames;
 use self::journal::{Journal, prefixed};
 pub(crate) use self::line::{Level, Line};
-use self::line::{Prefix, Terminal};
+use self::line::{OPEN, Prefix, Terminal};
 use self::output::{Output, SystemLog};
+use self::rate_limiter::{Causer, RateLimiter, Topic};
+use crate::system::clock::Clock;
 
 /// How long a line waits for a host name.
 const NAME_WAIT: Duration = Duration::from_secs(2);
@@ -53,18 +58,27 @@ pub(crate) struct Destinations {
     journal: Journal,
 }
 
-/// Writes lines, with host names if asked to, and never makes the caller wait for a name.
+/// Writes lines, with host names if asked to, and never makes the caller wait for a name. Lines that others than the
+/// administrator can cause are limited.
 #[derive(Debug)]
-pub(crate) enum Log {
-    /// The thread that logs a line also writes it.
+pub(crate) struct Log {
+    clock: Clock,
+    limiter: RefCell<RateLimiter>,
+    writer: LineWriter,
+}
+
+/// Who writes lines.
+#[derive(Debug)]
+enum LineWriter {
+    /// The thread that logs them.
     Direct(Destinations),
-    /// Lines wait for their names, in order.
+    /// A thread of its own: lines wait for their names, in order.
     Named { names: HostNames, entries: Sender<QueuedLine>, writer: JoinHandle<()> },
 }
 
-/// A message to the writer of a [`Log::Named`].
+/// A message to the thread of a [`LineWriter::Named`].
 #[derive(Debug)]
-pub(crate) enum QueuedLine {
+enum QueuedLine {
     Line { time: Box<Zoned>, line: Box<Line>, name: Option<Receiver<String>>, until: Instant },
     Destinations(Destinations),
 }
@@ -74,10 +88,75 @@ impl Log {
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub(crate) fn new(destinations: Destinations, lookup: bool) -> anyhow::Result<Self> {
-        if !lookup {
-            return Ok(Self::Direct(destinations));
+    pub(crate) fn new(destinations: Destinations, lookup: bool, clock: Clock) -> anyhow::Result<Self> {
+        let writer = if lookup { LineWriter::named(destinations)? } else { LineWriter::Direct(destinations) };
+        Ok(Self { clock, limiter: RefCell::default(), writer })
+    }
+
+    /// Writes the line, unless it is limited and there are too many.
+    pub(crate) fn write(&self, line: &Line) {
+        let is_admitted = line.limit.is_none_or(|(topic, causer)| {
+            let (door, opens) = (line.facts.door.as_deref(), line.facts.event == OPEN);
+            self.limiter.borrow_mut().admits(topic, causer, door, opens, self.clock.now())
+        });
+        if is_admitted {
+            self.writer.write(line);
         }
+    }
+
+    /// Writes a line that a single packet of this source has caused, unless there are too many. In a flood, nearly all are:
+    /// these are not even made.
+    pub(crate) fn write_attempt(&self, source: IpAddr, now: Timestamp, line: impl FnOnce() -> Option<Line>) {
+        let causer = Causer::Source(source);
+        if self.limiter.borrow_mut().admits(Topic::Attempts, causer, None, false, now)
+            && let Some(line) = line()
+        {
+            self.writer.write(&line);
+        }
+    }
+
+    /// Says what was left out, when that is due.
+    pub(crate) fn handle_timeout(&self, now: Timestamp) {
+        let summaries = self.limiter.borrow_mut().handle_timeout(now);
+        self.write_summaries(summaries);
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called; `None` while nothing was left out.
+    pub(crate) fn poll_timeout(&self) -> Option<Timestamp> {
+        self.limiter.borrow().poll_timeout()
+    }
+
+    /// Writes to other destinations from now on.
+    pub(crate) fn redirect(&mut self, to: Destinations) {
+        match &mut self.writer {
+            LineWriter::Direct(destinations) => *destinations = to,
+            LineWriter::Named { entries, .. } => {
+                let _ = entries.send(QueuedLine::Destinations(to));
+            }
+        }
+    }
+
+    /// Writes everything that is still queued, and what was left out; `last` is the last line.
+    pub(crate) fn finish(self, last: &Line) {
+        let summaries = self.limiter.borrow_mut().finish();
+        self.write_summaries(summaries);
+        self.writer.write(last);
+        if let LineWriter::Named { entries, writer, .. } = self.writer {
+            drop(entries);
+            // A panic in the writer has already ended the process.
+            let _ = writer.join();
+        }
+    }
+
+    fn write_summaries(&self, summaries: Vec<String>) {
+        for summary in summaries {
+            self.writer.write(&Line::notice(summary));
+        }
+    }
+}
+
+impl LineWriter {
+    fn named(destinations: Destinations) -> anyhow::Result<Self> {
         let (entries, incoming) = crossbeam_channel::bounded(QUEUE);
         let writer = std::thread::Builder::new()
             .name("log".to_owned())
@@ -86,7 +165,7 @@ impl Log {
         Ok(Self::Named { names: HostNames::start()?, entries, writer })
     }
 
-    pub(crate) fn write(&self, line: &Line) {
+    fn write(&self, line: &Line) {
         match self {
             Self::Direct(destinations) => destinations.write(&Zoned::now(), line, None),
             Self::Named { names, entries, .. } => {
@@ -98,25 +177,6 @@ impl Log {
                 // A full queue is drained without waiting for names, so this waits at most for the disk.
                 let _ = entries.send(entry);
             }
-        }
-    }
-
-    /// Writes to other destinations from now on.
-    pub(crate) fn redirect(&mut self, to: Destinations) {
-        match self {
-            Self::Direct(destinations) => *destinations = to,
-            Self::Named { entries, .. } => {
-                let _ = entries.send(QueuedLine::Destinations(to));
-            }
-        }
-    }
-
-    /// Writes everything that is still queued.
-    pub(crate) fn finish(self) {
-        if let Self::Named { entries, writer, .. } = self {
-            drop(entries);
-            // A panic in the writer has already ended the process.
-            let _ = writer.join();
         }
     }
 }
@@ -170,6 +230,11 @@ impl Destinations {
         destinations
     }
 
+    /// Lets go of the standard outputs that the process had before it detached.
+    pub(crate) fn detach(&mut self) {
+        (self.stdout, self.stderr) = (Output::new(io::stdout()), Output::new(io::stderr()));
+    }
+
     /// Writes a line to every destination. A full disk or a closed terminal loses the line there and has no other
     /// effect.
     fn write(&self, time: &Zoned, line: &Line, name: Option<&str>) {
@@ -209,6 +274,11 @@ impl Destinations {
             system_log.write_line(time, text);
         }
     }
+}
+
+/// Returns where debug messages go: standard output, without waiting for a slow reader any longer than lines do.
+pub(crate) fn debug_output() -> Output<Stdout> {
+    Output::new(io::stdout())
 }
 
 /// Prints on standard error, which may be closed.

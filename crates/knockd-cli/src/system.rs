@@ -11,11 +11,11 @@ pub mod text;
 pub(crate) mod users;
 
 use std::fs::File;
-use std::io;
+use std::io::IsTerminal;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use anyhow::Context;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 
 /// Starts a thread with this name.
 ///
@@ -27,10 +27,16 @@ pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> anyhow::Result
     Ok(())
 }
 
-/// Reopens a terminal or a pipe: one with some room may lack room for a line, and the non-blocking mode belongs to the
-/// open file, which other processes share.
-pub(crate) fn reopen(to: BorrowedFd<'_>) -> io::Result<File> {
+/// Reopens a terminal or a pipe so that writing to it does not block, if it is one of these and allows it.
+///
+/// One with some room may lack room for a line, or others may take the room; and the non-blocking mode belongs to the open
+/// file, which other processes share. A socket or a file cannot be reopened.
+pub(crate) fn reopen(to: BorrowedFd<'_>) -> Option<File> {
+    let is_pipe = || rustix::fs::fstat(to).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_fifo());
+    if !to.is_terminal() && !is_pipe() {
+        return None;
+    }
     let path = format!("/proc/self/fd/{}", to.as_raw_fd());
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+    rustix::fs::open(path, flags, Mode::empty()).ok().map(File::from)
 }

@@ -15,7 +15,7 @@ use crate::leases::commands::Report;
 use crate::leases::executor::Executor;
 use crate::leases::one_time_file::StrikeError;
 use crate::leases::writer::Progress;
-use crate::log::rate_limiter::{DropReport, RateLimiter};
+use crate::log::rate_limiter::DropReport;
 use crate::log::{Line, Log};
 use crate::system::text::count;
 
@@ -24,7 +24,6 @@ pub(super) struct Dispatcher {
     config: Arc<Config>,
     only_ip_v4: bool,
     pub(super) log: Log,
-    limiter: RateLimiter,
     drops: DropReport,
     pub(super) feed: TraceFeed,
     pub(super) counters: Counters,
@@ -82,7 +81,6 @@ impl Dispatcher {
             config: Arc::clone(&setup.config),
             only_ip_v4: args.only_ip_v4,
             log,
-            limiter: RateLimiter::default(),
             drops: DropReport::default(),
             feed: TraceFeed::default(),
             counters: Counters::default(),
@@ -117,9 +115,7 @@ impl Dispatcher {
             Outcome::Scanner(source) => {
                 self.counters.scanners += 1;
                 // Forged addresses can make scanners of any number of sources.
-                if self.limiter.admits(source, now) {
-                    self.log.write(&Line::scanner(source));
-                }
+                self.log.write_attempt(source, now, || Some(Line::scanner(source)));
             }
             Outcome::Opening { door, source, result: OpeningResult::Full(full) } => {
                 self.log.write(&Line::full(source, &door, full));
@@ -168,10 +164,7 @@ impl Dispatcher {
 
     /// Logs the number of suppressed lines and dropped packets, when that is due.
     pub(super) fn handle_timeout(&mut self, now: Timestamp) {
-        if let Some(suppressed) = self.limiter.handle_timeout(now) {
-            let lines = count(usize::try_from(suppressed).unwrap_or(usize::MAX), "log line");
-            self.log.write(&Line::notice(format!("suppressed {lines}")));
-        }
+        self.log.handle_timeout(now);
         if let Some(dropped) = self.drops.handle_timeout(now) {
             let packets = count(usize::try_from(dropped).unwrap_or(usize::MAX), "packet");
             self.log.write(&Line::warning(format!("kernel dropped {packets}")));
@@ -180,7 +173,7 @@ impl Dispatcher {
 
     /// When [`Self::handle_timeout`] wants to be called.
     pub(super) fn poll_timeout(&self) -> Option<Timestamp> {
-        self.limiter.poll_timeout().into_iter().chain(self.drops.poll_timeout()).min()
+        self.log.poll_timeout().into_iter().chain(self.drops.poll_timeout()).min()
     }
 
     /// Logs what happened to an attempt, unless strangers cause too many such lines.
@@ -190,12 +183,16 @@ impl Dispatcher {
         if matches!(kind, EventKind::Spoiled(_)) && self.config.options.log_format == LogFormat::Classic {
             return;
         }
-        let is_limited = matches!(kind, EventKind::Stage(_) | EventKind::TimedOut(_) | EventKind::Spoiled(_));
-        if is_limited && !self.limiter.admits(event.source, now) {
-            return;
-        }
-        if let Some(line) = Line::event(event.source, self.door_name(event.door), kind) {
-            self.log.write(&line);
+        let line = || Line::event(event.source, self.door_name(event.door), kind);
+        match kind {
+            EventKind::Stage(_) | EventKind::TimedOut(_) | EventKind::Spoiled(_) => {
+                self.log.write_attempt(event.source, now, line);
+            }
+            EventKind::Opened => line().iter().for_each(|line| self.log.write(line)),
+            EventKind::Evicted(_)
+            | EventKind::Repeated(_)
+            | EventKind::WrongFlags(_)
+            | EventKind::Cooling => {}
         }
     }
 

@@ -23,6 +23,7 @@ use crate::control::socket::Control;
 use crate::leases::commands::Report;
 use crate::leases::one_time_file::StrikeError;
 use crate::leases::writer::Progress;
+use crate::log::rate_limiter::Topic;
 use crate::log::{Line, Log};
 use crate::system::clock::Clock;
 use crate::system::local_ports;
@@ -296,8 +297,7 @@ impl Engine {
         }
         let Dispatcher { executor, log, .. } = self.dispatcher;
         executor.finish();
-        log.write(&Line::shutting_down());
-        log.finish();
+        log.finish(&Line::shutting_down());
     }
 
     /// Closes all doors; this takes at most [`SHUTDOWN_LIMIT`], and another signal cuts it short.
@@ -329,10 +329,8 @@ impl Engine {
         } else {
             "its doors are disabled until the next reload"
         };
-        self.log(&Line::warning(format!(
-            "{}: cannot strike out the used sequence: {error}; {outcome}",
-            path.display()
-        )));
+        let text = format!("{}: cannot strike out the used sequence: {error}; {outcome}", path.display());
+        self.log(&Line::warning(text).limited(Topic::Problems));
         content
     }
 

@@ -258,14 +258,10 @@ impl Executor {
             self.starts.running += 1;
             self.run(run, options, log);
         } else if self.starts.waiting.len() < MAX_WAITING {
-            let door = &run.door;
-            log.write(&Line::notice(format!(
-                "{door}: command queued: {running} already running (`MaxCommands`)"
-            )));
+            log.write(&Line::queued(&run, running));
             self.starts.waiting.push_back(run);
         } else {
-            let text = format!("{}: command not run: queue is full ({MAX_WAITING})", run.door);
-            log.write(&Line::warning(text));
+            log.write(&Line::not_run(&run, MAX_WAITING));
             self.refused.push(run.id);
         }
     }

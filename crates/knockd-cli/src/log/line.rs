@@ -7,6 +7,11 @@ use jiff::Zoned;
 use knockd_core::{Access, EventKind, Full, LeaseKey, Run};
 use serde::{Serialize, Serializer};
 
+use super::rate_limiter::{Causer, Topic};
+
+/// The event of a door that opens.
+pub(super) const OPEN: &str = "open";
+
 /// The severity of a line, as syslog(3) numbers it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Level {
@@ -33,6 +38,8 @@ pub(crate) struct Line {
     /// The text after the address, for the log file and the system log; `None` if they get no line.
     pub(super) text: Option<String>,
     pub(super) terminal: Terminal,
+    /// Which limit it counts towards, for whom; `None` if only the administrator or the machine can cause it.
+    pub(super) limit: Option<(Topic, Causer)>,
 }
 
 /// What comes before the text.
@@ -52,11 +59,11 @@ pub(super) enum Prefix {
 #[derive(Serialize, Clone, Debug)]
 pub(super) struct Facts {
     pub(super) level: Level,
-    event: &'static str,
+    pub(super) event: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) source: Option<IpAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    door: Option<String>,
+    pub(super) door: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stage: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,7 +86,8 @@ impl Line {
     fn new(event: &'static str, text: String) -> Self {
         let facts =
             Facts { level: Level::Notice, event, source: None, door: None, stage: None, command: None };
-        Self { facts, prefix: Prefix::Nothing, text: Some(text), terminal: Terminal::Verbose }
+        let (prefix, terminal) = (Prefix::Nothing, Terminal::Verbose);
+        Self { facts, prefix, text: Some(text), terminal, limit: None }
     }
 
     /// Creates a line that starts with the source's address.
@@ -104,6 +112,17 @@ impl Line {
         line.facts.source = Some(run.source);
         line.facts.command = Some(run.command.to_string());
         line
+    }
+
+    /// Creates a line about a command that does not do what it should.
+    fn problem(event: &'static str, run: &Run, text: String) -> Self {
+        Self::about(event, run, text).limited(Topic::Problems)
+    }
+
+    /// Counts the line towards the limit on its topic.
+    pub(crate) fn limited(self, topic: Topic) -> Self {
+        let causer = self.facts.source.map_or(Causer::Unknown, Causer::Source);
+        Self { limit: Some((topic, causer)), ..self }
     }
 
     fn at(mut self, door: &str) -> Self {
@@ -148,7 +167,8 @@ impl Line {
 
     /// The line about a door opened by a knock or by hand.
     pub(crate) fn opened(source: IpAddr, door: &str) -> Self {
-        Self::of("open", source, format!("{door}: OPEN SESAME")).at(door).with_name()
+        let line = Self::of(OPEN, source, format!("{door}: OPEN SESAME"));
+        line.at(door).with_name().limited(Topic::Openings)
     }
 
     /// The line about a source that is now ignored.
@@ -163,34 +183,37 @@ impl Line {
     }
 
     pub(crate) fn command_timeout(source: IpAddr, door: &str) -> Self {
-        Self::of("close", source, format!("{door}: command timeout")).at(door).with_name()
+        let line = Self::of("close", source, format!("{door}: command timeout"));
+        line.at(door).with_name().limited(Topic::Openings)
     }
 
     pub(crate) fn running(run: &Run) -> Self {
-        Self::about("run", run, format!("{}: running command: {}", run.door, run.command))
+        let text = format!("{}: running command: {}", run.door, run.command);
+        Self::about("run", run, text).limited(Topic::Openings)
     }
 
     /// The line about a command that failed.
     pub(crate) fn failed(run: &Run, how: &str) -> Self {
-        Self::about("failed", run, format!("{}: {how}", run.door)).on_stderr(Level::Warning)
+        Self::problem("failed", run, format!("{}: {how}", run.door)).on_stderr(Level::Warning)
     }
 
     /// The line about a command that has been running for a minute.
     pub(crate) fn long(run: &Run) -> Self {
         let text = format!("{}: command still running after a minute: {}", run.door, run.command);
-        Self::about("long", run, text)
+        Self::problem("long", run, text)
     }
 
     /// The line about a command that is terminated because it takes too long.
     pub(crate) fn limit(run: &Run) -> Self {
         let Run { door, command, .. } = run;
         let text = format!("{door}: `CommandLimit` exceeded, terminating command: {command}");
-        Self::about("limit", run, text).on_stderr(Level::Warning)
+        Self::problem("limit", run, text).on_stderr(Level::Warning)
     }
 
     /// The line about a knock that opened nothing because a limit is reached.
     pub(crate) fn full(source: IpAddr, door: &str, full: Full) -> Self {
-        Self::of("full", source, format!("{door}: stays closed: {full}")).at(door).on_stderr(Level::Warning)
+        let line = Self::of("full", source, format!("{door}: stays closed: {full}"));
+        line.at(door).on_stderr(Level::Warning).limited(Topic::Problems)
     }
 
     /// The line about a door that could not be closed.
@@ -199,18 +222,30 @@ impl Line {
         let text = format!("{door}: giving up on stop command; the door may still be open: {stop}");
         let mut line = Self::of("given_up", *source, text).at(door).on_stderr(Level::Error);
         line.facts.command = Some(stop.to_string());
-        line
+        line.limited(Topic::Problems)
+    }
+
+    /// The line about a start command that waits because so many are running.
+    pub(crate) fn queued(run: &Run, running: u32) -> Self {
+        let text = format!("{}: command queued: {running} already running (`MaxCommands`)", run.door);
+        Self::problem("notice", run, text)
+    }
+
+    /// The line about a start command that does not run because so many are waiting.
+    pub(crate) fn not_run(run: &Run, waiting: usize) -> Self {
+        let text = format!("{}: command not run: queue is full ({waiting})", run.door);
+        Self::problem("warning", run, text).on_stderr(Level::Warning)
     }
 
     /// The line about a command that failed because its program is missing.
     pub(crate) fn missing_program(run: &Run, program: &str) -> Self {
         let text = format!("{}: {program}: not found or not executable; is its package installed?", run.door);
-        Self::about("missing", run, text).on_stderr(Level::Warning)
+        Self::problem("missing", run, text).on_stderr(Level::Warning)
     }
 
     /// What a failed command said last; this is already on stderr.
     pub(crate) fn last_words(run: &Run, words: &str) -> Self {
-        let line = Self::about("said", run, format!("{}: command said: {words}", run.door));
+        let line = Self::problem("said", run, format!("{}: command said: {words}", run.door));
         Self { terminal: Terminal::Nothing, ..line }
     }
 

@@ -1,60 +1,201 @@
-//! Keeps strangers from filling the log: limits the lines that a single packet can cause.
+//! Keeps strangers from filling the log: bounds every line that somebody else than the administrator can cause, and counts
+//! what it leaves out.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use knockd_core::Timestamp;
 
-/// The window in which lines are counted.
-const WINDOW: Duration = Duration::from_secs(1);
+use crate::system::text::count;
 
-/// How many lines per window for one source.
-const PER_SOURCE: u32 = 20;
+/// What a line is about. Each topic has limits of its own, so no flood of one hides another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Topic {
+    /// Stages, timeouts and scanners: any packet to a door's port can cause such a line.
+    Attempts,
+    /// Doors that open and close, and the commands that run.
+    Openings,
+    /// Commands that fail, wait or take long, and doors that a limit or an error keeps closed or open.
+    Problems,
+    /// Requests on the control socket.
+    Requests,
+}
 
-/// How many lines per window for all sources together, which also bounds the number of sources stored.
-const OVERALL: u32 = 200;
+/// Who causes a line.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Causer {
+    Source(IpAddr),
+    User(u32),
+    Unknown,
+}
 
-/// Decides which lines about stages, timeouts and scanners are written.
-#[derive(Debug, Default)]
-pub(crate) struct RateLimiter {
-    /// When the current window ends; `None` if nothing has been written lately.
-    ends: Option<Timestamp>,
-    written: u32,
-    of_source: HashMap<IpAddr, u32>,
-    left_out: u64,
+/// How many lines about a topic are written within a window.
+#[derive(Clone, Copy)]
+struct Limit {
+    window: Duration,
+    per_causer: u32,
+    /// This also bounds the number of causers stored.
+    overall: u32,
+}
+
+/// How many doors and causers are told apart in what was left out.
+const TOLD_APART: usize = 4096;
+
+impl Topic {
+    const ALL: [Self; 4] = [Self::Attempts, Self::Openings, Self::Problems, Self::Requests];
+
+    const fn limit(self) -> Limit {
+        match self {
+            Self::Attempts => Limit { window: Duration::from_secs(1), per_causer: 20, overall: 200 },
+            // A knock leads to two to four lines, so these are 150 knocks a minute from one address, and 1500 in all.
+            Self::Openings | Self::Problems | Self::Requests => {
+                Limit { window: Duration::from_secs(60), per_causer: 600, overall: 6000 }
+            }
+        }
+    }
+}
+
+/// Decides which lines are written.
+#[derive(Debug)]
+pub(crate) struct RateLimiter([Window; 4]);
+
+impl Default for RateLimiter {
+    fn default() -> Self {
+        Self(Topic::ALL.map(Window::new))
+    }
 }
 
 impl RateLimiter {
-    /// Counts a line about this source and says whether it may be written.
-    pub(crate) fn admits(&mut self, source: IpAddr, now: Timestamp) -> bool {
-        if self.ends.is_none() {
-            self.ends = Some(now.after(WINDOW));
-        }
-        let is_full = self.written >= OVERALL;
-        let of_source = self.of_source.get(&source).copied().unwrap_or(0);
-        if is_full || of_source >= PER_SOURCE {
-            self.left_out += 1;
-            return false;
-        }
-        self.written += 1;
-        self.of_source.insert(source, of_source + 1);
-        true
+    /// Counts a line and says whether it may be written. `opens` says whether it announces an opening.
+    pub(crate) fn admits(
+        &mut self,
+        topic: Topic,
+        causer: Causer,
+        door: Option<&str>,
+        opens: bool,
+        now: Timestamp,
+    ) -> bool {
+        let window = self.0.iter_mut().find(|window| window.topic == topic);
+        window.is_none_or(|window| window.admits(causer, door, opens, now))
     }
 
-    /// Starts a new window if the current one is over; returns how many lines the old one suppressed, if any.
-    pub(crate) fn handle_timeout(&mut self, now: Timestamp) -> Option<u64> {
-        if self.ends.is_none_or(|ends| now < ends) {
-            return None;
-        }
-        let left_out = self.left_out;
-        *self = Self::default();
-        (left_out > 0).then_some(left_out)
+    /// Starts new windows where they are over; returns what the old ones left out.
+    pub(crate) fn handle_timeout(&mut self, now: Timestamp) -> Vec<String> {
+        self.0.iter_mut().filter_map(|window| window.handle_timeout(now)).collect()
     }
 
     /// When [`Self::handle_timeout`] wants to be called; `None` while there is nothing to report.
     pub(crate) fn poll_timeout(&self) -> Option<Timestamp> {
-        self.ends.filter(|_| self.left_out > 0)
+        self.0.iter().filter_map(Window::poll_timeout).min()
+    }
+
+    /// Returns what was left out and has not been reported.
+    pub(crate) fn finish(&mut self) -> Vec<String> {
+        self.0.iter_mut().filter_map(Window::finish).collect()
+    }
+}
+
+/// The lines about one topic.
+#[derive(Debug)]
+struct Window {
+    topic: Topic,
+    /// When the current window ends; `None` if nothing has been written lately.
+    ends: Option<Timestamp>,
+    written: u32,
+    of_causer: HashMap<Causer, u32>,
+    left_out: LeftOut,
+}
+
+/// What a window left out.
+#[derive(Default, Debug)]
+struct LeftOut {
+    lines: u64,
+    openings: u64,
+    doors: BTreeSet<String>,
+    causers: HashSet<Causer>,
+}
+
+impl Window {
+    fn new(topic: Topic) -> Self {
+        Self { topic, ends: None, written: 0, of_causer: HashMap::new(), left_out: LeftOut::default() }
+    }
+
+    fn admits(&mut self, causer: Causer, door: Option<&str>, opens: bool, now: Timestamp) -> bool {
+        let limit = self.topic.limit();
+        if self.ends.is_none() {
+            self.ends = Some(now.after(limit.window));
+        }
+        if self.written < limit.overall {
+            let of_causer = self.of_causer.entry(causer).or_insert(0);
+            if *of_causer < limit.per_causer {
+                *of_causer += 1;
+                self.written += 1;
+                return true;
+            }
+        }
+        self.left_out.lines += 1;
+        // Every packet of a flood may come here, and nobody asks whose stages were left out.
+        if self.topic != Topic::Attempts {
+            self.left_out.add(causer, door, opens);
+        }
+        false
+    }
+
+    fn handle_timeout(&mut self, now: Timestamp) -> Option<String> {
+        if self.ends.is_none_or(|ends| now < ends) {
+            return None;
+        }
+        self.finish()
+    }
+
+    fn poll_timeout(&self) -> Option<Timestamp> {
+        self.ends.filter(|_| self.left_out.lines > 0)
+    }
+
+    fn finish(&mut self) -> Option<String> {
+        let old = std::mem::replace(self, Self::new(self.topic));
+        (old.left_out.lines > 0).then(|| old.left_out.summary(old.topic))
+    }
+}
+
+impl LeftOut {
+    fn add(&mut self, causer: Causer, door: Option<&str>, opens: bool) {
+        self.openings += u64::from(opens);
+        if self.causers.len() < TOLD_APART {
+            self.causers.insert(causer);
+        }
+        if let Some(door) = door
+            && self.doors.len() < TOLD_APART
+            && !self.doors.contains(door)
+        {
+            self.doors.insert(door.to_owned());
+        }
+    }
+
+    /// The line that stands for those left out.
+    fn summary(&self, topic: Topic) -> String {
+        let number = |number: u64, thing: &str| count(usize::try_from(number).unwrap_or(usize::MAX), thing);
+        let told_apart = |number: usize, one: &str, more: &str| match number {
+            0 => None,
+            1 => Some(format!("1 {one}")),
+            TOLD_APART.. => Some(format!("{TOLD_APART} or more {more}")),
+            _ => Some(format!("{number} {more}")),
+        };
+        let lines = number(self.lines, "log line");
+        let sources = self.causers.iter().filter(|causer| matches!(causer, Causer::Source(_))).count();
+        let users = self.causers.iter().filter(|causer| matches!(causer, Causer::User(_))).count();
+        let doors = told_apart(self.doors.len(), "door", "doors");
+        let sources = told_apart(sources, "address", "addresses");
+        let (about, parts) = match topic {
+            Topic::Attempts => return format!("suppressed {lines}"),
+            Topic::Openings => ("openings", vec![Some(number(self.openings, "opening")), doors, sources]),
+            Topic::Problems => ("problems with doors", vec![doors, sources]),
+            Topic::Requests => ("requests", vec![told_apart(users, "user", "users")]),
+        };
+        let parts: Vec<_> = parts.into_iter().flatten().collect();
+        let parts = if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) };
+        format!("suppressed {lines} about {about}{parts}")
     }
 }
 
@@ -97,38 +238,91 @@ mod tests {
         Timestamp::ZERO.after(Duration::from_millis(milliseconds))
     }
 
-    fn source(number: u32) -> IpAddr {
-        Ipv4Addr::from_bits(number).into()
+    fn source(number: u32) -> Causer {
+        Causer::Source(Ipv4Addr::from_bits(number).into())
+    }
+
+    fn attempt(limiter: &mut RateLimiter, number: u32, now: Timestamp) -> bool {
+        limiter.admits(Topic::Attempts, source(number), Some("ssh"), false, now)
     }
 
     #[test]
     fn a_source_has_20_lines_a_second_and_all_together_have_200() {
         let mut flood = RateLimiter::default();
-        let one = (0..100).filter(|_| flood.admits(source(1), at(0))).count();
-        let others = (0..1000).filter(|&number| flood.admits(source(2 + number), at(500))).count();
+        let one = (0..100).filter(|_| attempt(&mut flood, 1, at(0))).count();
+        let others = (0..1000).filter(|&number| attempt(&mut flood, 2 + number, at(500))).count();
         assert_eq!((one, others), (20, 180));
-        assert_eq!(flood.of_source.len(), 181);
+        assert_eq!(flood.0[0].of_causer.len(), 181);
     }
 
     #[test]
     fn what_was_left_out_is_told_once_when_the_second_is_over() {
         let mut flood = RateLimiter::default();
         for _ in 0..25 {
-            flood.admits(source(1), at(300));
+            attempt(&mut flood, 1, at(300));
         }
         assert_eq!(flood.poll_timeout(), Some(at(1300)));
-        assert_eq!(flood.handle_timeout(at(1299)), None);
-        assert_eq!(flood.handle_timeout(at(1300)), Some(5));
-        assert_eq!((flood.handle_timeout(at(1300)), flood.poll_timeout()), (None, None));
-        assert!(flood.admits(source(1), at(1300)));
+        assert!(flood.handle_timeout(at(1299)).is_empty());
+        assert_eq!(flood.handle_timeout(at(1300)), ["suppressed 5 log lines"]);
+        assert_eq!((flood.handle_timeout(at(1300)).len(), flood.poll_timeout()), (0, None));
+        assert!(attempt(&mut flood, 1, at(1300)));
     }
 
     #[test]
     fn without_a_flood_nothing_is_told_and_nothing_wakes() {
         let mut flood = RateLimiter::default();
-        assert!(flood.admits(source(1), at(0)));
-        assert_eq!((flood.poll_timeout(), flood.handle_timeout(at(5000))), (None, None));
-        assert_eq!(flood.written, 0);
+        assert!(attempt(&mut flood, 1, at(0)));
+        assert_eq!((flood.poll_timeout(), flood.handle_timeout(at(5000)).len()), (None, 0));
+        assert_eq!(flood.0[0].written, 0);
+    }
+
+    #[test]
+    fn an_address_has_600_lines_about_openings_a_minute_and_all_together_have_6000() {
+        for topic in [Topic::Openings, Topic::Problems, Topic::Requests] {
+            let mut flood = RateLimiter::default();
+            let mut admits = |number, now| flood.admits(topic, source(number), None, false, at(now));
+            assert_eq!((0..1000).filter(|_| admits(1, 0)).count(), 600);
+            assert_eq!((0..100_000).filter(|&number| admits(2 + number, 59_000)).count(), 5400);
+        }
+    }
+
+    #[test]
+    fn who_floods_one_topic_hides_nothing_of_another() {
+        let mut flood = RateLimiter::default();
+        for number in 0..10_000 {
+            flood.admits(Topic::Openings, source(number), None, true, at(0));
+            attempt(&mut flood, number, at(0));
+        }
+        assert!(flood.admits(Topic::Problems, source(1), None, false, at(0)));
+        assert!(flood.admits(Topic::Requests, Causer::User(0), None, false, at(0)));
+    }
+
+    #[test]
+    fn openings_that_were_left_out_are_counted_with_their_doors_and_addresses() {
+        let mut flood = RateLimiter::default();
+        for number in 0..6002 {
+            flood.admits(Topic::Openings, source(number), Some("ssh"), true, at(0));
+            flood.admits(Topic::Openings, source(number), Some("ssh"), false, at(0));
+        }
+        assert_eq!(
+            flood.handle_timeout(at(60_000)),
+            ["suppressed 6004 log lines about openings (3002 openings, 1 door, 3002 addresses)"]
+        );
+        for number in 0..100_000 {
+            let door = format!("door{}", number % 10_000);
+            flood.admits(Topic::Problems, source(number), Some(&door), false, at(60_000));
+        }
+        assert_eq!((flood.0[2].left_out.doors.len(), flood.0[2].left_out.causers.len()), (4096, 4096));
+        for _ in 0..601 {
+            flood.admits(Topic::Requests, Causer::User(1000), None, false, at(60_000));
+        }
+        assert_eq!(
+            flood.finish(),
+            [
+                "suppressed 94000 log lines about problems with doors (4096 or more doors, 4096 or more addresses)",
+                "suppressed 1 log line about requests (1 user)"
+            ]
+        );
     }
 
     #[test]

@@ -67,11 +67,8 @@ pub(super) struct Sink {
 
 impl Sink {
     pub(super) fn new(stderr: OwnedFd) -> Self {
-        let stderr = File::from(stderr);
-        // Other processes write there as well and may take the room that poll(2) found. A socket (which then has some
-        // room left) or a file cannot be reopened, and need not be.
-        let to = if is_pipe_or_terminal(&stderr) { reopen(stderr.as_fd()).ok() } else { None };
-        Self { to: to.unwrap_or(stderr), pending: Vec::new(), waiting_since: None, is_stuck: false }
+        let to = reopen(stderr.as_fd()).unwrap_or_else(|| File::from(stderr));
+        Self { to, pending: Vec::new(), waiting_since: None, is_stuck: false }
     }
 
     /// Writes the chunk, keeps it for later, or loses it.
@@ -121,12 +118,6 @@ impl AsFd for Sink {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.to.as_fd()
     }
-}
-
-fn is_pipe_or_terminal(file: &File) -> bool {
-    use std::io::IsTerminal;
-    use std::os::unix::fs::FileTypeExt;
-    file.is_terminal() || file.metadata().is_ok_and(|data| data.file_type().is_fifo())
 }
 
 /// Writes without blocking: a descriptor that could not be reopened may have no room, and would block.
