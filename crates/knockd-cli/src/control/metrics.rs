@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use crate::control::socket::QueuedRequest;
+use crate::control::socket::{Answer, QueuedRequest, Who};
 use crate::control::{Reply, Request, Status};
 use crate::log::Line;
 
@@ -81,14 +81,14 @@ fn ask(asking: &Sender<QueuedRequest>) -> Option<Status> {
     let (reply, replies) = bounded(1);
     let ask = QueuedRequest {
         request: Request::Status {},
-        who: "metrics".to_owned(),
+        who: Who { user: None, text: "metrics".to_owned() },
         reply,
         listening: Weak::new(),
     };
     asking.send(ask).ok()?;
     match replies.recv() {
-        Ok(Reply::Status(status)) => Some(*status),
-        Ok(Reply::Done { .. } | Reply::Refused { .. } | Reply::Traced { .. }) | Err(_) => None,
+        Ok(Answer::Reply(Reply::Status(status))) => Some(*status),
+        Ok(Answer::Reply(_) | Answer::Traced(_)) | Err(_) => None,
     }
 }
 
@@ -269,7 +269,7 @@ mod tests {
         let (speak, heard) = bounded(10);
         std::thread::spawn(move || {
             for ask in asks {
-                let _ = ask.reply.try_send(Reply::Status(Box::new(example())));
+                let _ = ask.reply.try_send(Answer::Reply(Reply::Status(Box::new(example()))));
             }
         });
         let _bad = Metrics::start("/no/such/file".into(), (asking.clone(), speak.clone())).unwrap();

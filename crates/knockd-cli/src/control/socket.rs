@@ -1,14 +1,15 @@
 //! The daemon's side of the control socket: its threads read requests and write replies, so the engine waits for no
 //! client.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, Permissions};
-use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -20,18 +21,29 @@ use crate::system::users;
 /// The group that may use the socket, if there is one.
 const GROUP: &str = "knockd";
 
-/// The maximum number of clients.
+/// The maximum number of clients; how many of them may belong to users other than root and the daemon's own; and how many to
+/// one of these. So nobody can take every seat from root, or from another user alone.
 const MAX_CLIENTS: usize = 16;
+const MAX_OTHERS: usize = 12;
+const MAX_OF_ONE: usize = 4;
 
-/// How long a client may stay silent, or leave its reply unread, before it is disconnected.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a client may stay silent before its first request, and between two.
+const FIRST_SILENCE: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// How long a request may take from its first byte to its line end, and a client to take a reply.
+const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 const WRITE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How much is written at a time: the kernel starts the time for a write anew with each of its buffers.
+const PIECE: usize = 16 * 1024;
 
 /// How long the engine may take to answer; reading a configuration from a slow disk takes longest.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
-/// How many replies to [`Request::Trace`] wait for a client; more are skipped.
+/// How many replies to [`Request::Trace`] wait for a client, of which so many are written at a time; more are skipped.
 const TRACED: usize = 1024;
+const TRACED_AT_ONCE: usize = 64;
 
 /// How often to check whether a client that receives nothing is still there.
 const LOOK: Duration = Duration::from_secs(1);
@@ -46,12 +58,29 @@ const QUEUE: usize = MAX_CLIENTS;
 #[derive(Debug)]
 pub(crate) struct QueuedRequest {
     pub(crate) request: Request,
-    /// The client, for the log.
-    pub(crate) who: String,
-    /// Takes one reply, or [`TRACED`] of them, without blocking.
-    pub(crate) reply: Sender<Reply>,
+    pub(crate) who: Who,
+    /// Takes one answer, or [`TRACED`] of them, without blocking.
+    pub(crate) reply: Sender<Answer>,
     /// Gone once the client is gone.
     pub(crate) listening: Weak<()>,
+}
+
+/// Who makes a request.
+#[derive(Clone, Debug)]
+pub(crate) struct Who {
+    /// The user, if the kernel names one.
+    pub(crate) user: Option<u32>,
+    /// The user and the process, for the log.
+    pub(crate) text: String,
+}
+
+/// An answer of the engine.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// The client's thread puts it into JSON.
+    Reply(Reply),
+    /// A [`Reply::Traced`] in JSON, shared by all who are told the same.
+    Traced(Arc<str>),
 }
 
 /// Every source of requests: the socket, if there is one, and any other holder of a sender.
@@ -193,8 +222,7 @@ impl Serving {
 }
 
 fn accept(listener: &UnixListener, unwanted: &PipeReader, asking: &Sender<QueuedRequest>) {
-    // Every client holds a copy.
-    let seats = Arc::new(());
+    let mut seats = Seats::default();
     loop {
         let mut polled = [PollFd::new(listener, PollFlags::IN), PollFd::new(unwanted, PollFlags::IN)];
         let ready = poll(&mut polled, None);
@@ -206,66 +234,140 @@ fn accept(listener: &UnixListener, unwanted: &PipeReader, asking: &Sender<Queued
             thread::sleep(Duration::from_millis(100));
             continue;
         };
-        let _ = client.set_write_timeout(Some(WRITE_LIMIT)).and(client.set_read_timeout(Some(PATIENCE)));
-        if Arc::strong_count(&seats) > MAX_CLIENTS {
-            let _ = write(&client, &Reply::refused(format!("too many clients: the limit is {MAX_CLIENTS}")));
-            continue;
-        }
-        let (seat, asking) = (Arc::clone(&seats), asking.clone());
+        let who = who_is(&client);
+        let seat = match seats.take(who.user) {
+            Ok(seat) => seat,
+            Err(reason) => {
+                let _ = write_reply(&client, &Reply::refused(reason));
+                continue;
+            }
+        };
+        let asking = asking.clone();
         // Without a thread, the client is disconnected.
         let _ = thread::Builder::new().name("control-client".to_owned()).spawn(move || {
-            serve(&client, &asking);
+            serve(&client, &who, &asking);
             drop(seat);
         });
     }
 }
 
-/// Answers one request after another until the client disconnects or misbehaves.
-fn serve(client: &UnixStream, asking: &Sender<QueuedRequest>) {
-    let who = who_is(client);
-    let listening = Arc::new(());
-    let mut lines = BufReader::new(client);
-    loop {
-        let mut line = Vec::new();
-        let limit = u64::try_from(MAX_REQUEST).unwrap_or(u64::MAX) + 1;
-        match (&mut lines).take(limit).read_until(b'\n', &mut line) {
-            Ok(1..) => {}
-            Ok(0) | Err(_) => return,
+/// Who is being served: every client holds a copy of its user's seat.
+#[derive(Default, Debug)]
+struct Seats(BTreeMap<Option<u32>, Arc<()>>);
+
+impl Seats {
+    /// Returns a seat, or the reason why there is none for this user.
+    fn take(&mut self, user: Option<u32>) -> Result<Arc<()>, String> {
+        let is_owner = |user: Option<u32>| {
+            user.is_some_and(|user| user == 0 || user == rustix::process::geteuid().as_raw())
+        };
+        self.0.retain(|_, seat| Arc::strong_count(seat) > 1);
+        let taken = |counts: &dyn Fn(Option<u32>) -> bool| -> usize {
+            let seats = self.0.iter().filter(|(user, _)| counts(**user));
+            seats.map(|(_, seat)| Arc::strong_count(seat) - 1).sum()
+        };
+        if taken(&|_| true) >= MAX_CLIENTS {
+            return Err(format!("too many clients: the limit is {MAX_CLIENTS}"));
         }
+        if !is_owner(user) && taken(&|other| !is_owner(other)) >= MAX_OTHERS {
+            return Err(format!("too many clients: the limit is {MAX_OTHERS} for users other than root"));
+        }
+        if !is_owner(user) && taken(&|other| other == user) >= MAX_OF_ONE {
+            return Err(format!("too many clients: the limit is {MAX_OF_ONE} for one user"));
+        }
+        Ok(Arc::clone(self.0.entry(user).or_default()))
+    }
+}
+
+/// Answers one request after another until the client disconnects or misbehaves.
+fn serve(client: &UnixStream, who: &Who, asking: &Sender<QueuedRequest>) {
+    let listening = Arc::new(());
+    let mut requests = Requests { client, buffer: Vec::new(), silence: FIRST_SILENCE };
+    while let Some(line) = requests.next() {
         let (reply, is_well) = match Request::parse(&line) {
             Ok(request) => {
                 let room = if matches!(request, Request::Trace { .. }) { TRACED } else { 1 };
                 let (reply, replies) = bounded(room);
                 let ask =
                     QueuedRequest { request, who: who.clone(), reply, listening: Arc::downgrade(&listening) };
-                let first = answer(ask, asking, &replies);
-                if matches!(first, Reply::Traced { .. }) {
-                    return pass_on(client, &first, &replies);
+                match answer(ask, asking, &replies) {
+                    Answer::Traced(first) => return pass_on(client, &first, &replies),
+                    Answer::Reply(reply) => (reply, true),
                 }
-                (first, true)
             }
             Err(reason) => (Reply::refused(reason), false),
         };
-        if write(client, &reply).is_err() || !is_well {
+        if write_reply(client, &reply).is_err() || !is_well {
             return;
         }
     }
 }
 
-/// Passes a request to the engine and waits for its reply.
-fn answer(ask: QueuedRequest, asking: &Sender<QueuedRequest>, replies: &Receiver<Reply>) -> Reply {
-    // The receiver is gone once the daemon is shutting down.
-    let asked = asking.send_timeout(ask, ANSWER_LIMIT).is_ok();
-    let reply = asked.then(|| replies.recv_timeout(ANSWER_LIMIT).ok()).flatten();
-    reply.unwrap_or_else(|| Reply::refused("knockd is shutting down, or too busy to answer"))
+/// Reads a client's requests, within limits on their length and their time.
+struct Requests<'a> {
+    client: &'a UnixStream,
+    /// What has arrived of the next ones.
+    buffer: Vec<u8>,
+    /// How long the client may be silent before the next one.
+    silence: Duration,
 }
 
-/// Forwards the engine's replies until the client disconnects.
-fn pass_on(client: &UnixStream, first: &Reply, replies: &Receiver<Reply>) {
-    let mut written = write(client, first);
+impl Requests<'_> {
+    /// Returns the next line, whole or longer than allowed; `None` if the client has gone or takes too long.
+    fn next(&mut self) -> Option<Vec<u8>> {
+        let silence = std::mem::replace(&mut self.silence, SILENCE);
+        let mut end = Instant::now() + if self.buffer.is_empty() { silence } else { REQUEST_LIMIT };
+        loop {
+            if let Some(at) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let rest = self.buffer.split_off(at + 1);
+                return Some(std::mem::replace(&mut self.buffer, rest));
+            }
+            if self.buffer.len() > MAX_REQUEST {
+                return Some(std::mem::take(&mut self.buffer));
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            // A limit of zero is an error.
+            self.client.set_read_timeout(Some(left)).ok()?;
+            let mut chunk = [0; MAX_REQUEST];
+            match self.client.read(&mut chunk) {
+                Ok(0) if self.buffer.is_empty() => return None,
+                Ok(0) => return Some(std::mem::take(&mut self.buffer)),
+                Ok(length) => {
+                    if self.buffer.is_empty() {
+                        end = Instant::now() + REQUEST_LIMIT;
+                    }
+                    self.buffer.extend(chunk.get(..length).unwrap_or_default());
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+/// Passes a request to the engine and waits for its answer.
+fn answer(ask: QueuedRequest, asking: &Sender<QueuedRequest>, replies: &Receiver<Answer>) -> Answer {
+    // The receiver is gone once the daemon is shutting down.
+    let asked = asking.send_timeout(ask, ANSWER_LIMIT).is_ok();
+    let answer = asked.then(|| replies.recv_timeout(ANSWER_LIMIT).ok()).flatten();
+    let refused = || Reply::refused("knockd is shutting down, or too busy to answer");
+    answer.unwrap_or_else(|| Answer::Reply(refused()))
+}
+
+/// Forwards what the engine tells until the client disconnects.
+fn pass_on(client: &UnixStream, first: &str, answers: &Receiver<Answer>) {
+    let line = |line: &str| [line, "\n"].concat().into_bytes();
+    let mut written = write(client, &line(first));
     while written.is_ok() {
-        written = match replies.recv_timeout(LOOK) {
-            Ok(reply) => write(client, &reply),
+        written = match answers.recv_timeout(LOOK) {
+            Ok(answer) => {
+                let waiting = std::iter::once(answer).chain(answers.try_iter()).take(TRACED_AT_ONCE);
+                let lines = waiting.flat_map(|answer| match answer {
+                    Answer::Traced(text) => line(&text),
+                    Answer::Reply(_) => Vec::new(),
+                });
+                write(client, &lines.collect::<Vec<_>>())
+            }
             // The client has nothing more to say: anything that it does is the end.
             Err(RecvTimeoutError::Timeout) if is_silent(client) => Ok(()),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
@@ -279,23 +381,41 @@ fn is_silent(client: &UnixStream) -> bool {
         .is_ok_and(|ready| ready == 0)
 }
 
-fn write(mut client: &UnixStream, reply: &Reply) -> io::Result<()> {
+fn write_reply(client: &UnixStream, reply: &Reply) -> io::Result<()> {
     let mut line = serde_json::to_vec(reply)?;
     line.push(b'\n');
-    client.write_all(&line)
+    write(client, &line)
 }
 
-/// Returns the user and the process at the other end, for the log.
-fn who_is(client: &UnixStream) -> String {
-    let Ok(peer) = rustix::net::sockopt::socket_peercred(client) else { return "unknown user".to_owned() };
-    let uid = peer.uid.as_raw();
-    let name = users::name_of(uid).unwrap_or_else(|| format!("user {uid}"));
-    format!("{name} (pid {})", peer.pid.as_raw_nonzero())
+/// Writes everything, or fails after [`WRITE_LIMIT`], however little the client takes at a time.
+fn write(mut client: &UnixStream, bytes: &[u8]) -> io::Result<()> {
+    let end = Instant::now() + WRITE_LIMIT;
+    let mut written = 0;
+    while let Some(piece) = bytes.get(written..).and_then(|rest| rest.chunks(PIECE).next()) {
+        // A limit of zero is an error.
+        client.set_write_timeout(Some(end.saturating_duration_since(Instant::now())))?;
+        match client.write(piece) {
+            Ok(length) => written += length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Returns the user and the process at the other end.
+fn who_is(client: &UnixStream) -> Who {
+    let Ok(peer) = rustix::net::sockopt::socket_peercred(client) else {
+        return Who { user: None, text: "unknown user".to_owned() };
+    };
+    let user = peer.uid.as_raw();
+    let name = users::name_of(user).unwrap_or_else(|| format!("user {user}"));
+    Who { user: Some(user), text: format!("{name} (pid {})", peer.pid.as_raw_nonzero()) }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::io::{BufRead, BufReader};
 
     use super::*;
 
@@ -308,7 +428,7 @@ mod tests {
         let requests = control.requests.clone();
         thread::spawn(move || {
             for QueuedRequest { request, reply, .. } in requests {
-                let _ = reply.try_send(Reply::refused(request.to_string()));
+                let _ = reply.try_send(Answer::Reply(Reply::refused(request.to_string())));
             }
         });
         (directory, path, control)
@@ -393,6 +513,79 @@ mod tests {
         while status_if_seated(&path).as_deref() != Some(ANSWER) {
             assert!(Instant::now() < end);
         }
+    }
+
+    /// Takes seats for these users as long as there are some.
+    fn take(seats: &mut Seats, users: impl IntoIterator<Item = u32>) -> Vec<Arc<()>> {
+        users.into_iter().filter_map(|user| seats.take(Some(user)).ok()).collect()
+    }
+
+    #[test]
+    fn no_user_has_more_than_four_seats_and_all_together_leave_four_for_root() {
+        let mut seats = Seats::default();
+        let one = take(&mut seats, [1000; 100]);
+        assert_eq!(one.len(), 4);
+        assert!(seats.take(Some(1000)).unwrap_err().contains("the limit is 4 for one user"));
+        let others = take(&mut seats, 2000..2100);
+        assert_eq!(others.len(), 8);
+        assert!(seats.take(None).unwrap_err().contains("the limit is 12 for users other than root"));
+        let root = take(&mut seats, [0; 100]);
+        assert_eq!(root.len(), 4);
+        assert!(seats.take(Some(0)).unwrap_err().ends_with("the limit is 16"));
+        drop(one);
+        assert_eq!(take(&mut seats, [0, 3000]).len(), 2);
+        drop((others, root));
+        assert_eq!(take(&mut seats, [0; 100]).len(), 16);
+        assert_eq!(seats.0.len(), 1, "who has gone is forgotten");
+    }
+
+    #[test]
+    fn who_sends_a_request_bit_by_bit_is_let_go_after_some_seconds() {
+        let (_directory, path, _control) = served();
+        let mut client = UnixStream::connect(&path).unwrap();
+        let start = Instant::now();
+        let end = start + Duration::from_secs(60);
+        // Blanks before a request are a part of it, so each of these could be the start of one.
+        while client.write_all(b" ").is_ok() {
+            assert!(Instant::now() < end, "it is still served");
+            thread::sleep(Duration::from_millis(100));
+        }
+        assert!(start.elapsed() >= REQUEST_LIMIT);
+    }
+
+    #[test]
+    fn who_takes_a_reply_bit_by_bit_is_let_go_after_some_seconds() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let start = Instant::now();
+        let (done, is_done) = bounded::<()>(0);
+        let reader = thread::spawn(move || {
+            let mut bytes = [0; 8192];
+            while is_done.recv_timeout(Duration::from_millis(100)).is_err_and(|error| error.is_timeout()) {
+                let _ = theirs.read(&mut bytes);
+            }
+        });
+        assert!(write(&ours, &vec![b'x'; 64 << 20]).is_err());
+        assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+        drop(done);
+        reader.join().unwrap();
+    }
+
+    #[test]
+    fn a_client_may_be_silent_between_two_requests_for_longer_than_one_may_take() {
+        let (_directory, path, _control) = served();
+        let client = UnixStream::connect(path).unwrap();
+        assert_eq!(status(&client), ANSWER);
+        thread::sleep(REQUEST_LIMIT + Duration::from_secs(1));
+        assert_eq!(status(&client), ANSWER);
+    }
+
+    #[test]
+    fn who_never_says_anything_is_let_go_after_some_seconds() {
+        let (_directory, path, _control) = served();
+        let mut client = UnixStream::connect(path).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+        // Before, this took a minute.
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
     }
 
     fn status_if_seated(path: &Path) -> Option<String> {

@@ -174,6 +174,8 @@ pub struct Health {
     pub decoder: Option<String>,
     /// Why packets are not read on an interface that exists.
     pub capture_problem: Option<String>,
+    /// The longest time since startup for which the loop did one thing and nothing else, in microseconds.
+    pub longest_iteration_us: u64,
 }
 
 #[cfg(test)]

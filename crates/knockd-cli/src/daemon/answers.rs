@@ -8,7 +8,7 @@ use knockd_core::{
 };
 
 use super::engine::Engine;
-use crate::control::socket::QueuedRequest;
+use crate::control::socket::{Answer, QueuedRequest, Who};
 use crate::control::{
     AttemptStatus, AttemptsStatus, CommandsStatus, CountersStatus, DoorStatus, Health, InterfaceStatus,
     LeasePhase, LeaseStatus, LeasesStatus, Reply, Request, Status,
@@ -23,24 +23,45 @@ const MAX_ATTEMPTS: usize = 100;
 /// How many leases a status lists.
 const MAX_LEASES: usize = 1000;
 
+/// How many reloads per minute clients may request: each stops the loop, and writes lines about the configuration.
+const MAX_RELOADS: u32 = 60;
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Counts the reloads that clients request.
+#[derive(Default, Debug)]
+pub(super) struct ReloadLimit {
+    ends: Timestamp,
+    count: u32,
+}
+
+impl ReloadLimit {
+    fn admits(&mut self, now: Timestamp) -> bool {
+        if now >= self.ends {
+            *self = Self { ends: now.after(MINUTE), count: 0 };
+        }
+        self.count += 1;
+        self.count <= MAX_RELOADS
+    }
+}
+
 impl Engine {
     pub(super) fn answer(&mut self, queued: QueuedRequest) {
         let QueuedRequest { request, who, reply, listening } = queued;
         let answer = match &request {
             Request::Status {} => Reply::Status(Box::new(self.status())),
             Request::Trace { address } => {
-                self.log(&Line::request(&who, &request.to_string()));
+                self.log(&Line::request(who.user, &who.text, &request.to_string()));
                 let addresses: Vec<_> = self.dispatcher.listeners.addresses().collect();
                 return self.dispatcher.feed.add(*address, reply, listening, &addresses);
             }
             _ => self.obey(&request, &who).map_or_else(Reply::refused, Reply::done),
         };
         // The client may be gone.
-        let _ = reply.try_send(answer);
+        let _ = reply.try_send(Answer::Reply(answer));
     }
 
     /// Carries out a request and says what was done, or why not.
-    fn obey(&mut self, request: &Request, who: &str) -> Result<String, String> {
+    fn obey(&mut self, request: &Request, who: &Who) -> Result<String, String> {
         if let Request::Close { door: Some(door), .. }
         | Request::Extend { door, .. }
         | Request::Open { door, .. } = request
@@ -48,9 +69,12 @@ impl Engine {
             self.find(door)?;
         }
         // Door names contain no line ends, so neither does this.
-        self.log(&Line::request(who, &request.to_string()));
+        self.log(&Line::request(who.user, &who.text, &request.to_string()));
         match request {
             Request::Status {} | Request::Trace { .. } => Err("unsupported request".to_owned()),
+            Request::Reload {} if !self.reload_limit.admits(self.clock.now()) => {
+                Err(format!("more than {MAX_RELOADS} reloads within a minute; try again later"))
+            }
             Request::Reload {} => {
                 self.reload().map(|()| format!("reloaded {}", self.setup.config_path.display()))
             }
@@ -191,6 +215,7 @@ impl Engine {
                 filter_exact: self.dispatcher.listeners.surplus() == 0,
                 decoder: self.dispatcher.kept.clone(),
                 capture_problem: self.dispatcher.listeners.problem(),
+                longest_iteration_us: self.longest_iteration.as_micros().try_into().unwrap_or(u64::MAX),
             },
         }
     }

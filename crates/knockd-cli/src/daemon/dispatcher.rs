@@ -96,11 +96,11 @@ impl Dispatcher {
     }
 
     /// Tells the subscribers of the trace feed what an outcome means.
-    pub(super) fn trace(&mut self, outcome: &Outcome) {
+    pub(super) fn trace(&mut self, outcome: &Outcome, now: Timestamp) {
         if !self.feed.is_empty()
             && let Some(note) = explain::of_outcome(outcome, &self.config.doors)
         {
-            self.feed.tell_note(&note);
+            self.feed.tell_note(&note, now);
         }
     }
 

@@ -2,6 +2,8 @@
 //! one place and without locks.
 
 use std::io;
+use std::net::IpAddr;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -11,6 +13,7 @@ use knockd_core::config::OnExit;
 use knockd_core::{DoorId, Gate, LocalPorts, Now, Outcome, Outcomes, Packet, Timestamp};
 use signal_hook::consts::SIGHUP;
 
+use super::answers::ReloadLimit;
 use super::dispatcher::Dispatcher;
 use super::service_manager::{self, Watchdog};
 use super::setup::Setup;
@@ -19,7 +22,7 @@ use crate::args::Args;
 use crate::capture::listener::Message;
 use crate::control::explain;
 use crate::control::metrics::Metrics;
-use crate::control::socket::Control;
+use crate::control::socket::{Control, QueuedRequest};
 use crate::leases::commands::Report;
 use crate::leases::one_time_file::StrikeError;
 use crate::leases::writer::Progress;
@@ -31,6 +34,9 @@ use crate::system::text::count;
 
 /// How long the stop commands of open doors may take at shutdown.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+
+/// The longest time for which no request is taken after one that took long, such as a reload.
+const LONGEST_REST: Duration = Duration::from_millis(100);
 
 /// How many log lines of other threads wait for the loop.
 const LINES: usize = 16;
@@ -55,6 +61,27 @@ pub(super) struct Engine {
     /// Log lines of other threads.
     log_lines: Receiver<Line>,
     pub(super) line_sender: Sender<Line>,
+    /// From when on requests are taken.
+    requests_from: Timestamp,
+    pub(super) reload_limit: ReloadLimit,
+    pub(super) longest_iteration: Duration,
+}
+
+/// What one iteration of the loop is about.
+enum Work {
+    /// Only what is due.
+    None,
+    Message(Message),
+    Report(Report),
+    Progress(Progress),
+    Request(QueuedRequest),
+    /// `None` if there will be no more.
+    Ports(Option<LocalPorts>),
+    Line(Line),
+    /// `None` if there will be no more.
+    Links(Option<io::Result<()>>),
+    /// `None` if there will be no more.
+    Signal(Option<i32>),
 }
 
 impl Engine {
@@ -94,6 +121,9 @@ impl Engine {
             links,
             log_lines,
             line_sender,
+            requests_from: Timestamp::ZERO,
+            reload_limit: ReloadLimit::default(),
+            longest_iteration: Duration::ZERO,
         })
     }
 
@@ -110,37 +140,70 @@ impl Engine {
         self.follow_interfaces();
         service_manager::ready(&self.summary());
         loop {
-            select! {
-                recv(self.dispatcher.listeners.messages) -> message => if let Ok(message) = message {
-                    self.handle_message(message);
-                },
-                recv(self.dispatcher.executor.reports) -> report => if let Ok(report) = report {
-                    self.handle_report(&report);
-                },
-                recv(self.dispatcher.executor.progress) -> progress => if let Ok(progress) = progress {
-                    self.handle_progress(progress);
-                },
-                recv(self.control.requests) -> request => if let Ok(request) = request { self.answer(request); },
-                recv(self.ports.answers) -> ports => match ports {
-                    Ok(ports) => self.handle_ports(ports),
-                    Err(_) => self.ports.answers = never(),
-                },
-                recv(self.log_lines) -> line => if let Ok(line) = line { self.log(&line); },
-                recv(self.links) -> change => match change {
-                    Ok(Ok(())) => self.follow_interfaces(),
-                    Ok(Err(error)) => self.log(&Line::warning(format!("cannot watch the network interfaces: {error}"))),
-                    Err(_) => self.links = never(),
-                },
-                recv(signals) -> signal => match signal {
-                    // Errors in the new configuration are in the log.
-                    Ok(SIGHUP) => drop(self.reload()),
-                    _ => break,
-                },
-                default(self.until_next_timeout()) => {}
+            let work = self.wait(signals);
+            let start = self.clock.now();
+            if self.handle(work).is_break() {
+                break;
             }
             self.handle_timeouts();
+            self.finish_iteration(start);
         }
         self.shut_down(signals);
+    }
+
+    /// Waits for something to do, but not beyond the next deadline.
+    fn wait(&self, signals: &Receiver<i32>) -> Work {
+        let now = self.clock.now();
+        let nobody = never();
+        let requests = if now < self.requests_from { &nobody } else { &self.control.requests };
+        select! {
+            recv(self.dispatcher.listeners.messages) -> message => message.map_or(Work::None, Work::Message),
+            recv(self.dispatcher.executor.reports) -> report => report.map_or(Work::None, Work::Report),
+            recv(self.dispatcher.executor.progress) -> progress => progress.map_or(Work::None, Work::Progress),
+            recv(requests) -> request => request.map_or(Work::None, Work::Request),
+            recv(self.ports.answers) -> ports => Work::Ports(ports.ok()),
+            recv(self.log_lines) -> line => line.map_or(Work::None, Work::Line),
+            recv(self.links) -> change => Work::Links(change.ok()),
+            recv(signals) -> signal => Work::Signal(signal.ok()),
+            default(self.until_next_timeout(now)) => Work::None,
+        }
+    }
+
+    /// Does the work; breaks if it is to end the daemon.
+    fn handle(&mut self, work: Work) -> ControlFlow<()> {
+        match work {
+            Work::None => {}
+            Work::Message(message) => self.handle_message(message),
+            Work::Report(report) => self.handle_report(&report),
+            Work::Progress(progress) => self.handle_progress(progress),
+            Work::Request(request) => self.handle_request(request),
+            Work::Ports(Some(ports)) => self.handle_ports(ports),
+            Work::Ports(None) => self.ports.answers = never(),
+            Work::Line(line) => self.log(&line),
+            Work::Links(Some(Ok(()))) => self.follow_interfaces(),
+            Work::Links(Some(Err(error))) => {
+                self.log(&Line::warning(format!("cannot watch the network interfaces: {error}")));
+            }
+            Work::Links(None) => self.links = never(),
+            // Errors in the new configuration are in the log.
+            Work::Signal(Some(SIGHUP)) => drop(self.reload()),
+            Work::Signal(_) => return ControlFlow::Break(()),
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Remembers how long the loop did nothing else.
+    fn finish_iteration(&mut self, start: Timestamp) {
+        self.longest_iteration = self.longest_iteration.max(self.clock.now().since(start));
+    }
+
+    /// Answers a request. The next one is not taken before nine times as much time has passed, so clients take at most a tenth
+    /// of the loop's time, however much they ask.
+    fn handle_request(&mut self, request: QueuedRequest) {
+        let start = self.clock.now();
+        self.answer(request);
+        let end = self.clock.now();
+        self.requests_from = end.after((end.since(start) * 9).min(LONGEST_REST));
     }
 
     /// Lets the gate decide, then traces and carries out its decisions.
@@ -157,7 +220,7 @@ impl Engine {
         let now = self.clock.both();
         for outcome in decide(&mut self.gate, now) {
             look(&outcome, &self.dispatcher.log);
-            self.dispatcher.trace(&outcome);
+            self.dispatcher.trace(&outcome, now.monotonic);
             self.dispatcher.dispatch(outcome, now.monotonic);
         }
         self.end_refused();
@@ -204,8 +267,11 @@ impl Engine {
             return;
         }
         self.dispatcher.counters.packets += 1;
-        if self.dispatcher.feed.is_empty() {
+        if !self.dispatcher.feed.takes(packet.source, now.monotonic) {
             for outcome in self.gate.handle_packet(packet, now) {
+                if !is_of_packet(&outcome, packet.source) {
+                    self.dispatcher.trace(&outcome, now.monotonic);
+                }
                 self.dispatcher.dispatch(outcome, now.monotonic);
             }
             return;
@@ -216,7 +282,7 @@ impl Engine {
         self.dispatcher.feed.tell_packet(packet, &notes);
         for outcome in outcomes {
             if !matches!(outcome, Outcome::Attempt(_) | Outcome::Scanner(_)) {
-                self.dispatcher.trace(&outcome);
+                self.dispatcher.trace(&outcome, now.monotonic);
             }
             self.dispatcher.dispatch(outcome, now.monotonic);
         }
@@ -263,8 +329,9 @@ impl Engine {
     }
 
     /// `Duration::MAX` if nothing has a deadline.
-    fn until_next_timeout(&self) -> Duration {
+    fn until_next_timeout(&self, now: Timestamp) -> Duration {
         let timeouts = [
+            Some(self.requests_from).filter(|from| *from > now),
             self.gate.poll_timeout(),
             self.dispatcher.poll_timeout(),
             self.dispatcher.listeners.poll_timeout(),
@@ -272,7 +339,7 @@ impl Engine {
         ];
         let next = timeouts.into_iter().flatten().min();
         // As long as a channel can wait.
-        next.map_or(Duration::MAX, |next| next.since(self.clock.now()))
+        next.map_or(Duration::MAX, |next| next.since(now))
     }
 
     /// Looks at the interfaces again because some have changed.
@@ -365,6 +432,15 @@ impl Engine {
     pub(super) fn summary(&self) -> String {
         let (names, doors) = (self.dispatcher.listeners.names(), self.setup.config.doors.len());
         format!("Listening on {names}; {}", count(doors, "door"))
+    }
+}
+
+/// Says whether an outcome is a part of what is told about a packet of this source.
+fn is_of_packet(outcome: &Outcome, source: IpAddr) -> bool {
+    match outcome {
+        Outcome::Attempt(event) => event.source == source,
+        Outcome::Scanner(_) => true,
+        Outcome::Opening { .. } | Outcome::Effect(_) | Outcome::UsedUp(_) | Outcome::Wanted(_) => false,
     }
 }
 

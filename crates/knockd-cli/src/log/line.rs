@@ -279,8 +279,10 @@ impl Line {
     }
 
     /// The line about a request on the control socket.
-    pub(crate) fn request(who: &str, request: &str) -> Self {
-        Self::new("request", format!("request from {who}: {request}"))
+    pub(crate) fn request(user: Option<u32>, who: &str, request: &str) -> Self {
+        let causer = user.map_or(Causer::Unknown, Causer::User);
+        let line = Self::new("request", format!("request from {who}: {request}"));
+        Self { limit: Some((Topic::Requests, causer)), ..line }
     }
 
     /// A line about something that needs attention.

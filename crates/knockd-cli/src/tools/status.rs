@@ -1,11 +1,15 @@
 //! The status as text for people.
 
 use std::fmt::{self, Write as _};
+use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 
 use crate::control::{AttemptStatus, DoorStatus, LeasePhase, LeaseStatus, Status};
 use crate::system::text::{count, harmless, span};
+
+/// An iteration of the main loop that is shown as a problem: a knock has to wait noticeably.
+const LONG_ITERATION: Duration = Duration::from_secs(1);
 
 const HEADING: Style = Style::new().bold();
 const GOOD: Style = AnsiColor::Green.on_default();
@@ -178,7 +182,12 @@ fn health(status: &Status) -> Vec<Vec<Cell>> {
         Some(text) => (harmless(text), BAD),
         None => plain("packets are read"),
     };
-    [state, capture, filter, decoder].into_iter().map(|cell| vec![cell]).collect()
+    // Knocks and commands wait that long.
+    let longest = Duration::from_micros(health.longest_iteration_us);
+    let is_bad = longest >= LONG_ITERATION;
+    let text = format!("longest iteration of the main loop: {} ms", longest.as_millis().max(1));
+    let longest = (text, if is_bad { BAD } else { Style::new() });
+    [state, capture, filter, decoder, longest].into_iter().map(|cell| vec![cell]).collect()
 }
 
 #[cfg(test)]
@@ -212,5 +221,6 @@ Open doors: 2
 "
         );
         assert!(after.starts_with("  packets past the kernel filter          1204\n"), "{after}");
+        assert!(after.ends_with("  longest iteration of the main loop: 1 ms\n"), "{after}");
     }
 }
