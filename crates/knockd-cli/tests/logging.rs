@@ -78,6 +78,36 @@ fn the_zone_can_be_named_as_containers_do_and_a_wrong_name_does_no_harm() {
 }
 
 #[test]
+fn logrotate_gives_the_log_a_new_file_even_while_the_configuration_has_an_error() {
+    const LOG: &str = "/var/log/knockd.log";
+    let net = Net::with_private_dirs(&["/var/log"]).unwrap();
+    let server = &net.server;
+    if server.run(&["sh", "-c", "command -v logrotate"]).is_err() {
+        testbed::skip_until_installed("logrotate");
+        return;
+    }
+    // It refuses a directory in which everybody may write.
+    sh(server, "chmod 755 /var/log");
+    let rules = include_str!("../../../packaging/logrotate.d/knockd");
+    server.write_file("/run/rotate.conf", rules).unwrap();
+    let rotate = || {
+        sh(server, "chmod 644 /run/rotate.conf; logrotate --force --state /run/state /run/rotate.conf 2>&1")
+    };
+    server.write_file(CONFIG, &format!("[options]\nlogfile = {LOG}\n[door]\nsequence = 1\n")).unwrap();
+    sh(server, &format!("'{KNOCKD}' -d -c {CONFIG}"));
+    wait_for_file(server, LOG, "starting up, listening on eth0");
+    assert_eq!(rotate(), "");
+    wait_for_file(server, LOG, "re-opening log file");
+    assert_eq!(sh(server, &format!("stat -c %a {LOG}")), "640\n");
+    server.write_file(CONFIG, "[door]\nsequence = one\n").unwrap();
+    assert_eq!(rotate(), "");
+    wait_for_file(server, LOG, "keeping the old configuration");
+    hit(&net, 2, &[1]);
+    wait_for_file(server, LOG, "10.9.0.2: door: OPEN SESAME");
+    sh(server, "kill $(cat /run/knockd.pid)");
+}
+
+#[test]
 fn a_log_file_that_cannot_be_opened_is_a_warning() {
     let net = Net::new().unwrap();
     let mut knockd = Knockd::start(&net, "[options]\nlogfile = /no/such/log\n[door]\nsequence = 1\n");

@@ -16,8 +16,8 @@ use crate::public_api;
 use crate::tally::Tally;
 use crate::task::Task;
 use crate::tools::{
-    CXX, FAIL2BAN, IP, IPTABLES, NFT, NMAP, NSENTER, PYTHON, SETPRIV, SSH_KEYSCAN, SSHD, TCPDUMP, Tools,
-    UNSHARE,
+    CXX, FAIL2BAN, IP, IPTABLES, LOGROTATE, NFT, NMAP, NSENTER, PYTHON, SETPRIV, SSH_KEYSCAN, SSHD, TCPDUMP,
+    Tools, UNSHARE,
 };
 
 const HEADING: Style = Style::new().bold();
@@ -123,9 +123,12 @@ impl Checks {
 fn needed_tools(tools: &mut Tools, tally: &mut Tally) -> Result<()> {
     tools.ensure_present(&[IPTABLES, NFT, IP, UNSHARE, NSENTER, SETPRIV, NMAP, TCPDUMP, PYTHON])?;
     tools.ensure_present(&[FAIL2BAN])?;
-    // The only test that needs these skips itself.
+    // The only tests that need these skip themselves.
     if let Err(error) = tools.ensure_present(&[SSHD, SSH_KEYSCAN]) {
         println!("No SSH server: {error:#}");
+    }
+    if let Err(error) = tools.ensure_present(&[LOGROTATE]) {
+        println!("No logrotate: {error:#}");
     }
     if !tools.ensure_original()? {
         tally.skip("the comparison with knockd 0.8, which only Debian has");

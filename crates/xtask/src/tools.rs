@@ -52,6 +52,8 @@ pub(crate) const SSHD: Tool =
     Tool { unpacked: &["openssh-server", "libwrap0"], ..tool("sshd", "openssh-server", "openssh-server") };
 pub(crate) const SSH_KEYSCAN: Tool = tool("ssh-keyscan", "openssh-client", "openssh-clients");
 pub(crate) const CXX: Tool = tool("c++", "g++", "gcc-c++");
+pub(crate) const LOGROTATE: Tool =
+    Tool { unpacked: &["logrotate", "libpopt0"], ..tool("logrotate", "logrotate", "logrotate") };
 const KNOCKD: Tool = tool("knockd", "knockd", "knock-server");
 
 impl Tool {

@@ -22,11 +22,14 @@ impl Engine {
     pub(super) fn reload(&mut self) -> Result<(), String> {
         service_manager::reloading();
         self.log(&Line::rereading(&self.setup.config_path));
-        let result = self.read_again().inspect_err(|reason| {
+        let result = self.read_again();
+        if let Err(reason) = &result {
+            // Whoever has moved the old file away does not want more lines in it, whatever the configuration is like.
+            self.dispatcher.log.redirect(Destinations::open(&self.setup.log_settings(&self.args)));
             for line in reason.lines().chain(["keeping the old configuration"]) {
                 self.log(&Line::warning(line.to_owned()));
             }
-        });
+        }
         service_manager::ready(&self.summary());
         result
     }
