@@ -1,0 +1,169 @@
+//! What strangers and other users of the machine cannot do to the log and to the loop, however fast they are.
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use common::{CONFIG, KNOCKD, Knockd, hit, send, sh, wait_for_file, wait_until};
+use testbed::{Flags, Frame, Net, Running, scale};
+
+/// The status of the daemon as JSON.
+fn status(net: &Net) -> serde_json::Value {
+    let status = sh(&net.server, &format!("'{KNOCKD}' status --format json"));
+    serde_json::from_str(&status).unwrap()
+}
+
+fn packets(net: &Net) -> u64 {
+    status(net)["counters"]["packets"].as_u64().unwrap()
+}
+
+/// Sends so many SYNs to a port, each from another source; never more at once than have room in the kernel's buffer.
+fn flood(net: &Net, count: u32, port: u16) {
+    let before = packets(net);
+    for chunk in (0..count).collect::<Vec<_>>().chunks(4000) {
+        let source = |number: &u32| Ipv4Addr::from_bits(0x1000_0000 + number);
+        let frames = chunk.iter().map(|number| Frame::tcp(source(number), net.server.ipv4, port, Flags::SYN));
+        send(net, &frames.collect::<Vec<_>>());
+        let sent = u64::from(chunk.last().unwrap() + 1);
+        wait_until("all of them are read", || packets(net) >= before + sent);
+    }
+}
+
+#[test]
+fn openings_at_full_speed_write_6000_lines_a_minute_and_one_that_counts_the_rest() {
+    flood_of_openings(10_000);
+}
+
+fn flood_of_openings(count: u32) {
+    let net = Net::new().unwrap();
+    let config = "[options]\nlogfile = /run/log\n[door]\nsequence = 1\n";
+    let mut knockd = Knockd::start(&net, config);
+    let start = Instant::now();
+    flood(&net, count, 1);
+    assert_eq!(status(&net)["counters"]["opens"], count);
+    knockd.stop();
+    let minutes = usize::try_from(start.elapsed().as_secs() / 60).unwrap() + 1;
+    let log = sh(&net.server, "cat /run/log");
+    let written = log.lines().filter(|line| line.ends_with(": door: OPEN SESAME")).count();
+    let summaries: Vec<_> =
+        log.lines().filter_map(|line| Some(line.split_once(" about openings (")?.1)).collect();
+    let openings = |summary: &&str| summary.split(' ').next().unwrap().parse::<usize>().unwrap();
+    let left_out: usize = summaries.iter().map(openings).sum();
+    assert!(written >= 6000 && written <= 6000 * minutes, "{written} in {minutes} minutes");
+    assert_eq!(written + left_out, count as usize, "{summaries:?}");
+    assert!(summaries.iter().all(|summary| summary.contains(" 1 door, ")), "{summaries:?}");
+    println!("{count} openings in {:?}: {} bytes in the log", start.elapsed(), log.len());
+}
+
+/// Starts `knockd -v` with a reader of its output that takes one line a second.
+fn with_slow_reader(net: &Net, config: &str) -> Running {
+    net.server.write_file(CONFIG, &format!("[options]\nlogfile = /run/log\n{config}")).unwrap();
+    let script = format!("'{KNOCKD}' -v -c {CONFIG} | while read -r line; do sleep 1; done");
+    let running = net.server.spawn(&["sh", "-c", &script]).unwrap();
+    wait_for_file(&net.server, "/run/log", "starting up, listening on eth0");
+    running
+}
+
+#[test]
+fn a_slow_reader_of_the_output_holds_up_no_knock() {
+    let net = Net::new().unwrap();
+    // Long lines, so that they soon fill the pipe.
+    let config = format!("[door]\nsequence = 1\ncommand = echo %IP% >>/run/opened # {}\n", "x".repeat(3000));
+    let _running = with_slow_reader(&net, &config);
+    for knocker in (2..=250).chain(2..=52) {
+        hit(&net, knocker, &[1]);
+    }
+    // Before, hardly more than one a second started.
+    wait_until("300 commands have run", || {
+        let opened = net.server.run(&["cat", "/run/opened"]).unwrap_or_default();
+        opened.lines().count() == 300
+    });
+    assert_is_quick(&net);
+}
+
+/// Shows that the loop was never away for long. Before, it was away for minutes.
+fn assert_is_quick(net: &Net) {
+    let longest = Duration::from_micros(status(net)["health"]["longest_iteration_us"].as_u64().unwrap());
+    assert!(longest > Duration::ZERO && longest < Duration::from_secs(10), "{longest:?}");
+    println!("longest iteration: {longest:?}");
+}
+
+#[test]
+fn no_reader_tracer_or_socket_keeps_the_loop_away_for_long() {
+    attack_the_loop(600, 20_000);
+}
+
+/// Keeps sockets open, subscribes fifteen times, and does not read the output.
+fn attack_the_loop(sockets: u32, count: u32) {
+    let net = Net::new().unwrap();
+    let server = &net.server;
+    let _running = with_slow_reader(&net, "[door]\nsequence = 1:udp,2,3\ncommand = echo open >/run/opened\n");
+    let script = format!(
+        "import resource, socket, time
+resource.setrlimit(resource.RLIMIT_NOFILE, ({0}, {0}))
+sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range({sockets})]
+for number, one in enumerate(sockets): one.bind(('127.0.0.1', number + 2000))
+print('bound', flush=True)
+time.sleep(1000)",
+        sockets + 100
+    );
+    let mut user = server.spawn(&["python3", "-c", &script]).unwrap();
+    user.wait_for_line("bound", common::SOON).unwrap();
+    // One seat is left for the status.
+    let tracers: Vec<_> = (0..15).map(|_| server.spawn(&[KNOCKD, "trace"]).unwrap()).collect();
+    wait_until("all listen", || tracers.iter().all(|tracer| !tracer.lines().is_empty()));
+    flood(&net, count, 2);
+    send(&net, &[Frame::udp([10, 9, 0, 3], server.ipv4, 1, b"")]);
+    hit(&net, 3, &[2, 3]);
+    wait_for_file(server, "/run/opened", "open");
+    assert_is_quick(&net);
+}
+
+mod at_scale {
+    use super::*;
+
+    #[test]
+    fn openings_at_full_speed_write_6000_lines_a_minute() {
+        flood_of_openings(scale(7_000, 700_000));
+    }
+
+    #[test]
+    fn no_reader_tracer_or_socket_keeps_the_loop_away_for_long() {
+        // Few users may have more ports.
+        attack_the_loop(scale(100, 60_000), scale(2_000, 200_000));
+    }
+
+    #[test]
+    #[ignore = "it needs two idle processors; cargo xtask test --long runs it"]
+    fn fifteen_tracers_cost_few_packets() {
+        let none = packets_read_with_tracers(0);
+        let many = packets_read_with_tracers(15);
+        println!("packets read of {FLOOD}: {none} without a tracer, {many} with fifteen");
+        assert!(many * 10 >= none * 8, "{many} instead of {none}");
+    }
+
+    const FLOOD: u64 = 3_000_000;
+
+    /// How many of the packets that the generator sends at its full speed are read.
+    fn packets_read_with_tracers(count: usize) -> u64 {
+        let net = Net::new().unwrap();
+        let config = "[options]\nlogfile = /run/log\n[door]\nsequence = 1,2,3\ntcpflags = syn\n";
+        net.server.write_file(CONFIG, config).unwrap();
+        let _knockd = net.server.spawn(&["taskset", "-c", "1", KNOCKD, "-c", CONFIG]).unwrap();
+        wait_for_file(&net.server, "/run/log", "starting up, listening on eth0");
+        let tracer = format!("exec '{KNOCKD}' trace >/dev/null");
+        let tracers: Vec<_> = (0..count)
+            .map(|_| net.server.spawn(&["taskset", "-c", "1", "sh", "-c", &tracer]).unwrap())
+            .collect();
+        wait_until("all listen", || sh(&net.server, "cat /run/log").matches(": trace").count() == count);
+        let flood = testbed::build("bench", "flood").unwrap();
+        sh(&net.client, &format!("{} --rate 0 --count {FLOOD} --ports 1,2", flood.to_str().unwrap()));
+        // The drops are counted a second after the first.
+        let counter = |name: &str| status(&net)["counters"][name].as_u64().unwrap();
+        wait_until("every packet is read or dropped", || counter("packets") + counter("dropped") >= FLOOD);
+        drop(tracers);
+        counter("packets")
+    }
+}
