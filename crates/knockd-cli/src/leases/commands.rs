@@ -217,11 +217,11 @@ mod tests {
         let (settings, mut reader) = piped();
         let (runner, reports) = Runner::with(settings).unwrap();
         for _ in 0..2 {
-            runner.start(run("yes | head -n 500000 >&2"), None);
+            runner.start(run("yes | head -n 250000 >&2"), None);
         }
         drop(runner);
         // When the commands have ended, the thread ends and closes the pipe.
-        assert_eq!(io::copy(&mut reader, &mut io::sink()).unwrap(), 2 * 1_000_000);
+        assert_eq!(io::copy(&mut reader, &mut io::sink()).unwrap(), 2 * 500_000);
         for _ in 0..2 {
             assert_eq!(next_exit(&reports).reason, ExitReason::Status(0));
         }

@@ -19,6 +19,11 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How many bytes wait for that reader; more are lost.
 const BACKLOG: usize = 64 * 1024;
 
+/// How many bytes commands may say within [`WINDOW`]: a door that opens at every packet, with a command that complains, would
+/// fill the disk of whoever keeps our stderr.
+const VOLUME: usize = 1024 * 1024;
+const WINDOW: Duration = Duration::from_secs(60);
+
 /// How much a pipe takes at once, if it takes anything (`PIPE_BUF`, pipe(7)).
 const PIECE: usize = 4096;
 
@@ -63,24 +68,57 @@ pub(super) struct Sink {
     waiting_since: Option<Instant>,
     /// Whether waiting for the reader was in vain.
     is_stuck: bool,
+    /// When the current window ends; `None` if nothing has been said lately.
+    window_ends: Option<Instant>,
+    /// How many bytes have been said in it, and how many were too many.
+    said: usize,
+    left_out: usize,
 }
 
 impl Sink {
     pub(super) fn new(stderr: OwnedFd) -> Self {
         let to = reopen(stderr.as_fd()).unwrap_or_else(|| File::from(stderr));
-        Self { to, pending: Vec::new(), waiting_since: None, is_stuck: false }
+        Self {
+            to,
+            pending: Vec::new(),
+            waiting_since: None,
+            is_stuck: false,
+            window_ends: None,
+            said: 0,
+            left_out: 0,
+        }
     }
 
     /// Writes the chunk, keeps it for later, or loses it.
     pub(super) fn write(&mut self, chunk: &[u8], now: Instant) {
+        self.renew(now);
+        self.window_ends.get_or_insert(now + WINDOW);
+        if self.said + chunk.len() > VOLUME {
+            self.left_out += chunk.len();
+            return;
+        }
+        self.said += chunk.len();
         if self.pending.len() + chunk.len() <= BACKLOG {
             self.pending.extend(chunk);
             self.flush(now);
         }
     }
 
+    /// Starts a new window if the current one is over, and tells what that has left out.
+    fn renew(&mut self, now: Instant) {
+        if self.window_ends.is_some_and(|ends| now >= ends) {
+            let left_out = std::mem::take(&mut self.left_out);
+            (self.window_ends, self.said) = (None, 0);
+            if left_out > 0 {
+                let text = format!("\nknockd: left out {left_out} bytes that commands said on stderr\n");
+                self.pending.extend(text.as_bytes());
+            }
+        }
+    }
+
     /// Writes what is pending, or loses it after too long a wait.
     pub(super) fn flush(&mut self, now: Instant) {
+        self.renew(now);
         while let Some(piece) = self.pending.chunks(PIECE).next() {
             match write(&self.to, piece) {
                 Ok(written) => {
@@ -89,7 +127,7 @@ impl Sink {
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
-                    self.is_stuck |= self.deadline().is_some_and(|deadline| now >= deadline);
+                    self.is_stuck |= self.waiting_since.is_some_and(|since| now >= since + PATIENCE);
                     if !self.is_stuck {
                         self.waiting_since.get_or_insert(now);
                         return;
@@ -110,7 +148,8 @@ impl Sink {
 
     /// The latest time to call [`Self::flush`].
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.waiting_since.map(|since| since + PATIENCE)
+        let summary = self.window_ends.filter(|_| self.left_out > 0);
+        self.waiting_since.map(|since| since + PATIENCE).into_iter().chain(summary).min()
     }
 }
 
@@ -135,7 +174,7 @@ pub(super) fn ours() -> io::Result<Sink> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Seek, SeekFrom};
 
     use super::*;
 
@@ -195,6 +234,26 @@ mod tests {
         let mut rest = Vec::new();
         reader.read_to_end(&mut rest).unwrap();
         assert!(rest.ends_with(b"xheard"));
+    }
+
+    #[test]
+    fn commands_say_a_mebibyte_a_minute_and_what_is_more_is_counted() {
+        let now = Instant::now();
+        let file = tempfile::tempfile().unwrap();
+        let mut sink = Sink::new(file.try_clone().unwrap().into());
+        for _ in 0..1000 {
+            sink.write(&[b'x'; PIECE], now);
+        }
+        assert_eq!(file.metadata().unwrap().len(), 1024 * 1024);
+        assert_eq!(sink.deadline(), Some(now + WINDOW));
+        sink.flush(now + WINDOW);
+        assert_eq!((sink.deadline(), sink.window_ends), (None, None));
+        sink.write(b"more", now + WINDOW);
+        let mut said = String::new();
+        (&file).seek(SeekFrom::Start(1024 * 1024)).unwrap();
+        (&file).read_to_string(&mut said).unwrap();
+        let left_out = 1000 * PIECE - 1024 * 1024;
+        assert_eq!(said, format!("\nknockd: left out {left_out} bytes that commands said on stderr\nmore"));
     }
 
     #[test]
