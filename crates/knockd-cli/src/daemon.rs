@@ -8,6 +8,7 @@ mod dispatcher;
 mod engine;
 mod pid_file;
 mod reload;
+mod request_limits;
 mod service_manager;
 mod setup;
 mod startup;

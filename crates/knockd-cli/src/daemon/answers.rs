@@ -8,6 +8,7 @@ use knockd_core::{
 };
 
 use super::engine::Engine;
+use super::request_limits::MAX_RELOADS;
 use crate::control::socket::{Answer, QueuedRequest, Who};
 use crate::control::{
     AttemptStatus, AttemptsStatus, CommandsStatus, CountersStatus, DoorStatus, Health, InterfaceStatus,
@@ -22,27 +23,6 @@ const MAX_ATTEMPTS: usize = 100;
 
 /// How many leases a status lists.
 const MAX_LEASES: usize = 1000;
-
-/// How many reloads per minute clients may request: each stops the loop, and writes lines about the configuration.
-const MAX_RELOADS: u32 = 60;
-const MINUTE: Duration = Duration::from_secs(60);
-
-/// Counts the reloads that clients request.
-#[derive(Default, Debug)]
-pub(super) struct ReloadLimit {
-    ends: Timestamp,
-    count: u32,
-}
-
-impl ReloadLimit {
-    fn admits(&mut self, now: Timestamp) -> bool {
-        if now >= self.ends {
-            *self = Self { ends: now.after(MINUTE), count: 0 };
-        }
-        self.count += 1;
-        self.count <= MAX_RELOADS
-    }
-}
 
 impl Engine {
     pub(super) fn answer(&mut self, queued: QueuedRequest) {
@@ -72,7 +52,7 @@ impl Engine {
         self.log(&Line::request(who.user, &who.text, &request.to_string()));
         match request {
             Request::Status {} | Request::Trace { .. } => Err("unsupported request".to_owned()),
-            Request::Reload {} if !self.reload_limit.admits(self.clock.now()) => {
+            Request::Reload {} if !self.request_limits.admits_reload(self.clock.now()) => {
                 Err(format!("more than {MAX_RELOADS} reloads within a minute; try again later"))
             }
             Request::Reload {} => {

@@ -13,8 +13,8 @@ use knockd_core::config::OnExit;
 use knockd_core::{DoorId, Gate, LocalPorts, Now, Outcome, Outcomes, Packet, Timestamp};
 use signal_hook::consts::SIGHUP;
 
-use super::answers::ReloadLimit;
 use super::dispatcher::Dispatcher;
+use super::request_limits::RequestLimits;
 use super::service_manager::{self, Watchdog};
 use super::setup::Setup;
 use super::startup::Prepared;
@@ -34,9 +34,6 @@ use crate::system::text::count;
 
 /// How long the stop commands of open doors may take at shutdown.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
-
-/// The longest time for which no request is taken after one that took long, such as a reload.
-const LONGEST_REST: Duration = Duration::from_millis(100);
 
 /// How many log lines of other threads wait for the loop.
 const LINES: usize = 16;
@@ -61,9 +58,7 @@ pub(super) struct Engine {
     /// Log lines of other threads.
     log_lines: Receiver<Line>,
     pub(super) line_sender: Sender<Line>,
-    /// From when on requests are taken.
-    requests_from: Timestamp,
-    pub(super) reload_limit: ReloadLimit,
+    pub(super) request_limits: RequestLimits,
     pub(super) longest_iteration: Duration,
 }
 
@@ -121,8 +116,7 @@ impl Engine {
             links,
             log_lines,
             line_sender,
-            requests_from: Timestamp::ZERO,
-            reload_limit: ReloadLimit::default(),
+            request_limits: RequestLimits::default(),
             longest_iteration: Duration::ZERO,
         })
     }
@@ -155,7 +149,8 @@ impl Engine {
     fn wait(&self, signals: &Receiver<i32>) -> Work {
         let now = self.clock.now();
         let nobody = never();
-        let requests = if now < self.requests_from { &nobody } else { &self.control.requests };
+        let is_resting = self.request_limits.poll_timeout(now).is_some();
+        let requests = if is_resting { &nobody } else { &self.control.requests };
         select! {
             recv(self.dispatcher.listeners.messages) -> message => message.map_or(Work::None, Work::Message),
             recv(self.dispatcher.executor.reports) -> report => report.map_or(Work::None, Work::Report),
@@ -197,13 +192,10 @@ impl Engine {
         self.longest_iteration = self.longest_iteration.max(self.clock.now().since(start));
     }
 
-    /// Answers a request. The next one is not taken before nine times as much time has passed, so clients take at most a tenth
-    /// of the loop's time, however much they ask.
     fn handle_request(&mut self, request: QueuedRequest) {
         let start = self.clock.now();
         self.answer(request);
-        let end = self.clock.now();
-        self.requests_from = end.after((end.since(start) * 9).min(LONGEST_REST));
+        self.request_limits.note(start, self.clock.now());
     }
 
     /// Lets the gate decide, then traces and carries out its decisions.
@@ -331,7 +323,7 @@ impl Engine {
     /// `Duration::MAX` if nothing has a deadline.
     fn until_next_timeout(&self, now: Timestamp) -> Duration {
         let timeouts = [
-            Some(self.requests_from).filter(|from| *from > now),
+            self.request_limits.poll_timeout(now),
             self.gate.poll_timeout(),
             self.dispatcher.poll_timeout(),
             self.dispatcher.listeners.poll_timeout(),
