@@ -139,32 +139,32 @@ mod at_scale {
     #[test]
     #[ignore = "it needs two idle processors; cargo xtask test --long runs it"]
     fn fifteen_tracers_cost_few_packets() {
-        let none = packets_read_with_tracers(0);
-        let many = packets_read_with_tracers(15);
-        println!("packets read of {FLOOD}: {none} without a tracer, {many} with fifteen");
-        assert!(many * 10 >= none * 8, "{many} instead of {none}");
+        let (none, many) = (read_with_tracers(0), read_with_tracers(15));
+        println!("of all packets, {none:.1} % are read without a tracer, {many:.1} % with fifteen");
+        // Before, fifteen cost nine tenths of those that are read.
+        assert!(many >= none * 0.7);
     }
 
-    const FLOOD: u64 = 3_000_000;
-
-    /// How many of the packets that the generator sends at its full speed are read.
-    fn packets_read_with_tracers(count: usize) -> u64 {
+    /// How many percent of the packets that the generator sends at its full speed are read.
+    #[allow(clippy::cast_precision_loss, reason = "a percentage")]
+    fn read_with_tracers(count: usize) -> f64 {
         let net = Net::new().unwrap();
         let config = "[options]\nlogfile = /run/log\n[door]\nsequence = 1,2,3\ntcpflags = syn\n";
         net.server.write_file(CONFIG, config).unwrap();
         let _knockd = net.server.spawn(&["taskset", "-c", "1", KNOCKD, "-c", CONFIG]).unwrap();
         wait_for_file(&net.server, "/run/log", "starting up, listening on eth0");
         let tracer = format!("exec '{KNOCKD}' trace >/dev/null");
-        let tracers: Vec<_> = (0..count)
-            .map(|_| net.server.spawn(&["taskset", "-c", "1", "sh", "-c", &tracer]).unwrap())
-            .collect();
+        let trace = |_| net.server.spawn(&["taskset", "-c", "1", "sh", "-c", &tracer]).unwrap();
+        let _tracers: Vec<_> = (0..count).map(trace).collect();
         wait_until("all listen", || sh(&net.server, "cat /run/log").matches(": trace").count() == count);
         let flood = testbed::build("bench", "flood").unwrap();
-        sh(&net.client, &format!("{} --rate 0 --count {FLOOD} --ports 1,2", flood.to_str().unwrap()));
-        // The drops are counted a second after the first.
+        let flood = format!("{} --rate 0 --count 3000000 --ports 1,2", flood.to_str().unwrap());
+        let said = sh(&net.client, &flood);
+        // It stops after a minute, however many it has sent.
+        let sent: u64 = said.lines().last().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let counter = |name: &str| status(&net)["counters"][name].as_u64().unwrap();
-        wait_until("every packet is read or dropped", || counter("packets") + counter("dropped") >= FLOOD);
-        drop(tracers);
-        counter("packets")
+        // The drops are counted a second after the first.
+        wait_until("every packet is read or dropped", || counter("packets") + counter("dropped") >= sent);
+        100.0 * counter("packets") as f64 / sent as f64
     }
 }
