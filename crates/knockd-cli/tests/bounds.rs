@@ -101,14 +101,24 @@ fn attack_the_loop(sockets: u32, count: u32) {
     let net = Net::new().unwrap();
     let server = &net.server;
     let _running = with_slow_reader(&net, "[door]\nsequence = 1:udp,2,3\ncommand = echo open >/run/opened\n");
+    // One process may have no more than a thousand. All end with the first.
     let script = format!(
-        "import resource, socket, time
-resource.setrlimit(resource.RLIMIT_NOFILE, ({0}, {0}))
-sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range({sockets})]
-for number, one in enumerate(sockets): one.bind(('127.0.0.1', number + 2000))
+        "import os, socket, time
+alive, end = os.pipe()
+bound, done = os.pipe()
+for first in range(2000, {sockets} + 2000, 500):
+    if os.fork() == 0:
+        os.close(end)
+        sockets = []
+        for port in range(first, min(first + 500, {sockets} + 2000)):
+            sockets.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            sockets[-1].bind(('127.0.0.1', port))
+        os.write(done, b'.')
+        os.read(alive, 1)
+        os._exit(0)
+    os.read(bound, 1)
 print('bound', flush=True)
-time.sleep(1000)",
-        sockets + 100
+time.sleep(1000)"
     );
     let mut user = server.spawn(&["python3", "-c", &script]).unwrap();
     user.wait_for_line("bound", common::SOON).unwrap();
