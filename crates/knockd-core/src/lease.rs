@@ -26,6 +26,7 @@ pub use self::effect::{Access, Burn, BurnId, Effect, LeaseId, LeaseKey, Run, Run
 pub use self::record::{LeaseRecord, LeaseRecordError};
 use crate::command::CommandLine;
 use crate::config::{Action, Door, Reopen};
+use crate::network::Network;
 use crate::outcome::OpeningResult;
 use crate::text::DoorName;
 use crate::time::{Milliseconds, Now, Timestamp};
@@ -51,9 +52,10 @@ pub struct Leases {
     current: BTreeMap<Arc<LeaseKey>, LeaseId>,
     /// The deadlines of leases in [`Phase::Open`] or [`Phase::Failing`].
     due: BTreeSet<(Timestamp, LeaseId)>,
-    /// The number of leases of each door and each source.
+    /// The number of leases of each door, each source, and each network at a door.
     of_door: BTreeMap<DoorName, u32>,
     of_source: BTreeMap<IpAddr, u32>,
+    of_network: BTreeMap<(DoorName, Network), u32>,
     last_id: u64,
     closing: bool,
 }
@@ -68,6 +70,9 @@ pub enum Full {
     /// The limit of this door.
     #[error("`Max_Open` reached")]
     Door,
+    /// The limit of this door for one network: [`Leases::MAX_OF_NETWORK`].
+    #[error("limit of {} leases for one IPv6 /64 or IPv4 address reached", Leases::MAX_OF_NETWORK)]
+    Network,
 }
 
 #[derive(Debug)]
@@ -98,6 +103,12 @@ enum Wish {
 }
 
 impl Leases {
+    /// How many leases of a door one IPv6 /64 may have, and with `Reopen = run` one IPv4 address.
+    ///
+    /// One host can use every address of its /64, so without a limit somebody who knows a single knock could fill the
+    /// firewall, and use up `MaxOpen` for everybody. All devices of a home or an office usually share a /64.
+    pub const MAX_OF_NETWORK: u32 = 32;
+
     /// Creates a state in which every door is closed.
     pub fn new() -> Self {
         Self::default()
@@ -162,6 +173,10 @@ impl Leases {
         let at_door = self.of_door.get(&door.name).copied().unwrap_or(0);
         if door.max_open.is_some_and(|limit| at_door >= limit.get()) {
             return nothing(OpeningResult::Full(Full::Door));
+        }
+        let of_network = self.of_network.get(&at_network(&key)).copied().unwrap_or(0);
+        if of_network >= Self::MAX_OF_NETWORK {
+            return nothing(OpeningResult::Full(Full::Network));
         }
         let (id, key) = (self.fresh_id(), Arc::new(key));
         if door.reopen == Reopen::Extend {
@@ -299,6 +314,7 @@ impl Leases {
     fn insert(&mut self, id: LeaseId, lease: Lease) {
         *self.of_door.entry(lease.key.door.clone()).or_default() += 1;
         *self.of_source.entry(lease.key.source).or_default() += 1;
+        *self.of_network.entry(at_network(&lease.key)).or_default() += 1;
         self.by_id.insert(id, lease);
     }
 
@@ -309,6 +325,7 @@ impl Leases {
         }
         one_less(self.of_door.entry(key.door.clone()));
         one_less(self.of_source.entry(key.source));
+        one_less(self.of_network.entry(at_network(&key)));
     }
 
     fn fresh_id(&mut self) -> LeaseId {
@@ -328,6 +345,11 @@ fn wish(door: &Door, source: IpAddr) -> Option<Wish> {
             })
         }
     }
+}
+
+/// Returns what [`Leases::MAX_OF_NETWORK`] limits.
+fn at_network(key: &LeaseKey) -> (DoorName, Network) {
+    (key.door.clone(), Network::of(key.source))
 }
 
 /// Decrements the count, and removes it at zero.
@@ -645,6 +667,60 @@ mod tests {
         leases.handle_timeout(at(10));
         leases.handle_exit(id, true, on(10));
         assert_eq!(leases.open(&other, third, two, on(10)).0, OpeningResult::Opened);
+    }
+
+    #[test]
+    fn an_ipv6_network_opens_a_door_32_times_and_everybody_else_still_gets_in() {
+        let (mut leases, door) = (Leases::new(), door("a", "b"));
+        let other = Door { name: DoorName::new("other").unwrap(), ..door.clone() };
+        let host = |network: u128, host: u128| {
+            IpAddr::from(std::net::Ipv6Addr::from_bits((0x2001_0db8 << 96) | network << 64 | host))
+        };
+        let knock = |leases: &mut Leases, door: &Door, source: IpAddr| {
+            leases.open(door, source, Options::DEFAULT_MAX_OPEN, on(0))
+        };
+        let results: Vec<_> = (0..2001).map(|i| knock(&mut leases, &door, host(1, i << 40 | i))).collect();
+        let opened = results.iter().filter(|(result, _)| *result == OpeningResult::Opened).count();
+        assert_eq!(opened, 32);
+        assert_eq!(results[32], (OpeningResult::Full(Full::Network), vec![]));
+        assert_eq!(knock(&mut leases, &door, host(1, 0)).0, OpeningResult::Queued, "it is open already");
+        for (door, source) in [(&door, host(2, 0)), (&other, host(1, 99)), (&door, source())] {
+            assert_eq!(knock(&mut leases, door, source).0, OpeningResult::Opened, "{source}");
+        }
+        let id = id_of(&results[0].1);
+        leases.handle_exit(id, true, on(0));
+        leases.handle_timeout(at(10));
+        assert_eq!(knock(&mut leases, &door, host(1, 99)).0, OpeningResult::Full(Full::Network), "it closes");
+        leases.handle_exit(id, true, on(10));
+        assert_eq!(knock(&mut leases, &door, host(1, 99)).0, OpeningResult::Opened);
+    }
+
+    #[test]
+    fn with_reopen_run_one_ipv4_address_opens_a_door_32_times_and_its_neighbour_too() {
+        let mut leases = Leases::new();
+        let door = Door { reopen: Reopen::Run, ..door("a", "b") };
+        for last in [1, 2] {
+            let opened =
+                (0..100).filter(|_| !open(&mut leases, &door, [192, 0, 2, last].into(), 0).is_empty());
+            assert_eq!(opened.count(), 32);
+        }
+    }
+
+    #[test]
+    fn restored_leases_count_for_their_network() {
+        let door = door("a", "b");
+        let host = |host: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, host]);
+        let mut before = Leases::new();
+        let stored =
+            (0..32).flat_map(|i| open(&mut before, &door, host(i), 0)).filter_map(|effect| match effect {
+                Effect::Store(record) => Some(record),
+                _ => None,
+            });
+        let mut after = Leases::new();
+        after.restore(stored.collect::<Vec<_>>(), LeaseId(0), on(0));
+        let open = |leases: &mut Leases, i| leases.open(&door, host(i), Options::DEFAULT_MAX_OPEN, on(1)).0;
+        assert_eq!(open(&mut after, 32), OpeningResult::Full(Full::Network));
+        assert!(matches!(open(&mut after, 31), OpeningResult::Extended { .. }));
     }
 
     #[test]

@@ -83,6 +83,7 @@ mod lease;
 mod matcher;
 mod one_time;
 mod outcome;
+mod network;
 mod packet;
 mod scanners;
 mod seed;

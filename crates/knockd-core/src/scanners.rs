@@ -40,9 +40,10 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 
-use self::bucket::{Bucket, Network, Second, Try};
+use self::bucket::{Bucket, Second, Try};
 use crate::config::ScanLimit;
 use crate::matcher::Interest;
+use crate::network::Network;
 use crate::packet::{Hit, Packet};
 use crate::seed::Seed;
 use crate::sequence::{Protocol, Step};

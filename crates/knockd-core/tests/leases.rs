@@ -3,6 +3,8 @@
 
 mod caller;
 
+use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use caller::{Caller, Op};
@@ -30,6 +32,23 @@ fn ops() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// What many hosts of one network do at every door, and one host of another network now and then.
+fn crowd() -> impl Strategy<Value = Op> {
+    let members = (0..60_u16).prop_map(|host| IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, host, 1]));
+    let sources = prop_oneof![
+        8 => members,
+        1 => Just([0x2001, 0xdb8, 0, 2, 0, 0, 0, 1].into()),
+        1 => Just([192, 0, 2, 1].into()),
+    ];
+    prop_oneof![
+        100 => (any::<Index>(), sources).prop_map(|(door, source)| Op::Knock { door, source }),
+        10 => (any::<usize>(), any::<bool>()).prop_map(|(which, succeeded)| Op::Exit { which, succeeded }),
+        5 => (0..1000_u64).prop_map(|milliseconds| Op::Wait(Duration::from_millis(milliseconds))),
+        5 => Just(Op::TimeoutWhenDue),
+        1 => Just(Op::Restart),
+    ]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -54,6 +73,14 @@ proptest! {
             prop_assert!(rounds < 10_000, "it never ends");
         }
         prop_assert!(caller.has_closed_all());
+    }
+
+    #[test]
+    fn no_network_has_more_leases_of_a_door_than_its_limit(ops in vec(crowd(), 0..400)) {
+        let mut caller = Caller::new(NonZeroU32::new(120).unwrap());
+        for op in &ops {
+            caller.do_op(op);
+        }
     }
 
     #[test]

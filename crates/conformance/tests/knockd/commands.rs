@@ -242,6 +242,23 @@ const RULES: &[Rule] = &[
         },
     ),
     Rule::differs(
+        "one_network",
+        "A door opens for any number of addresses, also of one IPv6 /64.",
+        "A door is open for at most 32 addresses of an IPv6 /64, all of which a single host can have, so nobody can fill \
+         the firewall or use up `MaxOpen`. Other networks still get in. With `Reopen = run`, an IPv4 address has at most \
+         32 leases of a door.",
+        |t| {
+            t.start("[door]\nsequence = 1\ncommand = :\ncmd_timeout = 600\nstop_command = echo stop");
+            let hits: Vec<_> = (1..=40).map(|host| format!("1<2001:db8::{host:x}")).collect();
+            t.send(&hits.join(" "));
+            t.send("1<2001:db8:0:1::1");
+            t.wait_for("2001:db8:0:1::1: door: OPEN SESAME");
+            let lines = t.hits("1s");
+            let runs = lines.iter().filter(|line| *line == "door: running command: :").count();
+            assert_eq!(runs, t.pick(33, 41));
+        },
+    ),
+    Rule::differs(
         "a_failing_stop_command",
         "A stop command that fails is reported but not retried: the door stays open.",
         "It is retried after 2 seconds, then at increasing intervals.",

@@ -3,10 +3,10 @@
 //! A flood of new sources reads a bucket for every packet, from memory that no cache holds. So everything that is
 //! searched lies together, apart from what only the packet's own source needs.
 
-use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use super::MINUTE;
+use crate::network::Network;
 use crate::sequence::Step;
 use crate::time::Timestamp;
 
@@ -16,24 +16,6 @@ use crate::time::Timestamp;
 /// ports, of those the one whose last stray is the oldest. Scanners have tried the most and go last. So one packet each from
 /// any number of sources pushes out only sources of one packet.
 pub(super) const SOURCES: usize = 16;
-
-/// The unit in which packets are counted: an IPv4 address, or the upper half of an IPv6 address.
-///
-/// IPv4 addresses use the numbers of IPv6 networks that are never assigned (RFC 4291, section 2.5.2).
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(super) struct Network(pub(super) u64);
-
-impl Network {
-    pub(super) fn of(source: IpAddr) -> Self {
-        match source {
-            IpAddr::V4(address) => Self(address.to_bits().into()),
-            IpAddr::V6(address) => {
-                let [a, b, c, d, ..] = address.segments().map(u64::from);
-                Self(a << 48 | b << 32 | c << 16 | d)
-            }
-        }
-    }
-}
 
 /// A time in whole seconds since the origin, which takes half the space.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]

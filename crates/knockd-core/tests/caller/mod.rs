@@ -14,7 +14,7 @@ use knockd_core::{
 };
 use proptest::sample::Index;
 
-/// `MaxOpen`, and `Max_Open` of the door `b`.
+/// `MaxOpen` of most callers, and `Max_Open` of the door `b`.
 const MAX_OPEN: NonZeroU32 = NonZeroU32::new(6).unwrap();
 const MAX_OPEN_OF_B: NonZeroU32 = NonZeroU32::new(2).unwrap();
 
@@ -94,6 +94,14 @@ fn command_of(key: &LeaseKey, kind: RunKind) -> &str {
     }
 }
 
+/// The addresses that one host may have: an IPv6 /64, or one of IPv4.
+fn network(source: IpAddr) -> IpAddr {
+    match source {
+        IpAddr::V4(_) => source,
+        IpAddr::V6(source) => std::net::Ipv6Addr::from_bits(source.to_bits() >> 64 << 64).into(),
+    }
+}
+
 /// What a caller knows about a lease.
 #[derive(Debug)]
 struct Known {
@@ -125,8 +133,8 @@ enum State {
     Failing,
 }
 
-#[derive(Default)]
 pub(crate) struct Caller {
+    max_open: NonZeroU32,
     pub(crate) leases: Leases,
     pub(crate) now: Timestamp,
     pub(crate) closing: bool,
@@ -139,7 +147,27 @@ pub(crate) struct Caller {
     asked: bool,
 }
 
+impl Default for Caller {
+    fn default() -> Self {
+        Self::new(MAX_OPEN)
+    }
+}
+
 impl Caller {
+    pub(crate) fn new(max_open: NonZeroU32) -> Self {
+        Self {
+            max_open,
+            leases: Leases::default(),
+            now: Timestamp::default(),
+            closing: false,
+            running: Vec::new(),
+            stored: BTreeMap::new(),
+            known: BTreeMap::new(),
+            reopen: Reopen::default(),
+            asked: false,
+        }
+    }
+
     /// Says whether no door is open, and none is remembered.
     pub(crate) fn has_closed_all(&self) -> bool {
         self.known.is_empty() && self.stored.is_empty()
@@ -187,9 +215,15 @@ impl Caller {
     pub(crate) fn check(&self) {
         let known: Vec<_> = self.known.keys().collect();
         assert_eq!(self.leases.len(), known.len());
-        assert!(known.len() <= MAX_OPEN.get() as usize);
+        assert!(known.len() <= self.max_open.get() as usize);
         let at_b = self.known.values().filter(|known| known.key.door == "b").count();
         assert!(at_b <= MAX_OPEN_OF_B.get() as usize);
+        let mut of_network: BTreeMap<_, u32> = BTreeMap::new();
+        for Known { key, .. } in self.known.values() {
+            let count = of_network.entry((&key.door, network(key.source))).or_default();
+            *count += 1;
+            assert!(*count <= Leases::MAX_OF_NETWORK, "{key:?}");
+        }
         if self.closing {
             assert!(known.iter().all(|id| self.stored.contains_key(id)));
         } else {
@@ -213,7 +247,7 @@ impl Caller {
 
     fn knock(&mut self, door: &Door, source: IpAddr) {
         self.reopen = door.reopen;
-        let (result, effects) = self.leases.open(door, source, MAX_OPEN, self.both_clocks());
+        let (result, effects) = self.leases.open(door, source, self.max_open, self.both_clocks());
         if let OpeningResult::Full(full) = result {
             assert_eq!(effects, []);
             return self.check_full(full, door, source);
@@ -280,8 +314,12 @@ impl Caller {
     fn check_full(&self, full: Full, door: &Door, source: IpAddr) {
         let of_door = self.known.values().filter(|known| known.key.door == door.name);
         match full {
-            Full::Everywhere => assert!(self.known.len() >= MAX_OPEN.get() as usize),
+            Full::Everywhere => assert!(self.known.len() >= self.max_open.get() as usize),
             Full::Door => assert!(of_door.clone().count() >= door.max_open.unwrap().get() as usize),
+            Full::Network => {
+                let of_network = of_door.clone().filter(|known| network(known.key.source) == network(source));
+                assert_eq!(of_network.count(), Leases::MAX_OF_NETWORK as usize);
+            }
         }
         let (start, stop) = commands_of(door, source);
         let key = key_of(door, source, start.unwrap(), stop.unwrap());
