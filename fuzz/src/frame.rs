@@ -2,7 +2,7 @@
 
 use etherparse::{IpNumber, LaxNetSlice, LaxSlicedPacket, TransportSlice};
 use knockd_capture::decode;
-use knockd_core::{Hit, Packet, TcpFlags};
+use knockd_core::{Arrival, Hit, Packet, TcpFlags};
 
 /// The extension headers that etherparse knows but does not look through: mobility, HIP, shim6.
 const NOT_LOOKED_THROUGH: [IpNumber; 3] = [IpNumber(135), IpNumber(139), IpNumber(140)];
@@ -37,5 +37,5 @@ fn oracle(bytes: &[u8]) -> Option<Packet> {
         TransportSlice::Udp(udp) => Hit::Udp { port: udp.destination_port() },
         other => panic!("etherparse finds {other:?}"),
     };
-    Some(Packet { source, destination, hit })
+    Some(Packet { source, destination, hit, arrival: Arrival::Unknown })
 }

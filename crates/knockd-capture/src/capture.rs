@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use knockd_core::Packet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::AddressFamily;
 use rustix::net::sockopt::{socket_domain, socket_error};
-use rustix::net::{AddressFamily, RecvFlags, recv};
 
 use crate::decode::{Ignored, decode};
 use crate::ring::{self, Ring};
@@ -120,23 +120,23 @@ impl<S: AsFd> Capture<S> {
         }
         let packet = match &mut self.source {
             Buffering::Ring(ring) => ring.next_packet(),
-            Buffering::Queue(buffer) => {
-                match recv(&self.socket, buffer.as_mut_slice(), RecvFlags::DONTWAIT) {
-                    Ok((length, _)) => buffer.get(..length),
-                    Err(rustix::io::Errno::WOULDBLOCK) => None,
-                    Err(error) => {
-                        self.state = State::Idle;
-                        return Err(error.into());
-                    }
+            Buffering::Queue(buffer) => match ring::receive(&self.socket, buffer.as_mut_slice()) {
+                Ok(received) => received.and_then(|(length, arrival)| Some((buffer.get(..length)?, arrival))),
+                Err(error) => {
+                    self.state = State::Idle;
+                    return Err(error);
                 }
-            }
+            },
         };
-        let Some(packet) = packet else {
+        let Some((packet, arrival)) = packet else {
             self.state = if before == State::Reading { State::Drained } else { State::Idle };
             return Ok(Received::Drained);
         };
         self.drop_check.count();
-        Ok(decode(packet).map_or_else(Received::Undecodable, Received::Packet))
+        Ok(match decode(packet) {
+            Ok(packet) => Received::Packet(Packet { arrival, ..packet }),
+            Err(reason) => Received::Undecodable(reason),
+        })
     }
 
     /// Waits until there may be a packet, without a limit if none has arrived for a while; or returns how many were

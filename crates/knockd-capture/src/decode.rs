@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use knockd_core::{Hit, Packet, TcpFlags};
+use knockd_core::{Arrival, Hit, Packet, TcpFlags};
 
 /// Protocol numbers of the two transports (IANA, Protocol Numbers).
 pub(crate) const TCP: u8 = 6;
@@ -65,7 +65,8 @@ pub enum Ignored {
 /// type.
 ///
 /// Bytes after the length in the IP header are link padding and are ignored; fewer bytes are fine if the headers are
-/// complete. A length of 0 means all bytes: Linux uses it for packets that are too long for the field.
+/// complete. A length of 0 means all bytes: Linux uses it for packets that are too long for the field. The arrival is
+/// left unknown, because the link layer tells it.
 ///
 /// # Errors
 ///
@@ -76,6 +77,11 @@ pub fn decode(ip_packet: &[u8]) -> Result<Packet, Ignored> {
         6 => decode_ipv6(ip_packet),
         _ => Err(Ignored::NotIp),
     }
+}
+
+/// Its bytes do not tell how it came.
+const fn decoded(source: IpAddr, destination: IpAddr, hit: Hit) -> Packet {
+    Packet { source, destination, hit, arrival: Arrival::Unknown }
 }
 
 /// RFC 791, section 3.1.
@@ -101,7 +107,7 @@ fn decode_ipv4(packet: &[u8]) -> Result<Packet, Ignored> {
     }
     let payload = packet.get(header_length..).ok_or(Ignored::Truncated)?;
     let hit = decode_transport(protocol, payload)?;
-    Ok(Packet { source: IpAddr::from(source), destination: IpAddr::from(destination), hit })
+    Ok(decoded(source.into(), destination.into(), hit))
 }
 
 /// RFC 8200, section 3.
@@ -117,7 +123,7 @@ fn decode_ipv6(packet: &[u8]) -> Result<Packet, Ignored> {
     };
     let (protocol, payload) = skip_extension_headers(next_header, payload)?;
     let hit = decode_transport(protocol, payload)?;
-    Ok(Packet { source: IpAddr::from(source), destination: IpAddr::from(destination), hit })
+    Ok(decoded(source.into(), destination.into(), hit))
 }
 
 /// Returns the number of the first header that is not an extension header, and the bytes from there.
@@ -233,11 +239,11 @@ mod tests {
     ];
 
     fn ipv4(hit: Hit) -> Packet {
-        Packet { source: "192.0.2.1".parse().unwrap(), destination: "198.51.100.7".parse().unwrap(), hit }
+        decoded("192.0.2.1".parse().unwrap(), "198.51.100.7".parse().unwrap(), hit)
     }
 
     fn ipv6(hit: Hit) -> Packet {
-        Packet { source: "2001:db8::1".parse().unwrap(), destination: "2001:db8::7".parse().unwrap(), hit }
+        decoded("2001:db8::1".parse().unwrap(), "2001:db8::7".parse().unwrap(), hit)
     }
 
     fn fixtures() -> [(&'static [u8], usize, Packet); 4] {
@@ -403,7 +409,7 @@ mod tests {
             TransportSlice::Udp(udp) => Hit::Udp { port: udp.destination_port() },
             _ => return None,
         };
-        Some(Packet { source, destination, hit })
+        Some(decoded(source, destination, hit))
     }
 
     /// Says whether etherparse stopped at one of the three extension headers that it knows but does not skip.
@@ -478,7 +484,7 @@ mod tests {
             hit in hits(),
             payload in prop::collection::vec(any::<u8>(), 0..40),
         ) {
-            let packet = Packet { source, destination, hit };
+            let packet = decoded(source, destination, hit);
             prop_assert_eq!(decode(&built(packet, &payload)), Ok(packet));
         }
 

@@ -14,9 +14,10 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use knockd_core::Arrival;
 use nix::libc::{
     self, MAP_FAILED, MAP_SHARED, PACKET_RX_RING, PACKET_STATISTICS, PACKET_VERSION, PROT_READ, PROT_WRITE,
-    SOL_PACKET, c_int, socklen_t, tpacket_req, tpacket_stats, tpacket2_hdr,
+    SOL_PACKET, TPACKET_ALIGNMENT, c_int, sockaddr_ll, socklen_t, tpacket_req, tpacket_stats, tpacket2_hdr,
 };
 
 /// The space for a packet with its header: 432 bytes are left for the packet, more than all relevant headers except
@@ -28,6 +29,10 @@ const BLOCK: usize = 64 << 10;
 
 /// How many frames a ring has: 4 MiB, which is 16 ms of packets at 500,000 a second.
 const FRAMES: usize = 8192;
+
+/// Where the kernel puts a packet's link-layer address: behind the header, aligned (`TPACKET2_HDRLEN`,
+/// `linux/if_packet.h`).
+const ADDRESS: usize = size_of::<tpacket2_hdr>().next_multiple_of(TPACKET_ALIGNMENT);
 
 /// Who owns a frame (`TP_STATUS_*`, `linux/if_packet.h`); the other bits of a status describe the packet.
 const STATUS_KERNEL: u32 = 0;
@@ -71,6 +76,46 @@ fn set_option<T>(socket: &impl AsFd, option: c_int, value: &T) -> io::Result<()>
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Takes a packet from the queue of a socket without a ring; returns its length, if there is one, and how it came.
+///
+/// # Errors
+///
+/// Those of recvfrom(2).
+pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<(usize, Arrival)>> {
+    // SAFETY: all of its fields are integers, for which zero is a value.
+    let mut address: sockaddr_ll = unsafe { std::mem::zeroed() };
+    let mut length = socklen_t::try_from(size_of::<sockaddr_ll>()).map_err(io::Error::other)?;
+    // SAFETY: `buffer` is valid for writes of its length during the call, `address` for writes of `length` bytes, any bytes are
+    // good for its integers, and `length` is valid for reads and writes.
+    let received = unsafe {
+        libc::recvfrom(
+            socket.as_fd().as_raw_fd(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            libc::MSG_DONTWAIT,
+            (&raw mut address).cast(),
+            &raw mut length,
+        )
+    };
+    match usize::try_from(received) {
+        Ok(received) => Ok(Some((received, arrival_of(&address)))),
+        Err(_) => match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            error => Err(error),
+        },
+    }
+}
+
+/// Reads how a packet came from its link-layer address (packet(7)).
+fn arrival_of(address: &sockaddr_ll) -> Arrival {
+    match (address.sll_hatype, address.sll_pkttype) {
+        (libc::ARPHRD_LOOPBACK, _) => Arrival::Loopback,
+        (_, libc::PACKET_OUTGOING) => Arrival::Outgoing,
+        (_, libc::PACKET_OTHERHOST) => Arrival::OtherHost,
+        _ => Arrival::Incoming,
+    }
 }
 
 /// The counts of a packet socket since the last request (`PACKET_STATISTICS`, packet(7)).
@@ -133,8 +178,8 @@ impl Ring {
         Self { memory, frames, position: None, is_lent: false }
     }
 
-    /// Returns the next packet, if there is one; the next call returns it to the kernel.
-    pub(crate) fn next_packet(&mut self) -> Option<&[u8]> {
+    /// Returns the next packet and how it came, if there is one; the next call returns it to the kernel.
+    pub(crate) fn next_packet(&mut self) -> Option<(&[u8], Arrival)> {
         let mut position = match self.position {
             Some(position) => position,
             None => self.find_first()?,
@@ -149,7 +194,7 @@ impl Ring {
             return None;
         }
         self.is_lent = true;
-        Some(self.packet(position))
+        Some((self.packet(position), self.arrival(position)))
     }
 
     /// Says whether the packet for [`Self::next_packet`] has not arrived yet, while none is lent.
@@ -209,6 +254,13 @@ impl Ring {
         // SAFETY: `offset` and `length` together stay within the frame. It is filled, so nobody writes to it until it is given
         // back, which takes `&mut self`; the slice borrows `self`.
         unsafe { std::slice::from_raw_parts(self.field(frame, offset).as_ptr(), length) }
+    }
+
+    /// Returns how the packet in a frame came, which must be filled.
+    fn arrival(&self, frame: usize) -> Arrival {
+        // SAFETY: the address lies within the frame, behind the header, and is aligned, because `ADDRESS` is a multiple
+        // of TPACKET_ALIGNMENT. The kernel does not touch a filled frame, and any bytes are good for its integers.
+        arrival_of(&unsafe { self.field(frame, ADDRESS).cast::<sockaddr_ll>().read() })
     }
 
     /// Returns the address of a frame's byte at this offset, which may be its end.
@@ -303,6 +355,17 @@ mod tests {
             true
         }
 
+        /// Receives a packet that came like this.
+        fn receive_from(&mut self, hatype: u16, pkttype: u8) {
+            // SAFETY: within the memory and aligned. The frame is the kernel's, because nothing was received into it.
+            unsafe {
+                let address = self.start.add(self.position * FRAME + ADDRESS).cast::<sockaddr_ll>().as_ptr();
+                (&raw mut (*address).sll_hatype).write(hatype);
+                (&raw mut (*address).sll_pkttype).write(pkttype);
+            }
+            assert!(self.receive(1));
+        }
+
         fn receive(&mut self, byte: u8) -> bool {
             self.receive_as(&[byte, byte], 80, 2)
         }
@@ -317,7 +380,7 @@ mod tests {
     fn read(ring: &mut Ring) -> Vec<u8> {
         let mut read = Vec::new();
         while let Some(packet) = ring.next_packet() {
-            read.push(packet[0]);
+            read.push(packet.0[0]);
         }
         read
     }
@@ -345,11 +408,11 @@ mod tests {
         let (mut ring, mut kernel) = ring(2);
         kernel.receive(1);
         kernel.receive(2);
-        assert_eq!(ring.next_packet(), Some(&[1, 1][..]));
+        assert_eq!(ring.next_packet(), Some((&[1, 1][..], Arrival::Incoming)));
         assert!(!kernel.receive(3), "both frames are still in use");
-        assert_eq!(ring.next_packet(), Some(&[2, 2][..]));
+        assert_eq!(ring.next_packet(), Some((&[2, 2][..], Arrival::Incoming)));
         assert!(kernel.receive(4));
-        assert_eq!(ring.next_packet(), Some(&[4, 4][..]));
+        assert_eq!(ring.next_packet(), Some((&[4, 4][..], Arrival::Incoming)));
         assert_eq!(ring.next_packet(), None);
     }
 
@@ -366,7 +429,24 @@ mod tests {
             (511, 9, 1),
         ] {
             kernel.receive_as(&[1], mac, snaplen);
-            assert_eq!(ring.next_packet().map(<[u8]>::len), Some(length), "{mac} {snaplen}");
+            assert_eq!(ring.next_packet().map(|(packet, _)| packet.len()), Some(length), "{mac} {snaplen}");
+        }
+    }
+
+    #[test]
+    fn how_a_packet_came_stands_behind_the_header() {
+        let (mut ring, mut kernel) = ring(8);
+        for (hatype, pkttype, arrival) in [
+            (1, 0, Arrival::Incoming),
+            (1, 1, Arrival::Incoming),
+            (1, 2, Arrival::Incoming),
+            (1, 3, Arrival::OtherHost),
+            (1, 4, Arrival::Outgoing),
+            (772, 0, Arrival::Loopback),
+            (65534, 255, Arrival::Incoming),
+        ] {
+            kernel.receive_from(hatype, pkttype);
+            assert_eq!(ring.next_packet(), Some((&[1, 1][..], arrival)));
         }
     }
 
@@ -423,7 +503,7 @@ mod tests {
         let mut next = 0_u32;
         while next < count {
             match ring.next_packet() {
-                Some(packet) => {
+                Some((packet, _)) => {
                     let [.., byte] = next.to_be_bytes();
                     assert_eq!(packet, [byte, byte]);
                     next += 1;

@@ -14,7 +14,7 @@ use etherparse::{PacketBuilder, PacketBuilderStep, VlanId};
 use knockd_capture::{
     Buffer, Capture, CaptureError, Interface, OpenError, PacketSocket, Program, Received, statistics,
 };
-use knockd_core::{FlagRule, Hit, Interest, Packet, Step, TcpFlags};
+use knockd_core::{Arrival, FlagRule, Hit, Interest, Packet, Step, TcpFlags};
 use network::{in_own_network, interface, ip, make_loopback, make_veth, run_under, set_knock0_up};
 use pnet_datalink::{Channel, DataLinkSender};
 
@@ -153,11 +153,13 @@ from_ring_and_queue! {
                 source: address("192.0.2.9"),
                 destination: address("192.0.2.1"),
                 hit: Hit::Tcp { port: 7000, flags: TcpFlags::SYN },
+                arrival: Arrival::Incoming,
             },
             Packet {
                 source: address("2001:db8::9"),
                 destination: address("2001:db8::1"),
                 hit: Hit::Udp { port: 7000 },
+                arrival: Arrival::Incoming,
             },
         ]);
     }
@@ -171,7 +173,20 @@ from_ring_and_queue! {
         for port in [7000, 7001, LAST] {
             socket.send_to(&[0], ("192.0.2.9", port)).unwrap();
         }
-        assert_eq!(ports(&mut capture), [7000]);
+        let arrivals: Vec<_> = packets(&mut capture).iter().map(|packet| packet.arrival).collect();
+        assert_eq!(arrivals, [Arrival::Outgoing]);
+    }
+
+    fn a_frame_for_another_machine_is_told_apart_in_promiscuous_mode(buffer) {
+        let interface = make_veth();
+        ip("link set knock0 promisc on");
+        let mut capture = open(buffer, &interface, &[7000, LAST].map(|port| any_flags(Step::udp(port))));
+        let mut peer = sender("peer0");
+        let other = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], [2, 0, 0, 0, 0, 77]);
+        send(&mut *peer, &written(other.ipv4([192, 0, 2, 9], [192, 0, 2, 1], 64).udp(9, 7000)));
+        send_last(&mut *peer);
+        let arrivals: Vec<_> = packets(&mut capture).iter().map(|packet| packet.arrival).collect();
+        assert_eq!(arrivals, [Arrival::OtherHost]);
     }
 
     fn loopback_packets_are_seen_once_even_those_to_a_target(buffer) {
@@ -183,7 +198,9 @@ from_ring_and_queue! {
         for to in [("127.0.0.1", 7000), ("198.51.100.7", 7000), ("127.0.0.1", 7000), ("127.0.0.1", LAST)] {
             socket.send_to(&[0], to).unwrap();
         }
-        let destinations: Vec<_> = packets(&mut capture).iter().map(|p| p.destination.to_string()).collect();
+        let packets = packets(&mut capture);
+        assert!(packets.iter().all(|packet| packet.arrival == Arrival::Loopback), "{packets:?}");
+        let destinations: Vec<_> = packets.iter().map(|p| p.destination.to_string()).collect();
         assert_eq!(destinations, ["127.0.0.1", "198.51.100.7", "127.0.0.1"]);
     }
 

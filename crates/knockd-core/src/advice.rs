@@ -16,7 +16,7 @@ use crate::config::{
 };
 use crate::matcher::Matcher;
 use crate::outcome::EventKind;
-use crate::packet::{Hit, Packet};
+use crate::packet::{Arrival, Hit, Packet};
 use crate::seed::Seed;
 use crate::sequence::{Protocol, Sequence, Step};
 use crate::tcp_flags::{FlagRule, TcpFlags};
@@ -296,7 +296,8 @@ fn opened_by(door: &Door, doors: &[Door]) -> Vec<usize> {
             Protocol::Tcp => Hit::Tcp { port, flags },
             Protocol::Udp => Hit::Udp { port },
         };
-        let packet = Packet { source: own, destination: door.target.unwrap_or(own), hit };
+        let packet =
+            Packet { source: own, destination: door.target.unwrap_or(own), hit, arrival: Arrival::Loopback };
         let events = matcher.handle_packet(&packet, Timestamp::ZERO).iter();
         opened.extend(events.filter(|event| event.kind == EventKind::Opened).map(|event| event.door.index()));
     }

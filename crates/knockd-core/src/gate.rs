@@ -4,7 +4,7 @@
 //! matcher sees what the guard lets through, and the leases see the openings. Whatever follows from doors, addresses
 //! and one-time files is derived here, whenever one of them changes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::iter::FusedIterator;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use std::vec::Drain;
 
 use crate::config::{Config, Door, Key, ScanLimit};
 use crate::lease::{Burn, BurnId, Effect, LeaseFilter, LeaseId, LeaseRecord, LeaseView, Leases};
+use crate::martian::Martian;
 use crate::matcher::{Matcher, Underway};
 use crate::one_time::{OneTime, Unused};
 use crate::outcome::{DoorId, Event, EventKind, OpeningResult, Outcome, Visibility, Wanted};
@@ -45,7 +46,7 @@ pub struct Gate {
     /// Openings that wait until their one-time sequence is struck out.
     burning: BTreeMap<BurnId, Burning>,
     last_burn: BurnId,
-    addresses: BTreeSet<IpAddr>,
+    addresses: hashbrown::HashSet<IpAddr>,
     wanted: Arc<Wanted>,
     /// Reused to keep its memory; empty between calls.
     outcomes: Vec<Outcome>,
@@ -94,7 +95,7 @@ impl Gate {
             files,
             burning: BTreeMap::new(),
             last_burn: BurnId(0),
-            addresses: BTreeSet::new(),
+            addresses: hashbrown::HashSet::new(),
             wanted: Arc::default(),
             outcomes: Vec::new(),
             config,
@@ -125,7 +126,7 @@ impl Gate {
         self.take_outcomes()
     }
 
-    /// Sets our own addresses: the destinations that doors without a `Target` watch.
+    /// Sets our own addresses: the destinations that doors without a `Target` watch, and sources that nobody else has.
     pub fn set_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
         self.addresses = addresses.into_iter().collect();
         self.watch();
@@ -154,7 +155,11 @@ impl Gate {
     ///
     /// Packets from a scanner are ignored, except that they can keep open what the scanner has opened. The outcomes
     /// are, in order: timeouts of attempts of any source, then what the packet did, in door order, then the openings.
+    /// A packet that no knocker can have sent changes nothing: see [`Martian`].
     pub fn handle_packet(&mut self, packet: &Packet, now: Now) -> Outcomes<'_> {
+        if self.martian(packet).is_some() {
+            return self.take_outcomes();
+        }
         let is_scanner = match self.scanners.handle_packet(packet, now.monotonic) {
             Sighting::Elsewhere => return self.take_outcomes(),
             Sighting::NewScanner => {
@@ -179,6 +184,9 @@ impl Gate {
     /// Says whether any door sees a packet at present, and if not, why. A scanner's packet can at most keep open what
     /// its source has opened.
     pub fn visibility(&self, packet: &Packet, now: Now) -> Visibility {
+        if let Some(martian) = self.martian(packet) {
+            return Visibility::Martian(martian);
+        }
         if self.scanners.is_scanner(packet.source, now.monotonic) {
             return Visibility::FromScanner;
         }
@@ -315,6 +323,10 @@ impl Gate {
         self.matcher.visible_packets()
     }
 
+    fn martian(&self, packet: &Packet) -> Option<Martian> {
+        Martian::of(packet, |address| self.addresses.contains(&address))
+    }
+
     fn take_outcomes(&mut self) -> Outcomes<'_> {
         Outcomes(self.outcomes.drain(..))
     }
@@ -411,7 +423,7 @@ impl Gate {
 mod tests {
     use super::*;
     use crate::lease::Run;
-    use crate::packet::Hit;
+    use crate::packet::{Arrival, Hit};
     use crate::tcp_flags::TcpFlags;
 
     const CONFIG: &str = "
@@ -453,7 +465,12 @@ mod tests {
     fn tcp(source: &str, port: u16) -> Packet {
         let source = address(source);
         let destination = address(if source.is_ipv4() { "192.0.2.1" } else { "2001:db8::1" });
-        Packet { source, destination, hit: Hit::Tcp { port, flags: TcpFlags::SYN } }
+        Packet {
+            source,
+            destination,
+            hit: Hit::Tcp { port, flags: TcpFlags::SYN },
+            arrival: Arrival::Incoming,
+        }
     }
 
     fn udp(source: &str, port: u16) -> Packet {

@@ -46,7 +46,8 @@
 //! let mut runs = Vec::new();
 //! for hit in hits {
 //!     now.monotonic = now.monotonic.after(Duration::from_secs(1));
-//!     for outcome in gate.handle_packet(&Packet { source: client, destination: server, hit }, now) {
+//!     let packet = Packet { source: client, destination: server, hit, arrival: Arrival::Incoming };
+//!     for outcome in gate.handle_packet(&packet, now) {
 //!         match outcome {
 //!             // In order: the record is on disk before the command runs, in case of a crash.
 //!             Outcome::Effect(Effect::Store(record)) => println!("{record}"),
@@ -80,10 +81,11 @@ pub mod config;
 mod gate;
 mod grammar;
 mod lease;
+mod martian;
 mod matcher;
+mod network;
 mod one_time;
 mod outcome;
-mod network;
 mod packet;
 mod scanners;
 mod seed;
@@ -103,10 +105,11 @@ pub use lease::{
     Access, Burn, BurnId, Effect, Full, LeaseFilter, LeaseId, LeaseKey, LeaseRecord, LeaseRecordError,
     LeaseState, LeaseView, Run, RunKind,
 };
+pub use martian::Martian;
 pub use matcher::{Interest, Underway};
 pub use one_time::{OneTime, STRIKE, Unused};
 pub use outcome::{DoorId, Event, EventKind, OpeningResult, Outcome, Visibility, Wanted};
-pub use packet::{Hit, Packet};
+pub use packet::{Arrival, Hit, Packet};
 pub use scanners::LocalPorts;
 pub use seed::Seed;
 pub use sequence::{Protocol, Sequence, SequenceError, Step};

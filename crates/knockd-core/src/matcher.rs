@@ -281,6 +281,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Key, Options};
+    use crate::packet::Arrival;
     use crate::sequence::Sequence;
     use crate::text::{DoorName, Text};
     use crate::time::Seconds;
@@ -340,6 +341,7 @@ mod tests {
             source: address("203.0.113.1"),
             destination: address("192.0.2.1"),
             hit: Hit::Tcp { port, flags },
+            arrival: Arrival::Incoming,
         }
     }
 
@@ -948,6 +950,7 @@ mod tests {
                 source: std::net::Ipv6Addr::from_bits(1 << 64 | host).into(),
                 destination: address("2001:db8::1"),
                 hit: Hit::Tcp { port, flags },
+                arrival: Arrival::Incoming,
             };
             let mut send = |packet: Packet| {
                 let events = matcher.handle_packet(&packet, Timestamp::ZERO).iter();

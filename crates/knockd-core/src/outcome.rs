@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::lease::{Effect, Full};
+use crate::martian::Martian;
 use crate::matcher::Interest;
 use crate::scanners::LocalPorts;
 use crate::sequence::Protocol;
@@ -77,6 +78,8 @@ pub enum Visibility {
     Visible,
     /// Its source is a scanner.
     FromScanner,
+    /// No knocker can have sent it, for this reason.
+    Martian(Martian),
 }
 
 /// One decision of a [`crate::Gate`]; the caller carries out and reports all of them, in order.

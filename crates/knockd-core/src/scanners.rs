@@ -311,6 +311,7 @@ mod tests {
 
     use super::Sighting::{AtDoor, Elsewhere, Ignored, NewScanner};
     use super::*;
+    use crate::packet::Arrival;
     use crate::tcp_flags::FlagRule;
 
     const SYN: TcpFlags = TcpFlags::SYN;
@@ -340,7 +341,12 @@ mod tests {
     }
 
     fn tcp(port: u16, flags: TcpFlags) -> Packet {
-        Packet { source: address(ME), destination: address("192.0.2.1"), hit: Hit::Tcp { port, flags } }
+        Packet {
+            source: address(ME),
+            destination: address("192.0.2.1"),
+            hit: Hit::Tcp { port, flags },
+            arrival: Arrival::Incoming,
+        }
     }
 
     fn syn(port: u16) -> Packet {

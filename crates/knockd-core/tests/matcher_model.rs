@@ -9,7 +9,9 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use knockd_core::config::Key;
-use knockd_core::{Door, DoorName, FlagRule, Hit, Packet, Protocol, Seconds, Sequence, Step, TcpFlags, Text};
+use knockd_core::{
+    Arrival, Door, DoorName, FlagRule, Hit, Packet, Protocol, Seconds, Sequence, Step, TcpFlags, Text,
+};
 use model::{Op, compare};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -67,7 +69,7 @@ fn packets() -> impl Strategy<Value = Packet> {
             Protocol::Tcp => Hit::Tcp { port: step.port, flags },
             Protocol::Udp => Hit::Udp { port: step.port },
         };
-        Packet { source, destination, hit }
+        Packet { source, destination, hit, arrival: Arrival::Incoming }
     })
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use knockd_core::parts::{Matcher, Scanners, Sighting};
 use knockd_core::{
-    Config, Door, Event, EventKind, Hit, LocalPorts, Packet, Seed, TcpFlags, Timestamp, Underway,
+    Arrival, Config, Door, Event, EventKind, Hit, LocalPorts, Packet, Seed, TcpFlags, Timestamp, Underway,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -38,7 +38,7 @@ fn doors() -> Vec<Door> {
 }
 
 fn syn(source: IpAddr, destination: IpAddr, port: u16) -> Packet {
-    Packet { source, destination, hit: Hit::Tcp { port, flags: TcpFlags::SYN } }
+    Packet { source, destination, hit: Hit::Tcp { port, flags: TcpFlags::SYN }, arrival: Arrival::Incoming }
 }
 
 fn seeds() -> impl Strategy<Value = Seed> {

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use knockd_core::config::{LogFormat, OnExit, Reopen, ScanLimit};
 use knockd_core::{
-    Burn, Config, ConfigError, Effect, Event, EventKind, Gate, Hit, LeaseFilter, LeaseId, LeaseState,
-    LocalPorts, Now, OneTime, OneTimeFiles, OpeningResult, Outcome, Packet, Run, Seed, Step, TcpFlags, Text,
-    Timestamp, UnixTime, Visibility,
+    Arrival, Burn, Config, ConfigError, Effect, Event, EventKind, Gate, Hit, LeaseFilter, LeaseId,
+    LeaseState, LocalPorts, Now, OneTime, OneTimeFiles, OpeningResult, Outcome, Packet, Run, Seed, Step,
+    TcpFlags, Text, Timestamp, UnixTime, Visibility,
 };
 use proptest::prelude::*;
 use serde::Serialize;
@@ -79,7 +79,7 @@ command = once
         gate.set_local_ports(LocalPorts::new(32768, [Step::udp(53), Step::tcp(80)])).collect();
     for port in [1, 2, 5] {
         let hit = Hit::Tcp { port, flags: TcpFlags::SYN };
-        let packet = Packet { source, destination: own, hit };
+        let packet = Packet { source, destination: own, hit, arrival: Arrival::Incoming };
         check(&packet).unwrap();
         outcomes.extend(gate.handle_packet(&packet, now));
         for attempt in gate.attempts() {
@@ -105,7 +105,9 @@ command = once
     outcomes.extend(gate.handle_exit(id, true, now));
     for port in 100..111 {
         let hit = Hit::Tcp { port, flags: TcpFlags::SYN };
-        outcomes.extend(gate.handle_packet(&Packet { source, destination: own, hit }, now));
+        outcomes.extend(
+            gate.handle_packet(&Packet { source, destination: own, hit, arrival: Arrival::Incoming }, now),
+        );
     }
     for kind in ["attempt", "scanner", "opening", "effect", "used_up", "wanted"] {
         let is_kind = |outcome: &Outcome| to_value(outcome).unwrap().get(kind).is_some();

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use gates::{Burnt, Call, NAMES, check, destinations};
-use knockd_core::{DoorName, Hit, LeaseFilter, Packet, Seed, TcpFlags};
+use knockd_core::{Arrival, DoorName, Hit, LeaseFilter, Packet, Seed, TcpFlags};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -37,7 +37,7 @@ fn packets() -> impl Strategy<Value = Packet> {
     (sources(), destination, ports, flags, 0..8_u8).prop_map(|(source, destination, port, flags, kind)| {
         let is_udp = if port == 4 { kind > 1 } else { kind == 0 };
         let hit = if is_udp { Hit::Udp { port } } else { Hit::Tcp { port, flags } };
-        Packet { source, destination, hit }
+        Packet { source, destination, hit, arrival: Arrival::Incoming }
     })
 }
 
@@ -48,7 +48,8 @@ fn knocks() -> impl Strategy<Value = Vec<Call>> {
             4 => Hit::Udp { port },
             _ => Hit::Tcp { port, flags: TcpFlags::SYN },
         });
-        hits.map(|hit| Call::Packet(Packet { source, destination, hit })).collect()
+        hits.map(|hit| Call::Packet(Packet { source, destination, hit, arrival: Arrival::Incoming }))
+            .collect()
     })
 }
 

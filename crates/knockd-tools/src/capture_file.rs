@@ -46,7 +46,7 @@ impl Captured<'_> {
     pub fn packet(&self) -> Result<Packet, Unread> {
         match self.carried? {
             Carried { in_vlan: true, .. } => Err(Unread::Vlan),
-            Carried { ip_packet, .. } => Ok(decode(ip_packet)?),
+            Carried { ip_packet, arrival, .. } => Ok(Packet { arrival, ..decode(ip_packet)? }),
         }
     }
 }

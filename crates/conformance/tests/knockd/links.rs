@@ -111,6 +111,46 @@ const RULES: &[Rule] = &[
         },
     ),
     Rule::differs(
+        "sources_that_no_host_has",
+        "A knock counts from any source address, also from one that no knocker can have: unspecified (0.0.0.0/8, \
+         ::), multicast, broadcast and reserved (240.0.0.0/4), loopback on an interface other than `lo`, and IPv4 within \
+         IPv6 (::ffff:0:0/96, ::/96).",
+        "It is ignored, because nobody could use the door; `knockd trace` says why.",
+        |t| {
+            t.start(DOOR);
+            let v4 = ["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.251", "240.0.0.1", "255.255.255.255"];
+            let v6 = ["::", "::1", "ff02::1", "::ffff:203.0.113.7", "::203.0.113.7"];
+            for source in v4.iter().chain(&v6) {
+                assert_eq!(t.opened_by(&format!("7000<{source}")), t.pick("", "door"), "{source}");
+            }
+            assert_eq!(t.opened_by("7000<203.0.113.7 7000<2001:db8::7"), "door door");
+        },
+    ),
+    Rule::differs(
+        "own_addresses_from_elsewhere",
+        "A knock that arrives with the server's own address as its source counts.",
+        "It is forged and ignored. A local address counts as a source of packets that leave the host, or over `lo`.",
+        |t| {
+            t.start(&format!("{DOOR}[out]\nsequence = 7000\ntarget = 10.9.0.2\n"));
+            assert_eq!(t.opened_by("7000<10.9.0.1 7000<fd00:9::1"), t.pick("", "door door"));
+            t.net.server.can_connect(t.net.client.ipv4, 7000).unwrap();
+            t.wait_for("10.9.0.1: out: OPEN SESAME");
+        },
+    ),
+    Rule::differs(
+        "frames_for_another_machine",
+        "While the interface is in promiscuous mode, a frame that is addressed to another machine counts.",
+        "It counts only for a `Target` that is no local address.",
+        |t| {
+            t.sh("ip link set eth0 promisc on");
+            t.start(&format!("{DOOR}[target]\nsequence = 7000\ntarget = 10.9.0.77\n"));
+            let stray = |frame: Frame| frame.macs([2, 0, 0, 0, 9, 2], [2, 0, 0, 0, 9, 77]);
+            let aimed = Frame::tcp(t.net.client.ipv4, [10, 9, 0, 77], 7000, Flags::SYN);
+            let frames = [stray(frame(t, false)), stray(aimed)];
+            assert_eq!(opened(t, &frames), t.pick("target", "door target"));
+        },
+    ),
+    Rule::differs(
         "an_address_added_later",
         "The interface's addresses are read at startup; later ones do not count.",
         "knockd follows addresses as they are added and removed.",

@@ -344,7 +344,7 @@ fn explain(kept: Kept) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use crossbeam_channel::Receiver;
-    use knockd_core::Hit;
+    use knockd_core::{Arrival, Hit};
 
     use super::*;
 
@@ -356,7 +356,7 @@ mod tests {
 
     fn packet(port: u16) -> Packet {
         let address = "192.0.2.1".parse().unwrap();
-        Packet { source: address, destination: address, hit: Hit::Udp { port } }
+        Packet { source: address, destination: address, hit: Hit::Udp { port }, arrival: Arrival::Loopback }
     }
 
     fn bytes(records: &[Record]) -> Vec<u8> {

@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use knockd_core::{Hit, Packet, TcpFlags};
+use knockd_core::{Arrival, Hit, Packet, TcpFlags};
 
 /// The bytes of a record.
 ///
@@ -16,7 +16,8 @@ use knockd_core::{Hit, Packet, TcpFlags};
 /// | 2 | 6 or 17: TCP or UDP (IANA, Protocol Numbers) | 0 |
 /// | 3 | TCP flags, the upper two bits 0; 0 for UDP | 0 |
 /// | 4–5 | destination port, big-endian | 0 |
-/// | 6–7 | 0 | 0 |
+/// | 6 | how it came: 0 incoming, 1 outgoing, 2 over loopback, 3 for another machine, 4 unknown | 0 |
+/// | 7 | 0 | 0 |
 /// | 8–23 | source; an IPv4 address first, then 0 | failed: error number; ready: those of [`Kept`]; dropped: the count's upper and lower half; two bytes each, big-endian, then 0 |
 /// | 24–39 | destination, likewise | 0 |
 pub type Bytes = [u8; SIZE];
@@ -128,16 +129,31 @@ fn packet_to_bytes(packet: &Packet) -> Bytes {
         _ => 0,
     };
     let [high, low] = port.to_be_bytes();
-    let head = [PACKET, version, protocol, flags, high, low, 0, 0];
+    let arrival = match packet.arrival {
+        Arrival::Incoming => 0,
+        Arrival::Outgoing => 1,
+        Arrival::Loopback => 2,
+        Arrival::OtherHost => 3,
+        Arrival::Unknown => 4,
+    };
+    let head = [PACKET, version, protocol, flags, high, low, arrival, 0];
     join(head, address_to_bytes(packet.source), address_to_bytes(packet.destination))
 }
 
 fn packet_from_bytes(bytes: &Bytes) -> Result<Packet, Malformed> {
-    let ([_, version, protocol, flags, high, low, _, _], source, destination) = split(bytes)?;
+    let ([_, version, protocol, flags, high, low, arrival, _], source, destination) = split(bytes)?;
     let port = u16::from_be_bytes([high, low]);
     let hit = match protocol {
         TCP => Hit::Tcp { port, flags: TcpFlags::from_wire(flags) },
         UDP => Hit::Udp { port },
+        _ => return Err(Malformed),
+    };
+    let arrival = match arrival {
+        0 => Arrival::Incoming,
+        1 => Arrival::Outgoing,
+        2 => Arrival::Loopback,
+        3 => Arrival::OtherHost,
+        4 => Arrival::Unknown,
         _ => return Err(Malformed),
     };
     let address = |bytes: [u8; 16]| match (version, bytes) {
@@ -145,7 +161,7 @@ fn packet_from_bytes(bytes: &Bytes) -> Result<Packet, Malformed> {
         (6, _) => Ok(IpAddr::V6(Ipv6Addr::from(bytes))),
         _ => Err(Malformed),
     };
-    Ok(Packet { source: address(source)?, destination: address(destination)?, hit })
+    Ok(Packet { source: address(source)?, destination: address(destination)?, hit, arrival })
 }
 
 fn address_to_bytes(address: IpAddr) -> [u8; 16] {
@@ -199,6 +215,7 @@ fn split(bytes: &Bytes) -> Result<Parts, Malformed> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use proptest::sample::select;
 
     use super::*;
 
@@ -207,6 +224,7 @@ mod tests {
             source: source.parse().unwrap(),
             destination: destination.parse().unwrap(),
             hit,
+            arrival: Arrival::Incoming,
         })
     }
 
@@ -224,12 +242,17 @@ mod tests {
             any::<[[u8; 4]; 2]>().prop_map(|pair| pair.map(IpAddr::from)),
             any::<[[u8; 16]; 2]>().prop_map(|pair| pair.map(IpAddr::from)),
         ];
+        let arrivals = select(vec![
+            Arrival::Incoming,
+            Arrival::Outgoing,
+            Arrival::Loopback,
+            Arrival::OtherHost,
+            Arrival::Unknown,
+        ]);
         prop_oneof![
-            (addresses, hits).prop_map(|([source, destination], hit)| Record::Packet(Packet {
-                source,
-                destination,
-                hit
-            })),
+            (addresses, hits, arrivals).prop_map(|([source, destination], hit, arrival)| Record::Packet(
+                Packet { source, destination, hit, arrival }
+            )),
             Just(Record::Progress),
             any::<u16>().prop_map(Record::Failed),
             any::<u32>().prop_map(Record::Dropped),
@@ -280,7 +303,7 @@ mod tests {
         let versions = [0, 5, 255].map(|version| (1, version));
         let protocols = [0, 1, 255].map(|protocol| (2, protocol));
         // Reserved flag bits and bytes, and the bytes after an IPv4 address.
-        let others = [(3, 0x42), (3, 0x82), (6, 1), (7, 1), (12, 1), (23, 1), (28, 1), (39, 1)];
+        let others = [(3, 0x42), (3, 0x82), (6, 5), (7, 1), (12, 1), (23, 1), (28, 1), (39, 1)];
         for (at, value) in [&kinds[..], &versions, &protocols, &others].concat() {
             let mut bytes = syn();
             bytes[at] = value;

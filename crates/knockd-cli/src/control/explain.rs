@@ -8,7 +8,8 @@ use std::net::IpAddr;
 
 use knockd_capture::Ignored;
 use knockd_core::{
-    Door, Effect, Event, EventKind, Hit, OpeningResult, Outcome, Packet, RunKind, TcpFlags, Visibility,
+    Door, Effect, Event, EventKind, Hit, Martian, OpeningResult, Outcome, Packet, RunKind, TcpFlags,
+    Visibility,
 };
 use serde::{Serialize, Serializer};
 
@@ -79,6 +80,11 @@ pub enum What<'a> {
     Scanner,
     /// Its source is a scanner.
     FromScanner,
+    /// No knocker can have sent it.
+    Martian {
+        #[serde(serialize_with = "martian_code")]
+        reason: Martian,
+    },
     /// A door sees the packet, and nothing changes.
     NoEffect,
     /// An attempt reached this stage.
@@ -115,6 +121,20 @@ pub enum What<'a> {
     Stop { command: &'a str },
 }
 
+/// Writes the name for programs.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn martian_code<S: Serializer>(martian: &Martian, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(match martian {
+        Martian::Unspecified => "unspecified",
+        Martian::Loopback => "loopback",
+        Martian::Multicast => "multicast",
+        Martian::Reserved => "reserved",
+        Martian::EmbeddedIpv4 => "embedded_ipv4",
+        Martian::OwnSource => "own_source",
+        Martian::OtherHost => "other_host",
+    })
+}
+
 /// Explains what happened to a packet, and to attempts that ended when it arrived.
 ///
 /// `visibility` is the gate's answer from before the packet. The result of an opening is not included: see
@@ -139,6 +159,7 @@ pub fn of_packet<'a>(
         Visibility::NotWatched => Some(What::NotWatched),
         Visibility::NoDoorsPort => Some(What::NoDoorsPort),
         Visibility::WrongFlags => Some(What::OtherFlags),
+        Visibility::Martian(reason) => Some(What::Martian { reason }),
         Visibility::FromScanner => is_without_effect.then_some(What::FromScanner),
         Visibility::Visible => is_without_effect.then_some(What::NoEffect),
     });
@@ -218,6 +239,7 @@ impl fmt::Display for What<'_> {
                  while it scans and for a minute after",
             ),
             Self::FromScanner => f.write_str("ignored: the source is a scanner"),
+            Self::Martian { reason } => write!(f, "ignored: {reason}"),
             Self::NoEffect => {
                 f.write_str("no effect: starts no sequence, and there is no attempt to advance or spoil")
             }
@@ -255,7 +277,7 @@ pub struct Shown<'a>(pub &'a Packet);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Packet { source, destination, hit } = self.0;
+        let Packet { source, destination, hit, .. } = self.0;
         write!(f, "{source} to {destination}, {}", hit.step())?;
         match hit {
             Hit::Tcp { flags, .. } if flags.is_empty() => f.write_str(" (no flags)"),
@@ -276,7 +298,7 @@ impl Serialize for Shown<'_> {
             #[serde(skip_serializing_if = "Option::is_none")]
             flags: Option<Vec<&'static str>>,
         }
-        let Packet { source, destination, hit } = *self.0;
+        let Packet { source, destination, hit, .. } = *self.0;
         let step = hit.step();
         let names =
             |flags: TcpFlags| TcpFlags::NAMES.into_iter().filter(move |&(_, flag)| flags.contains(flag));
@@ -292,13 +314,13 @@ impl Serialize for Shown<'_> {
 #[cfg(test)]
 mod tests {
     use knockd_core::config::Key;
-    use knockd_core::{DoorId, DoorName, Sequence};
+    use knockd_core::{Arrival, DoorId, DoorName, Sequence};
 
     use super::*;
 
     fn packet(flags: TcpFlags) -> Packet {
         let [source, destination] = ["192.0.2.7", "192.0.2.1"].map(|address| address.parse().unwrap());
-        Packet { source, destination, hit: Hit::Tcp { port: 9000, flags } }
+        Packet { source, destination, hit: Hit::Tcp { port: 9000, flags }, arrival: Arrival::Incoming }
     }
 
     fn doors() -> Vec<Door> {
@@ -343,6 +365,7 @@ mod tests {
             (Visibility::NoDoorsPort, "not seen: no door uses this port"),
             (Visibility::WrongFlags, "not seen: the doors that use this port want other TCP flags"),
             (Visibility::FromScanner, "ignored: the source is a scanner"),
+            (Visibility::Martian(Martian::Multicast), "ignored: multicast source address"),
         ] {
             assert_eq!(told(visibility, &[]), [expected]);
         }
