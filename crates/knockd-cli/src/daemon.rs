@@ -13,9 +13,11 @@ mod service_manager;
 mod setup;
 mod startup;
 
+use std::sync::Arc;
+
 use anyhow::Context;
 use crossbeam_channel::Receiver;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use self::engine::Engine;
@@ -37,6 +39,12 @@ use crate::system::spawn;
 /// # Errors
 /// When the configuration is missing or invalid, the interface does not exist, or capturing is not permitted.
 pub fn run(args: Args) -> anyhow::Result<()> {
+    let level = if args.debug { log::LevelFilter::Debug } else { log::LevelFilter::Off };
+    let mut debugging = env_logger::Builder::new();
+    debugging.filter_level(level).parse_default_env().target(env_logger::Target::Stdout).init();
+    // Without a handler, a file that is as long as it may become (setrlimit(2)) would end the daemon while doors are open.
+    // With one, writing fails as on a full disk; and commands start without it, because exec(2) drops it.
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).context("cannot catch signals")?;
     let directory = std::env::current_dir().context("cannot determine the current directory")?;
     let setup = Setup::load(&args, &directory, None)?;
     for warning in setup.warnings.lines(Style::Coloured) {

@@ -6,7 +6,7 @@ mod line;
 pub(crate) mod output;
 pub(crate) mod rate_limiter;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Stderr, Stdout, Write};
 use std::net::IpAddr;
@@ -51,11 +51,20 @@ pub(crate) struct Settings {
 pub(crate) struct Destinations {
     stdout: Output<Stdout>,
     stderr: Output<Stderr>,
-    file: Option<File>,
+    file: Option<LogFile>,
     system_log: Option<SystemLog>,
     verbose: bool,
     format: LogFormat,
     journal: Journal,
+}
+
+/// A log file that is open.
+#[derive(Debug)]
+struct LogFile {
+    path: PathBuf,
+    file: File,
+    /// The last line could not be written, so what there is of it needs an end.
+    is_failing: Cell<bool>,
 }
 
 /// Writes lines, with host names if asked to, and never makes the caller wait for a name. Lines that others than the
@@ -220,7 +229,10 @@ impl Destinations {
         };
         if let Some(path) = &settings.file {
             match open_file(path) {
-                Ok(file) => destinations.file = Some(file),
+                Ok(file) => {
+                    let is_failing = Cell::new(false);
+                    destinations.file = Some(LogFile { path: path.clone(), file, is_failing });
+                }
                 Err(error) => {
                     let text = format!("cannot open log file {}: {error}", path.display());
                     destinations.write(&Zoned::now(), &Line::warning(text), None);
@@ -235,8 +247,8 @@ impl Destinations {
         (self.stdout, self.stderr) = (Output::new(io::stdout()), Output::new(io::stderr()));
     }
 
-    /// Writes a line to every destination. A full disk or a closed terminal loses the line there and has no other
-    /// effect.
+    /// Writes a line to every destination. A full disk loses the line there, which the others are told once; a closed
+    /// terminal loses it and has no other effect.
     fn write(&self, time: &Zoned, line: &Line, name: Option<&str>) {
         let knocker = match (line.knocker(), name) {
             (Some(source), Some(name)) => format!("{source} ({name}): "),
@@ -268,10 +280,23 @@ impl Destinations {
                 LogFormat::Classic => format!("[{}] {text}\n", time.strftime("%Y-%m-%d %H:%M")),
                 LogFormat::Json => as_json() + "\n",
             };
-            let _ = (&mut &*file).write_all(entry.as_bytes());
+            self.write_to_file(file, &entry);
         }
         if let Some(system_log) = &self.system_log {
             system_log.write_line(time, text);
+        }
+    }
+
+    /// Appends a line to the log file. If it does not fit, because the disk is full or the file as long as it may become
+    /// (setrlimit(2)), the other destinations get a warning, once until a line fits again.
+    fn write_to_file(&self, to: &LogFile, entry: &str) {
+        let LogFile { path, file, is_failing } = to;
+        let whole = if is_failing.get() { format!("\n{entry}") } else { entry.to_owned() };
+        let Err(error) = (&mut &*file).write_all(whole.as_bytes()) else { return is_failing.set(false) };
+        // A pipe that is full for a moment is no news, and has taken nothing of the line.
+        if error.kind() != io::ErrorKind::WouldBlock && !is_failing.replace(true) {
+            let text = format!("cannot write to log file {}: {error}; lines are lost", path.display());
+            self.write(&Zoned::now(), &Line::warning(text), None);
         }
     }
 }

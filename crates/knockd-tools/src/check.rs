@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::listening::Listening;
 use knockd_cli::Exit;
 use knockd_cli::args::Format;
-use knockd_cli::system::config_file::{ConfigFile, OthersMay, Style, access_of_others};
+use knockd_cli::system::config_file::{ConfigFile, Style, exposures};
 use knockd_cli::system::programs;
 use knockd_cli::system::selection::Selection;
 use knockd_cli::system::text::count;
@@ -192,13 +192,11 @@ impl<'a> Check<'a> {
 
     /// Checks who else may use a file.
     fn access(&mut self, path: &Path) {
-        let Some(access) = access_of_others(path) else { return };
-        let (severity, can) = match access {
-            OthersMay::Write => (Severity::Error, "world-writable, so anyone could run commands as root"),
-            OthersMay::Read => (Severity::Warning, "world-readable, but contains secrets"),
-        };
-        let help = format!("chmod o= {}", path.display());
-        self.add_about(path.to_owned(), severity, Code::OpenToOthers, can.to_owned(), Some(help));
+        for exposure in exposures(path) {
+            let severity = if exposure.is_for_all { Severity::Error } else { Severity::Warning };
+            let (what, remedy) = (exposure.what, Some(exposure.remedy));
+            self.add_about(path.to_owned(), severity, Code::OpenToOthers, what, remedy);
+        }
     }
 
     fn add_all(&mut self, findings: Vec<Diagnostic>) {

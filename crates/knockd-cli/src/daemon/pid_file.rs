@@ -41,8 +41,12 @@ impl PidFile {
             }
             TryLockError::Error(error) => in_path(error),
         })?;
-        let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-        written.map_err(in_path)?;
+        file.set_len(0).map_err(in_path)?;
+        writeln!(file, "{}", std::process::id()).map_err(|error| {
+            // It is a regular file and ours, and an empty one would mislead.
+            let _ = fs::remove_file(path);
+            in_path(error)
+        })?;
         Ok(Self { path: path.to_owned(), _file: file })
     }
 }

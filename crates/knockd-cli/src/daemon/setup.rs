@@ -70,7 +70,7 @@ impl Setup {
     pub(crate) fn load(args: &Args, directory: &Path, before: Option<&Self>) -> Result<Self, SetupError> {
         let config_path = directory.join(&args.config);
         let file = ConfigFile::read(&config_path)?;
-        let mut texts: Vec<String> = check_access(&config_path)?.into_iter().collect();
+        let mut texts = check_access(&config_path)?;
         let Parsed { config, warnings: findings, .. } = file.parse()?;
         let mut one_time_files = OneTimeFiles::new();
         for door in &config.doors {

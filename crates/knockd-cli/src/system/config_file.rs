@@ -97,41 +97,62 @@ fn drawn(file: &ConfigFile, findings: &[Diagnostic], style: Style) -> String {
     drawn.join("\n")
 }
 
-/// What everybody may do with a file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum OthersMay {
-    /// Read it.
-    Read,
-    /// Write it, at least.
-    Write,
+/// Somebody besides root and our own user may read or change a file that contains secrets and commands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Exposure {
+    /// Who may do what, as a fragment of a sentence.
+    pub what: String,
+    /// The command that ends it.
+    pub remedy: String,
+    /// Everybody may change the file.
+    pub is_for_all: bool,
 }
 
-/// Returns what everybody may do with a file that contains secrets or commands.
-pub fn access_of_others(path: &Path) -> Option<OthersMay> {
+/// Returns who else may use a file that contains secrets or commands.
+pub fn exposures(path: &Path) -> Vec<Exposure> {
     // The code that reads the file reports that it is missing.
-    let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
-    match metadata.mode() & 0o006 {
-        0 => None,
-        0o004 => Some(OthersMay::Read),
-        _ => Some(OthersMay::Write),
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => {
+            exposures_of(path, metadata.uid(), metadata.gid(), metadata.mode(), geteuid().as_raw())
+        }
+        _ => Vec::new(),
     }
 }
 
-/// Checks who else may use a file; returns a warning if one is due.
+fn exposures_of(path: &Path, owner: u32, group: u32, mode: u32, user: u32) -> Vec<Exposure> {
+    let name = path.display();
+    let us = if user == 0 { "root" } else { "this user" };
+    let mut found = Vec::new();
+    let mut add = |what: String, remedy: String| found.push(Exposure { what, remedy, is_for_all: false });
+    if owner != 0 && owner != user {
+        let what = format!("owned by user {owner}, who could run commands as {us}");
+        add(what, format!("chown {} {name}", if user == 0 { "root".to_owned() } else { user.to_string() }));
+    }
+    if mode & 0o022 == 0o020 {
+        let what = format!("writable by group {group}, whose members could run commands as {us}");
+        add(what, format!("chmod g-w {name}"));
+    }
+    if mode & 0o002 != 0 {
+        let what = format!("world-writable, so anyone could run commands as {us}");
+        found.push(Exposure { what, remedy: format!("chmod o= {name}"), is_for_all: true });
+    } else if mode & 0o004 != 0 {
+        add("world-readable, but contains secrets".to_owned(), format!("chmod o= {name}"));
+    }
+    found
+}
+
+/// Checks who else may use a file, and returns the warnings that are due.
 ///
 /// # Errors
 /// When everybody may write a file with commands that run as root.
-pub(crate) fn check_access(path: &Path) -> Result<Option<String>, ConfigFileError> {
-    let can = match access_of_others(path) {
-        None => return Ok(None),
-        Some(OthersMay::Write) if geteuid().is_root() => {
-            return Err(ConfigFileError::Writable { path: path.to_owned() });
-        }
-        Some(OthersMay::Write) => "world-writable",
-        Some(OthersMay::Read) => "world-readable",
-    };
-    let name = path.display();
-    Ok(Some(format!("{name}: warning: {can}, but contains secrets; run: chmod o= {name}")))
+pub(crate) fn check_access(path: &Path) -> Result<Vec<String>, ConfigFileError> {
+    let exposures = exposures(path);
+    if geteuid().is_root() && exposures.iter().any(|exposure| exposure.is_for_all) {
+        return Err(ConfigFileError::Writable { path: path.to_owned() });
+    }
+    let warning =
+        |Exposure { what, remedy, .. }| format!("{}: warning: {what}; run: {remedy}", path.display());
+    Ok(exposures.into_iter().map(warning).collect())
 }
 
 fn draw(path: &Path, text: &[u8], finding: &Diagnostic, style: Style) -> String {
@@ -199,6 +220,31 @@ k.conf:3:3: error: `seq_timeot` is not a valid directive in a door
   |
   = help: did you mean `Seq_Timeout`?"
         );
+    }
+
+    #[test]
+    fn whoever_else_may_use_a_file_is_named_with_the_remedy() {
+        let of = |owner, group, mode: u32, user| {
+            let found = exposures_of(Path::new("k.conf"), owner, group, 0o100_000 | mode, user);
+            let told = found.into_iter().map(|Exposure { what, remedy, .. }| format!("{what}; {remedy}"));
+            told.collect::<Vec<_>>()
+        };
+        for mode in [0o600, 0o640, 0o440] {
+            assert_eq!(
+                (of(0, 0, mode, 0), of(1000, 5, mode, 1000), of(0, 5, mode, 1000)),
+                Default::default()
+            );
+        }
+        let owned = "owned by user 1000, who could run commands as root; chown root k.conf";
+        let group = "writable by group 27, whose members could run commands as root; chmod g-w k.conf";
+        let read = "world-readable, but contains secrets; chmod o= k.conf";
+        let written = "world-writable, so anyone could run commands as root; chmod o= k.conf";
+        assert_eq!(of(1000, 27, 0o600, 0), [owned]);
+        assert_eq!(of(0, 27, 0o660, 0), [group]);
+        assert_eq!(of(1000, 27, 0o664, 0), [owned, group, read]);
+        assert_eq!(of(0, 27, 0o606, 0), [written]);
+        let other = "owned by user 33, who could run commands as this user; chown 1000 k.conf";
+        assert_eq!(of(33, 0, 0o600, 1000), [other]);
     }
 
     #[test]

@@ -76,7 +76,7 @@ codes! {
     Invalid = "invalid",
     /// Something is probably unintended.
     Doubtful = "doubtful",
-    /// Everybody can read or write the file.
+    /// Everybody can read or write the file, or others than its reader own or write it.
     OpenToOthers = "open-to-others",
     /// The one-time file cannot be read, or has no sequence left.
     OneTimeFile = "one-time-file",
