@@ -428,3 +428,25 @@ fn a_source_that_is_not_in_the_file_is_said_to_be_missing() {
     let stdout = String::from_utf8(output.get_output().stdout.clone()).unwrap();
     assert!(stdout.contains("No packet in the file comes from 203.0.113.1."), "{stdout}");
 }
+
+#[test]
+fn a_packet_that_no_knocker_can_have_sent_is_explained_and_one_from_a_local_address_is_taken_to_leave_the_host()
+ {
+    let to = |source: [u8; 4], target: [u8; 4]| Frame::tcp(source, target, 7000, Flags::SYN);
+    let own = [198, 51, 100, 1];
+    let frames = [to([224, 0, 0, 1], own), to([127, 0, 0, 1], own), to(own, [203, 0, 113, 7])];
+    let lo = to([127, 0, 0, 1], own).macs([0; 6], [0; 6]);
+    let doors = "[door]\nsequence = 7000\n[out]\nsequence = 7000\ntarget = 203.0.113.7\n";
+    let desk = Desk::new(doors, &pcap(&[&frames[..], &[lo]].concat()));
+    let explained = |source: &str| {
+        let output = desk.replay(&format!("--explain {source} --address 198.51.100.1")).code(0);
+        String::from_utf8(output.get_output().stdout.clone()).unwrap()
+    };
+    let multicast = explained("224.0.0.1");
+    assert!(multicast.contains("\n    ignored: multicast source address\n"), "{multicast}");
+    let loopback = explained("127.0.0.1");
+    assert!(loopback.contains("\n    ignored: loopback source address on another interface\n"), "{loopback}");
+    assert!(loopback.contains("\n    door: OPEN SESAME\n"), "over lo: {loopback}");
+    let local = explained("198.51.100.1");
+    assert!(local.contains("\n    out: OPEN SESAME\n"), "{local}");
+}

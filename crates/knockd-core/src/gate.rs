@@ -534,6 +534,17 @@ mod tests {
     }
 
     #[test]
+    fn what_no_knocker_can_have_sent_opens_nothing_makes_no_scanner_and_has_a_reason() {
+        let mut gate = gate("");
+        let forged = |port| tcp("192.0.2.1", port);
+        assert_eq!(gate.visibility(&forged(7101), at(0)), Visibility::Martian(Martian::OwnSource));
+        let strays: Vec<_> = (1..100).chain([4004]).map(forged).collect();
+        assert_eq!(send(&mut gate, &strays, at(0)), [""; 0]);
+        let over_lo = Packet { arrival: Arrival::Loopback, ..forged(4004) };
+        assert_eq!(send(&mut gate, &[over_lo], at(0))[0], "open 1", "it is no scanner");
+    }
+
+    #[test]
     fn one_ascending_scan_opens_nothing_and_ends_in_a_scanner() {
         let mut gate = gate("");
         let strays: Vec<_> = (7000..7101).map(|port| tcp(SOMEBODY, port)).collect();

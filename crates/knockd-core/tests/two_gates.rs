@@ -34,10 +34,15 @@ fn packets() -> impl Strategy<Value = Packet> {
     let ports = prop_oneof![9 => 1..7_u16, 1 => 100..110_u16];
     let destination = prop_oneof![4 => Just(destinations()[0]), 1 => select(destinations().to_vec())];
     let flags = prop_oneof![9 => Just(TcpFlags::SYN), 1 => any::<u8>().prop_map(TcpFlags::from_wire)];
-    (sources(), destination, ports, flags, 0..8_u8).prop_map(|(source, destination, port, flags, kind)| {
+    let arrivals = prop_oneof![
+        9 => Just(Arrival::Incoming),
+        1 => select(vec![Arrival::Outgoing, Arrival::Loopback, Arrival::OtherHost, Arrival::Unknown]),
+    ];
+    let packets = (sources(), destination, ports, flags, 0..8_u8, arrivals);
+    packets.prop_map(|(source, destination, port, flags, kind, arrival)| {
         let is_udp = if port == 4 { kind > 1 } else { kind == 0 };
         let hit = if is_udp { Hit::Udp { port } } else { Hit::Tcp { port, flags } };
-        Packet { source, destination, hit, arrival: Arrival::Incoming }
+        Packet { source, destination, hit, arrival }
     })
 }
 
