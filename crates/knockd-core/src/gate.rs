@@ -13,7 +13,7 @@ use std::vec::Drain;
 
 use crate::config::{Config, Door, Key, ScanLimit};
 use crate::lease::{Burn, BurnId, Effect, LeaseFilter, LeaseId, LeaseRecord, LeaseView, Leases};
-use crate::martian::Martian;
+use crate::martian::{Martian, OwnAddresses};
 use crate::matcher::{Matcher, Underway};
 use crate::one_time::{OneTime, Unused};
 use crate::outcome::{DoorId, Event, EventKind, OpeningResult, Outcome, Visibility, Wanted};
@@ -46,7 +46,7 @@ pub struct Gate {
     /// Openings that wait until their one-time sequence is struck out.
     burning: BTreeMap<BurnId, Burning>,
     last_burn: BurnId,
-    addresses: hashbrown::HashSet<IpAddr>,
+    addresses: OwnAddresses,
     wanted: Arc<Wanted>,
     /// Reused to keep its memory; empty between calls.
     outcomes: Vec<Outcome>,
@@ -95,7 +95,7 @@ impl Gate {
             files,
             burning: BTreeMap::new(),
             last_burn: BurnId(0),
-            addresses: hashbrown::HashSet::new(),
+            addresses: OwnAddresses::default(),
             wanted: Arc::default(),
             outcomes: Vec::new(),
             config,
@@ -324,7 +324,7 @@ impl Gate {
     }
 
     fn martian(&self, packet: &Packet) -> Option<Martian> {
-        Martian::of(packet, |address| self.addresses.contains(&address))
+        Martian::of(packet, &self.addresses)
     }
 
     fn take_outcomes(&mut self) -> Outcomes<'_> {
@@ -414,8 +414,8 @@ impl Gate {
 
     /// Derives everything that also depends on our own addresses.
     fn watch(&mut self) {
-        self.matcher.set_addresses(self.addresses.iter().copied());
-        self.scanners.watch(&self.wanted.interests, self.addresses.iter().copied());
+        self.matcher.set_addresses(self.addresses.iter());
+        self.scanners.watch(&self.wanted.interests, self.addresses.iter());
     }
 }
 

@@ -34,9 +34,45 @@ pub enum Martian {
     OtherHost,
 }
 
+/// Our own addresses, ascending. There are few, so as plain numbers they are found sooner than in a hash table.
+#[derive(Debug, Default)]
+pub(crate) struct OwnAddresses {
+    v4: Vec<u32>,
+    v6: Vec<u128>,
+}
+
+impl FromIterator<IpAddr> for OwnAddresses {
+    fn from_iter<T: IntoIterator<Item = IpAddr>>(addresses: T) -> Self {
+        let mut own = Self::default();
+        for address in addresses {
+            match address {
+                IpAddr::V4(address) => own.v4.push(address.to_bits()),
+                IpAddr::V6(address) => own.v6.push(address.to_bits()),
+            }
+        }
+        own.v4.sort_unstable();
+        own.v6.sort_unstable();
+        own
+    }
+}
+
+impl OwnAddresses {
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.v4.binary_search(&address.to_bits()).is_ok(),
+            IpAddr::V6(address) => self.v6.binary_search(&address.to_bits()).is_ok(),
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let v4 = self.v4.iter().map(|&bits| Ipv4Addr::from_bits(bits).into());
+        v4.chain(self.v6.iter().map(|&bits| Ipv6Addr::from_bits(bits).into()))
+    }
+}
+
 impl Martian {
-    /// Says what is wrong with a packet; `is_own` tells our own addresses.
-    pub(crate) fn of(packet: &Packet, is_own: impl Fn(IpAddr) -> bool) -> Option<Self> {
+    /// Says what is wrong with a packet.
+    pub(crate) fn of(packet: &Packet, own: &OwnAddresses) -> Option<Self> {
         let Packet { source, destination, arrival, .. } = *packet;
         let impossible = match source {
             IpAddr::V4(source) => of_ipv4(source),
@@ -46,8 +82,8 @@ impl Martian {
             Arrival::Loopback => impossible.filter(|martian| *martian != Self::Loopback),
             _ if impossible.is_some() => impossible,
             Arrival::Outgoing | Arrival::Unknown => None,
-            Arrival::OtherHost if is_own(destination) => Some(Self::OtherHost),
-            Arrival::Incoming | Arrival::OtherHost => is_own(source).then_some(Self::OwnSource),
+            Arrival::OtherHost if own.contains(destination) => Some(Self::OtherHost),
+            Arrival::Incoming | Arrival::OtherHost => own.contains(source).then_some(Self::OwnSource),
         }
     }
 }
@@ -82,7 +118,7 @@ mod tests {
     fn of(source: &str, destination: &str, arrival: Arrival) -> Option<Martian> {
         let [source, destination, own] = [source, destination, OWN].map(|text| text.parse().unwrap());
         let packet = Packet { source, destination, hit: Hit::Udp { port: 1 }, arrival };
-        Martian::of(&packet, |address| address == own)
+        Martian::of(&packet, &[own].into_iter().collect())
     }
 
     const ALL: [Arrival; 5] =
