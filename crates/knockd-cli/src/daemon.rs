@@ -39,9 +39,6 @@ use crate::system::spawn;
 /// # Errors
 /// When the configuration is missing or invalid, the interface does not exist, or capturing is not permitted.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let level = if args.debug { log::LevelFilter::Debug } else { log::LevelFilter::Off };
-    let mut debugging = env_logger::Builder::new();
-    debugging.filter_level(level).parse_default_env().target(env_logger::Target::Stdout).init();
     // Without a handler, a file that is as long as it may become (setrlimit(2)) would end the daemon while doors are open.
     // With one, writing fails as on a full disk; and commands start without it, because exec(2) drops it.
     signal_hook::flag::register(SIGXFSZ, Arc::default()).context("cannot catch signals")?;

@@ -18,7 +18,9 @@
 //! ```
 //! use std::time::Duration;
 //!
-//! use knockd_core::{Config, Effect, Gate, Hit, Now, OneTimeFiles, Outcome, Packet, Run, Seed, TcpFlags};
+//! use knockd_core::{
+//!     Arrival, Config, Effect, Gate, Hit, Now, OneTimeFiles, Outcome, Packet, Run, Seed, TcpFlags,
+//! };
 //!
 //! let config: Config = "
 //! [ssh]
