@@ -11,6 +11,7 @@ mod reload;
 mod request_limits;
 mod service_manager;
 mod setup;
+mod shutdown;
 mod startup;
 
 use std::sync::Arc;

@@ -6,5 +6,6 @@
 pub(crate) mod commands;
 pub(crate) mod executor;
 pub(crate) mod one_time_file;
+mod starting;
 pub mod store;
 pub(crate) mod writer;

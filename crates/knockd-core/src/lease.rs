@@ -23,7 +23,7 @@ use std::time::Duration;
 
 pub use self::control::{LeaseFilter, LeaseState, LeaseView};
 pub use self::effect::{Access, Burn, BurnId, Effect, LeaseId, LeaseKey, Run, RunKind};
-pub use self::record::{LeaseRecord, LeaseRecordError};
+pub use self::record::{LeaseRecord, LeaseRecordError, ProcessId, ProcessIdError, StartState};
 use crate::command::CommandLine;
 use crate::config::{Action, Door, Reopen};
 use crate::network::Network;
@@ -116,9 +116,12 @@ impl Leases {
 
     /// Restores what an earlier process stored. A lease whose deadline has passed is due at once. IDs up to
     /// `last_id`, and those of the records, are not reused.
+    ///
+    /// A start command that was running counts as failed, so another knock runs it again. The caller has ended it
+    /// before: it must not outlive the stop command.
     pub fn restore(&mut self, records: impl IntoIterator<Item = LeaseRecord>, last_id: LeaseId, now: Now) {
         self.last_id = self.last_id.max(last_id.0);
-        for LeaseRecord { id, key, cmd_timeout, until, failed } in records {
+        for LeaseRecord { id, key, cmd_timeout, until, failed, start } in records {
             if self.by_id.contains_key(&id) {
                 continue;
             }
@@ -127,6 +130,7 @@ impl Leases {
             let until = now.moment_at(until, cmd_timeout);
             self.current.insert(Arc::clone(&key), id);
             self.due.insert((until, id));
+            let failed = failed || start != StartState::Ended;
             self.insert(id, Lease { key, cmd_timeout, phase: Phase::Open { until, failed } });
         }
     }
@@ -398,7 +402,11 @@ impl Lease {
 
     fn store(&self, id: LeaseId, until: Timestamp, failed: bool, now: Now) -> Effect {
         let (key, cmd_timeout) = (Arc::clone(&self.key), Milliseconds::new(self.cmd_timeout));
-        Effect::Store(LeaseRecord { id, key, cmd_timeout, until: now.calendar_at(until), failed })
+        let start = match self.phase {
+            Phase::Starting { .. } => StartState::Running(None),
+            Phase::Open { .. } | Phase::Stopping { .. } | Phase::Failing { .. } => StartState::Ended,
+        };
+        Effect::Store(LeaseRecord { id, key, cmd_timeout, until: now.calendar_at(until), failed, start })
     }
 
     /// Returns how often the stop command has failed so far.
@@ -635,13 +643,34 @@ mod tests {
         assert!(leases.is_empty());
     }
 
+    fn stored(effects: &[Effect]) -> LeaseRecord {
+        let [Effect::Store(record), ..] = effects else { panic!("{effects:?}") };
+        record.clone()
+    }
+
+    #[test]
+    fn a_lease_whose_start_command_was_cut_off_is_closed_at_its_time_and_a_knock_before_starts_it_again() {
+        for knocks in [false, true] {
+            let door = door("a", "b");
+            let record = stored(&open(&mut Leases::new(), &door, source(), 0));
+            assert_eq!(record.start, StartState::Running(None));
+            let mut after = Leases::new();
+            after.restore([record], LeaseId(0), on(3));
+            if knocks {
+                assert_eq!(told(open(&mut after, &door, source(), 5)), ["store 15", "run a"]);
+            } else {
+                assert_eq!(told(after.handle_timeout(at(10))), ["run b"]);
+            }
+        }
+    }
+
     #[test]
     fn a_restored_lease_is_closed_at_its_time_and_extended_by_a_knock() {
         let door = door("a", "b");
         let mut before = Leases::new();
-        let effects = open(&mut before, &door, source(), 0);
-        let Some(Effect::Store(record)) = effects.first().cloned() else { panic!("{effects:?}") };
-        let id = record.id;
+        let id = id_of(&open(&mut before, &door, source(), 0));
+        let record = stored(&before.handle_exit(id, true, on(0)));
+        assert_eq!(record.start, StartState::Ended);
         let mut after = Leases::new();
         after.restore([record], LeaseId(0), on(0));
         assert_eq!(told(open(&mut after, &door, source(), 5)), ["store 15", "until 15"]);

@@ -105,7 +105,7 @@ pub use config::{Config, ConfigError, Door};
 pub use gate::{Gate, OneTimeFiles, Outcomes};
 pub use lease::{
     Access, Burn, BurnId, Effect, Full, LeaseFilter, LeaseId, LeaseKey, LeaseRecord, LeaseRecordError,
-    LeaseState, LeaseView, Run, RunKind,
+    LeaseState, LeaseView, ProcessId, ProcessIdError, Run, RunKind, StartState,
 };
 pub use martian::Martian;
 pub use matcher::{Interest, Underway};

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use knockd_core::config::{Code, LogFormat, OnExit, Reopen, Severity};
 use knockd_core::{
-    Access, CommandLine, LeaseId, LeaseKey, LeaseRecord, Milliseconds, Protocol, TcpFlags, UnixTime,
+    Access, CommandLine, LeaseId, LeaseKey, LeaseRecord, Milliseconds, ProcessId, Protocol, StartState,
+    TcpFlags, UnixTime,
 };
 use proptest::prelude::*;
 use values::{configs, flag_rules, lines, names, seconds, sequences, steps, templates, values};
@@ -37,15 +38,33 @@ fn times() -> impl Strategy<Value = Duration> {
     ]
 }
 
+fn start_states() -> impl Strategy<Value = StartState> {
+    let process = any::<(u32, u64, u64, u128)>().prop_map(|(number, started, namespace, boot)| ProcessId {
+        number,
+        started,
+        namespace,
+        boot,
+    });
+    prop_oneof![Just(StartState::Ended), proptest::option::of(process).prop_map(StartState::Running)]
+}
+
 fn records() -> impl Strategy<Value = LeaseRecord> {
     let commands = (command_lines(), command_lines());
-    (any::<u64>(), names(), any::<IpAddr>(), commands, (times(), times()), any::<bool>()).prop_map(
-        |(id, door, source, (start, stop), (cmd_timeout, until), failed)| LeaseRecord {
-            id: LeaseId(id),
-            key: Arc::new(LeaseKey { door, source, access: Access::Commands { start, stop } }),
-            cmd_timeout: Milliseconds::new(cmd_timeout),
-            until: UnixTime::new(until),
-            failed,
+    let state = (any::<bool>(), start_states());
+    (any::<u64>(), names(), any::<IpAddr>(), commands, (times(), times()), state).prop_map(
+        |(id, door, source, (start_command, stop_command), (cmd_timeout, until), (failed, start))| {
+            LeaseRecord {
+                id: LeaseId(id),
+                key: Arc::new(LeaseKey {
+                    door,
+                    source,
+                    access: Access::Commands { start: start_command, stop: stop_command },
+                }),
+                cmd_timeout: Milliseconds::new(cmd_timeout),
+                until: UnixTime::new(until),
+                failed,
+                start,
+            }
         },
     )
 }

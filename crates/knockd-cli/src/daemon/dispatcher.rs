@@ -141,7 +141,7 @@ impl Dispatcher {
         &mut self,
         progress: Progress,
     ) -> Option<(BurnId, Result<(), StrikeError>)> {
-        self.executor.handle_progress(progress, &self.config.options, &self.log)
+        self.executor.handle_progress(progress, &self.log)
     }
 
     pub(super) fn handle_dropped(&mut self, count: u32, now: Timestamp) {

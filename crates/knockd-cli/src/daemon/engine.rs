@@ -5,11 +5,10 @@ use std::io;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use knockd_capture::LinkWatch;
-use knockd_core::config::OnExit;
 use knockd_core::{DoorId, Gate, LocalPorts, Now, Outcome, Outcomes, Packet, Timestamp};
 use signal_hook::consts::SIGHUP;
 
@@ -31,9 +30,6 @@ use crate::log::{Line, Log};
 use crate::system::clock::Clock;
 use crate::system::local_ports;
 use crate::system::text::count;
-
-/// How long the stop commands of open doors may take at shutdown.
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
 
 /// How many log lines of other threads wait for the loop.
 const LINES: usize = 16;
@@ -241,13 +237,13 @@ impl Engine {
         }
     }
 
-    fn handle_report(&mut self, report: &Report) {
+    pub(super) fn handle_report(&mut self, report: &Report) {
         if let Some((id, succeeded)) = self.dispatcher.handle_report(report) {
             self.apply(|gate, now| gate.handle_exit(id, succeeded, now));
         }
     }
 
-    fn handle_progress(&mut self, progress: Progress) {
+    pub(super) fn handle_progress(&mut self, progress: Progress) {
         if let Some((id, result)) = self.dispatcher.handle_progress(progress) {
             let result = result.map_err(|error| self.log_not_struck_out(error));
             self.apply(|gate, now| gate.handle_burnt(id, result, now));
@@ -281,7 +277,7 @@ impl Engine {
     }
 
     /// Tells the gate about start commands that ended before they started.
-    fn end_refused(&mut self) {
+    pub(super) fn end_refused(&mut self) {
         while let Some(id) = self.dispatcher.executor.take_refused() {
             self.apply(|gate, now| gate.handle_exit(id, false, now));
         }
@@ -339,45 +335,6 @@ impl Engine {
         self.dispatcher.listeners.follow(&self.dispatcher.log, self.clock.now());
         self.gate.set_addresses(self.dispatcher.listeners.addresses());
         service_manager::status(&self.summary());
-    }
-
-    fn shut_down(mut self, signals: &Receiver<i32>) {
-        // From now on, clients learn that knockd is shutting down.
-        drop(std::mem::replace(&mut self.control, Control::closed()));
-        service_manager::stopping();
-        self.log(&Line::waiting_for_children());
-        let keeps = self.setup.config.options.on_exit == OnExit::Keep
-            && self.dispatcher.executor.has_saved_all(SHUTDOWN_LIMIT);
-        if !keeps {
-            self.close_all(signals);
-        } else if self.gate.lease_count() > 0 {
-            let left = count(self.gate.lease_count(), "open door");
-            self.log(&Line::notice(format!("leaving {left} for the next start")));
-        }
-        let Dispatcher { executor, log, .. } = self.dispatcher;
-        executor.finish();
-        log.finish(&Line::shutting_down());
-    }
-
-    /// Closes all doors; this takes at most [`SHUTDOWN_LIMIT`], and another signal cuts it short.
-    fn close_all(&mut self, signals: &Receiver<i32>) {
-        self.apply(|gate, _| gate.close_all());
-        self.dispatcher.executor.refuse_waiting();
-        self.end_refused();
-        let end = Instant::now() + SHUTDOWN_LIMIT;
-        while self.gate.lease_count() > 0 {
-            select! {
-                recv(self.dispatcher.executor.reports) -> report => if let Ok(report) = report {
-                    self.handle_report(&report);
-                },
-                recv(signals) -> signal => if !matches!(signal, Ok(SIGHUP)) { break },
-                default(end.saturating_duration_since(Instant::now())) => break,
-            }
-        }
-        if self.gate.lease_count() > 0 {
-            let left = count(self.gate.lease_count(), "door");
-            self.log(&Line::warning(format!("{left} not closed yet: stop commands are still running")));
-        }
     }
 
     /// Logs why a one-time sequence could not be struck out, and returns the current content of its file.

@@ -3,6 +3,8 @@
 //! One thread serves all commands. It waits only for new ones, for shells to end, for their stderr and for the
 //! earliest deadline: neither a command nor a slow reader of our stderr can delay another command.
 
+mod identity;
+pub(super) mod leftovers;
 mod process;
 mod stderr;
 mod thread;
@@ -16,7 +18,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender};
-use knockd_core::Run;
+use knockd_core::{LeaseId, ProcessId, Run};
 use rustix::io::ioctl_fionbio;
 
 use self::stderr::Sink;
@@ -28,6 +30,8 @@ const LONG: Duration = Duration::from_secs(60);
 /// A report about a command.
 #[derive(Debug)]
 pub(crate) enum Report {
+    /// Its shell, which is this process if that is known, waits for [`Runner::go`].
+    Waits(LeaseId, Option<ProcessId>),
     /// It has run for a minute and continues.
     Long(Run),
     /// It has reached `CommandLimit` and is being terminated.
@@ -64,10 +68,18 @@ impl ExitReason {
     }
 }
 
+/// Something for the thread to do.
+#[derive(Debug)]
+enum Job {
+    Start { run: Run, limit: Option<Duration>, waits: bool },
+    Go(LeaseId),
+    End(LeaseId),
+}
+
 /// Passes commands to the thread that runs them.
 #[derive(Clone, Debug)]
 pub(crate) struct Runner {
-    jobs: Sender<(Run, Option<Duration>)>,
+    jobs: Sender<Job>,
     /// Wakes the thread. It is closed after the channel, so the thread knows that nothing more will come.
     wake: Arc<PipeWriter>,
 }
@@ -90,9 +102,9 @@ impl Runner {
         let (incoming, wake) = io::pipe()?;
         ioctl_fionbio(&incoming, true)?;
         ioctl_fionbio(&wake, true)?;
-        let (jobs, new) = crossbeam_channel::unbounded();
+        let (jobs, new_jobs) = crossbeam_channel::unbounded();
         let (reports, reported) = crossbeam_channel::unbounded();
-        let thread = CommandThread::new(settings, new, incoming, reports)?;
+        let thread = CommandThread::new(settings, new_jobs, incoming, reports)?;
         Builder::new().name("commands".to_owned()).spawn(move || thread.run())?;
         Ok((Self { jobs, wake: Arc::new(wake) }, reported))
     }
@@ -103,8 +115,28 @@ impl Runner {
     /// group, so a signal to ours does not end it. It ends when its shell exits, whatever that leaves behind. When it
     /// has run for `limit`, its process group is terminated.
     pub(crate) fn start(&self, run: Run, limit: Option<Duration>) {
+        self.send(Job::Start { run, limit, waits: false });
+    }
+
+    /// Starts the shell of a lease's command. It executes the command only after [`Self::go`], or never if this process
+    /// ends before. [`Report::Waits`] comes before [`Report::Ended`], unless there is no shell.
+    pub(crate) fn prepare(&self, run: Run, limit: Option<Duration>) {
+        self.send(Job::Start { run, limit, waits: true });
+    }
+
+    /// Lets the shell of a lease's command go on; its time begins.
+    pub(crate) fn go(&self, id: LeaseId) {
+        self.send(Job::Go(id));
+    }
+
+    /// Terminates the process group of a lease's command. [`Report::Ended`] follows as usual.
+    pub(crate) fn end(&self, id: LeaseId) {
+        self.send(Job::End(id));
+    }
+
+    fn send(&self, job: Job) {
         // The thread lives as long as a runner does. A full pipe wakes it as well.
-        let _ = self.jobs.send((run, limit));
+        let _ = self.jobs.send(job);
         let _ = (&*self.wake).write(&[0]);
     }
 }
@@ -238,6 +270,69 @@ mod tests {
         let exit = next_exit(&reports);
         assert_eq!(exit.reason, ExitReason::Signal(15));
         assert!(is_soon_gone(exit.message.parse().unwrap()));
+    }
+
+    /// Starts a shell that waits, and returns the report about that.
+    fn prepare(command: &str, limit: Option<Duration>) -> (Runner, Receiver<Report>, ProcessId) {
+        let (runner, reports) = Runner::new().unwrap();
+        runner.prepare(run(command), limit);
+        let Report::Waits(LeaseId(1), Some(process)) = next(&reports) else { panic!("it does not wait") };
+        (runner, reports, process)
+    }
+
+    #[test]
+    fn a_shell_that_waits_executes_nothing_before_it_may_go_on_and_its_time_begins_then() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        let command = format!("[ -e {} ] && exit 3", file.display());
+        let (runner, reports, _) = prepare(&command, Some(LIMIT));
+        // It has time to go wrong.
+        assert!(reports.recv_timeout(LIMIT + Duration::from_millis(100)).is_err());
+        File::create(&file).unwrap();
+        runner.go(LeaseId(1));
+        let Report::Ended(exit) = next(&reports) else { panic!("its time is over") };
+        assert_eq!(exit.reason, ExitReason::Status(3));
+    }
+
+    #[test]
+    fn a_shell_that_waits_ends_with_us_and_so_does_one_that_is_told_to() {
+        let (runner, reports, process) = prepare("sleep 60", None);
+        runner.end(LeaseId(1));
+        assert_eq!(next_exit(&reports).reason, ExitReason::Signal(15));
+        assert!(is_soon_gone(i32::try_from(process.number).unwrap()));
+        // As when we die: the other end of the pipe is closed.
+        let shell = process::spawn("sleep 60", true).unwrap();
+        drop(shell.waits);
+        let mut child = shell.child;
+        assert_eq!(child.wait().unwrap().code(), Some(1));
+    }
+
+    #[test]
+    fn a_syntax_error_ends_a_shell_that_waits() {
+        let (_runner, reports, _) = prepare("if", None);
+        assert_eq!(next_exit(&reports).reason, ExitReason::Status(2));
+    }
+
+    #[test]
+    fn a_command_that_has_waited_is_like_any_other() {
+        let command = "cat; echo $? $# $0 $$ >&2; exit 3";
+        let (runner, reports, process) = prepare(command, None);
+        runner.go(LeaseId(1));
+        let exit = next_exit(&reports);
+        assert_eq!(
+            (exit.reason, exit.message),
+            (ExitReason::Status(3), format!("0 0 sh {}", process.number))
+        );
+    }
+
+    #[test]
+    fn the_processes_of_a_command_that_is_ended_are_killed_if_they_ignore_the_signal() {
+        let (runner, reports, process) = prepare("trap '' TERM; echo >&2; sleep 60 & sleep 60", None);
+        runner.go(LeaseId(1));
+        thread::sleep(Duration::from_millis(500));
+        runner.end(LeaseId(1));
+        assert!(matches!(next_exit(&reports).reason, ExitReason::Signal(9 | 15)));
+        assert!(is_soon_gone(i32::try_from(process.number).unwrap()));
     }
 
     #[test]

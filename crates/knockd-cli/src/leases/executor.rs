@@ -1,19 +1,21 @@
 //! Carries out the effects of the core's leases: on disk, and as commands within their limits.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use knockd_core::config::Options;
-use knockd_core::{BurnId, Effect, LeaseId, Run, RunKind};
+use knockd_core::{BurnId, Effect, LeaseId, LeaseRecord, ProcessId, Run, RunKind, StartState};
 
-use super::commands::{Ended, ExitReason, Report, Runner};
+use super::commands::{Ended, ExitReason, Report, Runner, leftovers};
 use super::one_time_file::StrikeError;
+use super::starting::Starting;
 use super::store::{LeaseStore, Restored};
 use super::writer::{Change, Progress, Ticket, Writer};
 use crate::log::{Line, Log};
 use crate::system::programs;
+use crate::system::text::count;
 
 /// How many start commands wait while `MaxCommands` are running; a further knock runs nothing.
 const MAX_WAITING: usize = 4096;
@@ -42,15 +44,14 @@ pub(crate) struct Executor {
     state: Option<PathBuf>,
     /// Why they do not, or might not.
     state_problem: Option<String>,
-    /// The latest change of each lease that is not yet durable.
-    unsaved: BTreeMap<LeaseId, Ticket>,
-    /// Start commands that wait until the record of their lease is durable.
-    unsaved_runs: VecDeque<(Ticket, Run)>,
+    starting: Starting,
     /// Start commands and stop commands do not wait for each other.
     starts: CommandQueue,
     stops: CommandQueue,
-    /// Commands that ended before they started, because too many were waiting.
+    /// Commands that ended before they started, because too many were waiting or nothing is to open any more.
     refused: Vec<LeaseId>,
+    /// Whether nothing is to open any more.
+    is_closing: bool,
     tally: Tally,
 }
 
@@ -90,22 +91,22 @@ impl Executor {
             progress,
             state: None,
             state_problem: None,
-            unsaved: BTreeMap::new(),
-            unsaved_runs: VecDeque::new(),
+            starting: Starting::default(),
             starts: CommandQueue::default(),
             stops: CommandQueue::default(),
             refused: Vec::new(),
+            is_closing: false,
             tally: Tally::default(),
         })
     }
 
     /// Says whether no start command runs or waits.
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.starts.running == 0 && self.unsaved_runs.is_empty()
+        self.starts.running == 0 && self.starting.is_empty()
     }
 
-    /// Stores open doors there from now on, and returns those that an earlier daemon left open; or logs why it
-    /// cannot.
+    /// Stores open doors there from now on, and returns those that an earlier daemon left open, after ending its start
+    /// commands; or logs why it cannot.
     pub(crate) fn remember(&mut self, store: anyhow::Result<LeaseStore>, log: &Log) -> Restored {
         match store {
             Ok(store) => {
@@ -114,9 +115,10 @@ impl Executor {
                     log.write(&Line::warning(problem.clone()));
                 }
                 if !restored.records.is_empty() {
-                    let count = crate::system::text::count(restored.records.len(), "open door");
-                    log.write(&Line::notice(format!("restored {count}")));
+                    let doors = count(restored.records.len(), "open door");
+                    log.write(&Line::notice(format!("restored {doors}")));
                 }
+                end_leftovers(&restored.records, log);
                 self.state = Some(store.path().to_owned());
                 self.state_problem = None;
                 self.writer.remember(store);
@@ -155,15 +157,18 @@ impl Executor {
     /// Carries out an effect without blocking.
     pub(crate) fn carry_out(&mut self, effect: Effect, options: &Options, log: &Log) {
         match effect {
-            Effect::Run(run) => match (run.kind, self.unsaved.get(&run.id)) {
-                (RunKind::Start, Some(&ticket)) => self.unsaved_runs.push_back((ticket, run)),
-                (RunKind::Start, None) => self.start_command(run, options, log),
-                (RunKind::Stop, _) => {
+            Effect::Run(run) => match run.kind {
+                RunKind::Start => self.start_command(run, options, log),
+                RunKind::Stop => {
                     self.stops.waiting.push_back(run);
                     self.run_stop_commands(options, log);
                 }
             },
-            Effect::Store(record) => self.change(record.id, Change::Store(record)),
+            Effect::Store(record) => {
+                if let Some(record) = self.starting.take(record) {
+                    self.change(record.id, Change::Store(record));
+                }
+            }
             Effect::Forget(id) => {
                 self.tally.closed += 1;
                 self.change(id, Change::Forget);
@@ -185,16 +190,13 @@ impl Executor {
     pub(crate) fn handle_progress(
         &mut self,
         progress: Progress,
-        options: &Options,
         log: &Log,
     ) -> Option<(BurnId, Result<(), StrikeError>)> {
         match progress {
             Progress::Done(done) => {
-                self.unsaved.retain(|_, ticket| *ticket > done);
-                while self.unsaved_runs.front().is_some_and(|(ticket, _)| *ticket <= done)
-                    && let Some((_, run)) = self.unsaved_runs.pop_front()
-                {
-                    self.start_command(run, options, log);
+                while let Some(run) = self.starting.next(done) {
+                    self.say_running(&run, log);
+                    self.runner.go(run.id);
                 }
                 None
             }
@@ -215,6 +217,7 @@ impl Executor {
         log: &Log,
     ) -> Option<(LeaseId, bool)> {
         match report {
+            Report::Waits(id, process) => self.handle_shell(*id, *process),
             Report::Long(run) => log.write(&Line::long(run)),
             Report::Limit(run) => log.write(&Line::limit(run)),
             Report::Ended(exit) => return Some(self.handle_exit(exit, options, log)),
@@ -229,8 +232,24 @@ impl Executor {
 
     /// Gives up start commands that have not started: nothing more is to open.
     pub(crate) fn refuse_waiting(&mut self) {
-        let waiting = self.starts.waiting.drain(..).chain(self.unsaved_runs.drain(..).map(|(_, run)| run));
-        self.refused.extend(waiting.map(|run| run.id));
+        self.is_closing = true;
+        for run in std::mem::take(&mut self.starts.waiting) {
+            self.refuse(run.id);
+        }
+    }
+
+    /// Says whether the start command of any lease runs.
+    pub(crate) fn is_starting(&self) -> bool {
+        !self.starting.is_empty()
+    }
+
+    /// Terminates the start commands of leases, with all their processes; returns how many there are. Those of doors
+    /// without a stop command go on: nothing would undo what they have done so far.
+    pub(crate) fn end_start_commands(&self) -> usize {
+        let ids = self.starting.ids();
+        let number = ids.len();
+        ids.for_each(|id| self.runner.end(id));
+        number
     }
 
     /// Says whether everything is on disk, after retrying failed writes; `false` if that takes too long.
@@ -243,18 +262,36 @@ impl Executor {
         self.writer.finish();
     }
 
-    /// Without a store, there is nothing to wait for.
-    fn change(&mut self, id: LeaseId, change: Change) {
-        if self.state.is_some() {
-            let ticket = self.writer.change(id, change);
-            self.unsaved.insert(id, ticket);
+    /// Stores the lease of a shell that waits, which may go on once that is durable.
+    fn handle_shell(&mut self, id: LeaseId, process: Option<ProcessId>) {
+        if let Some(record) = self.starting.handle_shell(id, process)
+            && let Some(ticket) = self.change(id, Change::Store(record))
+        {
+            self.starting.wait(id, ticket);
         }
+    }
+
+    /// Without a store, there is nothing to wait for.
+    fn change(&mut self, id: LeaseId, change: Change) -> Option<Ticket> {
+        self.state.is_some().then(|| self.writer.change(id, change))
+    }
+
+    fn say_running(&mut self, run: &Run, log: &Log) {
+        self.tally.run += 1;
+        log.write(&Line::running(run));
+    }
+
+    fn refuse(&mut self, id: LeaseId) {
+        self.starting.end(id);
+        self.refused.push(id);
     }
 
     /// Runs a start command, or queues it until another one ends.
     fn start_command(&mut self, run: Run, options: &Options, log: &Log) {
         let running = self.starts.running;
-        if running < options.max_commands.get() {
+        if self.is_closing {
+            self.refuse(run.id);
+        } else if running < options.max_commands.get() {
             self.starts.running += 1;
             self.run(run, options, log);
         } else if self.starts.waiting.len() < MAX_WAITING {
@@ -262,7 +299,7 @@ impl Executor {
             self.starts.waiting.push_back(run);
         } else {
             log.write(&Line::not_run(&run, MAX_WAITING));
-            self.refused.push(run.id);
+            self.refuse(run.id);
         }
     }
 
@@ -278,14 +315,21 @@ impl Executor {
     }
 
     fn run(&mut self, run: Run, options: &Options, log: &Log) {
-        self.tally.run += 1;
-        log.write(&Line::running(&run));
         let limit = options.command_limit.map(|seconds| Duration::from_secs(seconds.get().into()));
+        if self.starting.prepare(&run) && self.state.is_some() {
+            return self.runner.prepare(run, limit);
+        }
+        self.starting.begin(run.id);
+        self.say_running(&run, log);
         self.runner.start(run, limit);
     }
 
     fn handle_exit(&mut self, exit: &Ended, options: &Options, log: &Log) -> (LeaseId, bool) {
         let Ended { run, reason, message } = exit;
+        if self.starting.end(run.id).is_some() {
+            // There was no shell, or it found an error before it executed anything.
+            self.say_running(run, log);
+        }
         if let Some(line) = failure(run, reason) {
             self.tally.failed += 1;
             log.write(&line);
@@ -311,6 +355,25 @@ impl Executor {
             }
         }
         (run.id, *reason == ExitReason::Status(0))
+    }
+}
+
+/// Ends start commands that still run although their daemon does not.
+fn end_leftovers(records: &[LeaseRecord], log: &Log) {
+    let processes = records.iter().filter_map(|record| match record.start {
+        StartState::Running(process) => process,
+        StartState::Ended => None,
+    });
+    let left = leftovers::end(processes);
+    let ended = left.found - left.remaining.len();
+    if ended > 0 {
+        let commands = count(ended, "start command");
+        log.write(&Line::notice(format!("terminated {commands} of an earlier knockd")));
+    }
+    for process in left.remaining {
+        let text =
+            format!("cannot terminate process {}, a start command of an earlier knockd", process.number);
+        log.write(&Line::warning(text));
     }
 }
 

@@ -276,7 +276,7 @@ fn remove_unfinished(path: &Path) -> io::Result<()> {
 mod tests {
     use std::os::unix::fs::symlink;
 
-    use knockd_core::{Access, DoorName, LeaseKey, Milliseconds, UnixTime};
+    use knockd_core::{Access, DoorName, LeaseKey, Milliseconds, StartState, UnixTime};
 
     use super::*;
 
@@ -292,6 +292,7 @@ mod tests {
             cmd_timeout: Milliseconds::new(Duration::from_secs(60)),
             until,
             failed: false,
+            start: StartState::Ended,
         }
     }
 

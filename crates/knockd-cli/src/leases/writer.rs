@@ -23,7 +23,7 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// Numbers changes: a later one has a larger ticket.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) struct Ticket(u64);
+pub(crate) struct Ticket(pub(super) u64);
 
 /// A report from the writer.
 #[derive(Debug)]
@@ -248,7 +248,7 @@ fn apply(store: &LeaseStore, id: LeaseId, change: &Change) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use knockd_core::{Access, DoorName, LeaseKey, Milliseconds, UnixTime};
+    use knockd_core::{Access, DoorName, LeaseKey, Milliseconds, StartState, UnixTime};
 
     use super::*;
 
@@ -259,7 +259,14 @@ mod tests {
         let source = "192.0.2.1".parse().unwrap();
         let key = LeaseKey { door: DoorName::new("door").unwrap(), source, access }.into();
         let (cmd_timeout, until) = (Milliseconds::new(Duration::from_secs(60)), UnixTime::default());
-        Change::Store(LeaseRecord { id: LeaseId(id), key, cmd_timeout, until, failed: false })
+        Change::Store(LeaseRecord {
+            id: LeaseId(id),
+            key,
+            cmd_timeout,
+            until,
+            failed: false,
+            start: StartState::Ended,
+        })
     }
 
     /// Returns the writer's next report other than `Done`.

@@ -23,7 +23,8 @@ pub struct LeaseId(pub u64);
 pub enum Effect {
     /// Strike out this line of a one-time file, durably, and report to [`crate::Gate::handle_burnt`].
     Burn(Burn),
-    /// Store this durably, replacing an older record of the same lease.
+    /// Store this durably, replacing an older record of the same lease. If its start command is running, or is about
+    /// to, the caller adds the process.
     Store(LeaseRecord),
     /// The deadline of an open lease has moved to this time, or will once its start command ends. The updated record
     /// comes before.

@@ -13,9 +13,16 @@ use crate::time::{Milliseconds, UnixTime};
 /// The last line, which only a complete record has.
 const FOOTER: &str = "# end";
 
+/// The name of the value that only the record of a lease with a running start command has.
+const RUNS: &str = "start_process";
+
+/// Stands for a process that is not known.
+const UNKNOWN: &str = "unknown";
+
 /// Everything needed to close a door after a restart of the daemon.
 ///
-/// Its text form has one line per value between a header and a footer, so no part of it is a record.
+/// Its text form has one line per value between a header and a footer, so no part of it is a record. The line about a
+/// running start command is there only if it was running.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct LeaseRecord {
@@ -31,7 +38,62 @@ pub struct LeaseRecord {
     pub until: UnixTime,
     /// Whether the start command failed, so another knock runs it again.
     pub failed: bool,
+    /// Whether the start command was running when this was stored.
+    pub start: StartState,
 }
+
+/// What the start command of a stored lease was doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
+pub enum StartState {
+    /// It had ended, or an earlier version did not store this.
+    #[default]
+    Ended,
+    /// It was about to run, or running. The caller fills in the process, if it can tell, before it stores the record.
+    Running(Option<ProcessId>),
+}
+
+/// Identifies a process for ever, even when its number belongs to another one.
+///
+/// Its text form has the four numbers in this order, separated by spaces.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct ProcessId {
+    /// The number of the process, which is also that of its process group.
+    pub number: u32,
+    /// When it started, in the kernel's unit.
+    pub started: u64,
+    /// The namespace that the number belongs to.
+    pub namespace: u64,
+    /// The run of the system, such as the kernel's boot ID.
+    pub boot: u128,
+}
+
+impl fmt::Display for ProcessId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { number, started, namespace, boot } = self;
+        write!(f, "{number} {started} {namespace} {boot:032x}")
+    }
+}
+
+impl FromStr for ProcessId {
+    type Err = ProcessIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut words = text.split(' ');
+        let mut word = || words.next().ok_or(ProcessIdError);
+        let number = word()?.parse().map_err(|_| ProcessIdError)?;
+        let started = word()?.parse().map_err(|_| ProcessIdError)?;
+        let namespace = word()?.parse().map_err(|_| ProcessIdError)?;
+        let boot = u128::from_str_radix(word()?, 16).map_err(|_| ProcessIdError)?;
+        words.next().is_none().then_some(Self { number, started, namespace, boot }).ok_or(ProcessIdError)
+    }
+}
+
+/// A text is not a [`ProcessId`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("expected four numbers")]
+pub struct ProcessIdError;
 
 /// Why a text is not a lease.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -84,13 +146,15 @@ impl LeaseRecord {
         let until = lines.read::<UnixTime>("until", "milliseconds")?;
         let cmd_timeout = lines.read::<Milliseconds>("cmd_timeout", "milliseconds")?;
         let failed = lines.read("failed", "true or false")?;
-        let start = lines.read::<CommandLine>("start_command", "a command without a NUL byte")?;
-        let stop = lines.read::<CommandLine>("stop_command", "a command without a NUL byte")?;
+        let start_command = lines.read::<CommandLine>("start_command", "a command without a NUL byte")?;
+        let stop_command = lines.read::<CommandLine>("stop_command", "a command without a NUL byte")?;
+        let start = lines.start()?;
         if let Some(line) = lines.0.next() {
             return Err(LeaseRecordError::Surplus(line.to_owned()));
         }
-        let key = LeaseKey { door, source, access: Access::Commands { start, stop } };
-        Ok(Self { id, key: Arc::new(key), cmd_timeout, until, failed })
+        let access = Access::Commands { start: start_command, stop: stop_command };
+        let key = LeaseKey { door, source, access };
+        Ok(Self { id, key: Arc::new(key), cmd_timeout, until, failed, start })
     }
 }
 
@@ -101,7 +165,13 @@ impl fmt::Display for LeaseRecord {
         writeln!(f, "{}", Self::HEADER)?;
         writeln!(f, "door = {door}\nsource = {source}\nuntil = {}", self.until)?;
         writeln!(f, "cmd_timeout = {}\nfailed = {}", self.cmd_timeout, self.failed)?;
-        writeln!(f, "start_command = {start}\nstop_command = {stop}\n{FOOTER}")
+        writeln!(f, "start_command = {start}\nstop_command = {stop}")?;
+        match self.start {
+            StartState::Ended => {}
+            StartState::Running(None) => writeln!(f, "{RUNS} = {UNKNOWN}")?,
+            StartState::Running(Some(process)) => writeln!(f, "{RUNS} = {process}")?,
+        }
+        writeln!(f, "{FOOTER}")
     }
 }
 
@@ -109,6 +179,23 @@ impl fmt::Display for LeaseRecord {
 struct Lines<'a>(std::str::SplitTerminator<'a, char>);
 
 impl<'a> Lines<'a> {
+    /// Reads the optional value.
+    fn start(&mut self) -> Result<StartState, LeaseRecordError> {
+        if !self.0.clone().next().is_some_and(|line| line.starts_with(RUNS)) {
+            return Ok(StartState::Ended);
+        }
+        let found = self.value(RUNS)?;
+        if found == UNKNOWN {
+            return Ok(StartState::Running(None));
+        }
+        let process = found.parse().map_err(|_| LeaseRecordError::Value {
+            name: RUNS,
+            expected: "four numbers",
+            found: found.to_owned(),
+        })?;
+        Ok(StartState::Running(Some(process)))
+    }
+
     fn value(&mut self, name: &'static str) -> Result<&'a str, LeaseRecordError> {
         let line = self.0.next().unwrap_or_default();
         let value = line.strip_prefix(name).and_then(|rest| rest.strip_prefix(" = "));
@@ -155,10 +242,33 @@ mod tests {
         assert_eq!(record.to_string(), STORED);
     }
 
+    fn running(process: &str) -> String {
+        STORED.replace("# end", &format!("start_process = {process}\n# end"))
+    }
+
     #[test]
     fn no_part_of_a_record_is_a_record() {
-        for end in 0..STORED.len() {
-            assert!(STORED.get(..end).is_none_or(|part| parse(part).is_err()), "{end}");
+        for text in [STORED.to_owned(), running("4711 815 4026531836 9c1f0000000000000000000000000001")] {
+            assert!(parse(&text).is_ok());
+            for end in 0..text.len() {
+                assert!(text.get(..end).is_none_or(|part| parse(part).is_err()), "{end}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_running_start_command_is_stored_with_its_process_if_that_is_known() {
+        assert_eq!(parse(STORED).unwrap().start, StartState::Ended);
+        let unknown = parse(&running("unknown")).unwrap();
+        assert_eq!((unknown.start, unknown.to_string()), (StartState::Running(None), running("unknown")));
+        let text = running("4711 815 4026531836 00000000000000000000000000000abc");
+        let process = ProcessId { number: 4711, started: 815, namespace: 4_026_531_836, boot: 0xabc };
+        let known = parse(&text).unwrap();
+        assert_eq!((known.start, known.to_string()), (StartState::Running(Some(process)), text));
+        for bad in ["", "4711", "4711 815 1", "4711 815 1 x", "-1 815 1 0", "4711 815 1 0 0", "4711  815 1 0"]
+        {
+            let error = parse(&running(bad)).unwrap_err().to_string();
+            assert_eq!(error, format!("`start_process`: expected four numbers, found {bad:?}"));
         }
     }
 

@@ -10,7 +10,7 @@ use knockd_core::config::{Action, Commands, Key, Reopen};
 use knockd_core::parts::Leases;
 use knockd_core::{
     Access, CommandLine, CommandTemplate, Door, DoorName, Effect, Full, LeaseFilter, LeaseId, LeaseKey,
-    LeaseRecord, Now, OpeningResult, Run, RunKind, Seconds, Timestamp, UnixTime,
+    LeaseRecord, Now, OpeningResult, Run, RunKind, Seconds, StartState, Timestamp, UnixTime,
 };
 use proptest::sample::Index;
 
@@ -430,7 +430,7 @@ impl Caller {
             cmd_timeout: record.cmd_timeout.duration(),
             state: State::Open {
                 until: now.moment_at(record.until, record.cmd_timeout.duration()),
-                failed: record.failed,
+                failed: record.failed || record.start != StartState::Ended,
             },
         };
         self.known = self.stored.iter().map(|(&id, record)| (id, known(record))).collect();
@@ -474,8 +474,10 @@ impl Caller {
                 (RunKind::Start, _) => {
                     assert!(!self.closing);
                     assert_eq!(&*run.command, command_of(&known.key, RunKind::Start));
+                    assert_eq!(record.start, StartState::Running(None), "a crash would not be noticed");
                 }
-                (RunKind::Stop, State::Open { until, .. }) => {
+                (RunKind::Stop, State::Open { until, failed }) => {
+                    assert!(failed || record.start == StartState::Ended);
                     assert!(until <= self.now || self.closing || self.asked, "too early");
                     assert_eq!(&*run.command, command_of(&known.key, RunKind::Stop));
                 }

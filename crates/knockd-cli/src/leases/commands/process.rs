@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 
 use rustix::io::{Errno, fcntl_dupfd_cloexec, ioctl_fionbio};
 use rustix::process::{
@@ -12,18 +12,32 @@ use rustix::process::{
     kill_process_group, pidfd_open, setrlimit, waitid, waitpgid,
 };
 
-/// Starts a shell with a command, and returns it with a non-blocking end of its stderr.
+/// What a shell that has to wait executes first: it waits for a line on its stdin, and exits if nobody is left who could
+/// write one. It is on the same line as the command, so a shell that finds a syntax error in that does not wait.
+const WAIT: &str = "read -r _ || exit; exec </dev/null; ";
+
+/// A shell that was started.
+pub(super) struct Shell {
+    pub(super) child: Child,
+    /// A non-blocking end of its stderr.
+    pub(super) stderr: Option<File>,
+    /// What it waits for, if it does: see [`go`].
+    pub(super) waits: Option<OwnedFd>,
+}
+
+/// Starts a shell with a command; if it `waits`, it does nothing until [`go`].
 ///
 /// What the command inherits is right before its first instruction, because nothing of ours has to be undone: std
 /// clears the signal mask and resets SIGPIPE, exec(2) drops our handlers and descriptors, and the descriptor limit is
 /// the usual one, which this thread never raises while it starts something (see [`out_of_the_way`]).
-pub(super) fn spawn(command: &str) -> io::Result<(Child, Option<File>)> {
+pub(super) fn spawn(command: &str, waits: bool) -> io::Result<Shell> {
+    let (stdin, prelude) = if waits { (Stdio::piped(), WAIT) } else { (Stdio::null(), "") };
     let mut child = Command::new("/bin/sh")
         // The shell puts this name in front of its own messages.
         .arg0("sh")
         .arg("-c")
-        .arg(command)
-        .stdin(Stdio::null())
+        .arg(format!("{prelude}{command}"))
+        .stdin(stdin)
         .stdout(Stdio::inherit())
         .stderr(Stdio::piped())
         .process_group(0)
@@ -34,7 +48,14 @@ pub(super) fn spawn(command: &str) -> io::Result<(Child, Option<File>)> {
         .spawn()?;
     let stderr = child.stderr.take().map(|pipe| File::from(out_of_the_way(pipe.into())));
     // Only our end of the pipe is non-blocking; a command waits when the pipe is full.
-    Ok((child, stderr.filter(|pipe| ioctl_fionbio(pipe, true).is_ok())))
+    let stderr = stderr.filter(|pipe| ioctl_fionbio(pipe, true).is_ok());
+    let waits = child.stdin.take().map(|pipe: ChildStdin| out_of_the_way(pipe.into()));
+    Ok(Shell { child, stderr, waits })
+}
+
+/// Lets a shell execute its command. An empty pipe has room for a byte.
+pub(super) fn go(waits: &OwnedFd) {
+    let _ = rustix::io::write(waits, b"\n");
 }
 
 /// Opens a descriptor that becomes readable when the shell ends; `None` before Linux 5.3.

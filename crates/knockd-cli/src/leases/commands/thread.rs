@@ -8,14 +8,16 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
-use knockd_core::Run;
+use knockd_core::{LeaseId, Run};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal};
 
+use super::identity::Place;
+use super::process::Shell;
 use super::stderr::Tail;
-use super::{Ended, ExitReason, Report, RunnerSettings, process};
+use super::{Ended, ExitReason, Job, Report, RunnerSettings, process};
 
 /// How long to wait for the last stderr output after a shell failed. Only a command that left a process in the
 /// background, which still holds the pipe, takes that long.
@@ -46,7 +48,7 @@ const FULL_PIPE: usize = 16;
 /// The thread's state. Each command has a number, under which epoll(7) reports both its descriptors.
 pub(super) struct CommandThread {
     settings: RunnerSettings,
-    new: Receiver<(Run, Option<Duration>)>,
+    jobs: Receiver<Job>,
     /// `None` once nobody is left who could start a command.
     wake: Option<PipeReader>,
     reports: Sender<Report>,
@@ -65,15 +67,22 @@ pub(super) struct CommandThread {
     next_reap: Option<Instant>,
     /// The number of the latest command.
     last: u64,
+    /// Where our processes are.
+    place: Option<Place>,
 }
 
 /// A command whose end has not been reported.
 struct Running {
     run: Run,
     shell: Child,
+    /// What the shell waits for before it executes the command.
+    waits: Option<OwnedFd>,
     pidfd: Option<OwnedFd>,
     tail: Tail,
-    limit: Option<Instant>,
+    /// How long it may run.
+    limit: Option<Duration>,
+    /// When that is over.
+    end: Option<Instant>,
     /// What to do next, unless the command ends first.
     next: Option<(Instant, Deadline)>,
     /// Whether its processes have been told to terminate.
@@ -93,16 +102,16 @@ enum Deadline {
 }
 
 impl CommandThread {
-    /// Sets up the thread's state. `wake` wakes it; the other end of `wake` is closed after the sender of `new`.
+    /// Sets up the thread's state. `wake` wakes it; the other end of `wake` is closed after the sender of `jobs`.
     pub(super) fn new(
         settings: RunnerSettings,
-        new: Receiver<(Run, Option<Duration>)>,
+        jobs: Receiver<Job>,
         wake: PipeReader,
         reports: Sender<Report>,
     ) -> io::Result<Self> {
         Ok(Self {
             settings,
-            new,
+            jobs,
             wake: Some(wake),
             reports,
             exits: epoll::create(CreateFlags::CLOEXEC)?,
@@ -113,6 +122,7 @@ impl CommandThread {
             groups: Vec::new(),
             next_reap: None,
             last: 0,
+            place: Place::here(),
         })
     }
 
@@ -120,7 +130,7 @@ impl CommandThread {
     pub(super) fn run(mut self) {
         while self.wake.is_some() || !self.running.is_empty() {
             self.wait();
-            self.start_new();
+            self.do_jobs();
             self.copy_stderr();
             self.handle_exits();
             self.handle_timeout(Instant::now());
@@ -146,20 +156,27 @@ impl CommandThread {
         let _ = poll(&mut polled, time.as_ref());
     }
 
-    fn start_new(&mut self) {
+    fn do_jobs(&mut self) {
         // The pipe is emptied before the channel, so nothing is left without a wake-up.
         if let Some(wake) = &mut self.wake
             && matches!(wake.read(&mut [0; BATCH]), Ok(0))
         {
             self.wake = None;
         }
-        while let Ok((run, limit)) = self.new.try_recv() {
-            self.start(run, limit);
+        while let Ok(job) = self.jobs.try_recv() {
+            match job {
+                Job::Start { run, limit, waits } => self.start(run, limit, waits),
+                Job::Go(id) => {
+                    let long = self.settings.long;
+                    self.of_lease(id).for_each(|command| command.go(long));
+                }
+                Job::End(id) => self.of_lease(id).for_each(|command| command.end(Instant::now())),
+            }
         }
     }
 
-    fn start(&mut self, run: Run, limit: Option<Duration>) {
-        let (shell, pipe) = match process::spawn(&run.command) {
+    fn start(&mut self, run: Run, limit: Option<Duration>, waits: bool) {
+        let Shell { child: shell, stderr, waits } = match process::spawn(&run.command, waits) {
             Ok(started) => started,
             Err(error) => {
                 return self.report_exit(run, ExitReason::NotStarted(error.to_string()), String::new());
@@ -168,19 +185,25 @@ impl CommandThread {
         self.last += 1;
         let pidfd = if self.settings.uses_pidfds { process::watch(&shell) } else { None };
         let pidfd = pidfd.filter(|pidfd| add(&self.exits, pidfd, self.last));
-        if let Some(pipe) = pipe.filter(|pipe| add(&self.readable, pipe, self.last)) {
+        if let Some(pipe) = stderr.filter(|pipe| add(&self.readable, pipe, self.last)) {
             self.pipes.insert(self.last, pipe);
         }
-        let now = Instant::now();
-        let long = now + self.settings.long;
-        let limit = limit.and_then(|limit| now.checked_add(limit));
-        let next = match limit {
-            Some(limit) if limit < long => (limit, Deadline::End),
-            _ => (long, Deadline::ReportLong),
-        };
-        let (tail, next) = (Tail::default(), Some(next));
-        let command = Running { run, shell, pidfd, tail, limit, next, is_ending: false, reason: None };
+        let (id, number) = (run.id, shell.id());
+        let (tail, end, next) = (Tail::default(), None, None);
+        let mut command =
+            Running { run, shell, waits, pidfd, tail, limit, end, next, is_ending: false, reason: None };
+        if command.waits.is_some() {
+            let process = self.place.and_then(|place| place.identify(number));
+            let _ = self.reports.send(Report::Waits(id, process));
+        } else {
+            command.go(self.settings.long);
+        }
         self.running.insert(self.last, command);
+    }
+
+    /// Returns the command of a lease that has not been reported as ended.
+    fn of_lease(&mut self, id: LeaseId) -> impl Iterator<Item = &mut Running> {
+        self.running.values_mut().filter(move |command| command.run.id == id)
     }
 
     /// Copies the stderr of commands to ours, as long as ours takes it.
@@ -281,14 +304,12 @@ impl CommandThread {
         let Some(command) = self.running.get_mut(&number) else { return };
         match step {
             Deadline::ReportLong => {
-                command.next = command.limit.map(|limit| (limit, Deadline::End));
+                command.next = command.end.map(|end| (end, Deadline::End));
                 let _ = self.reports.send(Report::Long(command.run.clone()));
             }
             Deadline::End => {
-                command.is_ending = true;
-                command.next = Some((now + GRACE, Deadline::Kill));
                 let _ = self.reports.send(Report::Limit(command.run.clone()));
-                process::signal(&command.shell, Signal::TERM);
+                command.end(now);
             }
             Deadline::Kill => {
                 command.next = None;
@@ -333,6 +354,29 @@ impl CommandThread {
 }
 
 impl Running {
+    /// Lets the shell execute its command; its time begins.
+    fn go(&mut self, long: Duration) {
+        self.waits.take().iter().for_each(process::go);
+        let now = Instant::now();
+        let long = now + long;
+        self.end = self.limit.and_then(|limit| now.checked_add(limit));
+        if !self.is_ending && self.reason.is_none() {
+            self.next = Some(match self.end {
+                Some(end) if end < long => (end, Deadline::End),
+                _ => (long, Deadline::ReportLong),
+            });
+        }
+    }
+
+    /// Tells all its processes to terminate, and kills them later.
+    fn end(&mut self, now: Instant) {
+        if self.reason.is_none() {
+            self.is_ending = true;
+            self.next = Some((now + GRACE, Deadline::Kill));
+            process::signal(&self.shell, Signal::TERM);
+        }
+    }
+
     /// Says whether nothing announces its end.
     const fn is_without_notice(&self) -> bool {
         self.pidfd.is_none() && self.reason.is_none()
