@@ -1,5 +1,5 @@
 //! An emulated machine with Debian's kernel and this machine's files: for features that the kernel at hand may lack,
-//! such as Landlock, VLAN and PPP, and for a clock that needs a system call.
+//! such as Landlock, VLAN and PPP, for a clock that needs a system call, and for a sleep.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -51,13 +51,19 @@ impl Machine {
             ("prepare.sh", include_str!("machine/prepare.sh")),
             ("init.sh", include_str!("machine/init.sh")),
             ("guest.sh", include_str!("machine/guest.sh")),
+            ("sleep.sh", include_str!("machine/sleep.sh")),
         ] {
             fs::write(directory.join(name), text)?;
             fs::set_permissions(directory.join(name), fs::Permissions::from_mode(0o755))?;
         }
         fs::write(directory.join("tests.sh"), script(built, &tools.unpacked())?)?;
         let prepare = directory.join("prepare.sh");
-        Task::new("sh").with_word(text(&prepare)?).with_word(text(&directory)?).run()?;
+        let knockd = built.programs.join("knockd");
+        Task::new("sh")
+            .with_word(text(&prepare)?)
+            .with_word(text(&directory)?)
+            .with_word(text(&knockd)?)
+            .run()?;
         Ok(Self { directory })
     }
 

@@ -27,7 +27,7 @@ use crate::leases::one_time_file::StrikeError;
 use crate::leases::writer::Progress;
 use crate::log::rate_limiter::Topic;
 use crate::log::{Line, Log};
-use crate::system::clock::Clock;
+use crate::system::clock::{self, Clock};
 use crate::system::local_ports;
 use crate::system::text::count;
 
@@ -51,6 +51,8 @@ pub(super) struct Engine {
     ports: local_ports::Reader,
     /// A message whenever an interface changes.
     links: Receiver<io::Result<()>>,
+    /// A message whenever the machine has slept.
+    clock_jumps: Receiver<()>,
     /// Log lines of other threads.
     log_lines: Receiver<Line>,
     pub(super) line_sender: Sender<Line>,
@@ -71,6 +73,7 @@ enum Work {
     Line(Line),
     /// `None` if there will be no more.
     Links(Option<io::Result<()>>),
+    ClockJump(Option<()>),
     /// `None` if there will be no more.
     Signal(Option<i32>),
 }
@@ -110,6 +113,7 @@ impl Engine {
             watchdog: Watchdog::new(clock.now()),
             ports: local_ports::Reader::start(clock.now())?,
             links,
+            clock_jumps: clock::watch()?,
             log_lines,
             line_sender,
             request_limits: RequestLimits::default(),
@@ -155,6 +159,7 @@ impl Engine {
             recv(self.ports.answers) -> ports => Work::Ports(ports.ok()),
             recv(self.log_lines) -> line => line.map_or(Work::None, Work::Line),
             recv(self.links) -> change => Work::Links(change.ok()),
+            recv(self.clock_jumps) -> jump => Work::ClockJump(jump.ok()),
             recv(signals) -> signal => Work::Signal(signal.ok()),
             default(self.until_next_timeout(now)) => Work::None,
         }
@@ -176,6 +181,9 @@ impl Engine {
                 self.log(&Line::warning(format!("cannot watch the network interfaces: {error}")));
             }
             Work::Links(None) => self.links = never(),
+            // The wait for the next timeout begins anew.
+            Work::ClockJump(Some(())) => {}
+            Work::ClockJump(None) => self.clock_jumps = never(),
             // Errors in the new configuration are in the log.
             Work::Signal(Some(SIGHUP)) => drop(self.reload()),
             Work::Signal(_) => return ControlFlow::Break(()),

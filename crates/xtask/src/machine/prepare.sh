@@ -1,4 +1,5 @@
-# Puts Debian's kernel and what it needs to begin into the directory $1, which is kept from one run to the next.
+# Puts Debian's kernel and what it needs to begin into the directory $1, which is kept from one run to the next. $2 is our
+# knockd.
 set -eu
 cd "$1"
 if [ ! -e vmlinuz ]; then
@@ -18,7 +19,13 @@ mkdir -p initrd/bin initrd/sbin "initrd/$modules"
 cp "$(command -v busybox)" initrd/bin/busybox
 ln -s ../bin/busybox initrd/sbin/modprobe
 cp init.sh initrd/init
-chmod +x initrd/init
+cp sleep.sh initrd/sleep.sh
+chmod +x initrd/init initrd/sleep.sh
+strip -o initrd/knockd "$2"
+ldd "$2" | grep -o '/[^ ]*' | while read -r file; do
+    mkdir -p "initrd/$(dirname "$file")"
+    cp -L "$file" "initrd/$file"
+done
 pwd >initrd/directory
 # Those that reach this machine's files; all others come from there.
 for module in virtio_pci 9pnet_virtio 9p overlay; do
