@@ -284,11 +284,14 @@ fn very_many_running_commands_are_that_many_processes_and_no_thread_and_have_the
 
 #[test]
 fn what_commands_leave_in_the_background_costs_no_thread_and_few_descriptors() {
-    const COUNT: usize = 200;
+    const COUNT: usize = 500;
     let net = Net::new().unwrap();
     sh(&net.server, "mkfifo /run/wait");
-    let config =
-        "[options]\nScanLimit = 0\n[door]\nsequence = 1\ncommand = (read line < /run/wait) & echo left\n";
+    // Each leaves a process that holds its stderr.
+    let config = "[options]\nScanLimit = 0\n\
+                  [door]\nsequence = 1\nstart_command = (read line < /run/wait) & echo left\n\
+                  cmd_timeout = 600\nstop_command = echo closed for %IP%\n\
+                  [other]\nsequence = 2\ncommand = echo first >&2; echo last >&2; exit 3\n";
     let mut knockd = Knockd::start(&net, config);
     let (threads, descriptors) = (threads(&knockd), descriptors(&knockd));
     send(&net, &strangers(&net, COUNT));
@@ -296,6 +299,17 @@ fn what_commands_leave_in_the_background_costs_no_thread_and_few_descriptors() {
     // The last commands may not have been waited for yet.
     wait_until("few descriptors", || self::descriptors(&knockd) <= descriptors + 64 + A_FEW);
     assert!(self::threads(&knockd) <= threads + A_FEW);
+    // What others say is not lost, and every door is known and closed.
+    hit(&net, 2, &[2]);
+    for told in ["first", "last", "other: command returned non-zero status code (3)"] {
+        knockd.wait_for_output(told);
+    }
+    assert!(
+        sh(&net.server, &format!("{KNOCKD} status --format json")).contains(&format!("\"open\": {COUNT},"))
+    );
+    sh(&net.server, &format!("{KNOCKD} close --all"));
+    let closed = |line: &String| line.starts_with("closed for ");
+    wait_until("all closed", || knockd.lines().iter().filter(|line| closed(line)).count() == COUNT);
     release(&net, || self::descriptors(&knockd) <= descriptors + A_FEW);
     knockd.stop();
 }
