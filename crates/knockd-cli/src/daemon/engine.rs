@@ -168,7 +168,8 @@ impl Engine {
     /// Does the work; breaks if it is to end the daemon.
     fn handle(&mut self, work: Work) -> ControlFlow<()> {
         match work {
-            Work::None => {}
+            // After a jump of the clock, the wait for the next timeout begins anew.
+            Work::None | Work::ClockJump(Some(())) => {}
             Work::Message(message) => self.handle_message(message),
             Work::Report(report) => self.handle_report(&report),
             Work::Progress(progress) => self.handle_progress(progress),
@@ -181,8 +182,6 @@ impl Engine {
                 self.log(&Line::warning(format!("cannot watch the network interfaces: {error}")));
             }
             Work::Links(None) => self.links = never(),
-            // The wait for the next timeout begins anew.
-            Work::ClockJump(Some(())) => {}
             Work::ClockJump(None) => self.clock_jumps = never(),
             // Errors in the new configuration are in the log.
             Work::Signal(Some(SIGHUP)) => drop(self.reload()),
