@@ -113,9 +113,10 @@ const RULES: &[Rule] = &[
     Rule::differs(
         "sources_that_no_host_has",
         "A knock counts from any source address, also from one that no knocker can have: unspecified (0.0.0.0/8, \
-         ::), multicast, broadcast and reserved (240.0.0.0/4), loopback on an interface other than `lo`, and IPv4 within \
-         IPv6 (::ffff:0:0/96, ::/96).",
-        "It is ignored, because nobody could use the door; `knockd trace` says why.",
+         ::), multicast, broadcast (255.255.255.255) and reserved (240.0.0.0/4), loopback on an interface other than `lo`, \
+         and IPv4 within IPv6 (::ffff:0:0/96, ::/96).",
+        "It is ignored, because nobody could use the door; `knockd trace` says why. The broadcast address of a subnet \
+         is not recognised, and counts.",
         |t| {
             t.start(DOOR);
             let v4 = ["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.251", "240.0.0.1", "255.255.255.255"];
@@ -123,13 +124,14 @@ const RULES: &[Rule] = &[
             for source in v4.iter().chain(&v6) {
                 assert_eq!(t.opened_by(&format!("7000<{source}")), t.pick("", "door"), "{source}");
             }
-            assert_eq!(t.opened_by("7000<203.0.113.7 7000<2001:db8::7"), "door door");
+            assert_eq!(t.opened_by("7000<203.0.113.7 7000<2001:db8::7 7000<10.9.0.255"), "door door door");
         },
     ),
     Rule::differs(
         "own_addresses_from_elsewhere",
         "A knock that arrives with the server's own address as its source counts.",
-        "It is forged and ignored. A local address counts as a source of packets that leave the host, or over `lo`.",
+        "It is forged and ignored. An address of an interface on which knockd listens counts as a source only of packets \
+         that leave the host or come over `lo`.",
         |t| {
             t.start(&format!("{DOOR}[out]\nsequence = 7000\ntarget = 10.9.0.2\n"));
             assert_eq!(t.opened_by("7000<10.9.0.1 7000<fd00:9::1"), t.pick("", "door door"));
@@ -140,7 +142,7 @@ const RULES: &[Rule] = &[
     Rule::differs(
         "frames_for_another_machine",
         "While the interface is in promiscuous mode, a frame that is addressed to another machine counts.",
-        "It counts only for a `Target` that is no local address.",
+        "It counts only for a `Target` that is not an address of an interface on which knockd listens.",
         |t| {
             t.sh("ip link set eth0 promisc on");
             t.start(&format!("{DOOR}[target]\nsequence = 7000\ntarget = 10.9.0.77\n"));
