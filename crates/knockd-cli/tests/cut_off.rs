@@ -3,22 +3,21 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::{Knockd, SOON, hit, sh, wait_for_file, wait_until};
 use nix::sys::signal::Signal;
 use testbed::Net;
 
-/// How long the start command below takes before it opens the door: longer than any shutdown.
-const LONG: Duration = Duration::from_secs(12);
+/// How many seconds the start command below takes before it opens the door: longer than these tests wait for anything.
+const LONG: u32 = 600;
 
 /// A door that opens late. What it does is in `/run/door`, the last line tells whether it is open.
 fn slow_door(options: &str) -> String {
     format!(
         "[options]\n{options}\n[door]\nsequence = 1\ncmd_timeout = 2\n\
-         start_command = echo begun >>/run/door; sleep {}; echo open >>/run/door\n\
-         stop_command = echo closed >>/run/door; echo closed for %IP%\n",
-        LONG.as_secs()
+         start_command = echo begun >>/run/door; sleep {LONG}; echo open >>/run/door\n\
+         stop_command = echo closed >>/run/door; echo closed for %IP%\n"
     )
 }
 
@@ -34,47 +33,51 @@ fn begin(net: &Net, config: &str) -> Knockd {
     let knockd = Knockd::start(net, config);
     hit(net, 2, &[1]);
     wait_for_file(&net.server, "/run/door", "begun");
+    assert_ne!(processes_of_the_start_command(net), "");
     knockd
 }
 
+fn processes_of_the_start_command(net: &Net) -> String {
+    // Neither the pattern nor this shell matches itself.
+    sh(&net.server, "grep -alE 'echo [b]egun|[s]leep' /proc/[0-9]*/cmdline 2>/dev/null; true")
+}
+
 /// Starts knockd again and shows that the door is closed, and that nothing opens it later.
-fn is_closed_by_the_next_start(net: &Net, config: &str, begun: Instant) {
+fn is_closed_by_the_next_start(net: &Net, config: &str) {
     let mut second = Knockd::start(net, config);
     second.wait_for_output("closed for 10.9.0.2");
     wait_until("the lease is over", || sh(&net.server, "ls /var/lib/knockd") == "lock\n");
-    stays_closed(net, begun);
+    stays_closed(net);
     second.stop();
 }
 
-fn stays_closed(net: &Net, begun: Instant) {
-    std::thread::sleep((LONG + Duration::from_secs(2)).saturating_sub(begun.elapsed()));
+/// Shows that the door is closed and that no process is left that could open it.
+fn stays_closed(net: &Net) {
+    wait_until("the end of the start command", || processes_of_the_start_command(net).is_empty());
     assert_eq!(sh(&net.server, "cat /run/door"), "begun\nclosed\n");
 }
 
 #[test]
 fn at_shutdown_a_long_start_command_is_terminated_before_its_stop_command_runs() {
     let net = net();
-    let begun = Instant::now();
     let mut knockd = begin(&net, &slow_door(""));
     knockd.stop();
     assert_eq!(knockd.count("terminating 1 start command: knockd is stopping"), 1);
     assert_eq!(knockd.count("door: command killed by signal 15"), 1);
     assert_eq!(sh(&net.server, "cat /run/door; ls /var/lib/knockd"), "begun\nclosed\nlock\n");
-    assert!(begun.elapsed() < LONG, "it was waited for: {:?}", begun.elapsed());
-    stays_closed(&net, begun);
+    stays_closed(&net);
 }
 
 #[test]
 fn at_shutdown_with_onexit_keep_a_long_start_command_is_terminated_and_the_next_start_closes_its_door() {
     let net = net();
     let config = slow_door("OnExit = keep");
-    let begun = Instant::now();
     let mut knockd = begin(&net, &config);
     knockd.stop();
     assert_eq!(knockd.count("terminating 1 start command: knockd is stopping"), 1);
     assert_eq!(knockd.count("leaving 1 open door for the next start"), 1);
     assert_eq!(sh(&net.server, "cat /run/door"), "begun\n");
-    is_closed_by_the_next_start(&net, &config, begun);
+    is_closed_by_the_next_start(&net, &config);
 }
 
 #[test]
@@ -82,11 +85,10 @@ fn a_start_command_that_outlives_a_killed_knockd_is_terminated_by_the_next_befor
     for options in ["", "OnExit = keep"] {
         let net = net();
         let config = slow_door(options);
-        let begun = Instant::now();
         let mut knockd = begin(&net, &config);
         knockd.signal(Signal::SIGKILL);
         knockd.running.wait(SOON).unwrap();
-        is_closed_by_the_next_start(&net, &config, begun);
+        is_closed_by_the_next_start(&net, &config);
     }
 }
 
@@ -112,16 +114,14 @@ fn a_knock_after_such_a_start_runs_the_start_command_again() {
 fn a_start_command_that_ignores_sigterm_is_killed_with_all_its_processes() {
     let net = net();
     let deaf = |options: &str| slow_door(options).replace("echo begun", "trap '' TERM; echo begun");
-    let begun = Instant::now();
     let mut knockd = begin(&net, &deaf(""));
     knockd.stop();
-    assert_eq!(sh(&net.server, "cat /run/door; rm /run/door"), "begun\nclosed\n");
-    let begun_again = Instant::now();
+    stays_closed(&net);
+    sh(&net.server, "rm /run/door");
     let mut knockd = begin(&net, &deaf(""));
     knockd.signal(Signal::SIGKILL);
     knockd.running.wait(SOON).unwrap();
-    is_closed_by_the_next_start(&net, &deaf(""), begun_again);
-    assert!(begun.elapsed() > LONG);
+    is_closed_by_the_next_start(&net, &deaf(""));
 }
 
 #[test]
@@ -172,14 +172,19 @@ fn at_shutdown_the_command_of_a_door_that_nothing_closes_goes_on() {
 
 #[test]
 fn a_second_sigterm_terminates_start_commands_at_once_and_still_closes_their_doors() {
+    // With one signal it takes five seconds each time. With two it may on a machine that is held up, but not always.
+    assert!((0..5).any(|_| delay_with_two_signals() < Duration::from_millis(4500)));
+}
+
+/// Sends two signals while a start command runs; returns how long after the first it is terminated.
+fn delay_with_two_signals() -> Duration {
     let net = net();
     let mut knockd = begin(&net, &slow_door(""));
-    let begun = Instant::now();
     knockd.signal(Signal::SIGTERM);
-    knockd.wait_for("waiting for child processes...");
+    let waiting = knockd.wait_for("waiting for child processes...");
     knockd.signal(Signal::SIGTERM);
     assert_eq!(knockd.running.wait(SOON).unwrap().code(), Some(0));
     assert_eq!(sh(&net.server, "cat /run/door"), "begun\nclosed\n");
-    // With one signal only it would take five seconds.
-    assert!(begun.elapsed() < Duration::from_millis(4500), "{:?}", begun.elapsed());
+    let terminating = knockd.wait_for("terminating 1 start command");
+    terminating.at.saturating_duration_since(waiting.at)
 }
