@@ -6,17 +6,11 @@ mod common;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use common::{CONFIG, KNOCKD, Knockd, hit, send, sh, wait_for_file, wait_until};
+use common::{CONFIG, KNOCKD, Knockd, hit, send, sh, status_json, wait_for_file, wait_until};
 use testbed::{Flags, Frame, Net, Running, scale};
 
-/// The status of the daemon as JSON.
-fn status(net: &Net) -> serde_json::Value {
-    let status = sh(&net.server, &format!("'{KNOCKD}' status --format json"));
-    serde_json::from_str(&status).unwrap()
-}
-
 fn packets(net: &Net) -> u64 {
-    status(net)["counters"]["packets"].as_u64().unwrap()
+    status_json(net)["counters"]["packets"].as_u64().unwrap()
 }
 
 /// Sends so many SYNs to a port, each from another source; never more at once than have room in the kernel's buffer.
@@ -31,18 +25,13 @@ fn flood(net: &Net, count: u32, port: u16) {
     }
 }
 
-#[test]
-fn openings_at_full_speed_write_6000_lines_a_minute_and_one_that_counts_the_rest() {
-    flood_of_openings(10_000);
-}
-
 fn flood_of_openings(count: u32) {
     let net = Net::new().unwrap();
     let config = "[options]\nlogfile = /run/log\n[door]\nsequence = 1\n";
     let mut knockd = Knockd::start(&net, config);
     let start = Instant::now();
     flood(&net, count, 1);
-    assert_eq!(status(&net)["counters"]["opens"], count);
+    assert_eq!(status_json(&net)["counters"]["opens"], count);
     knockd.stop();
     let minutes = usize::try_from(start.elapsed().as_secs() / 60).unwrap() + 1;
     let log = sh(&net.server, "cat /run/log");
@@ -76,7 +65,7 @@ fn a_slow_reader_of_the_output_holds_up_no_knock() {
     for knocker in (2..=250).chain(2..=52) {
         hit(&net, knocker, &[1]);
     }
-    // Before, about one a second started.
+    // A daemon that waits for its reader starts about one a second.
     wait_until("300 commands have run", || {
         let opened = net.server.run(&["cat", "/run/opened"]).unwrap_or_default();
         opened.lines().count() == 300
@@ -84,16 +73,12 @@ fn a_slow_reader_of_the_output_holds_up_no_knock() {
     assert_is_quick(&net);
 }
 
-/// Shows that the loop was never away for long. Each line of a batch could once take a second.
+/// Shows that the loop was never away for long. It would be for 8 seconds if it read the ports of 60,000 sockets itself,
+/// and for a second with each line of a batch if it waited for the reader.
 fn assert_is_quick(net: &Net) {
-    let longest = Duration::from_micros(status(net)["health"]["longest_iteration_us"].as_u64().unwrap());
-    assert!(longest > Duration::ZERO && longest < Duration::from_secs(10), "{longest:?}");
+    let longest = Duration::from_micros(status_json(net)["health"]["longest_iteration_us"].as_u64().unwrap());
+    assert!(longest > Duration::ZERO && longest < Duration::from_secs(scale(10, 3)), "{longest:?}");
     println!("longest iteration: {longest:?}");
-}
-
-#[test]
-fn no_reader_tracer_or_socket_keeps_the_loop_away_for_long() {
-    attack_the_loop(600, 20_000);
 }
 
 /// Keeps sockets open, subscribes fifteen times, and does not read the output.
@@ -136,14 +121,14 @@ mod at_scale {
     use super::*;
 
     #[test]
-    fn openings_at_full_speed_write_6000_lines_a_minute() {
-        flood_of_openings(scale(7_000, 700_000));
+    fn openings_at_full_speed_write_6000_lines_a_minute_and_one_that_counts_the_rest() {
+        flood_of_openings(scale(10_000, 700_000));
     }
 
     #[test]
     fn no_reader_tracer_or_socket_keeps_the_loop_away_for_long() {
         // Few users may have more ports.
-        attack_the_loop(scale(100, 60_000), scale(2_000, 200_000));
+        attack_the_loop(scale(600, 60_000), scale(20_000, 200_000));
     }
 
     #[test]
@@ -151,7 +136,7 @@ mod at_scale {
     fn fifteen_tracers_cost_few_packets() {
         let (none, many) = (read_with_tracers(0), read_with_tracers(15));
         println!("of all packets, {none:.1} % are read without a tracer, {many:.1} % with fifteen");
-        // Before, fifteen cost nine tenths of those that are read.
+        // If each tracer were told of every packet, fifteen would cost nine tenths of those that are read.
         assert!(many >= none * 0.7);
     }
 
@@ -172,7 +157,7 @@ mod at_scale {
         let said = sh(&net.client, &flood);
         // It stops after a minute, however many it has sent.
         let sent: u64 = said.lines().last().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-        let counter = |name: &str| status(&net)["counters"][name].as_u64().unwrap();
+        let counter = |name: &str| status_json(&net)["counters"][name].as_u64().unwrap();
         // The drops are counted a second after the first.
         wait_until("every packet is read or dropped", || counter("packets") + counter("dropped") >= sent);
         100.0 * counter("packets") as f64 / sent as f64

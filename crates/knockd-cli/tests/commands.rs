@@ -247,10 +247,7 @@ fn very_many_doors_that_close_at_once_are_all_closed_with_few_descriptors() {
     let script = "ulimit -Sn 128; exec \"$0\" \"$@\"";
     let mut knockd = Knockd::run(net.server.command("sh").args(["-c", script, KNOCKD, "-v", "-c", CONFIG]));
     send(&net, &strangers(&net, COUNT));
-    common::wait_until("every door open", || {
-        let status = sh(&net.server, &format!("{KNOCKD} status --format json"));
-        status.contains(&format!("\"open\": {COUNT},"))
-    });
+    common::wait_until("every door open", || common::status_json(&net)["leases"]["open"] == COUNT);
     sh(&net.server, &format!("{KNOCKD} close --all"));
     common::wait_until("every door closed", || knockd.count("closed for ") >= 2 * COUNT);
     assert_eq!(knockd.count("cannot start command"), 0);
@@ -304,9 +301,7 @@ fn what_commands_leave_in_the_background_costs_no_thread_and_few_descriptors() {
     for told in ["first", "last", "other: command returned non-zero status code (3)"] {
         knockd.wait_for_output(told);
     }
-    assert!(
-        sh(&net.server, &format!("{KNOCKD} status --format json")).contains(&format!("\"open\": {COUNT},"))
-    );
+    assert_eq!(common::status_json(&net)["leases"]["open"], COUNT);
     sh(&net.server, &format!("{KNOCKD} close --all"));
     let closed = |line: &String| line.starts_with("closed for ");
     wait_until("all closed", || knockd.lines().iter().filter(|line| closed(line)).count() == COUNT);

@@ -289,8 +289,7 @@ mod at_scale {
         let words: Vec<_> = flooded.lines().last().unwrap().split(' ').collect();
         let (sent, nanoseconds): (u128, u128) = (words[1].parse().unwrap(), words[3].parse().unwrap());
         let counters = || {
-            let status = sh(&net.server, &format!("{KNOCKD} status --format json"));
-            let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+            let status = common::status_json(&net);
             ["packets", "dropped"].map(|name| status["counters"][name].as_u64().unwrap())
         };
         // The drops are counted a second after the first.
@@ -315,9 +314,7 @@ fn send_all(net: &Net, frames: &[Frame]) {
         common::send(net, frames);
         sent += frames.len();
         wait_until("all of them are read", || {
-            let status = sh(&net.server, &format!("{KNOCKD} status --format json"));
-            let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-            status.pointer("/counters/packets").unwrap().as_u64() >= Some(sent as u64)
+            common::status_json(net).pointer("/counters/packets").unwrap().as_u64() >= Some(sent as u64)
         });
     }
 }

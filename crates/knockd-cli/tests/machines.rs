@@ -118,8 +118,7 @@ fn the_metrics_are_the_same_before_and_after_right_and_wrong_hits() {
     hit(&net, 3, &[7101, 18202]);
     hit(&net, 4, &(2000..2020).collect::<Vec<_>>());
     knockd.wait_for("10.9.0.4: scanner: ignored");
-    let status = sh(server, &format!("'{KNOCKD}' status --format json"));
-    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let status = common::status_json(&net);
     for counter in ["packets", "visible", "attempts", "spoiled", "scanners"] {
         assert!(status["counters"][counter].as_u64() > Some(0), "{counter} in {status}");
     }

@@ -113,8 +113,7 @@ fn forty_connections_to_open_ports_are_no_scan_and_the_knock_after_them_opens() 
     assert_eq!(ear.opened(&knock), ["10.9.0.3: neighbours", "10.9.0.3: syn"]);
     assert_eq!(ear.knockd.count(": scanner"), 0, "{:#?}", ear.knockd.lines());
     // The kernel has not even shown them.
-    let status = ear.net.server.run(&[common::KNOCKD, "status", "--format", "json"]).unwrap();
-    let counters = &serde_json::from_str::<serde_json::Value>(&status).unwrap()["counters"];
+    let counters = &common::status_json(&ear.net)["counters"];
     assert_eq!(counters["packets"], 4, "{counters}");
 }
 

@@ -9,8 +9,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 use std::{fs, thread};
 
-use common::processes::{about, descendants, next_decoder, processes, signal, socket_of, status};
-use common::{CONFIG, KNOCKD, Knockd, hit, is_root, sh, wait_for_file, wait_until, with_own_user};
+use common::processes::{about, descendants, next_decoder, proc_status, processes, signal, socket_of};
+use common::{
+    CONFIG, KNOCKD, Knockd, hit, is_root, sh, status_json, wait_for_file, wait_until, with_own_user,
+};
 use nix::sys::signal::Signal;
 use testbed::Net;
 
@@ -41,16 +43,19 @@ fn the_decoder_has_no_privilege_and_no_file_and_the_daemon_keeps_its_own() {
     let mut knockd = Knockd::start(&net, DOOR);
     let (daemon, decoder) = processes(&knockd);
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-        assert_eq!(status(decoder, set), "0000000000000000", "{set}");
+        assert_eq!(proc_status(decoder, set), "0000000000000000", "{set}");
     }
-    assert_eq!((status(decoder, "NoNewPrivs"), status(decoder, "Seccomp")), ("1".into(), "2".into()));
-    assert_eq!((status(daemon, "NoNewPrivs"), status(daemon, "Seccomp")), ("0".into(), "0".into()));
-    assert_ne!(status(daemon, "CapEff"), "0000000000000000");
-    assert_eq!(status(decoder, "Threads"), "1");
+    assert_eq!(
+        (proc_status(decoder, "NoNewPrivs"), proc_status(decoder, "Seccomp")),
+        ("1".into(), "2".into())
+    );
+    assert_eq!((proc_status(daemon, "NoNewPrivs"), proc_status(daemon, "Seccomp")), ("0".into(), "0".into()));
+    assert_ne!(proc_status(daemon, "CapEff"), "0000000000000000");
+    assert_eq!(proc_status(decoder, "Threads"), "1");
     if is_root() {
-        assert_eq!(status(decoder, "Uid"), [own_user; 4].join(" "));
-        assert_eq!(status(decoder, "Gid"), "65534 65534 65534 65534");
-        assert_eq!(status(decoder, "Groups"), "");
+        assert_eq!(proc_status(decoder, "Uid"), [own_user; 4].join(" "));
+        assert_eq!(proc_status(decoder, "Gid"), "65534 65534 65534 65534");
+        assert_eq!(proc_status(decoder, "Groups"), "");
         let open = fs::read_dir(format!("/proc/{decoder}/fd")).unwrap();
         let open: BTreeSet<_> = open.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         assert_eq!(open, ["0", "1", "2"].map(str::to_owned).into());
@@ -128,7 +133,7 @@ fn without_the_daemon_the_decoder_ends() {
     let (daemon, decoder) = processes(&knockd);
     signal(daemon, Signal::SIGKILL);
     wait_until("the end of the decoder", || {
-        ["none", "Z (zombie)"].contains(&status(decoder, "State").as_str())
+        ["none", "Z (zombie)"].contains(&proc_status(decoder, "State").as_str())
     });
 }
 
@@ -228,7 +233,7 @@ fn packets_that_are_lost_are_counted_and_told() {
     let (daemon, decoder) = processes(&knockd);
     // The decoder goes on until nobody takes what it writes, so it is not deaf.
     signal(daemon, Signal::SIGSTOP);
-    wait_until("the stop", || status(daemon, "State").starts_with('T'));
+    wait_until("the stop", || proc_status(daemon, "State").starts_with('T'));
     // Far more than the ring holds.
     hit(&net, 9, &vec![1; 40_000]);
     signal(daemon, Signal::SIGCONT);
@@ -236,8 +241,7 @@ fn packets_that_are_lost_are_counted_and_told() {
     // The first line may come before the last packet, and the next one ten seconds later.
     let mut counters = serde_json::Value::Null;
     wait_until("every lost packet is told", || {
-        let status = net.server.run(&[KNOCKD, "status", "--format", "json"]).unwrap();
-        counters = serde_json::from_str::<serde_json::Value>(&status).unwrap()["counters"].take();
+        counters = status_json(&net)["counters"].take();
         let lines = knockd.lines().into_iter().filter(|line| line.contains(LOST));
         let told: u64 = lines.map(|line| line.split(' ').nth(2).unwrap().parse::<u64>().unwrap()).sum();
         counters["dropped"] == told
@@ -295,12 +299,15 @@ fn a_user_with_nothing_but_cap_net_raw_is_enough_and_what_is_kept_is_said() {
         "--reuid 65533 --regid 65533 --clear-groups --inh-caps -all,+net_raw --ambient-caps -all,+net_raw",
     );
     let (daemon, decoder) = processes(&knockd);
-    assert_eq!(status(daemon, "CapEff"), "0000000000002000");
+    assert_eq!(proc_status(daemon, "CapEff"), "0000000000002000");
     for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
-        assert_eq!(status(decoder, set), "0000000000000000", "{set}");
+        assert_eq!(proc_status(decoder, set), "0000000000000000", "{set}");
     }
-    assert_eq!((status(decoder, "NoNewPrivs"), status(decoder, "Seccomp")), ("1".into(), "2".into()));
-    assert_eq!(status(decoder, "Uid"), "65533 65533 65533 65533");
+    assert_eq!(
+        (proc_status(decoder, "NoNewPrivs"), proc_status(decoder, "Seccomp")),
+        ("1".into(), "2".into())
+    );
+    assert_eq!(proc_status(decoder, "Uid"), "65533 65533 65533 65533");
     opens(&net, &mut knockd);
     knockd.wait_for("NoNewPrivs:\t0");
     let text = "still runs as user 65533: changing it needs CAP_SETUID, CAP_SETGID and CAP_KILL";
@@ -317,9 +324,9 @@ fn root_that_may_not_change_its_user_is_enough_and_what_is_kept_is_said() {
         start_with_less(&net, "--bounding-set -all,+net_raw,+net_admin,+sys_module --no-new-privs");
     let (_, decoder) = processes(&knockd);
     for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
-        assert_eq!(status(decoder, set), "0000000000000000", "{set}");
+        assert_eq!(proc_status(decoder, set), "0000000000000000", "{set}");
     }
-    assert_eq!(status(decoder, "Uid"), "0 0 0 0");
+    assert_eq!(proc_status(decoder, "Uid"), "0 0 0 0");
     opens(&net, &mut knockd);
     assert_eq!(knockd.count("still runs as user 0: changing it needs"), 1, "{:#?}", knockd.lines());
 }
@@ -336,7 +343,7 @@ fn a_decoder_ends_with_the_daemon_whatever_the_daemon_may_do() {
         let mut knockd = start_with_less(&net, &set);
         let (_, decoder) = processes(&knockd);
         opens(&net, &mut knockd);
-        assert_eq!(status(decoder, "Uid") != "0 0 0 0", left_root, "{more}");
+        assert_eq!(proc_status(decoder, "Uid") != "0 0 0 0", left_root, "{more}");
         knockd.stop();
         wait_until("the end of the decoder", || {
             let status = std::fs::read_to_string(format!("/proc/{decoder}/status")).unwrap_or_default();

@@ -109,7 +109,5 @@ fn one_network_opens_a_door_32_times_and_others_still_get_in() {
     wait_until(refused, || knockd.count(refused) > 0);
     let of_network = knockd.count("running command: echo open 2001:db8:0:1:");
     assert_eq!((of_network, knockd.count("running command: echo open 2001:db8:0:2:")), (32, 1));
-    let status: serde_json::Value =
-        serde_json::from_str(&net.server.run(&[KNOCKD, "status", "--format", "json"]).unwrap()).unwrap();
-    assert_eq!(status["leases"]["total"], 34);
+    assert_eq!(common::status_json(&net)["leases"]["total"], 34);
 }

@@ -190,6 +190,11 @@ pub(crate) fn sh(host: &Host, script: &str) -> String {
     host.run(&["sh", "-c", script]).unwrap()
 }
 
+/// What `knockd status` says on the server, as JSON.
+pub(crate) fn status_json(net: &Net) -> serde_json::Value {
+    serde_json::from_str(&net.server.run(&[KNOCKD, "status", "--format", "json"]).unwrap()).unwrap()
+}
+
 /// Asks until the answer is yes.
 pub(crate) fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
     let end = Instant::now() + SOON;

@@ -13,7 +13,7 @@ pub(crate) fn about(pid: i32, file: &str) -> String {
 }
 
 /// A line of `/proc/PID/status`, with single blanks between its words.
-pub(crate) fn status(pid: i32, key: &str) -> String {
+pub(crate) fn proc_status(pid: i32, key: &str) -> String {
     let text = about(pid, "status");
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("{key}:")));
     line.unwrap_or("none").split_whitespace().collect::<Vec<_>>().join(" ")
@@ -43,7 +43,7 @@ pub(crate) fn processes(knockd: &Knockd) -> (i32, i32) {
     let mut found = Vec::new();
     wait_until("a decoder in its sandbox", || {
         found = decoders(daemon);
-        found.len() == 1 && status(found[0], "Seccomp") == "2"
+        found.len() == 1 && proc_status(found[0], "Seccomp") == "2"
     });
     (daemon, found[0])
 }
