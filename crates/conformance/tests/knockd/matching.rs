@@ -390,12 +390,4 @@ const RULES: &[Rule] = &[
             assert_eq!(lines, ["10.9.0.1: door: Stage 1", "10.9.0.1: door: OPEN SESAME"]);
         },
     ),
-    Rule::same(
-        "own_address_as_source",
-        "A packet that claims to come from the interface's own address counts.",
-        |t| {
-            t.start("[door]\nsequence = 7000");
-            assert_eq!(t.hits("7000<10.9.0.1"), ["10.9.0.1: door: Stage 1", "10.9.0.1: door: OPEN SESAME"]);
-        },
-    ),
 ];
