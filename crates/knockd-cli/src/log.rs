@@ -7,10 +7,10 @@ pub(crate) mod output;
 pub(crate) mod rate_limiter;
 
 use std::cell::{Cell, RefCell};
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Stderr, Stdout, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -206,10 +206,10 @@ fn write_named(mut destinations: Destinations, incoming: &Receiver<QueuedLine>) 
 /// Opens a log file. A pipe without a reader is an error; a full pipe loses the line.
 fn open_file(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    // Otherwise its stages would show other users which hits were right.
     options
         .create(true)
         .append(true)
+        // Otherwise its stages would show other users which hits were right.
         .mode(0o640)
         .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
         .open(path)
@@ -230,6 +230,15 @@ impl Destinations {
         if let Some(path) = &settings.file {
             match open_file(path) {
                 Ok(file) => {
+                    let is_for_all =
+                        |metadata: fs::Metadata| metadata.is_file() && metadata.mode() & 0o004 != 0;
+                    if file.metadata().is_ok_and(is_for_all) {
+                        let path = path.display();
+                        let text = format!(
+                            "{path} is world-readable and tells which hits were right; run: chmod o= {path}"
+                        );
+                        destinations.write(&Zoned::now(), &Line::warning(text), None);
+                    }
                     let is_failing = Cell::new(false);
                     destinations.file = Some(LogFile { path: path.clone(), file, is_failing });
                 }

@@ -10,9 +10,10 @@ pub mod selection;
 pub mod text;
 pub(crate) mod users;
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::IsTerminal;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use anyhow::Context;
 use rustix::fs::{FileType, Mode, OFlags};
@@ -25,6 +26,22 @@ pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> anyhow::Result
     let thread = std::thread::Builder::new().name(name.to_owned());
     thread.spawn(body).with_context(|| format!("cannot start the {name} thread"))?;
     Ok(())
+}
+
+/// Locks a file for this process. A child that a killed daemon was starting holds its files for a moment, so this tries
+/// for up to 2 seconds.
+///
+/// # Errors
+/// When another process keeps the lock, or the system refuses.
+pub(crate) fn lock(file: &File) -> Result<(), TryLockError> {
+    const LOOK_AGAIN: Duration = Duration::from_millis(50);
+    let mut rounds = 1..9;
+    loop {
+        match (file.try_lock(), rounds.next()) {
+            (Err(TryLockError::WouldBlock), Some(round)) => std::thread::sleep(LOOK_AGAIN * round),
+            (result, _) => return result,
+        }
+    }
 }
 
 /// Reopens a terminal or a pipe so that writing to it does not block, if it is one of these and allows it.

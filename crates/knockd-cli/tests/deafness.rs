@@ -16,7 +16,7 @@ use testbed::{Flags, Frame, Net, Running};
 
 const DOOR: &str = "[door]\nsequence = 1,2,3\ntcpflags = syn\n";
 
-const DEAF: &str = "eth0: packet decoder has stopped reading; restarting it";
+const DEAF: &str = "eth0: packet decoder has stopped reading; retrying";
 
 fn opens(net: &Net, knockd: &mut Knockd) {
     hit(net, 9, &[1, 2, 3]);
@@ -59,7 +59,7 @@ fn a_decoder_that_was_taken_over_cannot_fill_the_log_and_what_it_says_of_links_m
     assert_eq!((knockd.count("eth0 is down"), processes(&knockd).1), (0, decoder));
     // "Ready" can have a line.
     while rustix::io::write(&output, &record(4)).is_ok() {}
-    knockd.wait_for("eth0: packet decoder sent malformed records; restarting it");
+    knockd.wait_for("eth0: packet decoder sent malformed records; retrying");
     next_decoder(&knockd, decoder);
     opens(&net, &mut knockd);
     assert!(knockd.lines().len() < 20, "{:#?}", knockd.lines());
@@ -135,9 +135,9 @@ fn while_no_decoder_can_be_started_everybody_is_told_and_the_watchdog_is_not_fed
     wait_until("a beat", || told().contains("WATCHDOG=1"));
     hide_proc(&net);
     signal(decoder, Signal::SIGKILL);
-    knockd.wait_for("eth0: packet decoder killed by signal 9; restarting it");
+    knockd.wait_for("eth0: packet decoder killed by signal 9; retrying");
     knockd.wait_for(
-        "eth0: cannot start the packet decoder without /proc; run: mount -t proc proc /proc; restarting it",
+        "eth0: cannot start the packet decoder without /proc; run: mount -t proc proc /proc; retrying",
     );
     wait_until("the service manager is told", || told().contains("STATUS=Listening on no interface"));
     let status = status_json(&net);

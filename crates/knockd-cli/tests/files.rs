@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{CONFIG, KNOCKD, Knockd, hit, is_root, sh, wait_for_file, wait_until};
+use common::{CONFIG, KNOCKD, Knockd, hit, is_root, knockd_and_tools, sh, wait_for_file, wait_until};
 use nix::sys::signal::Signal;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use testbed::{Net, Stream};
@@ -131,7 +131,7 @@ fn a_configuration_of_somebody_else_or_of_a_group_is_obeyed_with_a_warning() {
         "/run/knockd.conf: warning: writable by group 27, whose members could run commands as root; run: chmod g-w /run/knockd.conf",
         "/run/list: warning: owned by user 1000, who could run commands as root; run: chown root /run/list",
     ];
-    let checked = sh(&net.server, &format!("'{KNOCKD}' check {CONFIG}"));
+    let checked = sh(&net.server, &format!("'{}' check {CONFIG}", knockd_and_tools()));
     for warning in warnings {
         assert!(checked.contains(warning), "{warning} in {checked}");
     }
@@ -142,4 +142,40 @@ fn a_configuration_of_somebody_else_or_of_a_group_is_obeyed_with_a_warning() {
     knockd.wait_for("door: OPEN SESAME");
     knockd.signal(Signal::SIGHUP);
     wait_until("the warnings after a reload", || count(&knockd) == [2, 2]);
+}
+
+#[test]
+fn a_log_file_that_everybody_may_read_is_reported_and_used() {
+    let net = Net::new().unwrap();
+    sh(&net.server, "umask 022; echo 0.8 >/run/k.log");
+    let mut knockd = Knockd::start(&net, &format!("{FILES}{DOOR}"));
+    let warning = "/run/k.log is world-readable and tells which hits were right; run: chmod o= /run/k.log";
+    assert_eq!(knockd.count(warning), 1, "{:#?}", knockd.lines());
+    wait_for_file(&net.server, "/run/k.log", "starting up, listening on eth0");
+    sh(&net.server, "chmod o= /run/k.log");
+    knockd.signal(Signal::SIGHUP);
+    knockd.wait_for("re-reading config file");
+    hit(&net, 2, &[7000]);
+    knockd.wait_for_output("open 10.9.0.2");
+    assert_eq!(knockd.count(warning), 1, "{:#?}", knockd.lines());
+}
+
+#[test]
+fn a_named_pipe_in_place_of_a_file_that_a_reload_reads_holds_up_nothing() {
+    let net = Net::new().unwrap();
+    let once = "[once]\none_time_sequences = /run/list\n";
+    net.server.write_file("/run/list", " 7001\n").unwrap();
+    let mut knockd = Knockd::start(&net, &format!("{DOOR}{once}"));
+    for (file, error) in [
+        ("/run/list", "cannot read and write one-time file /run/list: not a regular file"),
+        (CONFIG, "cannot read /run/knockd.conf: not a regular file"),
+    ] {
+        sh(&net.server, &format!("mv {file} {file}.old; mkfifo {file}"));
+        knockd.signal(Signal::SIGHUP);
+        knockd.wait_for(error);
+        sh(&net.server, &format!("mv {file}.old {file}"));
+    }
+    hit(&net, 2, &[7000]);
+    knockd.wait_for_output("open 10.9.0.2");
+    knockd.stop();
 }

@@ -102,7 +102,7 @@ fn an_attempt_outlives_a_decoder_that_is_killed() {
     knockd.wait_for("10.9.0.9: door: Stage 1");
     let (daemon, decoder) = processes(&knockd);
     signal(decoder, Signal::SIGKILL);
-    knockd.wait_for("eth0: packet decoder killed by signal 9; restarting it");
+    knockd.wait_for("eth0: packet decoder killed by signal 9; retrying");
     // Whether there is a decoder again or not yet: the new socket has it.
     hit(&net, 9, &[2]);
     knockd.wait_for("10.9.0.9: door: Stage 2");
@@ -198,7 +198,7 @@ fn of_what_a_decoder_says_on_stderr_a_line_is_read_and_it_waits_for_nobody() {
     signal(decoder, Signal::SIGKILL);
     let line =
         knockd.wait_for("eth0: packet decoder killed by signal 9, saying \" [31mmuch to say  [31mmuch").text;
-    assert!(line.len() < 400 && line.ends_with("restarting it"), "{line}");
+    assert!(line.len() < 400 && line.ends_with("retrying"), "{line}");
     assert_eq!(knockd.count("much to say"), 1);
     opens(&net, &mut knockd);
 }
@@ -267,7 +267,7 @@ fn after_many_reloads_there_is_one_decoder_and_no_zombie() {
     let (daemon, _) = processes(&knockd);
     wait_until("a decoder and nothing else", || descendants(daemon).len() == 1);
     opens(&net, &mut knockd);
-    assert_eq!(knockd.count("restarting it"), 0, "{:#?}", knockd.lines());
+    assert_eq!(knockd.count("retrying"), 0, "{:#?}", knockd.lines());
 }
 
 #[test]

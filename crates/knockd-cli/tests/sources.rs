@@ -105,7 +105,7 @@ fn one_network_opens_a_door_32_times_and_others_still_get_in() {
     send(&net, &[of(2, 1), Frame::tcp([10, 9, 0, 2], net.server.ipv4, 7000, Flags::SYN)]);
     knockd.wait_for("open 10.9.0.2");
     wait_until("all are running", || knockd.count("running command: echo open") == 34);
-    let refused = "door: stays closed: limit of 32 leases for one IPv6 /64 or IPv4 address reached";
+    let refused = "door: stays closed: lease limit (32) for one IPv6 /64 or IPv4 address reached";
     wait_until(refused, || knockd.count(refused) > 0);
     let of_network = knockd.count("running command: echo open 2001:db8:0:1:");
     assert_eq!((of_network, knockd.count("running command: echo open 2001:db8:0:2:")), (32, 1));

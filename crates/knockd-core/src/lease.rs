@@ -71,7 +71,7 @@ pub enum Full {
     #[error("`Max_Open` reached")]
     Door,
     /// The limit of this door for one network: [`Leases::MAX_OF_NETWORK`].
-    #[error("limit of {} leases for one IPv6 /64 or IPv4 address reached", Leases::MAX_OF_NETWORK)]
+    #[error("lease limit ({}) for one IPv6 /64 or IPv4 address reached", Leases::MAX_OF_NETWORK)]
     Network,
 }
 

@@ -55,6 +55,8 @@ pub(crate) struct Listener {
     /// Whether it has been logged that knockd listens here.
     pub(crate) is_announced: bool,
     pub(crate) state: State,
+    /// What is wrong, and since when, until a decoder has read for a while.
+    pub(crate) trouble: Option<(Timestamp, String)>,
     /// Whether it has been logged that the interface is down.
     is_known_to_be_down: bool,
     slot: Arc<Slot>,
@@ -65,14 +67,14 @@ pub(crate) struct Listener {
 }
 
 /// Whether packets are read.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum State {
     /// The first decoder has not started yet.
     Starting,
-    /// A decoder reads.
-    Reading,
-    /// None has read since then, for this reason.
-    Deaf(Timestamp, String),
+    /// A decoder has been reading since then.
+    Reading(Timestamp),
+    /// None reads.
+    Deaf,
 }
 
 impl Listener {
@@ -99,6 +101,7 @@ impl Listener {
             has_filter: true,
             is_announced: false,
             state: State::Starting,
+            trouble: None,
             is_known_to_be_down: false,
             slot,
             first,
@@ -115,7 +118,7 @@ impl Listener {
         if let Ok(Err(reason)) = self.first.recv() {
             bail!("cannot listen on {}: {reason}", self.interface.name);
         }
-        self.state = State::Reading;
+        self.state = State::Reading(Timestamp::ZERO);
         Ok(())
     }
 
@@ -198,7 +201,7 @@ impl Thread {
     /// Reads from a decoder until it ends, and says why; `None` if the listener has ended.
     ///
     /// `is_used` says whether a decoder has read from the socket. The next one gets a new socket then, because one that
-    /// was taken over can have written anything into the ring, so nobody would find packets in it any more.
+    /// was taken over can have written anything into the ring, so the next one might never find a packet in it.
     fn run_decoder(&self, is_used: &mut bool) -> Option<String> {
         if *is_used && let Err(error) = self.slot.renew() {
             return Some(format!("{error:#}"));

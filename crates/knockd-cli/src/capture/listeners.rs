@@ -23,7 +23,8 @@ const MAX_LISTENERS: usize = 64;
 /// How many of them have a ring for their packets, 4 MiB each.
 const MAX_RINGS: usize = 8;
 
-/// An interface that is up and has been deaf for this long is a case for the service manager.
+/// An interface that is up and has been deaf for this long is a case for the service manager. A decoder that reads for
+/// this long ends the trouble.
 const DEAF_LIMIT: Duration = Duration::from_secs(10);
 
 /// The pause before a retry; it doubles each time, up to the second value.
@@ -95,6 +96,8 @@ pub(crate) struct Listeners {
     next: u64,
     /// When to retry what failed, and the pause before.
     retry: Option<(Timestamp, Duration)>,
+    /// What failed, while it is being retried.
+    failure: Option<String>,
     /// The messages of all listeners.
     pub(crate) messages: Receiver<Message>,
     sender: Sender<Message>,
@@ -110,7 +113,7 @@ impl Listeners {
         let (sender, messages) = crossbeam_channel::bounded(QUEUE);
         let (open, left_out) = (Vec::new(), Vec::new());
         let mut listeners =
-            Self { selection, filter, open, left_out, next: 0, retry: None, messages, sender };
+            Self { selection, filter, open, left_out, next: 0, retry: None, failure: None, messages, sender };
         for (interface, socket) in sockets {
             listeners.add(interface, socket)?;
         }
@@ -129,9 +132,9 @@ impl Listeners {
     }
 
     /// Notes that a decoder of this listener reads.
-    pub(crate) fn handle_reading(&mut self, number: u64, log: &Log) {
+    pub(crate) fn handle_reading(&mut self, number: u64, log: &Log, now: Timestamp) {
         let Some(listener) = self.open.iter_mut().find(|listener| listener.number == number) else { return };
-        listener.state = State::Reading;
+        listener.state = State::Reading(now);
         if !std::mem::replace(&mut listener.is_announced, true) {
             let interface = &listener.interface;
             let text = format!("listening on {} ({})", interface.name, addresses_of(interface));
@@ -141,28 +144,36 @@ impl Listeners {
     }
 
     /// Notes that this listener has no decoder that reads.
-    pub(crate) fn handle_deaf(&mut self, number: u64, reason: String, log: &Log, now: Timestamp) {
+    pub(crate) fn handle_deaf(&mut self, number: u64, reason: &str, log: &Log, now: Timestamp) {
         let Some(listener) = self.open.iter_mut().find(|listener| listener.number == number) else { return };
+        let trouble = listener.trouble.take().filter(|_| !has_recovered(listener.state, now));
+        let problem = format!("{}: {reason}; retrying", listener.interface.name);
         // What goes on for long is logged once.
-        if !matches!(&listener.state, State::Deaf(_, known) if *known == reason) {
-            log.write(&Line::warning(format!("{}: {reason}; restarting it", listener.interface.name)));
+        let is_known = trouble.as_ref().is_some_and(|(_, known)| *known == problem);
+        if listener.state != State::Deaf || !is_known {
+            log.write(&Line::warning(problem.clone()));
         }
-        let since = if let State::Deaf(since, _) = listener.state { since } else { now };
-        listener.state = State::Deaf(since, reason);
+        listener.trouble = Some((trouble.map_or(now, |(since, _)| since), problem));
+        listener.state = State::Deaf;
     }
 
-    /// Says why packets are not read on some interface.
-    pub(crate) fn problem(&self) -> Option<String> {
-        self.open.iter().find_map(|listener| match &listener.state {
-            State::Deaf(_, reason) => Some(format!("{}: {reason}; restarting it", listener.interface.name)),
-            State::Starting | State::Reading => None,
-        })
+    /// Says why packets are not read on some interface, or are only read between the failures of one decoder after the
+    /// other.
+    pub(crate) fn problem(&self, now: Timestamp) -> Option<&str> {
+        let of_listener = self.open.iter().find_map(|listener| {
+            let (since, problem) = listener.trouble.as_ref()?;
+            let is_lasting = !has_recovered(listener.state, now) && now.since(*since) >= DEAF_LIMIT;
+            (listener.state == State::Deaf || is_lasting).then_some(problem.as_str())
+        });
+        of_listener.or(self.failure.as_deref())
     }
 
-    /// Says whether no packets have been read for a while on an interface that is up.
+    /// Says whether, on an interface that is up, no decoder has read for a while without failing again soon.
     pub(crate) fn are_deaf(&self, now: Timestamp) -> bool {
-        let is_deaf = |listener: &Listener| matches!(listener.state, State::Deaf(since, _) if now.since(since) >= DEAF_LIMIT);
-        self.open.iter().any(|listener| listener.interface.up && is_deaf(listener))
+        self.open.iter().filter(|listener| listener.interface.up).any(|listener| {
+            let trouble = listener.trouble.as_ref().filter(|_| !has_recovered(listener.state, now));
+            trouble.is_some_and(|(since, _)| now.since(*since) >= DEAF_LIMIT)
+        })
     }
 
     /// Returns the selected names that have no listener.
@@ -172,7 +183,7 @@ impl Listeners {
 
     /// Returns the interfaces that have a listener, and whether packets are read there.
     pub(crate) fn interfaces(&self) -> impl Iterator<Item = (&Interface, bool)> {
-        self.open.iter().map(|listener| (&listener.interface, listener.state == State::Reading))
+        self.open.iter().map(|listener| (&listener.interface, matches!(listener.state, State::Reading(_))))
     }
 
     /// Returns the addresses of all interfaces.
@@ -218,16 +229,17 @@ impl Listeners {
 
     /// Looks for interfaces again and listens on the selected ones.
     pub(crate) fn follow(&mut self, log: &Log, now: Timestamp) {
-        let has_worked = self.try_follow(log);
+        self.failure = self.try_follow(log);
         let pause = self.retry.map_or(FIRST_PAUSE, |(_, pause)| LAST_PAUSE.min(pause * 2));
-        self.retry = (!has_worked).then(|| (now.after(pause), pause));
+        self.retry = self.failure.is_some().then(|| (now.after(pause), pause));
     }
 
-    /// Says whether everything succeeded; failures are in the log.
-    fn try_follow(&mut self, log: &Log) -> bool {
+    /// Returns what failed, if anything did; it is in the log.
+    fn try_follow(&mut self, log: &Log) -> Option<String> {
         let fail = |error: &str| {
-            log.write(&Line::warning(format!("{error}; retrying")));
-            false
+            let problem = format!("{error}; retrying");
+            log.write(&Line::warning(problem.clone()));
+            Some(problem)
         };
         let all = interfaces();
         // There is always a loopback interface.
@@ -240,12 +252,12 @@ impl Listeners {
         };
         self.open.retain(|listener| {
             let stays = is_meant(&listener.interface) && listener.is_attached();
-            if !stays {
+            if !stays && listener.is_announced {
                 log.write(&Line::notice(format!("no longer listening on {}", listener.interface.name)));
             }
             stays
         });
-        let mut has_worked = true;
+        let mut failure = None;
         let mut left_out = Vec::new();
         for found in meant {
             let has_room = self.open.len() < MAX_LISTENERS;
@@ -270,7 +282,7 @@ impl Listeners {
                 }
             };
             if let Err(error) = result {
-                has_worked = fail(&format!("{error:#}"));
+                failure = fail(&format!("{error:#}"));
             }
         }
         for listener in self.open.iter_mut().filter(|listener| listener.is_announced) {
@@ -284,7 +296,7 @@ impl Listeners {
                 log.write(&Line::warning(text));
             }
         }
-        has_worked
+        failure
     }
 
     fn listen_to(&mut self, interface: Interface) -> anyhow::Result<()> {
@@ -293,6 +305,11 @@ impl Listeners {
             .with_context(|| format!("cannot listen on {}", interface.name))?;
         self.add(interface, socket)
     }
+}
+
+/// Says whether a decoder has been reading for long enough for the trouble before to be over.
+fn has_recovered(state: State, now: Timestamp) -> bool {
+    matches!(state, State::Reading(since) if now.since(since) >= DEAF_LIMIT)
 }
 
 /// Where packets wait, given the number of rings so far.

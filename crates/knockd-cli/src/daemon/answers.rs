@@ -194,7 +194,7 @@ impl Engine {
                 state_problem: self.dispatcher.executor.state_problem().map(str::to_owned),
                 filter_exact: self.dispatcher.listeners.surplus() == 0,
                 decoder: self.dispatcher.kept.clone(),
-                capture_problem: self.dispatcher.listeners.problem(),
+                capture_problem: self.dispatcher.listeners.problem(self.clock.now()).map(str::to_owned),
                 longest_iteration_us: self.longest_iteration.as_micros().try_into().unwrap_or(u64::MAX),
             },
         }

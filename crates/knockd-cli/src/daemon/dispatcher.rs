@@ -149,8 +149,8 @@ impl Dispatcher {
         self.drops.add(count, now);
     }
 
-    pub(super) fn handle_reading(&mut self, listener: u64, kept: Option<String>) {
-        self.listeners.handle_reading(listener, &self.log);
+    pub(super) fn handle_reading(&mut self, listener: u64, kept: Option<String>, now: Timestamp) {
+        self.listeners.handle_reading(listener, &self.log, now);
         // All decoders report the same, so it is logged once.
         if let Some(text) = kept.as_ref().filter(|_| self.kept != kept) {
             self.log.write(&Line::notice(text.clone()));
@@ -158,7 +158,7 @@ impl Dispatcher {
         self.kept = kept;
     }
 
-    pub(super) fn handle_deaf(&mut self, listener: u64, reason: String, now: Timestamp) {
+    pub(super) fn handle_deaf(&mut self, listener: u64, reason: &str, now: Timestamp) {
         self.listeners.handle_deaf(listener, reason, &self.log, now);
     }
 

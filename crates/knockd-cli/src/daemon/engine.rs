@@ -234,11 +234,11 @@ impl Engine {
             }
             Message::Dropped(count) => self.dispatcher.handle_dropped(count, self.clock.now()),
             Message::Reading(listener, kept) => {
-                self.dispatcher.handle_reading(listener, kept);
+                self.dispatcher.handle_reading(listener, kept, self.clock.now());
                 service_manager::status(&self.summary());
             }
             Message::Deaf(listener, reason) => {
-                self.dispatcher.handle_deaf(listener, reason, self.clock.now());
+                self.dispatcher.handle_deaf(listener, &reason, self.clock.now());
                 service_manager::status(&self.summary());
             }
         }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use nix::libc;
 
+use crate::system::lock;
+
 /// The PID file of this process; dropping it removes it.
 #[derive(Debug)]
 pub(crate) struct PidFile {
@@ -35,7 +37,7 @@ impl PidFile {
         };
         let mut file = open().map_err(in_path)?;
         // Lock first, then truncate: another process's ID must not be lost.
-        file.try_lock().map_err(|error| match error {
+        lock(&file).map_err(|error| match error {
             TryLockError::WouldBlock => {
                 in_path(io::Error::other("in use by another knockd that is still running"))
             }

@@ -1,5 +1,6 @@
 //! The combined settings of the command line and the files it names, fully checked before anything changes.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -69,6 +70,11 @@ impl Setup {
     /// When a file cannot be read, or the configuration is invalid.
     pub(crate) fn load(args: &Args, directory: &Path, before: Option<&Self>) -> Result<Self, SetupError> {
         let config_path = directory.join(&args.config);
+        // A pipe is fine at startup, but a reload must not wait for somebody to write to it.
+        if before.is_some() && fs::metadata(&config_path).is_ok_and(|metadata| !metadata.is_file()) {
+            let source = io::Error::other("not a regular file");
+            return Err(ConfigFileError::Unreadable { path: config_path, source }.into());
+        }
         let file = ConfigFile::read(&config_path)?;
         let mut texts = check_access(&config_path)?;
         let Parsed { config, warnings: findings, .. } = file.parse()?;

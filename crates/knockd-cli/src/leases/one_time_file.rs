@@ -1,19 +1,36 @@
 //! One-time files on disk: reading them, and striking out used lines.
 
-use std::fs::{self, OpenOptions};
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use knockd_core::{OneTime, STRIKE, Unused};
+use rustix::fs::OFlags;
 
 /// Reads a file.
 ///
 /// # Errors
 /// When it cannot be read, or cannot be written: then no sequence could be struck out.
 pub(crate) fn read(path: &Path) -> io::Result<OneTime> {
-    OpenOptions::new().write(true).open(path)?;
-    Ok(OneTime::parse(&fs::read(path)?))
+    content(&open(path)?)
+}
+
+/// Opens a file for reading and writing. Anything but a regular file is refused: a pipe could block for ever.
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let file =
+        options.read(true).write(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    Ok(file)
+}
+
+fn content(mut file: &File) -> io::Result<OneTime> {
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    Ok(OneTime::parse(&text))
 }
 
 /// Why a line was not struck out.
@@ -34,9 +51,9 @@ pub(crate) fn strike_out(path: &Path, line: &Unused) -> Result<(), StrikeError> 
 }
 
 fn try_to(path: &Path, line: &Unused) -> io::Result<()> {
-    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let file = open(path)?;
     // The file may have been edited since it was read.
-    if OneTime::parse(&fs::read(path)?).next() != Some(line) {
+    if content(&file)?.next() != Some(line) {
         return Err(io::Error::other("file has changed"));
     }
     let offset = u64::try_from(line.offset).map_err(io::Error::other)?;
@@ -46,6 +63,8 @@ fn try_to(path: &Path, line: &Unused) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn file(text: &str) -> tempfile::NamedTempFile {

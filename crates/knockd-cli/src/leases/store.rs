@@ -4,7 +4,6 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use knockd_core::{LeaseId, LeaseRecord};
@@ -18,14 +17,13 @@ const SUFFIX: &str = ".lease";
 const KEPT: [&str; 2] = [".damaged", ".failed"];
 /// The prefix of an unfinished file's name.
 const UNFINISHED: &str = "new-";
+/// How many letters and digits follow it.
+const RANDOM: usize = 6;
 /// The directory that some file systems create in their root.
 const LOST_AND_FOUND: &str = "lost+found";
 
 /// Files with larger numbers are not ours, so counting up never overflows.
 const MAX_NUMBER: u64 = u64::MAX / 2;
-
-/// The pause before the next attempt to lock the directory; each is longer than the one before.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The state directory of this daemon, which no other daemon uses at the same time.
 #[derive(Debug)]
@@ -83,12 +81,7 @@ impl LeaseStore {
             }
             let open = || open_options().write(true).create(true).truncate(false).open(path.join(LOCK));
             let lock = open()?;
-            // A child that a killed daemon was starting holds its files for a moment.
-            let is_ours = (0..9).any(|round| {
-                std::thread::sleep(LOOK_AGAIN * round);
-                lock.try_lock().is_ok()
-            });
-            if !is_ours {
+            if crate::system::lock(&lock).is_err() {
                 bail!("in use by another knockd; give each its own `StateDir`");
             }
             remove_unfinished(&path)?;
@@ -139,7 +132,8 @@ impl LeaseStore {
     /// # Errors
     /// When it cannot be written.
     pub(crate) fn store(&self, record: &LeaseRecord) -> io::Result<()> {
-        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.path)?;
+        let mut file =
+            tempfile::Builder::new().prefix(UNFINISHED).rand_bytes(RANDOM).tempfile_in(&self.path)?;
         write!(file, "{record}")?;
         file.as_file().sync_all()?;
         file.persist(self.path_of(record.id))?;
@@ -206,13 +200,19 @@ impl OwnFile {
         };
         match name {
             LOCK => Some(Self::Lock),
-            _ if name.starts_with(UNFINISHED) => Some(Self::Unfinished),
+            _ if is_unfinished(name) => Some(Self::Unfinished),
             _ => match number(SUFFIX) {
                 Some(id) => Some(Self::Lease(id)),
                 None => KEPT.into_iter().find_map(number).map(Self::Kept),
             },
         }
     }
+}
+
+/// Says whether tempfile makes such names.
+fn is_unfinished(name: &str) -> bool {
+    let random = name.strip_prefix(UNFINISHED).unwrap_or_default();
+    random.len() == RANDOM && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 /// Returns an entry of the directory that knockd did not write, if any.
@@ -277,6 +277,8 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use knockd_core::{Access, DoorName, LeaseKey, Milliseconds, StartState, UnixTime};
+
+    use std::time::Duration;
 
     use super::*;
 
@@ -352,7 +354,7 @@ mod tests {
     fn what_was_being_written_when_a_daemon_died_is_removed() {
         let directory = tempfile::tempdir().unwrap();
         let state = open(&directory);
-        fs::write(state.path.join("new-abc"), "# knockd le").unwrap();
+        fs::write(state.path.join("new-a1B2c3"), "# knockd le").unwrap();
         drop(state);
         assert_eq!(names(&open(&directory)), ["lock"]);
     }
@@ -381,8 +383,10 @@ mod tests {
     #[test]
     fn a_directory_with_anything_that_is_not_ours_is_refused_and_left_as_it_is() {
         type Make = fn(&Path);
-        let foreign: [(&str, Make); 9] = [
+        let foreign: [(&str, Make); 11] = [
             ("index.html", |path| fs::write(path, "").unwrap()),
+            ("new-plans", |path| fs::write(path, "").unwrap()),
+            ("new-letter1", |path| fs::write(path, LeaseRecord::HEADER).unwrap()),
             ("7.lease", |path| fs::write(path, "of a flat").unwrap()),
             ("new-plans", |path| fs::write(path, "for the garden").unwrap()),
             ("+15.lease", |path| fs::write(path, LeaseRecord::HEADER).unwrap()),

@@ -72,7 +72,7 @@ fn section(f: &mut fmt::Formatter<'_>, heading: &str, rows: Vec<Vec<Cell>>) -> f
 fn interfaces(status: &Status) -> Vec<Vec<Cell>> {
     let rows = status.interfaces.iter().map(|interface| {
         let state = match (interface.listening, interface.up) {
-            (false, true) => ("not read".to_owned(), BAD),
+            (false, true) => ("not listening".to_owned(), BAD),
             (false, false) => ("missing".to_owned(), BAD),
             (true, false) => ("down".to_owned(), BAD),
             (true, true) => ("up".to_owned(), GOOD),

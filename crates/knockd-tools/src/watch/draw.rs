@@ -190,7 +190,7 @@ fn summary(status: &Status, palette: Palette) -> Vec<Line<'static>> {
     let mut interfaces = Vec::new();
     for interface in &status.interfaces {
         let (state, style) = match (interface.listening, interface.up) {
-            (false, true) => ("not read", palette.bad()),
+            (false, true) => ("not listening", palette.bad()),
             (false, false) => ("missing", palette.bad()),
             (true, false) => ("down", palette.bad()),
             (true, true) => ("up", palette.good()),

@@ -26,15 +26,16 @@ pub(crate) struct Leftovers {
     pub(crate) remaining: Vec<ProcessId>,
 }
 
-/// Ends the process groups of those that still run. Without any, it takes no time; otherwise 3 seconds at most.
+/// Ends the process groups of those that still run. Without any, it takes no time; otherwise usually less than 3 seconds.
 pub(crate) fn end(shells: impl IntoIterator<Item = ProcessId>) -> Leftovers {
     let Some(place) = Place::here() else { return Leftovers::default() };
     let shells = shells.into_iter().filter(|shell| place.has(shell));
     let mut groups: Vec<_> = shells.map(Group::new).filter(Group::is_known).collect();
     let found = groups.len();
     for (signal, limit) in STEPS {
+        let all = identity::all();
+        groups.retain_mut(|group| group.signal(&all, signal));
         let end = Instant::now() + limit;
-        groups.retain_mut(|group| group.signal(signal));
         while !groups.is_empty() && Instant::now() < end {
             sleep(LOOK);
             let all = identity::all();
@@ -72,10 +73,9 @@ impl Group {
     }
 
     /// Signals the group, if it still exists.
-    fn signal(&mut self, signal: Signal) -> bool {
-        let all = identity::all();
+    fn signal(&mut self, all: &[(u32, Stat)], signal: Signal) -> bool {
         // Right before the signal, the group is ours.
-        if !self.look(&all) || !self.is_known() {
+        if !self.look(all) || !self.is_known() {
             return false;
         }
         let group = i32::try_from(self.shell.number).ok().and_then(Pid::from_raw);

@@ -110,7 +110,7 @@ impl Sink {
             let left_out = std::mem::take(&mut self.left_out);
             (self.window_ends, self.said) = (None, 0);
             if left_out > 0 {
-                let text = format!("\nknockd: left out {left_out} bytes that commands said on stderr\n");
+                let text = format!("\nknockd: suppressed {left_out} bytes of stderr output from commands\n");
                 self.pending.extend(text.as_bytes());
             }
         }
@@ -253,7 +253,10 @@ mod tests {
         (&file).seek(SeekFrom::Start(1024 * 1024)).unwrap();
         (&file).read_to_string(&mut said).unwrap();
         let left_out = 1000 * PIECE - 1024 * 1024;
-        assert_eq!(said, format!("\nknockd: left out {left_out} bytes that commands said on stderr\nmore"));
+        assert_eq!(
+            said,
+            format!("\nknockd: suppressed {left_out} bytes of stderr output from commands\nmore")
+        );
     }
 
     #[test]
