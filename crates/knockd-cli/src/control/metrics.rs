@@ -83,7 +83,7 @@ fn ask(asking: &Sender<QueuedRequest>) -> Option<Status> {
         request: Request::Status {},
         who: Who { user: None, text: "metrics".to_owned() },
         reply,
-        listening: Weak::new(),
+        connected: Weak::new(),
     };
     asking.send(ask).ok()?;
     match replies.recv() {

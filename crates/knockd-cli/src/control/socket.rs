@@ -62,7 +62,7 @@ pub(crate) struct QueuedRequest {
     /// Takes one answer, or [`TRACED`] of them, without blocking.
     pub(crate) reply: Sender<Answer>,
     /// Gone once the client is gone.
-    pub(crate) listening: Weak<()>,
+    pub(crate) connected: Weak<()>,
 }
 
 /// Who makes a request.
@@ -281,7 +281,7 @@ impl Seats {
 
 /// Answers one request after another until the client disconnects or misbehaves.
 fn serve(client: &UnixStream, who: &Who, asking: &Sender<QueuedRequest>) {
-    let listening = Arc::new(());
+    let connected = Arc::new(());
     let mut requests = Requests { client, buffer: Vec::new(), silence: FIRST_SILENCE };
     while let Some(line) = requests.next() {
         let (reply, is_well) = match Request::parse(&line) {
@@ -289,7 +289,7 @@ fn serve(client: &UnixStream, who: &Who, asking: &Sender<QueuedRequest>) {
                 let room = if matches!(request, Request::Trace { .. }) { TRACED } else { 1 };
                 let (reply, replies) = bounded(room);
                 let ask =
-                    QueuedRequest { request, who: who.clone(), reply, listening: Arc::downgrade(&listening) };
+                    QueuedRequest { request, who: who.clone(), reply, connected: Arc::downgrade(&connected) };
                 match answer(ask, asking, &replies) {
                     Answer::Traced(first) => return pass_on(client, &first, &replies),
                     Answer::Reply(reply) => (reply, true),

@@ -33,7 +33,7 @@ struct Subscriber {
     source: Option<IpAddr>,
     to: Sender<Answer>,
     /// Gone once the client is gone.
-    listening: Weak<()>,
+    connected: Weak<()>,
     /// How many more replies it is sent before the shares are renewed.
     share: usize,
     /// How many replies were skipped because its share was used up, or the client read too slowly.
@@ -74,10 +74,10 @@ impl TraceFeed {
         &mut self,
         source: Option<IpAddr>,
         to: Sender<Answer>,
-        listening: Weak<()>,
+        connected: Weak<()>,
         addresses: &[IpAddr],
     ) {
-        self.all.retain(|subscriber| subscriber.listening.strong_count() > 0);
+        self.all.retain(|subscriber| subscriber.connected.strong_count() > 0);
         let list: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
         let text = format!(
             "Tracing packets to {}; press Ctrl-C to stop. Packets that the kernel filter discards do not \
@@ -85,7 +85,7 @@ impl TraceFeed {
              Record them with tcpdump and run `knockd replay` on the file.",
             if list.is_empty() { "no address".to_owned() } else { list.join(", ") }
         );
-        let mut subscriber = Subscriber { source, to, listening, share: TOLD, left_out: 0 };
+        let mut subscriber = Subscriber { source, to, connected, share: TOLD, left_out: 0 };
         if subscriber.tell(&line(&Traced::Begin { addresses }, &text)) {
             self.all.push(subscriber);
             self.share_out();
@@ -186,7 +186,7 @@ impl Subscriber {
         self.share > 0
     }
 
-    /// Says whether the client still listens. Counts what it has no room for.
+    /// Says whether the client is still connected. Counts what it has no room for.
     fn tell(&mut self, told: &Arc<str>) -> bool {
         self.share = self.share.saturating_sub(1);
         if self.left_out > 0 {
@@ -259,20 +259,20 @@ mod tests {
     }
 
     /// Tells about a packet as the engine does.
-    fn tell_packet(tracers: &mut TraceFeed, source: &str, notes: &[Note<'_>], now: Timestamp) {
-        if tracers.takes(address(source), now) {
-            tracers.tell_packet(&packet(source), notes);
+    fn tell_packet(feed: &mut TraceFeed, source: &str, notes: &[Note<'_>], now: Timestamp) {
+        if feed.takes(address(source), now) {
+            feed.tell_packet(&packet(source), notes);
         }
     }
 
-    fn listener(tracers: &mut TraceFeed, source: Option<&str>, room: usize) -> (Receiver<Answer>, Arc<()>) {
+    fn subscribe(feed: &mut TraceFeed, source: Option<&str>, room: usize) -> (Receiver<Answer>, Arc<()>) {
         let (to, told) = bounded(room);
-        let listening = Arc::new(());
-        tracers.add(source.map(address), to, Arc::downgrade(&listening), &[address("192.0.2.1")]);
+        let connected = Arc::new(());
+        feed.add(source.map(address), to, Arc::downgrade(&connected), &[address("192.0.2.1")]);
         let begin = reply(&told.try_recv().unwrap());
         let expected = "Tracing packets to 192.0.2.1; ";
         assert!(matches!(begin, Reply::Traced { text, .. } if text.starts_with(expected)));
-        (told, listening)
+        (told, connected)
     }
 
     /// The texts, without the time.
@@ -288,14 +288,14 @@ mod tests {
     }
 
     #[test]
-    fn each_listener_is_told_about_its_source() {
-        let mut tracers = TraceFeed::default();
-        let (all, _all) = listener(&mut tracers, None, 10);
-        let (one, _one) = listener(&mut tracers, Some("192.0.2.7"), 10);
+    fn each_subscriber_is_told_about_its_source() {
+        let mut feed = TraceFeed::default();
+        let (all, _all) = subscribe(&mut feed, None, 10);
+        let (one, _one) = subscribe(&mut feed, Some("192.0.2.7"), 10);
         let now = Timestamp::ZERO;
-        tell_packet(&mut tracers, "192.0.2.7", &[note("192.0.2.7", 1)], now);
-        tell_packet(&mut tracers, "192.0.2.8", &[note("192.0.2.8", 1), note("192.0.2.7", 2)], now);
-        tracers.tell_note(&note("192.0.2.9", 3), now);
+        tell_packet(&mut feed, "192.0.2.7", &[note("192.0.2.7", 1)], now);
+        tell_packet(&mut feed, "192.0.2.8", &[note("192.0.2.8", 1), note("192.0.2.7", 2)], now);
+        feed.tell_note(&note("192.0.2.9", 3), now);
         let first = "192.0.2.7 to 192.0.2.1, 7101:udp\n    ssh: Stage 1";
         assert_eq!(texts(&one), [first, "192.0.2.7: ssh: Stage 2"]);
         let second = "192.0.2.8 to 192.0.2.1, 7101:udp\n    ssh: Stage 1\n    192.0.2.7: ssh: Stage 2";
@@ -303,26 +303,26 @@ mod tests {
     }
 
     #[test]
-    fn what_a_slow_listener_misses_is_counted_and_told() {
-        let mut tracers = TraceFeed::default();
-        let (told, _listening) = listener(&mut tracers, None, 2);
+    fn what_a_slow_subscriber_misses_is_counted_and_told() {
+        let mut feed = TraceFeed::default();
+        let (told, _connected) = subscribe(&mut feed, None, 2);
         for stage in 1..=5 {
-            tracers.tell_note(&note("192.0.2.7", stage), Timestamp::ZERO);
+            feed.tell_note(&note("192.0.2.7", stage), Timestamp::ZERO);
         }
         assert_eq!(texts(&told).len(), 2);
-        tracers.tell_note(&note("192.0.2.7", 6), Timestamp::ZERO);
+        feed.tell_note(&note("192.0.2.7", 6), Timestamp::ZERO);
         assert_eq!(texts(&told), ["3 packets or notes that came too fast", "192.0.2.7: ssh: Stage 6"]);
     }
 
     #[test]
-    fn sixteen_listeners_are_told_no_more_than_one_and_each_line_is_made_once() {
-        let mut tracers = TraceFeed::default();
-        let listeners: Vec<_> = (0..16).map(|_| listener(&mut tracers, None, 4096)).collect();
+    fn sixteen_subscribers_are_told_no_more_than_one_and_each_line_is_made_once() {
+        let mut feed = TraceFeed::default();
+        let subscribers: Vec<_> = (0..16).map(|_| subscribe(&mut feed, None, 4096)).collect();
         let second = |number| Timestamp::ZERO.after(SECOND * number);
         for _ in 0..5000 {
-            tell_packet(&mut tracers, "192.0.2.7", &[note("192.0.2.7", 1)], second(1));
+            tell_packet(&mut feed, "192.0.2.7", &[note("192.0.2.7", 1)], second(1));
         }
-        let told: Vec<Vec<_>> = listeners.iter().map(|(told, _)| told.try_iter().collect()).collect();
+        let told: Vec<Vec<_>> = subscribers.iter().map(|(told, _)| told.try_iter().collect()).collect();
         assert!(told.iter().all(|told| told.len() == TOLD / 16));
         let lines = told.iter().filter_map(|told| match told.last() {
             Some(Answer::Traced(line)) => Some(line),
@@ -330,8 +330,8 @@ mod tests {
         });
         let lines: Vec<_> = lines.collect();
         assert!(lines.len() == 16 && lines.iter().all(|line| Arc::ptr_eq(line, lines[0])));
-        tell_packet(&mut tracers, "192.0.2.7", &[note("192.0.2.7", 1)], second(2));
-        for (told, _) in &listeners {
+        tell_packet(&mut feed, "192.0.2.7", &[note("192.0.2.7", 1)], second(2));
+        for (told, _) in &subscribers {
             let texts = texts(told);
             assert_eq!(texts.len(), 2);
             assert_eq!(texts[0], format!("{} packets or notes that came too fast", 5000 - TOLD / 16));
@@ -340,27 +340,27 @@ mod tests {
 
     #[test]
     fn who_asks_for_an_address_is_told_of_it_although_others_ask_for_a_flood() {
-        let mut tracers = TraceFeed::default();
-        let (one, _one) = listener(&mut tracers, Some("192.0.2.7"), 10);
-        let (_all, _listening) = listener(&mut tracers, None, 4096);
+        let mut feed = TraceFeed::default();
+        let (one, _one) = subscribe(&mut feed, Some("192.0.2.7"), 10);
+        let (_all, _connected) = subscribe(&mut feed, None, 4096);
         let now = Timestamp::ZERO.after(SECOND);
         for _ in 0..5000 {
-            tell_packet(&mut tracers, "192.0.2.8", &[note("192.0.2.8", 1)], now);
+            tell_packet(&mut feed, "192.0.2.8", &[note("192.0.2.8", 1)], now);
         }
-        tell_packet(&mut tracers, "192.0.2.7", &[note("192.0.2.7", 1)], now);
+        tell_packet(&mut feed, "192.0.2.7", &[note("192.0.2.7", 1)], now);
         assert_eq!(texts(&one), ["192.0.2.7 to 192.0.2.1, 7101:udp\n    ssh: Stage 1"]);
     }
 
     #[test]
     fn who_has_gone_is_forgotten() {
-        let mut tracers = TraceFeed::default();
-        let (told, listening) = listener(&mut tracers, None, 2);
+        let mut feed = TraceFeed::default();
+        let (told, connected) = subscribe(&mut feed, None, 2);
         drop(told);
-        tracers.tell_note(&note("192.0.2.7", 1), Timestamp::ZERO);
-        assert!(tracers.is_empty());
-        let (_told, gone) = listener(&mut tracers, None, 2);
-        drop((gone, listening));
-        let (_other, _here) = listener(&mut tracers, None, 2);
-        assert_eq!(tracers.all.len(), 1, "nothing has happened, and yet");
+        feed.tell_note(&note("192.0.2.7", 1), Timestamp::ZERO);
+        assert!(feed.is_empty());
+        let (_told, gone) = subscribe(&mut feed, None, 2);
+        drop((gone, connected));
+        let (_other, _here) = subscribe(&mut feed, None, 2);
+        assert_eq!(feed.all.len(), 1, "nothing has happened, and yet");
     }
 }

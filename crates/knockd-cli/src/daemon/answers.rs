@@ -26,13 +26,13 @@ const MAX_LEASES: usize = 1000;
 
 impl Engine {
     pub(super) fn answer(&mut self, queued: QueuedRequest) {
-        let QueuedRequest { request, who, reply, listening } = queued;
+        let QueuedRequest { request, who, reply, connected } = queued;
         let answer = match &request {
             Request::Status {} => Reply::Status(Box::new(self.status())),
             Request::Trace { address } => {
                 self.log(&Line::request(who.user, &who.text, &request.to_string()));
                 let addresses: Vec<_> = self.dispatcher.listeners.addresses().collect();
-                return self.dispatcher.feed.add(*address, reply, listening, &addresses);
+                return self.dispatcher.feed.add(*address, reply, connected, &addresses);
             }
             _ => self.obey(&request, &who).map_or_else(Reply::refused, Reply::done),
         };
