@@ -116,7 +116,7 @@ impl Log {
     /// Writes a line that a single packet of this source has caused, unless there are too many. In a flood, nearly all are:
     /// these are not even made.
     pub(crate) fn write_attempt(&self, source: IpAddr, now: Timestamp, line: impl FnOnce() -> Option<Line>) {
-        let causer = Causer::Source(source);
+        let causer = Causer::source(source);
         if self.limiter.borrow_mut().admits(Topic::Attempts, causer, None, false, now)
             && let Some(line) = line()
         {

@@ -742,7 +742,8 @@ mod tests {
         let mut before = Leases::new();
         let stored =
             (0..32).flat_map(|i| open(&mut before, &door, host(i), 0)).filter_map(|effect| match effect {
-                Effect::Store(record) => Some(record),
+                // As it is once the start command has ended.
+                Effect::Store(record) => Some(LeaseRecord { start: StartState::Ended, ..record }),
                 _ => None,
             });
         let mut after = Leases::new();

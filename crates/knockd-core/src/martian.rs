@@ -26,7 +26,7 @@ pub enum Martian {
     /// The source is an IPv4 address within an IPv6 one, which no packet should have (RFC 4291, section 2.5.5).
     #[error("source is an IPv4 address written as an IPv6 one")]
     EmbeddedIpv4,
-    /// The source is one of our own addresses, and the packet came from elsewhere.
+    /// The source is one of our own addresses, but not a link-local one, and the packet came from elsewhere.
     #[error("comes from elsewhere with a local source address")]
     OwnSource,
     /// It is addressed to one of our own addresses, and its frame to another machine.
@@ -83,6 +83,8 @@ impl Martian {
             _ if impossible.is_some() => impossible,
             Arrival::Outgoing | Arrival::Unknown => None,
             Arrival::OtherHost if own.contains(destination) => Some(Self::OtherHost),
+            // On another link, somebody else may have the same link-local address.
+            _ if matches!(source, IpAddr::V6(source) if source.is_unicast_link_local()) => None,
             Arrival::Incoming | Arrival::OtherHost => own.contains(source).then_some(Self::OwnSource),
         }
     }

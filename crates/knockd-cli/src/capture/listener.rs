@@ -40,8 +40,16 @@ pub(crate) enum Message {
     /// A decoder of the listener with this number reads from now on; the text names what it could not give up, if
     /// anything.
     Reading(u64, Option<String>),
-    /// None does, for this reason; another one is about to be started.
-    Deaf(u64, String),
+    /// None does; another one is about to be started.
+    Deaf(u64, Fault),
+}
+
+/// Why no decoder reads.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Fault {
+    pub(crate) reason: String,
+    /// Whether one read until now.
+    pub(crate) was_reading: bool,
 }
 
 /// An interface served by a thread and a process; dropping it ends both at once.
@@ -173,6 +181,8 @@ enum End {
     Stopped,
     /// The decoder cannot continue, for this reason, or has ended; another one may.
     Failed(Option<String>),
+    /// The decoder does not read.
+    NotReading,
 }
 
 impl End {
@@ -187,34 +197,44 @@ impl Thread {
         let mut is_used = false;
         loop {
             let start = Instant::now();
-            let Some(reason) = self.run_decoder(&mut is_used) else { return };
+            let Some((fault, decoder)) = self.run_decoder(&mut is_used) else { return };
             if start.elapsed() >= LONG_LIFE {
                 restarts = 0;
             }
-            if self.reporter.deaf(reason).is_err() || self.is_stopped_within(pause(restarts)) {
+            if self.reporter.deaf(fault).is_err() {
+                return;
+            }
+            // This may take for ever, so everybody has been told.
+            drop(decoder);
+            if self.is_stopped_within(pause(restarts)) {
                 return;
             }
             restarts += 1;
         }
     }
 
-    /// Reads from a decoder until it ends, and says why; `None` if the listener has ended.
+    /// Reads from a decoder until it ends, and says why, and which one; `None` if the listener has ended.
     ///
     /// `is_used` says whether a decoder has read from the socket. The next one gets a new socket then, because one that
     /// was taken over can have written anything into the ring, so the next one might never find a packet in it.
-    fn run_decoder(&self, is_used: &mut bool) -> Option<String> {
+    fn run_decoder(&self, is_used: &mut bool) -> Option<(Fault, Option<Decoder>)> {
+        let without_decoder = |reason| Some((Fault { reason, was_reading: false }, None));
         if *is_used && let Err(error) = self.slot.renew() {
-            return Some(format!("{error:#}"));
+            return without_decoder(format!("{error:#}"));
         }
         *is_used = false;
-        let decoder = match Decoder::start(self.slot.socket(), &self.interface) {
+        let mut decoder = match Decoder::start(self.slot.socket(), &self.interface) {
             Ok(decoder) => decoder,
-            Err(error) => return Some(error.to_string()),
+            Err(error) => return without_decoder(error.to_string()),
         };
-        let End::Failed(reason) = self.read_from(&decoder, is_used) else { return None };
+        let (reason, was_reading) = match self.read_from(&decoder, is_used) {
+            End::Stopped => return None,
+            End::Failed(reason) => (reason, *is_used),
+            End::NotReading => (Some("packet decoder has stopped reading".to_owned()), false),
+        };
         // Before anything else: packets wait in it from now on, and those until now are lost.
         *is_used = *is_used && self.slot.renew().is_err();
-        Some(decoder.end(reason))
+        Some((Fault { reason: decoder.end(reason), was_reading }, Some(decoder)))
     }
 
     fn read_from(&self, decoder: &Decoder, is_used: &mut bool) -> End {
@@ -228,7 +248,7 @@ impl Thread {
             match event {
                 Ok(Some(Event::Records)) => {}
                 Ok(Some(Event::Stopped)) => return End::Stopped,
-                Ok(Some(Event::Deaf)) => return End::failed("packet decoder has stopped reading"),
+                Ok(Some(Event::Deaf)) => return End::NotReading,
                 Ok(None) => {
                     return End::failed(format!(
                         "packet decoder not ready after {} s",
@@ -313,9 +333,9 @@ impl Reporter {
     }
 
     /// Reports that no decoder reads.
-    fn deaf(&self, reason: String) -> Result<(), End> {
-        let _ = self.outcome.try_send(Err(reason.clone()));
-        self.send(Message::Deaf(self.number, reason))
+    fn deaf(&self, fault: Fault) -> Result<(), End> {
+        let _ = self.outcome.try_send(Err(fault.reason.clone()));
+        self.send(Message::Deaf(self.number, fault))
     }
 
     /// Fails if the loop has ended.

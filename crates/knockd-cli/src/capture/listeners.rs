@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, Sender};
 use knockd_capture::{Buffer, Interface, PacketSocket, Program, interfaces};
 use knockd_core::{Timestamp, Wanted};
 
-use crate::capture::listener::{Listener, Message, State};
+use crate::capture::listener::{Fault, Listener, Message, State};
 use crate::capture::process::Decoder;
 use crate::log::{Line, Log};
 use crate::system::selection::Selection;
@@ -23,9 +23,12 @@ const MAX_LISTENERS: usize = 64;
 /// How many of them have a ring for their packets, 4 MiB each.
 const MAX_RINGS: usize = 8;
 
-/// An interface that is up and has been deaf for this long is a case for the service manager. A decoder that reads for
-/// this long ends the trouble.
+/// An interface that is up and has been deaf for this long is a case for the service manager. A decoder that seems to read
+/// for this long ends the trouble.
 const DEAF_LIMIT: Duration = Duration::from_secs(10);
+
+/// So does one that has read for this long before it ended: if decoders are killed now and then, packets are read.
+const RECOVERY: Duration = Duration::from_secs(1);
 
 /// The pause before a retry; it doubles each time, up to the second value.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -144,10 +147,11 @@ impl Listeners {
     }
 
     /// Notes that this listener has no decoder that reads.
-    pub(crate) fn handle_deaf(&mut self, number: u64, reason: &str, log: &Log, now: Timestamp) {
+    pub(crate) fn handle_deaf(&mut self, number: u64, fault: &Fault, log: &Log, now: Timestamp) {
         let Some(listener) = self.open.iter_mut().find(|listener| listener.number == number) else { return };
-        let trouble = listener.trouble.take().filter(|_| !has_recovered(listener.state, now));
-        let problem = format!("{}: {reason}; retrying", listener.interface.name);
+        let has_read = fault.was_reading && has_been_reading_for(RECOVERY, listener.state, now);
+        let trouble = listener.trouble.take().filter(|_| !has_read);
+        let problem = format!("{}: {}; retrying", listener.interface.name, fault.reason);
         // What goes on for long is logged once.
         let is_known = trouble.as_ref().is_some_and(|(_, known)| *known == problem);
         if listener.state != State::Deaf || !is_known {
@@ -162,7 +166,8 @@ impl Listeners {
     pub(crate) fn problem(&self, now: Timestamp) -> Option<&str> {
         let of_listener = self.open.iter().find_map(|listener| {
             let (since, problem) = listener.trouble.as_ref()?;
-            let is_lasting = !has_recovered(listener.state, now) && now.since(*since) >= DEAF_LIMIT;
+            let is_lasting =
+                !has_been_reading_for(DEAF_LIMIT, listener.state, now) && now.since(*since) >= DEAF_LIMIT;
             (listener.state == State::Deaf || is_lasting).then_some(problem.as_str())
         });
         of_listener.or(self.failure.as_deref())
@@ -171,7 +176,8 @@ impl Listeners {
     /// Says whether, on an interface that is up, no decoder has read for a while without failing again soon.
     pub(crate) fn are_deaf(&self, now: Timestamp) -> bool {
         self.open.iter().filter(|listener| listener.interface.up).any(|listener| {
-            let trouble = listener.trouble.as_ref().filter(|_| !has_recovered(listener.state, now));
+            let trouble =
+                listener.trouble.as_ref().filter(|_| !has_been_reading_for(DEAF_LIMIT, listener.state, now));
             trouble.is_some_and(|(since, _)| now.since(*since) >= DEAF_LIMIT)
         })
     }
@@ -307,9 +313,9 @@ impl Listeners {
     }
 }
 
-/// Says whether a decoder has been reading for long enough for the trouble before to be over.
-fn has_recovered(state: State, now: Timestamp) -> bool {
-    matches!(state, State::Reading(since) if now.since(since) >= DEAF_LIMIT)
+/// Says whether a decoder has been reading for so long, as far as is known.
+fn has_been_reading_for(time: Duration, state: State, now: Timestamp) -> bool {
+    matches!(state, State::Reading(since) if now.since(since) >= time)
 }
 
 /// Where packets wait, given the number of rings so far.

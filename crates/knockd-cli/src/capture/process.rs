@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -13,6 +14,10 @@ use crate::capture::decoder;
 
 /// How much is read of what a decoder has written to stderr.
 const WORDS: usize = 256;
+
+/// How long a decoder that is killed may take to end before that is news, and how often to look.
+const END_LIMIT: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// A decoder process; dropping it ends it.
 pub(super) struct Decoder {
@@ -58,18 +63,40 @@ impl Decoder {
     }
 
     /// Ends the process, and says why in one line: for this reason, or by its exit status.
-    pub(super) fn end(mut self, reason: Option<String>) -> String {
-        // If it is ending already, its status is set. No other process can get its number before `wait`.
+    ///
+    /// One that cannot be killed, because it hangs in the kernel, is still there afterwards; only dropping waits for it.
+    pub(super) fn end(&mut self, reason: Option<String>) -> String {
+        // If it is ending already, its status is set. No other process can get its number before it is reaped.
         let _ = self.child.kill();
-        let status = self.child.wait();
-        let reason = reason.unwrap_or_else(|| match status.map(|status| (status.signal(), status.code())) {
-            Ok((Some(signal), _)) => format!("packet decoder killed by signal {signal}"),
-            Ok((None, code)) => format!("packet decoder exited with status {}", code.unwrap_or_default()),
+        let status = self.status_within(END_LIMIT);
+        let is_gone = !matches!(status, Ok(None));
+        let reason = reason.unwrap_or_else(|| match status {
+            Ok(None) => "packet decoder ended its output".to_owned(),
+            Ok(Some(status)) => match (status.signal(), status.code()) {
+                (Some(signal), _) => format!("packet decoder killed by signal {signal}"),
+                (None, code) => format!("packet decoder exited with status {}", code.unwrap_or_default()),
+            },
             Err(error) => format!("packet decoder ended: {error}"),
         });
+        if !is_gone {
+            return format!("{reason}; it hangs in the kernel and cannot be killed");
+        }
         match self.child.stderr.take().map(|stderr| words(&stderr)) {
             Some(words) if !words.is_empty() => format!("{reason}, saying {words:?}"),
             _ => reason,
+        }
+    }
+}
+
+impl Decoder {
+    /// Returns the exit status; `None` if it has none by then.
+    fn status_within(&mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
+        let end = Instant::now() + limit;
+        loop {
+            match self.child.try_wait()? {
+                None if Instant::now() < end => std::thread::sleep(LOOK_AGAIN),
+                status => return Ok(status),
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use knockd_core::{BurnId, Config, DoorId, Event, EventKind, LeaseId, OpeningResu
 
 use super::setup::Setup;
 use crate::args::Args;
+use crate::capture::listener::Fault;
 use crate::capture::listeners::{FilterSpec, Listeners, Sockets};
 use crate::control::explain;
 use crate::control::trace_feed::TraceFeed;
@@ -90,9 +91,11 @@ impl Dispatcher {
         })
     }
 
-    /// Takes door names from this configuration from now on.
+    /// Takes door names and limits from this configuration from now on.
     pub(super) fn set_config(&mut self, config: Arc<Config>) {
         self.config = config;
+        // `MaxCommands` may be higher now.
+        self.executor.run_start_commands(&self.config.options, &self.log);
     }
 
     /// Tells the subscribers of the trace feed what an outcome means.
@@ -158,8 +161,8 @@ impl Dispatcher {
         self.kept = kept;
     }
 
-    pub(super) fn handle_deaf(&mut self, listener: u64, reason: &str, now: Timestamp) {
-        self.listeners.handle_deaf(listener, reason, &self.log, now);
+    pub(super) fn handle_deaf(&mut self, listener: u64, fault: &Fault, now: Timestamp) {
+        self.listeners.handle_deaf(listener, fault, &self.log, now);
     }
 
     /// Logs the number of suppressed lines and dropped packets, when that is due.

@@ -237,8 +237,8 @@ impl Engine {
                 self.dispatcher.handle_reading(listener, kept, self.clock.now());
                 service_manager::status(&self.summary());
             }
-            Message::Deaf(listener, reason) => {
-                self.dispatcher.handle_deaf(listener, &reason, self.clock.now());
+            Message::Deaf(listener, fault) => {
+                self.dispatcher.handle_deaf(listener, &fault, self.clock.now());
                 service_manager::status(&self.summary());
             }
         }
@@ -353,7 +353,7 @@ impl Engine {
             "its doors are disabled until the next reload"
         };
         let text = format!("{}: cannot strike out the used sequence: {error}; {outcome}", path.display());
-        self.log(&Line::warning(text).limited(Topic::Problems));
+        self.log(&Line::warning(text).limited(Topic::Refusals));
         content
     }
 

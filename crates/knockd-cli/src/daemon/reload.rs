@@ -1,5 +1,6 @@
 //! Reading the configuration again while the daemon runs.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -81,8 +82,8 @@ impl Engine {
                 self.log(&Line::warning(text));
             }
             None if self.setup.needs_state() && self.is_at_rest() => {
-                let restored =
-                    self.dispatcher.executor.remember(LeaseStore::open(wanted), &self.dispatcher.log);
+                let store = LeaseStore::open(wanted, File::try_lock);
+                let restored = self.dispatcher.executor.remember(store, &self.dispatcher.log);
                 self.gate.restore(restored.records, restored.last_id, self.clock.both());
             }
             None if self.setup.needs_state() => {

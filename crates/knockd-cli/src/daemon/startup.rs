@@ -13,7 +13,7 @@ use crate::capture::listeners::{FilterSpec, Sockets};
 use crate::control::socket::Bound;
 use crate::leases::store::LeaseStore;
 use crate::system::clock::Clock;
-use crate::system::local_ports;
+use crate::system::{local_ports, lock};
 
 /// What must succeed before the daemon detaches. It has no thread, so it survives the fork.
 pub(super) struct Prepared {
@@ -51,7 +51,7 @@ impl Prepared {
             sockets.try_decoder()?;
         }
         gate.set_addresses(sockets.addresses());
-        let store = setup.needs_state().then(|| LeaseStore::open(setup.state_dir.clone()));
+        let store = setup.needs_state().then(|| LeaseStore::open(setup.state_dir.clone(), lock));
         let control = setup.control_socket.as_deref().map(Bound::make);
         Ok(Self { args, directory, setup, gate, sockets, links, clock: Clock::start(), store, control })
     }

@@ -303,6 +303,15 @@ impl Executor {
         }
     }
 
+    /// Runs start commands that wait, as many at a time as allowed.
+    pub(crate) fn run_start_commands(&mut self, options: &Options, log: &Log) {
+        while self.starts.running < options.max_commands.get()
+            && let Some(next) = self.starts.waiting.pop_front()
+        {
+            self.start_command(next, options, log);
+        }
+    }
+
     /// Runs stop commands, as many at a time as allowed. At most one per lease waits.
     fn run_stop_commands(&mut self, options: &Options, log: &Log) {
         while self.stops.running < MAX_STOPPING
@@ -349,9 +358,7 @@ impl Executor {
             }
             RunKind::Start => {
                 self.starts.running -= 1;
-                if let Some(next) = self.starts.waiting.pop_front() {
-                    self.start_command(next, options, log);
-                }
+                self.run_start_commands(options, log);
             }
         }
         (run.id, *reason == ExitReason::Status(0))

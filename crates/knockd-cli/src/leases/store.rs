@@ -1,6 +1,6 @@
 //! Leases on disk: one small readable file each, so nothing can tear and a person can read them.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -49,13 +49,16 @@ impl Default for Restored {
     }
 }
 
+/// How to lock the directory: [`crate::system::lock`] is patient, and [`File::try_lock`] holds up nobody.
+pub(crate) type Lock = fn(&File) -> Result<(), TryLockError>;
+
 impl LeaseStore {
     /// Opens the directory, creating it if necessary, readable only by its owner.
     ///
     /// # Errors
     /// When it cannot be created, locked or written; when others may write to it, because its contents will be executed;
     /// or when it contains anything that knockd did not write. Then nothing in it changes.
-    pub(crate) fn open(path: PathBuf) -> anyhow::Result<Self> {
+    pub(crate) fn open(path: PathBuf, lock: Lock) -> anyhow::Result<Self> {
         let in_path = || format!("cannot use the state directory {}", path.display());
         let opened = (|| {
             DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
@@ -80,12 +83,12 @@ impl LeaseStore {
                     .context("accessible to others, and its mode cannot be changed")?;
             }
             let open = || open_options().write(true).create(true).truncate(false).open(path.join(LOCK));
-            let lock = open()?;
-            if crate::system::lock(&lock).is_err() {
+            let locked = open()?;
+            if lock(&locked).is_err() {
                 bail!("in use by another knockd; give each its own `StateDir`");
             }
             remove_unfinished(&path)?;
-            Ok(lock)
+            Ok(locked)
         })();
         let lock = opened.with_context(in_path)?;
         Ok(Self { path, _lock: lock })
@@ -299,7 +302,7 @@ mod tests {
     }
 
     fn open(directory: &tempfile::TempDir) -> LeaseStore {
-        LeaseStore::open(directory.path().join("state")).unwrap()
+        LeaseStore::open(directory.path().join("state"), File::try_lock).unwrap()
     }
 
     fn names(state: &LeaseStore) -> Vec<String> {
@@ -366,7 +369,7 @@ mod tests {
         for mode in [0o770, 0o702] {
             fs::create_dir(&path).unwrap();
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
-            let error = LeaseStore::open(path.clone()).unwrap_err();
+            let error = LeaseStore::open(path.clone(), File::try_lock).unwrap_err();
             assert!(format!("{error:#}").contains("writable by others"), "{error:#}");
             fs::remove_dir(&path).unwrap();
         }
@@ -376,7 +379,7 @@ mod tests {
     fn two_daemons_do_not_share_a_directory() {
         let directory = tempfile::tempdir().unwrap();
         let _first = open(&directory);
-        let error = LeaseStore::open(directory.path().join("state")).unwrap_err();
+        let error = LeaseStore::open(directory.path().join("state"), File::try_lock).unwrap_err();
         assert!(format!("{error:#}").ends_with("give each its own `StateDir`"), "{error:#}");
     }
 
@@ -406,7 +409,7 @@ mod tests {
             let link = directory.path().join("link");
             symlink(&path, &link).unwrap();
             for path in [&path, &link] {
-                let error = LeaseStore::open(path.clone()).unwrap_err();
+                let error = LeaseStore::open(path.clone(), File::try_lock).unwrap_err();
                 assert!(format!("{error:#}").contains(name), "{error:#}");
             }
             assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o755, "{name}");
@@ -420,6 +423,6 @@ mod tests {
         let path = directory.path().join("state");
         fs::create_dir_all(path.join(LOST_AND_FOUND)).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
-        LeaseStore::open(path).unwrap();
+        LeaseStore::open(path, File::try_lock).unwrap();
     }
 }

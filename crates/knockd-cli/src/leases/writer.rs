@@ -284,7 +284,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");
         let (mut writer, progress) = Writer::start().unwrap();
-        writer.remember(LeaseStore::open(path.clone()).unwrap());
+        writer.remember(LeaseStore::open(path.clone(), std::fs::File::try_lock).unwrap());
         for id in 0..20 {
             let ticket = writer.change(LeaseId(id), record(id));
             while !matches!(progress.recv_timeout(SOON).unwrap(), Progress::Done(done) if done >= ticket) {}
@@ -298,7 +298,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");
         let (mut writer, progress) = Writer::start().unwrap();
-        writer.remember(LeaseStore::open(path.clone()).unwrap());
+        writer.remember(LeaseStore::open(path.clone(), std::fs::File::try_lock).unwrap());
         assert!(writer.has_saved_all(SOON));
         std::fs::remove_dir_all(&path).unwrap();
         writer.change(LeaseId(1), record(1));

@@ -116,12 +116,12 @@ impl Line {
 
     /// Creates a line about a command that does not do what it should.
     fn problem(event: &'static str, run: &Run, text: String) -> Self {
-        Self::about(event, run, text).limited(Topic::Problems)
+        Self::about(event, run, text).limited(Topic::Commands)
     }
 
     /// Counts the line towards the limit on its topic.
     pub(crate) fn limited(self, topic: Topic) -> Self {
-        let causer = self.facts.source.map_or(Causer::Unknown, Causer::Source);
+        let causer = self.facts.source.map_or(Causer::Unknown, Causer::source);
         Self { limit: Some((topic, causer)), ..self }
     }
 
@@ -213,7 +213,7 @@ impl Line {
     /// The line about a knock that opened nothing because a limit is reached.
     pub(crate) fn full(source: IpAddr, door: &str, full: Full) -> Self {
         let line = Self::of("full", source, format!("{door}: stays closed: {full}"));
-        line.at(door).on_stderr(Level::Warning).limited(Topic::Problems)
+        line.at(door).on_stderr(Level::Warning).limited(Topic::Refusals)
     }
 
     /// The line about a door that could not be closed.
@@ -222,19 +222,19 @@ impl Line {
         let text = format!("{door}: giving up on stop command; the door may still be open: {stop}");
         let mut line = Self::of("given_up", *source, text).at(door).on_stderr(Level::Error);
         line.facts.command = Some(stop.to_string());
-        line.limited(Topic::Problems)
+        line.limited(Topic::Commands)
     }
 
     /// The line about a start command that waits because so many are running.
     pub(crate) fn queued(run: &Run, running: u32) -> Self {
         let text = format!("{}: command queued: {running} already running (`MaxCommands`)", run.door);
-        Self::problem("notice", run, text)
+        Self::problem("notice", run, text).limited(Topic::Refusals)
     }
 
     /// The line about a start command that does not run because so many are waiting.
     pub(crate) fn not_run(run: &Run, waiting: usize) -> Self {
         let text = format!("{}: command not run: queue is full ({waiting})", run.door);
-        Self::problem("warning", run, text).on_stderr(Level::Warning)
+        Self::problem("warning", run, text).on_stderr(Level::Warning).limited(Topic::Refusals)
     }
 
     /// The line about a command that failed because its program is missing.

@@ -2,7 +2,7 @@
 //! what it leaves out.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use knockd_core::Timestamp;
@@ -16,8 +16,10 @@ pub(crate) enum Topic {
     Attempts,
     /// Doors that open and close, and the commands that run.
     Openings,
-    /// Commands that fail, wait or take long, and doors that a limit or an error keeps closed or open.
-    Problems,
+    /// Knocks that open nothing or have to wait, because a limit is reached or a line cannot be struck out.
+    Refusals,
+    /// Commands that fail or take long, and doors that cannot be closed.
+    Commands,
     /// Requests on the control socket.
     Requests,
 }
@@ -25,9 +27,19 @@ pub(crate) enum Topic {
 /// Who causes a line.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Causer {
+    /// An IPv4 address, or all addresses of an IPv6 /64.
     Source(IpAddr),
     User(u32),
     Unknown,
+}
+
+impl Causer {
+    pub(crate) fn source(address: IpAddr) -> Self {
+        Self::Source(match address {
+            IpAddr::V4(_) => address,
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        })
+    }
 }
 
 /// How many lines about a topic are written within a window.
@@ -43,13 +55,13 @@ struct Limit {
 const TOLD_APART: usize = 4096;
 
 impl Topic {
-    const ALL: [Self; 4] = [Self::Attempts, Self::Openings, Self::Problems, Self::Requests];
+    const ALL: [Self; 5] = [Self::Attempts, Self::Openings, Self::Refusals, Self::Commands, Self::Requests];
 
     const fn limit(self) -> Limit {
         match self {
             Self::Attempts => Limit { window: Duration::from_secs(1), per_causer: 20, overall: 200 },
             // A knock leads to two to four lines, so these are 150 knocks a minute from one address, and 1500 in all.
-            Self::Openings | Self::Problems | Self::Requests => {
+            Self::Openings | Self::Refusals | Self::Commands | Self::Requests => {
                 Limit { window: Duration::from_secs(60), per_causer: 600, overall: 6000 }
             }
         }
@@ -58,7 +70,7 @@ impl Topic {
 
 /// Decides which lines are written.
 #[derive(Debug)]
-pub(crate) struct RateLimiter([Window; 4]);
+pub(crate) struct RateLimiter([Window; 5]);
 
 impl Default for RateLimiter {
     fn default() -> Self {
@@ -123,8 +135,10 @@ impl Window {
 
     fn admits(&mut self, causer: Causer, door: Option<&str>, opens: bool, now: Timestamp) -> bool {
         let limit = self.topic.limit();
-        if self.ends.is_none() {
-            self.ends = Some(now.after(limit.window));
+        if self.ends.is_none_or(|ends| now >= ends) {
+            // What the last window has left out is still to be reported.
+            let left_out = std::mem::take(&mut self.left_out);
+            *self = Self { ends: Some(now.after(limit.window)), left_out, ..Self::new(self.topic) };
         }
         if self.written < limit.overall {
             let of_causer = self.of_causer.entry(causer).or_insert(0);
@@ -190,7 +204,8 @@ impl LeftOut {
         let (about, parts) = match topic {
             Topic::Attempts => return format!("suppressed {lines}"),
             Topic::Openings => ("openings", vec![Some(number(self.openings, "opening")), doors, sources]),
-            Topic::Problems => ("problems with doors", vec![doors, sources]),
+            Topic::Refusals => ("refused knocks", vec![doors, sources]),
+            Topic::Commands => ("commands", vec![doors, sources]),
             Topic::Requests => ("requests", vec![told_apart(users, "user", "users")]),
         };
         let parts: Vec<_> = parts.into_iter().flatten().collect();
@@ -278,7 +293,7 @@ mod tests {
 
     #[test]
     fn an_address_has_600_lines_about_openings_a_minute_and_all_together_have_6000() {
-        for topic in [Topic::Openings, Topic::Problems, Topic::Requests] {
+        for topic in [Topic::Openings, Topic::Refusals, Topic::Requests] {
             let mut flood = RateLimiter::default();
             let mut admits = |number, now| flood.admits(topic, source(number), None, false, at(now));
             assert_eq!((0..1000).filter(|_| admits(1, 0)).count(), 600);
@@ -293,8 +308,29 @@ mod tests {
             flood.admits(Topic::Openings, source(number), None, true, at(0));
             attempt(&mut flood, number, at(0));
         }
-        assert!(flood.admits(Topic::Problems, source(1), None, false, at(0)));
+        for topic in [Topic::Refusals, Topic::Commands] {
+            assert!(flood.admits(topic, source(1), None, false, at(0)));
+        }
         assert!(flood.admits(Topic::Requests, Causer::User(0), None, false, at(0)));
+    }
+
+    #[test]
+    fn an_ipv6_network_counts_as_one_source() {
+        let mut flood = RateLimiter::default();
+        let mut admits = |address: String| {
+            let causer = Causer::source(address.parse().unwrap());
+            flood.admits(Topic::Openings, causer, None, true, at(0))
+        };
+        assert_eq!((0..1000).filter(|host| admits(format!("2001:db8::{host:x}"))).count(), 600);
+        assert!(admits("2001:db8:0:1::1".to_owned()) && admits("192.0.2.1".to_owned()));
+    }
+
+    #[test]
+    fn a_pause_begins_a_new_window_and_what_the_old_one_left_out_is_told_with_it() {
+        let mut flood = RateLimiter::default();
+        let lines = |flood: &mut RateLimiter, now| (0..25).filter(|_| attempt(flood, 1, at(now))).count();
+        assert_eq!((lines(&mut flood, 0), lines(&mut flood, 1000), lines(&mut flood, 1999)), (20, 20, 0));
+        assert_eq!(flood.handle_timeout(at(2000)), ["suppressed 35 log lines"]);
     }
 
     #[test]
@@ -310,7 +346,7 @@ mod tests {
         );
         for number in 0..100_000 {
             let door = format!("door{}", number % 10_000);
-            flood.admits(Topic::Problems, source(number), Some(&door), false, at(60_000));
+            flood.admits(Topic::Refusals, source(number), Some(&door), false, at(60_000));
         }
         assert_eq!((flood.0[2].left_out.doors.len(), flood.0[2].left_out.causers.len()), (4096, 4096));
         for _ in 0..601 {
@@ -319,7 +355,7 @@ mod tests {
         assert_eq!(
             flood.finish(),
             [
-                "suppressed 94000 log lines about problems with doors (4096 or more doors, 4096 or more addresses)",
+                "suppressed 94000 log lines about refused knocks (4096 or more doors, 4096 or more addresses)",
                 "suppressed 1 log line about requests (1 user)"
             ]
         );

@@ -21,12 +21,13 @@ pub fn become_tools() -> anyhow::Error {
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
     let arguments: Vec<_> = arguments.collect();
-    for place in &places {
+    // A link to this program under that name would run itself for ever.
+    for place in places.iter().filter(|place| place.canonicalize().ok().as_ref() != Some(&own)) {
         let error = Command::new(place).arg0(&name).args(&arguments).exec();
         if error.kind() != io::ErrorKind::NotFound {
             return anyhow!(error).context(format!("cannot run {}", place.display()));
         }
     }
-    let [beside, _] = places;
+    let [beside, _] = &places;
     anyhow!("this command needs {}, which is missing; install it there", beside.display())
 }
