@@ -199,3 +199,27 @@ fn doors_that_could_not_be_stored_are_closed_in_spite_of_onexit_keep() {
     knockd.signal(Signal::SIGTERM);
     knockd.wait_for_output("closed for 10.9.0.2");
 }
+
+#[test]
+fn a_door_that_was_being_closed_early_when_knockd_was_killed_is_closed_by_the_next_at_once() {
+    let net = Net::new().unwrap();
+    // The stop command hangs the first time.
+    let config = "[door]\nsequence = 1\ncmd_timeout = 600\nstart_command = echo open\n\
+                  stop_command = echo closing; mkdir /run/closing 2>/dev/null && sleep 600; echo closed\n";
+    let mut first = Knockd::start(&net, config);
+    hit(&net, 2, &[1]);
+    first.wait_for_output("open");
+    let lease = || sh(&net.server, "cat /var/lib/knockd/1.lease");
+    wait_until("the start command has ended", || !lease().contains("start_process"));
+    let open = lease();
+    sh(&net.server, &format!("{KNOCKD} close door 10.9.0.2"));
+    first.wait_for_output("closing");
+    wait_until("it is stored", || lease() != open);
+    first.signal(Signal::SIGKILL);
+    drop(first);
+    let mut second = Knockd::start(&net, config);
+    second.wait_for_output("closed");
+    wait_until("the lease is over", || sh(&net.server, "ls /var/lib/knockd") == "lock\n");
+    hit(&net, 2, &[1]);
+    second.wait_for_output("open");
+}

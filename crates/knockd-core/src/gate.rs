@@ -262,8 +262,8 @@ impl Gate {
     /// A lease whose start command is still running closes once that ends, unless another knock arrives before. A
     /// running stop command is the last one, even if a knock arrived meanwhile, and one that waits for a retry is
     /// retried at once.
-    pub fn close(&mut self, which: &LeaseFilter) -> Outcomes<'_> {
-        let effects = self.leases.close(which);
+    pub fn close(&mut self, which: &LeaseFilter, now: Now) -> Outcomes<'_> {
+        let effects = self.leases.close(which, now);
         self.outcomes.extend(effects.into_iter().map(Outcome::Effect));
         self.take_outcomes()
     }
@@ -281,8 +281,8 @@ impl Gate {
 
     /// Closes every door for good: from now on nothing opens, a lease whose start command is still running closes
     /// once that ends, and a failed stop command is left to the next process that restores its record.
-    pub fn close_all(&mut self) -> Outcomes<'_> {
-        let effects = self.leases.close_all();
+    pub fn close_all(&mut self, now: Now) -> Outcomes<'_> {
+        let effects = self.leases.close_all(now);
         self.outcomes.extend(effects.into_iter().map(Outcome::Effect));
         self.take_outcomes()
     }
@@ -529,7 +529,7 @@ mod tests {
         assert_eq!(knock(&mut gate, at(16)), ["open 0", "ssh: Queued"], "while the stop command runs");
         assert_eq!(end(&mut gate, 1, true, at(17)), ["store 27000", "run open 203.0.113.7"]);
         assert_eq!(send(&mut gate, &[tcp("2001:db8::7", 4004)], at(17)), ["open 1", "four: NothingToRun"]);
-        assert_eq!(told(gate.close_all()), [""; 0]);
+        assert_eq!(told(gate.close_all(at(17))), [""; 0]);
         assert_eq!(knock(&mut gate, at(18)), ["open 0", "ssh: Closing"]);
     }
 

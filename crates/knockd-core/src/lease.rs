@@ -198,7 +198,7 @@ impl Leases {
         let closing = self.closing;
         let Some(lease) = self.by_id.get_mut(&id) else { return Vec::new() };
         match lease.phase {
-            Phase::Starting { closes } if closes || closing => vec![lease.stop(id, 0)],
+            Phase::Starting { closes } if closes || closing => lease.close_early(id, now),
             Phase::Starting { .. } => {
                 let until = now.monotonic.after(lease.cmd_timeout);
                 lease.phase = Phase::Open { until, failed: !succeeded };
@@ -249,16 +249,19 @@ impl Leases {
         self.due.first().map(|&(at, _)| at)
     }
 
-    /// Closes every door early: returns the stop commands of all open leases.
+    /// Closes every door early: returns the stop commands of all open leases, each after its record.
     ///
     /// From now on nothing opens, a lease whose start command is still running closes once that ends, and a failed
     /// stop command is left to the next start of the daemon.
-    pub fn close_all(&mut self) -> Vec<Effect> {
+    pub fn close_all(&mut self, now: Now) -> Vec<Effect> {
         self.closing = true;
-        std::mem::take(&mut self.due)
-            .into_iter()
-            .filter_map(|(_, id)| self.by_id.get_mut(&id).map(|lease| lease.stop(id, lease.failures())))
-            .collect()
+        let mut effects = Vec::new();
+        for (_, id) in std::mem::take(&mut self.due) {
+            effects.extend(
+                self.by_id.get_mut(&id).map(|lease| lease.close_early(id, now)).into_iter().flatten(),
+            );
+        }
+        effects
     }
 
     /// Says whether any door is open for a source.
@@ -384,6 +387,16 @@ impl Lease {
             *end = until;
         }
         until
+    }
+
+    /// Stops before the deadline. The record says that it is overdue from now on, and that another knock has to run the
+    /// start command, in case the daemon does not live to see the end of the stop command.
+    fn close_early(&mut self, id: LeaseId, now: Now) -> Vec<Effect> {
+        let failures = self.failures();
+        let stop = self.stop(id, failures);
+        // One that has failed before is overdue already.
+        let store = (failures == 0).then(|| self.store(id, now.monotonic, true, now));
+        store.into_iter().chain([stop]).collect()
     }
 
     fn stop(&mut self, id: LeaseId, failures: usize) -> Effect {
@@ -634,9 +647,9 @@ mod tests {
         let mut leases = Leases::new();
         let first = opened(&mut leases, &door("a", "b"), true);
         let starting = id_of(&open(&mut leases, &door("c", "d"), source(), 0));
-        assert_eq!(told(leases.close_all()), ["run b"]);
+        assert_eq!(told(leases.close_all(on(0))), ["store 0", "run b"]);
         assert_eq!(open(&mut leases, &door("e", "f"), source(), 1), []);
-        assert_eq!(told(leases.handle_exit(starting, true, on(1))), ["run d"]);
+        assert_eq!(told(leases.handle_exit(starting, true, on(1))), ["store 1", "run d"]);
         assert_eq!(leases.len(), 2);
         assert_eq!(told(leases.handle_exit(starting, true, on(1))), ["forget"]);
         assert_eq!(leases.handle_exit(first, false, on(1)), [], "what is stored stays for the next start");

@@ -62,7 +62,7 @@ impl Engine {
             Request::Close { door, address } => {
                 let which = filter(door.as_deref(), *address)?;
                 let closing = self.gate.leases().filter(|lease| which.includes(lease.key)).count();
-                self.apply(|gate, _| gate.close(&which));
+                self.apply(|gate, now| gate.close(&which, now));
                 match closing {
                     0 if address.is_some() => Err(self.not_open(door.as_deref(), *address)),
                     closing => Ok(format!("closing {}", count(closing, "open door"))),

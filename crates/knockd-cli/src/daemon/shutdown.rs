@@ -31,7 +31,7 @@ impl Engine {
             keeps = self.dispatcher.executor.has_saved_all(SHUTDOWN_LIMIT);
         }
         if !keeps {
-            self.apply(|gate, _| gate.close_all());
+            self.apply(knockd_core::Gate::close_all);
             self.wait_for_commands(true, signals);
         }
         if self.gate.lease_count() > 0 {

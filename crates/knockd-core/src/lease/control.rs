@@ -75,12 +75,12 @@ impl Leases {
         })
     }
 
-    /// Closes every selected lease early.
+    /// Closes every selected lease early: returns the stop commands, each after the record of its lease.
     ///
     /// A lease whose start command is still running closes once that ends, unless another knock arrives before. A
     /// running stop command is the last one, even if a knock arrived meanwhile, and one that waits for a retry is
     /// retried at once.
-    pub fn close(&mut self, which: &LeaseFilter) -> Vec<Effect> {
+    pub fn close(&mut self, which: &LeaseFilter, now: Now) -> Vec<Effect> {
         let mut effects = Vec::new();
         for id in self.ids(which) {
             let Some(lease) = self.by_id.get_mut(&id) else { continue };
@@ -91,7 +91,7 @@ impl Leases {
                 }
                 Phase::Open { until: at, .. } | Phase::Failing { again: at, .. } => {
                     self.due.remove(&(at, id));
-                    effects.push(lease.stop(id, lease.failures()));
+                    effects.extend(lease.close_early(id, now));
                 }
             }
         }
@@ -205,11 +205,11 @@ mod tests {
     #[test]
     fn an_open_door_is_closed_at_once_and_only_the_one_that_is_meant() {
         let (mut leases, id) = opened();
-        assert_eq!(leases.close(&of_door("other")), []);
-        let effects = leases.close(&of_door("door"));
+        assert_eq!(leases.close(&of_door("other"), on(0)), []);
+        let effects = leases.close(&of_door("door"), on(0));
         assert_eq!((runs(&effects), leases.poll_timeout()), (vec![RunKind::Stop], None));
         assert_eq!(leases.iter().next().unwrap().state, LeaseState::Closing);
-        assert_eq!(leases.close(&all()), [], "it is being closed");
+        assert_eq!(leases.close(&all(), on(0)), [], "it is being closed");
         assert_eq!(leases.handle_exit(id, true, on(1)), [Effect::Forget(id)]);
     }
 
@@ -217,7 +217,7 @@ mod tests {
     fn a_door_that_is_just_opening_is_closed_when_its_start_command_has_ended_unless_somebody_knocks() {
         for knocks in [false, true] {
             let (mut leases, id) = knocked();
-            assert_eq!(leases.close(&all()), []);
+            assert_eq!(leases.close(&all(), on(0)), []);
             assert_eq!(leases.extend(&all(), None, on(0)), []);
             if knocks {
                 knock(&mut leases, 0);
@@ -232,11 +232,11 @@ mod tests {
         let (mut leases, id) = opened();
         leases.handle_timeout(at(10));
         knock(&mut leases, 10);
-        assert_eq!(leases.close(&all()), []);
+        assert_eq!(leases.close(&all(), on(10)), []);
         assert_eq!(leases.handle_exit(id, false, on(11)), []);
         assert_eq!(leases.iter().next().unwrap().state, LeaseState::Retrying { again: at(13), failures: 1 });
         assert_eq!(leases.extend(&all(), None, on(11)), []);
-        assert_eq!(runs(&leases.close(&all())), [RunKind::Stop]);
+        assert_eq!(runs(&leases.close(&all(), on(11))), [RunKind::Stop]);
         assert_eq!(leases.poll_timeout(), None);
         assert_eq!(leases.handle_exit(id, true, on(12)), [Effect::Forget(id)]);
     }

@@ -194,7 +194,7 @@ impl Caller {
             }
             Op::CloseAll => {
                 self.closing = true;
-                let effects = self.leases.close_all();
+                let effects = self.leases.close_all(self.both_clocks());
                 self.carry_out(effects);
                 assert_eq!(self.leases.poll_timeout(), None);
             }
@@ -368,9 +368,15 @@ impl Caller {
                 State::Ended { .. } => panic!("{known:?}"),
             }
         }
-        let effects = self.leases.close(which);
-        assert_eq!(effects.len(), stops);
-        assert!(effects.iter().all(|effect| matches!(effect, Effect::Run(run) if run.kind == RunKind::Stop)));
+        let now = self.both_clocks();
+        let effects = self.leases.close(which, now);
+        let runs =
+            effects.iter().filter(|effect| matches!(effect, Effect::Run(run) if run.kind == RunKind::Stop));
+        assert_eq!(runs.count(), stops);
+        for effect in effects.iter().filter(|effect| !matches!(effect, Effect::Run(_))) {
+            let Effect::Store(record) = effect else { panic!("{effect:?}") };
+            assert_eq!((record.until, record.failed), (now.calendar, true), "it is overdue");
+        }
         self.asked = true;
         self.carry_out(effects);
         self.asked = false;

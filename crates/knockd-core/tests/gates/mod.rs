@@ -193,7 +193,7 @@ impl Caller {
                 self.carry_out(outcomes, &openings);
             }
             Call::Close(which) => {
-                let outcomes = self.ask(|gate| gate.close(which).collect());
+                let outcomes = self.ask(|gate| gate.close(which, now).collect());
                 self.carry_out(outcomes, &[]);
             }
             Call::Extend(which, time) => {
@@ -202,7 +202,7 @@ impl Caller {
             }
             Call::CloseAll => {
                 self.closing = true;
-                let outcomes = self.ask(|gate| gate.close_all().collect());
+                let outcomes = self.ask(|gate| gate.close_all(now).collect());
                 self.carry_out(outcomes, &[]);
             }
             Call::Restart => self.restart(),
