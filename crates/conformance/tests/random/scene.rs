@@ -128,7 +128,8 @@ fn doors(random: &mut Random) -> String {
 fn story(random: &mut Random, doors: &[Door], number: u16) -> Vec<Packet> {
     let [high, low] = number.to_be_bytes();
     let source: IpAddr = if random.chance(15) {
-        Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 1, number).into()
+        // Each in a network of its own: of one, only so many lines are logged.
+        Ipv6Addr::new(0x2001, 0xdb8, 0, number, 0, 0, 0, 1).into()
     } else {
         Ipv4Addr::new(198, 18, high, low).into()
     };
