@@ -158,6 +158,8 @@ fn whatever_a_decoder_has_written_into_the_ring_the_next_one_has_another() {
     let mut knockd = Knockd::start(&net, DOOR);
     let (_, mut decoder) = processes(&knockd);
     for _ in 0..3 {
+        // One that has not read yet leaves its socket to the next.
+        opens(&net, &mut knockd);
         let socket = socket_of(decoder);
         signal(decoder, Signal::SIGKILL);
         decoder = next_decoder(&knockd, decoder);
