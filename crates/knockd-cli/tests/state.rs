@@ -21,6 +21,9 @@ fn open_and_crash(net: &Net, config: &str) {
     let mut knockd = Knockd::start(net, config);
     hit(net, 2, &[1]);
     knockd.wait_for_output("open for 10.9.0.2");
+    // A start command whose end is not stored counts as failed.
+    let stored = || sh(&net.server, "cat /var/lib/knockd/1.lease");
+    wait_until("its end is stored", || !stored().contains("start_process"));
     knockd.signal(Signal::SIGKILL);
     assert_eq!(knockd.running.wait(SOON).unwrap().code(), None);
 }
@@ -210,7 +213,7 @@ fn a_door_that_was_being_closed_early_when_knockd_was_killed_is_closed_by_the_ne
     hit(&net, 2, &[1]);
     first.wait_for_output("open");
     let lease = || sh(&net.server, "cat /var/lib/knockd/1.lease");
-    wait_until("the start command has ended", || !lease().contains("start_process"));
+    wait_until("the end of the start command is stored", || !lease().contains("start_process"));
     let open = lease();
     sh(&net.server, &format!("{KNOCKD} close door 10.9.0.2"));
     first.wait_for_output("closing");
