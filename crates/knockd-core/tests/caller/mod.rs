@@ -1,22 +1,27 @@
 //! A caller of the leases: it carries out what they say, and asserts at every step what is right.
 
+mod doors;
+mod knock;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use knockd_core::config::{Action, Commands, Key, Reopen};
+use knockd_core::config::Reopen;
 use knockd_core::parts::Leases;
 use knockd_core::{
-    Access, CommandLine, CommandTemplate, Door, DoorName, Effect, Full, LeaseFilter, LeaseId, LeaseKey,
-    LeaseRecord, Now, OpeningResult, Run, RunKind, Seconds, StartState, Timestamp, UnixTime,
+    DoorName, Effect, LeaseFilter, LeaseId, LeaseKey, LeaseRecord, Now, Run, RunKind, StartState, Timestamp,
+    UnixTime,
 };
 use proptest::sample::Index;
 
-/// `MaxOpen` of most callers, and `Max_Open` of the door `b`.
+pub(crate) use self::doors::doors;
+use self::doors::{MAX_OPEN_OF_B, command_of, network};
+
+/// `MaxOpen` of most callers.
 const MAX_OPEN: NonZeroU32 = NonZeroU32::new(6).unwrap();
-const MAX_OPEN_OF_B: NonZeroU32 = NonZeroU32::new(2).unwrap();
 
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
@@ -45,61 +50,6 @@ pub(crate) enum Op {
     CloseAll,
     /// The daemon dies, and its successor takes over what it had stored.
     Restart,
-}
-
-fn door(name: &str, start: &str, stop: &str, reopen: Reopen, cmd_timeout: u32) -> Door {
-    let commands = |text| CommandTemplate::parse(text).map(Commands::both).unwrap_or_default();
-    let mut door = Door::new(DoorName::new(name).unwrap(), Key::Sequence("1,2".parse().unwrap()));
-    door.action = Action::Commands { start: commands(start), stop: commands(stop) };
-    door.reopen = reopen;
-    door.cmd_timeout = Seconds::new(cmd_timeout);
-    door
-}
-
-/// The first two are one door before and after a change of its timeout, the third one after a change of its command.
-pub(crate) fn doors() -> [Door; 8] {
-    let mut limited = door("b", "open %IP%", "close %IP%", Reopen::Extend, 0);
-    limited.max_open = Some(MAX_OPEN_OF_B);
-    let mut only_ipv6 = door("f", "", "close", Reopen::Extend, 4);
-    let Action::Commands { start, .. } = &mut only_ipv6.action else { panic!("no commands") };
-    start.v6 = CommandTemplate::parse("open6 %IP%");
-    [
-        door("a", "open %IP%", "close %IP%", Reopen::Extend, 10),
-        door("a", "open %IP%", "close %IP%", Reopen::Extend, 3),
-        door("a", "open %IP%", "close it", Reopen::Extend, 3),
-        limited,
-        door("c", "open %IP%", "close %IP%", Reopen::Run, 2),
-        door("d", "open %IP%", "", Reopen::Extend, 5),
-        door("e", "", "close %IP%", Reopen::Extend, 5),
-        only_ipv6,
-    ]
-}
-
-/// The commands of a door for one source.
-fn commands_of(door: &Door, source: IpAddr) -> (Option<CommandLine>, Option<CommandLine>) {
-    let Action::Commands { start, stop } = &door.action else { panic!("no commands") };
-    (start.expand(source), stop.expand(source))
-}
-
-fn key_of(door: &Door, source: IpAddr, start: CommandLine, stop: CommandLine) -> LeaseKey {
-    let access = Access::Commands { start, stop };
-    LeaseKey { door: door.name.clone(), source, access }
-}
-
-fn command_of(key: &LeaseKey, kind: RunKind) -> &str {
-    let Access::Commands { start, stop } = &key.access;
-    match kind {
-        RunKind::Start => start,
-        RunKind::Stop => stop,
-    }
-}
-
-/// The addresses that one host may have: an IPv6 /64, or one of IPv4.
-fn network(source: IpAddr) -> IpAddr {
-    match source {
-        IpAddr::V4(_) => source,
-        IpAddr::V6(source) => std::net::Ipv6Addr::from_bits(source.to_bits() >> 64 << 64).into(),
-    }
 }
 
 /// What a caller knows about a lease.
@@ -243,87 +193,6 @@ impl Caller {
             let alike = self.known.values().filter(|other| other.key == known.key);
             assert_eq!(alike.count(), 1, "{:?} has two leases", known.key);
         }
-    }
-
-    fn knock(&mut self, door: &Door, source: IpAddr) {
-        self.reopen = door.reopen;
-        let (result, effects) = self.leases.open(door, source, self.max_open, self.both_clocks());
-        if let OpeningResult::Full(full) = result {
-            assert_eq!(effects, []);
-            return self.check_full(full, door, source);
-        }
-        let (start, stop) = commands_of(door, source);
-        let Some(start) = start.filter(|_| !self.closing) else {
-            let expected = if self.closing { OpeningResult::Closing } else { OpeningResult::NothingToRun };
-            assert_eq!((result, effects), (expected, vec![]));
-            return;
-        };
-        let Some(stop) = stop else {
-            assert_eq!(result, OpeningResult::Opened);
-            assert!(matches!(effects.as_slice(), [Effect::Run(run)] if run.command == start), "{effects:?}");
-            self.carry_out(effects);
-            return;
-        };
-        let key = key_of(door, source, start, stop);
-        let now = self.both_clocks();
-        let mut alike = self.known.values_mut().filter(|known| *known.key == key);
-        let current = alike.next().filter(|_| door.reopen == Reopen::Extend);
-        let runs = match current {
-            None => true,
-            Some(Known { state, cmd_timeout, .. }) => match state {
-                State::Open { until, failed } => {
-                    let failed = *failed;
-                    prolong(until, cmd_timeout, door.cmd_timeout.into(), self.now);
-                    if !failed {
-                        assert_eq!(result, OpeningResult::Extended { until: *until });
-                        let [Effect::Store(record), Effect::EndMoved(id, end)] = effects.as_slice() else {
-                            panic!("{effects:?}");
-                        };
-                        assert_eq!((record.id, record.until, *end), (*id, now.calendar_at(*until), *until));
-                    }
-                    failed
-                }
-                State::Running { knocked, closes, kind } => {
-                    (*knocked, *closes) = (true, false);
-                    *cmd_timeout = match kind {
-                        RunKind::Start => door.cmd_timeout.duration().max(*cmd_timeout),
-                        RunKind::Stop => door.cmd_timeout.into(),
-                    };
-                    assert_eq!((result, effects.as_slice()), (OpeningResult::Queued, [].as_slice()));
-                    false
-                }
-                State::Failing => {
-                    *cmd_timeout = door.cmd_timeout.into();
-                    true
-                }
-                State::Ended { .. } => panic!("{state:?}"),
-            },
-        };
-        if runs {
-            let [Effect::Store(record), Effect::Run(run)] = effects.as_slice() else { panic!("{effects:?}") };
-            assert_eq!(result, OpeningResult::Opened);
-            let until = now.calendar_at(self.now.after(record.cmd_timeout.duration()));
-            assert_eq!((&*record.key, record.until), (&key, until));
-            assert!(record.cmd_timeout.duration() >= door.cmd_timeout.into());
-            assert_eq!((run.id, run.kind), (record.id, RunKind::Start));
-        }
-        self.carry_out(effects);
-    }
-
-    /// There must be no room for a new lease, and the knock must have needed one.
-    fn check_full(&self, full: Full, door: &Door, source: IpAddr) {
-        let of_door = self.known.values().filter(|known| known.key.door == door.name);
-        match full {
-            Full::Everywhere => assert!(self.known.len() >= self.max_open.get() as usize),
-            Full::Door => assert!(of_door.clone().count() >= door.max_open.unwrap().get() as usize),
-            Full::Network => {
-                let of_network = of_door.clone().filter(|known| network(known.key.source) == network(source));
-                assert_eq!(of_network.count(), Leases::MAX_OF_NETWORK as usize);
-            }
-        }
-        let (start, stop) = commands_of(door, source);
-        let key = key_of(door, source, start.unwrap(), stop.unwrap());
-        assert!(door.reopen == Reopen::Run || of_door.clone().all(|known| *known.key != key));
     }
 
     fn exit(&mut self, which: usize, succeeded: bool) {
