@@ -68,20 +68,22 @@ impl Built {
     }
 }
 
-/// Builds every program and test of the workspace, as `cargo test --workspace` with these arguments does, and returns
+/// Builds every program and test of the workspace, with these arguments of `cargo build` and `cargo test`, and returns
 /// where they are.
 ///
 /// # Errors
 ///
 /// When cargo cannot start, or something does not compile.
 pub fn build_tests(arguments: &[&str]) -> Result<Built> {
-    let artifacts = artifacts(&[&["test", "--workspace", "--no-run"], arguments].concat())?;
-    let (tests, others): (Vec<_>, Vec<_>) = artifacts.into_iter().partition(|artifact| artifact.profile.test);
-    let program = others.into_iter().find_map(|artifact| artifact.executable);
+    // For tests, cargo builds the programs of packages with integration tests only.
+    let programs = artifacts(&[&["build", "--workspace", "--bins"], arguments].concat())?;
+    let tests = artifacts(&[&["test", "--workspace", "--no-run"], arguments].concat())?;
+    let program = programs.into_iter().find_map(|artifact| artifact.executable);
     let programs = program.as_deref().and_then(Utf8Path::parent).context("cargo has built no program")?;
     // Every package is in a directory with its name.
     let package = |test: &Artifact| test.manifest_path.parent()?.file_name().map(str::to_owned);
-    let tests = tests.into_iter().filter_map(|test| Some((package(&test)?, test))).collect();
+    let tests = tests.into_iter().filter(|artifact| artifact.profile.test);
+    let tests = tests.filter_map(|test| Some((package(&test)?, test))).collect();
     Ok(Built { programs: programs.into(), tests })
 }
 

@@ -71,6 +71,7 @@ impl Checks {
         let mut built = None;
         self.step("Building the tests", |_| {
             // Once for cargo's progress, and once for the list of binaries.
+            Task::new("cargo build --workspace --bins").run()?;
             Task::new("cargo test --workspace --no-run").run()?;
             built = Some(testbed::build_tests(&[])?);
             Ok(())
@@ -92,6 +93,7 @@ impl Checks {
         self.step("Needed tools", |tally| needed_tools(tools, tally))?;
         let mut built = None;
         self.step("Building the tests", |_| {
+            Task::new("cargo build --release --workspace --bins").run()?;
             Task::new("cargo test --release --workspace --no-run").run()?;
             built = Some(testbed::build_tests(&["--release"])?);
             Ok(())
