@@ -12,6 +12,7 @@ use common::{
     CONFIG, KNOCKD, Knockd, SOON, has_ipv6, hit, is_root, send, sh, status_json, wait_for_file, wait_until,
 };
 use nix::sys::signal::Signal;
+use tempfile::TempDir;
 use testbed::{Flags, Frame, Net, Running};
 
 const DOOR: &str = "[door]\nsequence = 1,2,3\ntcpflags = syn\n";
@@ -84,18 +85,25 @@ fn a_decoder_that_was_taken_over_can_open_a_door_with_a_fixed_sequence_for_anybo
     knockd.wait_for("192.0.2.77: door: OPEN SESAME");
 }
 
+/// A service manager's socket, in a directory that the hosts see as well.
+fn service_manager() -> (TempDir, UnixDatagram) {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let manager = UnixDatagram::bind(directory.path().join("notify")).unwrap();
+    manager.set_nonblocking(true).unwrap();
+    (directory, manager)
+}
+
 #[test]
 fn without_proc_the_start_ends_with_an_error_that_says_what_to_do() {
     let net = Net::new().unwrap();
     net.server.write_file(CONFIG, &format!("[options]\nlogfile = /run/log\n{DOOR}")).unwrap();
     hide_proc(&net);
-    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let path = directory.path().join("notify");
-    let manager = UnixDatagram::bind(&path).unwrap();
-    manager.set_nonblocking(true).unwrap();
+    let (directory, manager) = service_manager();
     for detach in ["-v", "-d"] {
         let mut command = net.server.command(KNOCKD);
-        command.args(["-c", CONFIG, "-i", "eth0", detach]).env("NOTIFY_SOCKET", &path);
+        command
+            .args(["-c", CONFIG, "-i", "eth0", detach])
+            .env("NOTIFY_SOCKET", directory.path().join("notify"));
         let mut knockd = Running::start(&mut command).unwrap();
         assert_eq!(knockd.wait(SOON).unwrap().code(), Some(1));
         let lines: Vec<_> = knockd.lines().into_iter().map(|line| line.text).collect();
@@ -111,10 +119,7 @@ fn without_proc_the_start_ends_with_an_error_that_says_what_to_do() {
 fn while_no_decoder_can_be_started_everybody_is_told_and_the_watchdog_is_not_fed() {
     let net = Net::new().unwrap();
     net.server.write_file(CONFIG, DOOR).unwrap();
-    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let path = directory.path().join("notify");
-    let manager = UnixDatagram::bind(&path).unwrap();
-    manager.set_nonblocking(true).unwrap();
+    let (directory, manager) = service_manager();
     let told = || {
         let mut all = String::new();
         let mut buffer = [0; 512];
@@ -129,7 +134,10 @@ fn while_no_decoder_can_be_started_everybody_is_told_and_the_watchdog_is_not_fed
         }
     };
     let mut command = net.server.command(KNOCKD);
-    command.args(["-c", CONFIG, "-v"]).env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "1000000");
+    command
+        .args(["-c", CONFIG, "-v"])
+        .env("NOTIFY_SOCKET", directory.path().join("notify"))
+        .env("WATCHDOG_USEC", "1000000");
     let mut knockd = Knockd::run(&mut command);
     let (_, decoder) = processes(&knockd);
     wait_until("a beat", || told().contains("WATCHDOG=1"));

@@ -161,7 +161,7 @@ fn a_real_ssh_server_shows_its_key_only_after_the_knock() {
     );
     sh(&net.server, IPTABLES);
     sh(&net.server, "mkdir /run/sshd && ssh-keygen -q -t ed25519 -N '' -f /run/key");
-    let sshd = ["sh", "-c", "exec $(command -v sshd) -D -e -f /dev/null -h /run/key -o PidFile=none"];
+    let sshd = ["sh", "-c", "exec \"$(command -v sshd)\" -D -e -f /dev/null -h /run/key -o PidFile=none"];
     let mut sshd = net.server.spawn(&sshd).unwrap();
     sshd.wait_for_line("Server listening on 0.0.0.0 port 22", common::SOON).unwrap();
     let _knockd = Knockd::start(&net, TWO_DOORS);

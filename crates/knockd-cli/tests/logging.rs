@@ -311,7 +311,7 @@ fn a_terminal_that_has_gone_away_does_no_harm() {
     for outputs in ["2>&1 | true", ">&- 2>&-"] {
         let net = Net::new().unwrap();
         net.server.write_file(CONFIG, config).unwrap();
-        let line = format!("{KNOCKD} -c {CONFIG} -v -D {outputs}");
+        let line = format!("'{KNOCKD}' -c {CONFIG} -v -D {outputs}");
         let _shell = net.server.spawn(&["sh", "-c", &line]).unwrap();
         wait_for_file(&net.server, "/run/log", "starting up, listening on eth0");
         hit(&net, 2, &[1]);

@@ -145,7 +145,7 @@ fn a_replay_says_what_the_daemon_has_logged() {
     knockd.wait_for("10.9.0.30: last: OPEN SESAME");
     let knockd_program = knockd_and_tools();
     let replay =
-        |file: &str| format!("{knockd_program} replay /run/{file} -c /run/replay.conf --format json");
+        |file: &str| format!("'{knockd_program}' replay /run/{file} -c /run/replay.conf --format json");
     for (file, _) in CAPTURES {
         wait_until("the last packet", || {
             as_log(&sh(&net.server, &format!("{} 2>/dev/null || true", replay(file))))

@@ -26,7 +26,7 @@ fn start_with_less(net: &Net, setpriv: &str) -> Knockd {
     let config = format!("{DOOR}start_command = grep NoNewPrivs /proc/self/status\n");
     net.server.write_file(CONFIG, &config).unwrap();
     // The directory of the build may be closed to others.
-    sh(&net.server, &format!("install -m 755 {KNOCKD} /run/knockd; chmod a+r {CONFIG}"));
+    sh(&net.server, &format!("install -m 755 '{KNOCKD}' /run/knockd; chmod a+r {CONFIG}"));
     let mut command = net.server.command("setpriv");
     Knockd::run(command.args(setpriv.split(' ')).args(["/run/knockd", "-v", "-c", CONFIG]))
 }

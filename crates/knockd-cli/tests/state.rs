@@ -135,7 +135,7 @@ fn a_state_directory_that_could_not_be_used_is_once_a_reload_finds_no_open_door(
         second.count("restored 1") == 1
     });
     // And so is its control socket.
-    assert!(sh(&net.server, &format!("{KNOCKD} status")).contains("door"));
+    assert!(sh(&net.server, &format!("'{KNOCKD}' status")).contains("door"));
     second.wait_for_output("closed for 10.9.0.2");
     second.stop();
     assert_eq!(sh(&net.server, "ls /var/lib/knockd"), "lock\n");
@@ -215,7 +215,7 @@ fn a_door_that_was_being_closed_early_when_knockd_was_killed_is_closed_by_the_ne
     let lease = || sh(&net.server, "cat /var/lib/knockd/1.lease");
     wait_until("the end of the start command is stored", || !lease().contains("start_process"));
     let open = lease();
-    sh(&net.server, &format!("{KNOCKD} close door 10.9.0.2"));
+    sh(&net.server, &format!("'{KNOCKD}' close door 10.9.0.2"));
     first.wait_for_output("closing");
     wait_until("it is stored", || lease() != open);
     first.signal(Signal::SIGKILL);

@@ -82,7 +82,7 @@ const RULES: &[Rule] = &[
         |t| {
             t.write(CONFIG, DOOR);
             let program = t.program();
-            let status = t.sh(&format!("timeout 5 {program} -v -c {CONFIG} extra >/run/out 2>&1; echo $?"));
+            let status = t.sh(&format!("timeout 5 '{program}' -v -c {CONFIG} extra >/run/out 2>&1; echo $?"));
             assert_eq!(status, t.pick("2", "124"));
         },
     ),
@@ -93,8 +93,10 @@ const RULES: &[Rule] = &[
         |t| {
             t.write(CONFIG, DOOR);
             for argument in ["-s", "--save-mem"] {
-                let status = t
-                    .sh(&format!("timeout 5 {} -c {CONFIG} {argument} >/run/out 2>&1; echo $?", t.program()));
+                let status = t.sh(&format!(
+                    "timeout 5 '{}' -c {CONFIG} {argument} >/run/out 2>&1; echo $?",
+                    t.program()
+                ));
                 assert_eq!(status, t.pick("124", "0"));
             }
         },
@@ -192,7 +194,7 @@ const RULES: &[Rule] = &[
                            cut -d ' ' -f 6 /proc/self/stat >>/run/out; pwd >>/run/out";
             t.write(CONFIG, &format!("[options]\nlogfile = {LOG}\n{DOOR}command = {command}\n"));
             // It returns when nothing holds stdout or stderr open any more.
-            assert_eq!(t.sh(&format!("{} -d -v -c {CONFIG}; echo $?", t.program())), "0");
+            assert_eq!(t.sh(&format!("'{}' -d -v -c {CONFIG}; echo $?", t.program())), "0");
             t.wait_for_file(LOG, "starting up, listening on eth0");
             t.send("7000");
             let out = t.wait_for_file("/run/out", "/\n");
@@ -252,7 +254,7 @@ const RULES: &[Rule] = &[
         |t| {
             t.write(CONFIG, &format!("[options]\nlogfile = knockd.log\n{DOOR}"));
             t.sh("mkdir /run/pid");
-            t.sh(&format!("cd /run && {} -d -c knockd.conf -p pid/file", t.program()));
+            t.sh(&format!("cd /run && '{}' -d -c knockd.conf -p pid/file", t.program()));
             t.wait_for_file(LOG, "starting up");
             t.send("7000");
             t.wait_for_file(LOG, "OPEN SESAME");

@@ -352,7 +352,7 @@ const RULES: &[Rule] = &[
         "Outside comments the file must be valid UTF-8; anything else is an error.",
         |t| {
             t.sh(&format!("printf '[door]\\nsequence = 7000\\ncommand = echo caf\\351\\n' >{CONFIG}"));
-            let ended = t.sh(&format!("timeout 5 {} -c {CONFIG} >/dev/null 2>&1; echo $?", t.program()));
+            let ended = t.sh(&format!("timeout 5 '{}' -c {CONFIG} >/dev/null 2>&1; echo $?", t.program()));
             // 124 is `timeout`'s own, 15 the C program's after it; either way it was listening.
             assert_eq!(ended != "1", t.pick(false, true), "{ended}");
         },
