@@ -3,8 +3,10 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand, ValueEnum, ValueHint};
 use knockd_core::config::Options;
+use knockd_core::pasted;
 
 /// The configuration file, unless the command line names another.
 const CONFIG: &str = "/etc/knockd.conf";
@@ -67,6 +69,33 @@ pub struct Args {
     /// The command to run instead of the daemon.
     #[command(subcommand)]
     pub command: Option<Command>,
+}
+
+impl Args {
+    /// Parses the command line of this process. After an error, `--help` or `--version`, the process exits.
+    pub fn of_process() -> Self {
+        Self::try_parse().unwrap_or_else(|error| with_our_tips(error, hint().as_deref()).exit())
+    }
+}
+
+/// Returns a hint about the first word of the command line with a character that is not what it looks like.
+pub fn hint() -> Option<String> {
+    std::env::args_os().skip(1).find_map(|word| {
+        let word = word.to_string_lossy();
+        pasted(&word).map(|pasted| format!("in {word:?}, {pasted}"))
+    })
+}
+
+/// Drops clap's advice to pass an unknown option as a value, which is always wrong here; a hint is all the advice there
+/// is.
+fn with_our_tips(mut error: clap::Error, hint: Option<&str>) -> clap::Error {
+    error.remove(ContextKind::Suggested);
+    if let Some(hint) = hint {
+        error.remove(ContextKind::SuggestedArg);
+        error.remove(ContextKind::SuggestedSubcommand);
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![hint.to_owned().into()]));
+    }
+    error
 }
 
 /// What `knockd` can do besides running the daemon.

@@ -47,5 +47,6 @@ fn complain_of(error: &anyhow::Error) {
     // Findings get their colours only here, at the border.
     let coloured = error.downcast_ref::<ConfigFileError>().and_then(ConfigFileError::coloured);
     let text = coloured.unwrap_or_else(|| format!("{error:#}"));
-    log::complain(&format!("knockd: {text}"), log::Level::Error);
+    let hint = args::hint().map(|hint| format!("\nknockd: {hint}")).unwrap_or_default();
+    log::complain(&format!("knockd: {text}{hint}"), log::Level::Error);
 }

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use knockd_cli::args::{Args, CloseArgs, Command, ControlArgs, ExtendArgs, OpenArgs, TraceArgs};
 use knockd_cli::capture::decoder;
 use knockd_cli::control::Request;
@@ -13,7 +12,7 @@ fn main() -> ExitCode {
     if std::env::args_os().next().is_some_and(|name| name == decoder::NAME) {
         return decoder::run();
     }
-    knockd_cli::exit(run(Args::parse()))
+    knockd_cli::exit(run(Args::of_process()))
 }
 
 fn run(mut args: Args) -> anyhow::Result<Exit> {

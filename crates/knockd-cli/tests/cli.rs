@@ -109,6 +109,37 @@ For more information, try '--help'.
 }
 
 #[test]
+fn pasted_characters_are_named_instead_of_what_else_the_words_might_be() {
+    // As an editor's quotes in KNOCKD_OPTS arrive here.
+    knockd("\u{201d}-i eth1\u{201d}").code(2).stdout_eq("").stderr_eq(str![[r#"
+error: unrecognized subcommand '”-i'
+
+  tip: in "”-i", there is a curly quote (U+201D); type `"`
+
+Usage: knockd [OPTIONS]
+       knockd <COMMAND>
+
+For more information, try '--help'.
+
+"#]]);
+    knockd("check \u{2013}\u{2013}strict k.conf").code(2).stdout_eq("").stderr_eq(str![[r#"
+error: unexpected argument 'k.conf' found
+
+  tip: in "––strict", there is an en dash (U+2013); type `-`
+
+Usage: knockd check [OPTIONS] [FILE]
+
+For more information, try '--help'.
+
+"#]]);
+    knockd("-c \u{201c}k.conf\u{201d}").code(1).stdout_eq("").stderr_eq(str![[r#"
+knockd: cannot read [..]/“k.conf”: No such file or directory; create it (see knockd(1) for examples), or name another file
+knockd: in "“k.conf”", there is a curly quote (U+201C); type `"`
+
+"#]]);
+}
+
+#[test]
 fn an_extra_argument_is_a_usage_error() {
     knockd("eth0").code(2).stdout_eq("").stderr_eq(str![[r#"
 error: unrecognized subcommand 'eth0'

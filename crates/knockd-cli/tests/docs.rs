@@ -133,7 +133,7 @@ fn the_manual_page_has_the_commands_of_the_program_with_their_options_and_no_oth
 
 #[test]
 fn the_manual_page_has_the_directives_of_the_program_and_no_others() {
-    let source = read("crates/knockd-core/src/config/parser.rs");
+    let source = read("crates/knockd-core/src/config/directives.rs");
     let named = |before: &str| {
         let starts = source.split(before).skip(1).filter_map(|rest| rest.split('"').next());
         starts.map(str::to_owned).collect::<BTreeSet<_>>()

@@ -1,6 +1,7 @@
 //! The configuration of the daemon, as types that cannot hold invalid values.
 
 mod diagnostic;
+mod directives;
 mod door;
 mod options;
 mod parser;

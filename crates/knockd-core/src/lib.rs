@@ -98,6 +98,7 @@ mod similar;
 mod tcp_flags;
 mod text;
 mod time;
+mod typography;
 
 pub use advice::advise;
 pub use command::{CommandLine, CommandTemplate};
@@ -119,6 +120,7 @@ pub use similar::similar;
 pub use tcp_flags::{FlagRule, TcpFlags};
 pub use text::{DoorName, Text, TextError};
 pub use time::{Milliseconds, Now, Seconds, Timestamp, UnixTime};
+pub use typography::{Pasted, pasted};
 
 /// The example of the README compiles and runs.
 #[cfg(doctest)]

@@ -3,13 +3,12 @@
 use std::process::ExitCode;
 
 use anyhow::bail;
-use clap::Parser;
 use knockd_cli::Exit;
 use knockd_cli::args::{Args, Command, Format};
 use knockd_tools::{check, replay, watch};
 
 fn main() -> ExitCode {
-    knockd_cli::exit(run(&Args::parse()))
+    knockd_cli::exit(run(&Args::of_process()))
 }
 
 fn run(args: &Args) -> anyhow::Result<Exit> {

@@ -186,9 +186,10 @@ const RULES: &[Rule] = &[
     Rule::differs(
         "use_syslog_has_no_value",
         "`UseSyslog` with a value is an error.",
-        "`UseSyslog = yes` is accepted, with a warning that the value is ignored.",
+        "`UseSyslog = yes` and `UseSyslog = no` mean what they say; so do `true`, `on`, `1`, `false`, `off` and `0`. \
+         Another value is accepted, with a warning that it is ignored.",
         |t| {
-            for line in ["UseSyslog = yes", "UseSyslog ="] {
+            for line in ["UseSyslog = yes", "UseSyslog = no", "UseSyslog ="] {
                 let config = format!("[options]\n{line}\n[door]\nsequence = 1\n");
                 assert_eq!(t.accepts(&config), t.pick(true, false), "{line}");
             }

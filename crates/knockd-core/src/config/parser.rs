@@ -1,171 +1,14 @@
 //! From the text of a knockd.conf to a [`Config`], line by line, collecting everything that is wrong.
 
-use std::net::IpAddr;
-use std::num::NonZeroU32;
 use std::ops::Range;
 
+use super::directives::{DOOR_DIRECTIVES, Directive, Draft, Given, OPTION_DIRECTIVES};
 use super::value::{BOM, Report, Value};
-use super::{
-    Action, Commands, Config, Diagnostic, Door, DoorName, Key, LogFormat, OnExit, Options, Parsed, Places,
-    Reopen, ScanLimit, Seconds, Text,
-};
+use super::{Action, Commands, Config, Diagnostic, Door, DoorName, Key, Parsed, Places};
 use crate::command::CommandTemplate;
 use crate::grammar::{self, Line};
 use crate::similar::similar;
 use crate::tcp_flags::FlagRule;
-
-/// A directive: its name, its older synonym, and what its value does to the section.
-struct Directive<Section> {
-    name: &'static str,
-    alias: Option<&'static str>,
-    apply: fn(&mut Section, Value<'_, '_>),
-}
-
-impl<Section> Directive<Section> {
-    const fn new(name: &'static str, apply: fn(&mut Section, Value<'_, '_>)) -> Self {
-        Self { name, alias: None, apply }
-    }
-
-    const fn with_alias(self, alias: &'static str) -> Self {
-        Self { alias: Some(alias), ..self }
-    }
-
-    fn is_called(&self, key: &str) -> bool {
-        self.names().any(|name| name.eq_ignore_ascii_case(key))
-    }
-
-    fn names(&self) -> impl Iterator<Item = &'static str> {
-        std::iter::once(self.name).chain(self.alias)
-    }
-}
-
-const OPTION_DIRECTIVES: [Directive<Options>; 15] = [
-    Directive::new("UseSyslog", |options, value| {
-        options.use_syslog = true;
-        value.ignore();
-    }),
-    Directive::new("LogFile", |options, value| options.log_file = value.name()),
-    Directive::new("PidFile", |options, value| options.pid_file = value.name()),
-    Directive::new("Interface", |options, value| {
-        // As in 0.8, and unlike other directives, the first one wins.
-        let name = value.name();
-        options.interface = options.interface.take().or(name);
-    }),
-    Directive::new("WaitInterface", |options, value| {
-        options.wait_interface = true;
-        value.ignore();
-    }),
-    Directive::new("MaxAttempts", |options, value| replace(&mut options.max_attempts, value.positive())),
-    Directive::new("MaxOpen", |options, value| replace(&mut options.max_open, value.positive())),
-    Directive::new("MaxCommands", |options, value| replace(&mut options.max_commands, value.positive())),
-    Directive::new("CommandLimit", |options, value| {
-        replace(&mut options.command_limit, value.seconds().map(|limit| NonZeroU32::new(limit.get())));
-    }),
-    Directive::new("ScanLimit", |options, value| {
-        replace(&mut options.scan_limit, value.scan_limit().map(ScanLimit::new));
-    }),
-    Directive::new("StateDir", |options, value| replace(&mut options.state_dir, value.path())),
-    Directive::new("OnExit", |options, value| {
-        replace(&mut options.on_exit, value.choice(OnExit::WORDS, "`close` or `keep`"));
-    }),
-    Directive::new("ControlSocket", |options, value| {
-        // An empty value means no socket.
-        options.control_socket = value.text.and_then(|path| Text::new(path).ok());
-    }),
-    Directive::new("LogFormat", |options, value| {
-        replace(&mut options.log_format, value.choice(LogFormat::WORDS, "`classic` or `json`"));
-    }),
-    Directive::new("Metrics", |options, value| set(&mut options.metrics, value.path())),
-];
-
-const DOOR_DIRECTIVES: [Directive<Draft>; 13] = [
-    Directive::new("Sequence", |door, value| {
-        let sequence = value.remarked(grammar::remarked_sequence);
-        set(&mut door.key, sequence.map(Key::Sequence));
-    }),
-    Directive::new("One_Time_Sequences", |door, value| {
-        set(&mut door.key, value.path().map(Key::OneTime));
-    }),
-    Directive::new("Seq_Timeout", |door: &mut Draft, value| {
-        set(&mut door.seq_timeout, value.seconds());
-    })
-    .with_alias("Timeout"),
-    Directive::new("TCPFlags", |door, value| set(&mut door.tcp_flags, value.parse(grammar::tcp_flags))),
-    Directive::new("Target", |door, value| set(&mut door.target, value.address())),
-    Directive::new("Start_Command", |door: &mut Draft, value| set(&mut door.start, value.command()))
-        .with_alias("Command"),
-    Directive::new("Start_Command_6", |door: &mut Draft, value| set(&mut door.start_6, value.command()))
-        .with_alias("Command_6"),
-    Directive::new("Cmd_Timeout", |door, value| set(&mut door.cmd_timeout, value.seconds())),
-    Directive::new("Stop_Command", |door, value| set(&mut door.stop, value.command())),
-    Directive::new("Stop_Command_6", |door, value| set(&mut door.stop_6, value.command())),
-    Directive::new("Reopen", |door, value| {
-        set(&mut door.reopen, value.choice(Reopen::WORDS, "`extend` or `run`"));
-    }),
-    Directive::new("Max_Open", |door, value| {
-        replace(&mut door.max_open, value.count().map(NonZeroU32::new));
-    }),
-    Directive::new("Cooldown", |door, value| set(&mut door.cooldown, value.seconds())),
-];
-
-/// Replaces the field. An invalid directive changes nothing; its error is already reported.
-fn replace<T>(field: &mut T, value: Option<T>) {
-    if let Some(value) = value {
-        *field = value;
-    }
-}
-
-/// Sets the field, as [`replace`] does.
-fn set<T>(field: &mut Option<T>, value: Option<T>) {
-    if value.is_some() {
-        *field = value;
-    }
-}
-
-/// A door that has not been read to its end.
-struct Draft {
-    name: DoorName,
-    header: Range<usize>,
-    given: Vec<Given>,
-    key: Option<Key>,
-    seq_timeout: Option<Seconds>,
-    tcp_flags: Option<FlagRule>,
-    target: Option<IpAddr>,
-    /// The commands as written: an empty one differs from an absent one.
-    start: Option<String>,
-    start_6: Option<String>,
-    stop: Option<String>,
-    stop_6: Option<String>,
-    cmd_timeout: Option<Seconds>,
-    reopen: Option<Reopen>,
-    max_open: Option<NonZeroU32>,
-    cooldown: Option<Seconds>,
-}
-
-impl Draft {
-    const fn new(name: DoorName, header: Range<usize>) -> Self {
-        Self {
-            name,
-            header,
-            given: Vec::new(),
-            key: None,
-            seq_timeout: None,
-            tcp_flags: None,
-            target: None,
-            start: None,
-            start_6: None,
-            stop: None,
-            stop_6: None,
-            cmd_timeout: None,
-            reopen: None,
-            max_open: None,
-            cooldown: None,
-        }
-    }
-}
-
-/// A directive in the text: its main spelling, and the position of its value.
-type Given = (&'static str, Range<usize>);
 
 /// The section of the current line.
 enum Section {
@@ -181,6 +24,11 @@ enum Section {
 pub(super) fn parse(text: &[u8]) -> Result<Parsed, Vec<Diagnostic>> {
     let mut config = Config::default();
     let mut report = Report { text, findings: Vec::new(), places: Vec::new() };
+    if let Some(encoding) = utf_16(text) {
+        let help = format!("convert it: iconv -f {encoding} -t UTF-8");
+        report.error(0..0, &format!("{encoding} text"), "UTF-8", Some(help));
+        return Err(report.findings);
+    }
     let mut section = Section::Outside;
     let mut offset = 0;
     for line in text.split_inclusive(|&byte| byte == b'\n') {
@@ -193,7 +41,15 @@ pub(super) fn parse(text: &[u8]) -> Result<Parsed, Vec<Diagnostic>> {
             _ if is_comment => {}
             Ok(line) => {
                 let start = start + bom + (line.len() - line.trim_start().len());
-                read_line(line.trim(), start, &mut section, &mut config, &mut report);
+                let line = line.trim();
+                if line.is_empty() || line.starts_with('#') {
+                    continue;
+                }
+                let found = report.findings.len();
+                read_line(line, start, &mut section, &mut config, &mut report);
+                if !report.has_errors_since(found) {
+                    report.doubt_characters(line, start);
+                }
             }
             Err(error) => {
                 let at = start + bom + error.valid_up_to();
@@ -217,6 +73,17 @@ pub(super) fn parse(text: &[u8]) -> Result<Parsed, Vec<Diagnostic>> {
     Ok(Parsed { config, warnings: report.findings, places: report.places })
 }
 
+/// Returns the name of the encoding, if the text is in UTF-16: with a byte order mark or, without one, if it begins with a
+/// letter of ASCII.
+fn utf_16(text: &[u8]) -> Option<&'static str> {
+    match text {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("UTF-16"),
+        [1..=255, 0, 1..=255, 0, ..] => Some("UTF-16LE"),
+        [0, 1..=255, 0, 1..=255, ..] => Some("UTF-16BE"),
+        _ => None,
+    }
+}
+
 fn read_line<'t>(
     line: &'t str,
     start: usize,
@@ -224,9 +91,6 @@ fn read_line<'t>(
     config: &mut Config,
     report: &mut Report<'t>,
 ) {
-    if line.is_empty() || line.starts_with('#') {
-        return;
-    }
     if let Some(zero) = line.find('\0') {
         let at = start + zero;
         report.error(at..at + 1, "unexpected NUL byte", "text", None);
@@ -308,7 +172,7 @@ fn apply<S>(
             value.report.warning(key.span.clone(), &message, "only one per section", None);
         }
         given.push((name, value.span.clone()));
-        if value.text.is_none() && !["UseSyslog", "WaitInterface"].contains(&name) {
+        if value.text.is_none() && !directive.is_switch {
             let message = format!("missing value for `{}`", key.text);
             value.report.error(value.span, &message, "`= value`", None);
         } else {
@@ -387,7 +251,11 @@ struct Keyword<'t> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+    use std::num::NonZeroU32;
+
     use super::*;
+    use crate::config::{LogFormat, OnExit, Options, Reopen, ScanLimit, Seconds, Text};
     use crate::sequence::Sequence;
     use crate::tcp_flags::TcpFlags;
 
@@ -910,12 +778,101 @@ sequence = 7000:sctp
     }
 
     #[test]
-    fn a_value_of_use_syslog_is_ignored_and_pointed_out() {
-        let text = "[options]\nUseSyslog = yes\n[a]\nsequence = 1\n";
-        assert!(parsed(text).config.options.use_syslog);
-        let (messages, spans) = findings(text);
-        assert_eq!(messages, ["2:13: warning: value ignored: the directive alone on its line"]);
-        assert_eq!(spans, ["yes"]);
+    fn a_switch_can_be_turned_off_in_the_usual_words() {
+        let text =
+            |value: &str| format!("[options]\nUseSyslog{value}\nWaitInterface{value}\n[a]\nsequence = 1\n");
+        for (value, is_on) in [
+            ("", true),
+            (" = yes", true),
+            (" = True", true),
+            (" = on", true),
+            (" = 1", true),
+            (" = no", false),
+            (" = FALSE", false),
+            (" = off", false),
+            (" = 0", false),
+        ] {
+            let options = config(&text(value)).options;
+            assert_eq!((options.use_syslog, options.wait_interface), (is_on, is_on), "{value}");
+        }
+    }
+
+    #[test]
+    fn another_value_of_a_switch_is_ignored_and_pointed_out() {
+        for (value, said) in [("daemon", "daemon"), ("", "")] {
+            let text = format!("[options]\nUseSyslog = {value}\n[a]\nsequence = 1\n");
+            assert!(parsed(&text).config.options.use_syslog);
+            let (messages, spans) = findings(&text);
+            let column = if value.is_empty() { 12 } else { 13 };
+            let message = format!("2:{column}: warning: value ignored: `yes` or `no`, or no value");
+            assert_eq!((messages, spans), (vec![message], vec![said]));
+        }
+    }
+
+    #[test]
+    fn the_fork_s_name_of_the_cooldown_means_the_same() {
+        assert_eq!(door("seq_cooldown = 30").cooldown, Seconds::new(30));
+    }
+
+    #[test]
+    fn an_error_with_a_character_that_is_not_what_it_looks_like_names_it() {
+        for (line, help) in [
+            ("sequence = \u{201c}7000,8000\u{201d}", "there is a curly quote (U+201C); type `\"`"),
+            ("sequence = 7000\u{2013}8000", "there is an en dash (U+2013); type `-`"),
+            ("sequence = 7000,\u{200b}8000", "there is a zero-width space (U+200B); delete it"),
+            ("sequence = 7000\u{ff0c}8000", "there is a full-width character (U+FF0C); type the plain one"),
+            ("\u{feff}sequence = 7000", "there is a zero-width space (U+FEFF); delete it"),
+            ("\u{200b}# a comment", "there is a zero-width space (U+200B); delete it"),
+            ("[b]\u{200b}", "there is a zero-width space (U+200B); delete it"),
+            ("; a comment", "a comment starts with `#`"),
+            ("// a comment = a comment", "a comment starts with `#`"),
+            ("[b] ; mine", "a comment needs its own line and starts with `#`"),
+            ("seq_timeout = // five", "a comment needs its own line and starts with `#`"),
+            ("sequence = 7000,\\", "a line is not continued on the next one: write it as a whole"),
+            ("sequence = \"7000,8000\"", "values are written without quotes"),
+        ] {
+            let text = format!("[a]\nsequence = 1\n{line}\n");
+            let findings = parse(text.as_bytes()).unwrap_err();
+            let error = findings.iter().find(|finding| finding.line == 3 && finding.help.is_some());
+            assert_eq!(error.unwrap().help.as_deref(), Some(help), "{line}: {findings:#?}");
+        }
+    }
+
+    #[test]
+    fn a_text_with_a_character_that_is_not_what_it_looks_like_is_taken_and_pointed_out() {
+        for (line, message) in [
+            ("command = echo \u{2018}hi\u{2019}", "3:16: warning: curly quote (U+2018): `'`"),
+            ("command = iptables \u{2013}I INPUT", "3:20: warning: en dash (U+2013): `-`"),
+            ("command = echo\u{a0}hi", "3:15: warning: no-break space (U+00A0): a plain space"),
+            ("command = echo hi\u{200b}", "3:18: warning: zero-width space (U+200B): nothing"),
+            ("command = a \\", "3:13: warning: `\\` at the end of the line: the whole value on one line"),
+            ("command = echo %ip%", "3:16: warning: `%ip%` is not replaced: `%IP%`, in upper case"),
+            ("command = echo 100% %IP% %Ip%", "3:26: warning: `%Ip%` is not replaced: `%IP%`, in upper case"),
+            ("[a\u{a0}b]\nsequence = 2", "3:3: warning: no-break space (U+00A0): a plain space"),
+        ] {
+            let (messages, _) = findings(&format!("[a]\nsequence = 1\n{line}\n"));
+            assert_eq!(messages, [message], "{line}");
+        }
+        let indented = "[a]\n\u{a0}\u{a0}sequence = 1\n\u{a0}# a \u{201c}comment\u{201d}\n# \u{2013}\n";
+        assert_eq!(findings(indented).0, [""; 0]);
+    }
+
+    #[test]
+    fn a_file_in_utf_16_is_one_error() {
+        let text = "[a]\nsequence = 1\n";
+        let little: Vec<_> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let big: Vec<_> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
+        for (bytes, name) in [
+            ([&[0xff, 0xfe], &little[..]].concat(), "UTF-16"),
+            ([&[0xfe, 0xff], &big[..]].concat(), "UTF-16"),
+            (little, "UTF-16LE"),
+            (big, "UTF-16BE"),
+        ] {
+            let findings = parse(&bytes).unwrap_err();
+            let [finding] = &findings[..] else { panic!("{findings:#?}") };
+            let message = format!("1:1: error: {name} text: UTF-8; convert it: iconv -f {name} -t UTF-8");
+            assert_eq!(finding.to_string(), message);
+        }
     }
 
     #[test]

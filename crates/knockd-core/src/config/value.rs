@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use super::{Code, Diagnostic, Places, ScanLimit, Seconds, Severity, Text};
 use crate::grammar::{self, Expected, Parse, Remarked};
+use crate::typography::pasted;
 
 /// The byte order mark with which some editors start a UTF-8 file.
 pub(super) const BOM: &[u8] = b"\xef\xbb\xbf";
@@ -18,10 +19,17 @@ pub(super) struct Value<'t, 'r> {
 }
 
 impl<'t> Value<'t, '_> {
-    pub(super) fn ignore(self) {
-        if self.text.is_some() {
-            self.report.warning(self.span, "value ignored", "the directive alone on its line", None);
+    /// Takes what a switch may be set to; alone on its line, it is on.
+    pub(super) fn switch(self) -> bool {
+        let Some(text) = self.text else { return true };
+        let is = |words: [&str; 4]| words.iter().any(|word| word.eq_ignore_ascii_case(text));
+        if is(["no", "false", "off", "0"]) {
+            return false;
         }
+        if !is(["yes", "true", "on", "1"]) {
+            self.report.warning(self.span, "value ignored", "`yes` or `no`, or no value", None);
+        }
+        true
     }
 
     /// Takes a path or a name; an empty one has no effect, as in 0.8.
@@ -47,7 +55,15 @@ impl<'t> Value<'t, '_> {
     }
 
     pub(super) fn command(self) -> Option<String> {
-        self.text.map(str::to_owned)
+        let text = self.text?;
+        let mut words = text.match_indices('%').filter_map(|(at, _)| Some((at, text.get(at..at + 4)?)));
+        let misspelled = |&(_, word): &(usize, &str)| word.eq_ignore_ascii_case("%IP%") && word != "%IP%";
+        if let Some((at, word)) = words.find(misspelled) {
+            let start = self.span.start + at;
+            let message = format!("`{word}` is not replaced");
+            self.report.warning(start..start + word.len(), &message, "`%IP%`, in upper case", None);
+        }
+        Some(text.to_owned())
     }
 
     pub(super) fn seconds(self) -> Option<Seconds> {
@@ -156,6 +172,18 @@ impl Report<'_> {
         self.error(at..at + expected.word().len(), message, expected.what, None);
     }
 
+    /// Warns about characters that are hardly meant, in a line without errors.
+    pub(super) fn doubt_characters(&mut self, line: &str, start: usize) {
+        if let Some(pasted) = pasted(line) {
+            let at = start + pasted.offset;
+            let expected = pasted.meant.unwrap_or("nothing");
+            self.warning(at..at + pasted.character.len_utf8(), &pasted.title(), expected, None);
+        } else if line.ends_with('\\') {
+            let end = start + line.len();
+            self.warning(end - 1..end, "`\\` at the end of the line", "the whole value on one line", None);
+        }
+    }
+
     fn add(
         &mut self,
         severity: Severity,
@@ -165,11 +193,52 @@ impl Report<'_> {
         help: Option<String>,
     ) {
         let code = if severity == Severity::Error { Code::Invalid } else { Code::Doubtful };
+        let help = if severity == Severity::Error { self.hint(&span, help) } else { help };
         let finding = Diagnostic::new(self.text, span, severity, code, message, expected);
         self.findings.push(Diagnostic { help, ..finding });
     }
 
-    pub(super) fn has_errors(&self) -> bool {
-        self.findings.iter().any(|finding| finding.severity == Severity::Error)
+    /// Returns the help for an error: a name that differs by an invisible character only is no help.
+    fn hint(&self, span: &Range<usize>, help: Option<String>) -> Option<String> {
+        let text = |span: Range<usize>| std::str::from_utf8(self.text.get(span).unwrap_or_default()).ok();
+        let in_span = text(span.clone()).and_then(pasted).map(|pasted| pasted.to_string());
+        in_span.or(help).or_else(|| hint(text(self.line_around(span.start))?.trim(), text(span.clone())?))
     }
+
+    /// The bytes of the line with this byte.
+    fn line_around(&self, at: usize) -> Range<usize> {
+        let (before, after) = self.text.split_at_checked(at).unwrap_or((self.text, &[]));
+        let start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+        let length = after.iter().position(|&byte| byte == b'\n').unwrap_or(after.len());
+        start..at + length
+    }
+
+    pub(super) fn has_errors(&self) -> bool {
+        self.has_errors_since(0)
+    }
+
+    /// Says whether there are errors among the findings from this one on.
+    pub(super) fn has_errors_since(&self, first: usize) -> bool {
+        self.findings.iter().skip(first).any(|finding| finding.severity == Severity::Error)
+    }
+}
+
+/// Says what of another kind of file may be wrong with a line, in which `word` is not what was expected.
+fn hint(line: &str, word: &str) -> Option<String> {
+    let begins_like_a_comment = |text: &str| [";", "//"].iter().any(|mark| text.starts_with(mark));
+    if let Some(pasted) = pasted(line) {
+        return Some(pasted.to_string());
+    }
+    let hint = if begins_like_a_comment(line) {
+        "a comment starts with `#`"
+    } else if line.starts_with('[') && line.contains("] ") || begins_like_a_comment(word) {
+        "a comment needs its own line and starts with `#`"
+    } else if line.ends_with('\\') {
+        "a line is not continued on the next one: write it as a whole"
+    } else if word.starts_with(['"', '\'']) {
+        "values are written without quotes"
+    } else {
+        return None;
+    };
+    Some(hint.to_owned())
 }
