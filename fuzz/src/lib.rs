@@ -16,7 +16,7 @@ mod placement;
 
 use knockd_cli::capture::record::Record;
 use knockd_cli::control::{MAX_REQUEST, Request};
-use knockd_core::config::{Parsed, Severity};
+use knockd_core::config::{Parsed, Severity, Source};
 use knockd_core::{Config, LeaseId, LeaseRecord, OneTime, STRIKE};
 
 pub use capture::capture;
@@ -24,22 +24,36 @@ pub use frame::frame;
 pub use gate::gate;
 pub use matcher::matcher;
 
-/// Any text is either refused for a reason or used; every finding points into it; what is used prints as its equal.
+/// Any text is either refused for a reason or used; every finding points into it; what is used prints as its equal, and an
+/// included file adds the same doors.
 pub fn config(text: &[u8]) {
+    let sources = [Source::new(text), Source::included("again", text)];
+    let twice = Config::parse_files(&sources);
     let findings = match Config::parse(text) {
         Ok(Parsed { config, warnings, .. }) => {
             assert!(warnings.iter().all(|finding| finding.severity == Severity::Warning));
             let printed = config.to_string();
             let again = Config::parse(printed.as_bytes()).map(|parsed| parsed.config);
-            assert_eq!(again, Ok(config), "{printed}");
+            assert_eq!(again.as_ref(), Ok(&config), "{printed}");
+            let doors = twice.as_ref().map(|twice| &twice.config.doors[..]).unwrap_or_default();
+            assert_eq!(doors, [&config.doors[..], &config.doors].concat());
             warnings
         }
         Err(error) => {
+            assert!(!Config::includes(text).is_empty() || twice.is_err());
             assert!(error.findings.iter().any(|finding| finding.severity == Severity::Error));
             error.findings
         }
     };
     placement::check(&findings, text);
+    let (own, again): (Vec<_>, Vec<_>) = match twice {
+        Ok(Parsed { warnings, .. }) => warnings,
+        Err(error) => error.findings,
+    }
+    .into_iter()
+    .partition(|finding| finding.file.is_none());
+    placement::check(&own, text);
+    placement::check(&again, text);
 }
 
 /// Striking out one line after the other uses up the file, and each strike changes one line only.

@@ -23,7 +23,7 @@ pub use capture::{Capture, CaptureError, Received};
 pub use decode::{Ignored, decode};
 pub use filter::Program;
 pub use link::{Interface, LinkWatch, interfaces};
-pub use ring::{Statistics, statistics};
+pub use ring::{Statistics, clock_is_synchronised, statistics};
 
 /// The default queue holds about 277 small packets: fewer than may arrive while the reader sleeps.
 const QUEUE_BYTES: usize = 8 << 20;

@@ -305,6 +305,16 @@ impl Drop for Mapping {
     }
 }
 
+/// Says whether the calendar of this machine is kept right, by NTP for example; `None` if the system does not tell.
+pub fn clock_is_synchronised() -> Option<bool> {
+    // SAFETY: a structure of numbers, for which zeros are valid. They ask for a report and change nothing (adjtimex(2)).
+    let state = unsafe {
+        let mut clock: libc::timex = std::mem::zeroed();
+        libc::adjtimex(&raw mut clock)
+    };
+    (state >= 0).then_some(state != libc::TIME_ERROR)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::BorrowedFd;

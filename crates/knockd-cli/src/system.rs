@@ -4,6 +4,7 @@
 
 pub(crate) mod clock;
 pub mod config_file;
+mod include;
 pub mod local_ports;
 pub mod programs;
 pub mod selection;

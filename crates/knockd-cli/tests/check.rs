@@ -44,6 +44,7 @@ fn a_good_file_passes_and_the_odds_of_its_doors_are_told() {
     for arguments in ["check k.conf", "check --strict k.conf", "-t -c k.conf"] {
         knockd_with(GOOD, arguments).code(0).stderr_eq("").stdout_eq(str![[r#"
 k.conf:1:1: note: door `ssh`: odds of a blind guess: 1 in 10^15; of a scan of all ports in random order: 1 in 10^13 (before detection)
+...
 k.conf: 0 errors, 0 warnings
 
 "#]]);
@@ -93,6 +94,7 @@ k.conf:5:17: warning: /usr/sbin/no-such-program: not found or not executable
 5 | start_command = /usr/sbin/no-such-program -I INPUT -s %IP%
   |                 ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ expected an installed program; its package may be missing
 k.conf:1:1: note: door `ssh`: odds of a blind guess: 1 in 10^14; of a scan of all ports in random order: 1 in 10^12 (before detection)
+...
 k.conf: 0 errors, 4 warnings
 
 "#]];
@@ -104,7 +106,7 @@ k.conf: 0 errors, 4 warnings
 fn the_json_is_one_list() {
     let config = GOOD.replace("20011,4207:udp,11393", "4207,11393");
     knockd_with(&config, "check k.conf --format json").code(0).stderr_eq("").stdout_eq(str![[r#"
-[{"severity":"warning","code":"ascending-ports","path":"k.conf","line":2,"column":13,"message":"ports in ascending order","expected":"ports out of order, which an ascending scan cannot hit"},{"severity":"note","code":"odds","path":"k.conf","line":1,"column":1,"message":"door `ssh`: odds of a blind guess: 1 in 10^10; of a scan of all ports in random order: 1 in 10^8 (before detection)"}]
+[{"severity":"warning","code":"ascending-ports","path":"k.conf","line":2,"column":13,"message":"ports in ascending order","expected":"ports out of order, which an ascending scan cannot hit"},{"severity":"note","code":"odds","path":"k.conf","line":1,"column":1,"message":"door `ssh`: odds of a blind guess: 1 in 10^10; of a scan of all ports in random order: 1 in 10^8 (before detection)"}[..]]
 
 "#]]);
     let errors = knockd_with("[ssh]\nsequence =\n", "check k.conf --format json").code(1);
@@ -139,6 +141,7 @@ k.conf:6:17: warning: /no/such/program: not found or not executable
 6 |     Stop_Command = /no/such/program %IP%
   |                    ^^^^^^^^^^^^^^^^^^^^^ expected an installed program; its package may be missing
 k.conf:1:1: note: door `ssh`: odds of a blind guess: 1 in 10^15; of a scan of all ports in random order: 1 in 10^13 (before detection)
+...
 k.conf: 0 errors, 1 warning
 
 "#]]);
@@ -149,6 +152,14 @@ fn a_one_time_file_that_cannot_be_used_is_an_error() {
     for file in ["missing", "used-up"] {
         assert_eq!(codes(&format!("[once]\none_time_sequences = {file}\n")), ["one-time-file"], "{file}");
     }
+}
+
+#[test]
+fn a_clock_that_is_not_synchronised_is_a_note() {
+    let output = knockd_with(GOOD, "check k.conf --strict").code(0);
+    let stdout = String::from_utf8(output.get_output().stdout.clone()).unwrap();
+    let note = "k.conf: note: the clock of this machine is not synchronised: ";
+    assert_eq!(stdout.contains(note), knockd_capture::clock_is_synchronised() == Some(false), "{stdout}");
 }
 
 #[test]
@@ -178,4 +189,65 @@ fn files_that_others_can_read_or_write_are_reported() {
         assert!(stdout.contains(what) && stdout.contains(&format!("; run: chmod o= {file}")), "{stdout}");
         fs::set_permissions(directory.path().join(file), Permissions::from_mode(0o600)).unwrap();
     }
+}
+
+#[test]
+fn included_files_are_checked_like_the_file_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let check = |arguments: &str| {
+        let program = Command::new(knockd_and_tools()).current_dir(directory.path());
+        program.args(arguments.split_whitespace()).assert()
+    };
+    let stdout = |assert: OutputAssert| String::from_utf8(assert.get_output().stdout.clone()).unwrap();
+    write(directory.path(), "k.conf", &format!("[options]\nInclude = d/*.conf\n{GOOD}"));
+    check("check --strict k.conf").code(0);
+
+    fs::create_dir(path("d")).unwrap();
+    fs::set_permissions(path("d"), Permissions::from_mode(0o755)).unwrap();
+    write(directory.path(), "d/b.conf", "[b]\nSequence = 20012,80000\n");
+    write(directory.path(), "d/a.conf", "[a]\nSequence = 20013,1404\nTCPFlags = syn\nSeq_Timeot = 5\n");
+    check("check k.conf").code(1).stderr_eq("").stdout_eq(str![[r#"
+d/a.conf:4:1: error: `Seq_Timeot` is not a valid directive in a door
+  |
+4 | Seq_Timeot = 5
+  | ^^^^^^^^^^ expected a known directive
+  |
+  = help: did you mean `Seq_Timeout`?
+d/b.conf:2:18: error: unexpected "80000"
+  |
+2 | Sequence = 20012,80000
+  |                  ^^^^^ expected a port number from 0 to 65535
+k.conf: 2 errors, 0 warnings
+
+"#]]);
+    assert!(stdout(check("check k.conf --format json")).contains(r#""path":"d/a.conf","line":4,"column":1"#));
+
+    write(directory.path(), "d/a.conf", "[a]\nSequence = 20013,1404:udp\nTCPFlags = syn\nSeq_Timeout = 5\n");
+    fs::remove_file(path("d/b.conf")).unwrap();
+    let odds = stdout(check("check --strict k.conf").code(0));
+    assert!(
+        odds.starts_with("k.conf:3:1: note: door `ssh`") && odds.contains("\nd/a.conf:1:1: note: door `a`"),
+        "{odds}"
+    );
+
+    for (name, mode, said) in [
+        (
+            "d/a.conf",
+            0o644,
+            "d/a.conf: warning: world-readable, but contains secrets; run: chmod o= d/a.conf",
+        ),
+        ("d", 0o757, "d: error: world-writable, so anyone could run commands as "),
+    ] {
+        let before = fs::metadata(path(name)).unwrap().permissions();
+        fs::set_permissions(path(name), Permissions::from_mode(mode)).unwrap();
+        let told = stdout(check("check k.conf"));
+        assert!(told.contains(said), "{told}");
+        fs::set_permissions(path(name), before).unwrap();
+    }
+    fs::create_dir(path("d/more.conf")).unwrap();
+    check("check k.conf")
+        .code(1)
+        .stdout_eq("")
+        .stderr_eq("knockd: cannot read d/more.conf: a directory; include d/more.conf/*.conf\n");
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 use clap::CommandFactory;
 use knockd_cli::args::Args;
 use knockd_core::Config;
-use knockd_core::config::{Code, Diagnostic, Parsed, Severity};
+use knockd_core::config::{Code, Diagnostic, Parsed, Severity, Source};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -88,7 +88,7 @@ fn options(command: &clap::Command) -> BTreeSet<String> {
 }
 
 fn parsed(place: &str, text: &str) -> Parsed {
-    Config::parse(text.as_bytes()).unwrap_or_else(|error| {
+    Config::parse_files(&[Source::new(text.as_bytes())]).unwrap_or_else(|error| {
         let findings: Vec<_> = error.findings.iter().map(Diagnostic::to_string).collect();
         panic!("{place}:\n{}\nin:\n{text}", findings.join("\n"))
     })
@@ -215,7 +215,7 @@ fn the_daemon_has_as_many_crates_as_the_page_says_and_none_that_only_tools_need(
 
 /// The codes of what `knockd check` finds unwise, machine or not.
 fn advised(text: &str) -> BTreeSet<Code> {
-    let advice = knockd_core::advise(text.as_bytes(), &parsed("", text));
+    let advice = knockd_core::advise(&[Source::new(text.as_bytes())], &parsed("", text));
     advice
         .into_iter()
         .filter(|finding| finding.severity == Severity::Warning)
@@ -264,7 +264,7 @@ fn the_default_configuration_has_no_door_until_somebody_writes_a_sequence() {
         .map(|line| line.strip_prefix('#').filter(|rest| rest.starts_with(['[', '\t'])).unwrap_or(line))
         .collect();
     let uncommented = lines.join("\n");
-    let findings = Config::parse(uncommented.as_bytes()).unwrap_err().findings;
+    let findings = Config::parse_files(&[Source::new(uncommented.as_bytes())]).unwrap_err().findings;
     let [Diagnostic { line, .. }] = &findings[..] else { panic!("{findings:?}") };
     assert!(lines[line - 1].contains("Sequence"), "{findings:?}");
 

@@ -72,6 +72,39 @@ fn a_bad_configuration_changes_nothing_and_its_errors_are_logged() {
 }
 
 #[test]
+fn included_files_are_read_again_and_one_that_cannot_be_used_changes_nothing() {
+    let net = Net::new().unwrap();
+    let config = format!("{LOG}Include = /run/d/*.conf\nInclude = d/*.conf\n[main]\nsequence = 5\n");
+    let mut knockd = Knockd::start(&net, &config);
+    sh(&net.server, "mkdir -m 755 /run/d");
+    net.server.write_file("/run/d/b.conf", "[b]\nsequence = 6\n").unwrap();
+    knockd.reload(&net, &config, REOPENED);
+    hit(&net, 2, &[5, 6]);
+    knockd.wait_for("10.9.0.2: main: OPEN SESAME");
+    knockd.wait_for("10.9.0.2: b: OPEN SESAME");
+
+    // Opening a pipe for reading waits for somebody to write to it, and nobody can tell how long.
+    sh(&net.server, "mkfifo /run/d/a.conf; rm /run/d/b.conf");
+    knockd.reload(&net, &config, "cannot read /run/d/a.conf: not a regular file");
+    knockd.wait_for("keeping the old configuration");
+    sh(&net.server, "rm /run/d/a.conf; truncate -s 1T /run/d/a.conf");
+    knockd.reload(&net, &config, "cannot read /run/d/a.conf: included files are longer than 4 MiB");
+    sh(&net.server, "rm /run/d/a.conf");
+    net.server.write_file("/run/d/a.conf", "[a]\nsequence = 7,x\n").unwrap();
+    knockd.reload(&net, &config, "/run/d/a.conf:2:14: error: unexpected \"x\"");
+    sh(&net.server, "chmod 777 /run/d; echo '[a]\nsequence = 7' >/run/d/a.conf");
+    knockd.reload(&net, &config, "/run/d is world-writable, so anyone could run commands as root");
+    hit(&net, 3, &[7, 6]);
+    knockd.wait_for("10.9.0.3: b: OPEN SESAME");
+
+    sh(&net.server, "chmod 755 /run/d");
+    knockd.reload(&net, &config, REOPENED);
+    hit(&net, 4, &[6, 7]);
+    knockd.wait_for("10.9.0.4: a: OPEN SESAME");
+    assert_eq!((knockd.count("a: OPEN SESAME"), knockd.count("b: OPEN SESAME")), (1, 2));
+}
+
+#[test]
 fn a_changed_interface_is_applied() {
     let net = Net::new().unwrap();
     let door = "[door]\nsequence = 1:udp\n";

@@ -287,3 +287,11 @@ fn a_packet_that_no_knocker_can_have_sent_is_explained_and_one_from_a_local_addr
     let local = explained("198.51.100.1");
     assert!(local.contains("\n    out: OPEN SESAME\n"), "{local}");
 }
+
+#[test]
+fn doors_in_included_files_are_replayed() {
+    let desk = Desk::new("[options]\nInclude = *.door\n", &pcap(&story()));
+    std::fs::write(desk.directory.path().join("ssh.door"), SSH).unwrap();
+    let text = String::from_utf8(desk.replay("").code(0).get_output().stdout.clone()).unwrap();
+    assert!(text.starts_with("Doors in k.conf: ssh, web\n") && text.contains("ssh: OPEN SESAME"), "{text}");
+}

@@ -13,6 +13,7 @@ use std::time::Duration;
 use self::odds::Odds;
 use crate::config::{
     Action, Code, Commands, Config, Diagnostic, Door, Key, Options, Parsed, Places, ScanLimit, Severity,
+    Source,
 };
 use crate::matcher::Matcher;
 use crate::outcome::EventKind;
@@ -61,11 +62,12 @@ const CLOSING: [&str; 6] = ["-D", "--delete", "delete", "del", "remove", "destro
 
 /// Returns what is unwise about a usable configuration, and the odds of guessing its doors.
 ///
-/// `text` is the text that was parsed. The findings have severity [`Severity::Warning`] or [`Severity::Note`].
-pub fn advise(text: &[u8], parsed: &Parsed) -> Vec<Diagnostic> {
+/// `sources` are those that were parsed. The findings have severity [`Severity::Warning`] or [`Severity::Note`].
+pub fn advise(sources: &[Source<'_>], parsed: &Parsed) -> Vec<Diagnostic> {
     let Config { options, doors } = &parsed.config;
-    let mut adviser = Adviser { text, findings: Vec::new() };
+    let mut adviser = Adviser { sources, source: Source::new(&[]), findings: Vec::new() };
     for (door, places) in doors.iter().zip(&parsed.places) {
+        adviser.go_to(places);
         if let Key::Sequence(sequence) = &door.key {
             adviser.sequence(sequence, places);
             adviser.seq_timeout(door, sequence, places);
@@ -74,8 +76,9 @@ pub fn advise(text: &[u8], parsed: &Parsed) -> Vec<Diagnostic> {
         adviser.commands(door, places);
     }
     adviser.pairs(doors, &parsed.places);
-    adviser.findings.sort_by_key(|finding| finding.span.start);
+    adviser.findings.sort_by(Diagnostic::order);
     for (door, places) in doors.iter().zip(&parsed.places) {
+        adviser.go_to(places);
         if let Key::Sequence(sequence) = &door.key {
             adviser.odds(&door.name, sequence, options.scan_limit.map(ScanLimit::get), places);
         }
@@ -84,11 +87,19 @@ pub fn advise(text: &[u8], parsed: &Parsed) -> Vec<Diagnostic> {
 }
 
 struct Adviser<'t> {
-    text: &'t [u8],
+    sources: &'t [Source<'t>],
+    /// The file of the current door.
+    source: Source<'t>,
     findings: Vec<Diagnostic>,
 }
 
 impl Adviser<'_> {
+    /// Lets the next findings be about the file of this door.
+    fn go_to(&mut self, places: &Places) {
+        let of_door = |source: &&Source<'_>| source.name == places.file.as_deref();
+        self.source = self.sources.iter().find(of_door).copied().unwrap_or(Source::new(&[]));
+    }
+
     fn warn(
         &mut self,
         code: Code,
@@ -96,7 +107,7 @@ impl Adviser<'_> {
         message: impl Into<String>,
         expected: impl Into<String>,
     ) {
-        self.findings.push(Diagnostic::new(self.text, span, Severity::Warning, code, message, expected));
+        self.findings.push(Diagnostic::new(self.source, span, Severity::Warning, code, message, expected));
     }
 
     /// Adds at most one finding about the ports of a sequence: choosing other ports fixes all of them. A door with
@@ -162,7 +173,7 @@ impl Adviser<'_> {
             let message = format!("no ordinary client sends the flags `{rule}`");
             let expected = "`syn`, unless this is intended";
             let finding = Diagnostic::new(
-                self.text,
+                self.source,
                 places.of("TCPFlags"),
                 Severity::Warning,
                 Code::UnusualFlags,
@@ -210,6 +221,7 @@ impl Adviser<'_> {
             |door: usize, other: usize| opened.get(door).is_some_and(|opened| opened.contains(&other));
         for (index, (door, place)) in doors.iter().zip(places).enumerate() {
             let Key::Sequence(sequence) = &door.key else { continue };
+            self.go_to(place);
             let others = || doors.iter().enumerate().filter(|&(other, _)| other != index);
             let span = place.of("Sequence");
             if let Some((_, other)) = others().find(|&(other, _)| opens(index, other)) {
@@ -247,7 +259,7 @@ impl Adviser<'_> {
              1 in {scan} ({how})"
         );
         let header = places.header.clone();
-        self.findings.push(Diagnostic::new(self.text, header, Severity::Note, Code::Odds, message, ""));
+        self.findings.push(Diagnostic::new(self.source, header, Severity::Note, Code::Odds, message, ""));
     }
 }
 
@@ -317,7 +329,7 @@ mod tests {
     }
 
     fn advice(text: &str) -> Vec<Diagnostic> {
-        advise(text.as_bytes(), &Config::parse(text.as_bytes()).unwrap())
+        advise(&[Source::new(text.as_bytes())], &Config::parse(text.as_bytes()).unwrap())
     }
 
     /// Returns the codes of the warnings, each with the text that it is about.
@@ -428,6 +440,20 @@ mod tests {
         ] {
             assert_eq!(warnings(&door("a", &[&format!("Start_Command = {command}")])), [], "{command}");
         }
+    }
+
+    #[test]
+    fn a_finding_about_a_door_in_an_included_file_names_the_file() {
+        let (main, other) =
+            (door("a", &["Sequence = 20011,4207"]), door("b", &["Sequence = 20011,4207,11393"]));
+        let sources = [Source::new(main.as_bytes()), Source::included("b.conf", other.as_bytes())];
+        let advice = advise(&sources, &Config::parse_files(&sources).unwrap());
+        let said: Vec<_> =
+            advice.iter().map(|finding| (finding.file.as_deref(), finding.line, finding.code)).collect();
+        assert_eq!(
+            said,
+            [(Some("b.conf"), 4, Code::OpensAnother), (None, 1, Code::Odds), (Some("b.conf"), 1, Code::Odds)]
+        );
     }
 
     #[test]

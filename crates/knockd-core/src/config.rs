@@ -47,10 +47,34 @@ pub struct Parsed {
     pub places: Vec<Places>,
 }
 
+/// One file of a configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Source<'t> {
+    /// The name of an included file, for findings about it; `None` for the configuration itself.
+    pub name: Option<&'t str>,
+    /// Its text.
+    pub text: &'t [u8],
+}
+
+impl<'t> Source<'t> {
+    /// The configuration itself.
+    pub const fn new(text: &'t [u8]) -> Self {
+        Self { name: None, text }
+    }
+
+    /// A file that an `Include` of the configuration names.
+    pub const fn included(name: &'t str, text: &'t [u8]) -> Self {
+        Self { name: Some(name), text }
+    }
+}
+
 /// The position of a door in the text of its configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Places {
+    /// The name of the included file that the door stands in, as in [`Diagnostic::file`].
+    pub file: Option<String>,
     /// The bytes of the section's header.
     pub header: Range<usize>,
     /// Each directive by its main spelling, with the bytes of its value.
@@ -68,12 +92,31 @@ impl Places {
 impl Config {
     /// Parses the text of a knockd.conf (man page knockd(1), section CONFIGURATION).
     ///
-    /// Lines end in LF or CRLF. The text must be UTF-8, except in comments.
+    /// Lines end in LF or CRLF. The text must be UTF-8, except in comments. `Include` is refused, because this crate reads no
+    /// files: see [`Self::parse_files`].
     ///
     /// # Errors
     /// Returns everything wrong and everything doubtful about the file.
     pub fn parse(text: &[u8]) -> Result<Parsed, ConfigError> {
-        parser::parse(text).map_err(|findings| ConfigError { findings })
+        parser::parse(&[Source::new(text)], false).map_err(|findings| ConfigError { findings })
+    }
+
+    /// Parses the text of a knockd.conf together with the files that it includes.
+    ///
+    /// The first source is the configuration itself, the others are the files that its [`Self::includes`] name, in their
+    /// order. They count as if they stood at its end, but each starts outside of any section. Included files include no
+    /// others.
+    ///
+    /// # Errors
+    /// Returns everything wrong and everything doubtful about all files, file by file.
+    pub fn parse_files(sources: &[Source<'_>]) -> Result<Parsed, ConfigError> {
+        parser::parse(sources, true).map_err(|findings| ConfigError { findings })
+    }
+
+    /// Returns the values of `Include` in the text of a knockd.conf, as written and in their order, even if other parts of the
+    /// text are invalid. The caller finds the files: each is a path whose last component may be a pattern with `*` and `?`.
+    pub fn includes(text: &[u8]) -> Vec<Text> {
+        parser::includes(text)
     }
 
     /// Returns the door of an event, if this configuration was the current one at that time.

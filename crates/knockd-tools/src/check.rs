@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use knockd_capture::interfaces;
+use knockd_capture::{clock_is_synchronised, interfaces};
 use knockd_core::config::{Action, Code, Commands, Diagnostic, Door, Key, Options, Parsed, Places, Severity};
 use knockd_core::{CommandTemplate, Config, FlagRule, OneTime, Protocol, Sequence, advise};
 use serde::Serialize;
@@ -25,7 +25,7 @@ use knockd_cli::system::text::count;
 /// # Errors
 /// When the file cannot be read, or the findings cannot be printed.
 pub fn run(path: &Path, strict: bool, format: Format) -> anyhow::Result<Exit> {
-    let file = ConfigFile::read(path)?;
+    let file = ConfigFile::read(path, Path::new(""))?;
     let check = Check::new(&file);
     let number = |severity: Severity| {
         check.findings.iter().filter(|finding| finding.severity == severity.name()).count()
@@ -76,8 +76,10 @@ struct Check<'a> {
 impl<'a> Check<'a> {
     fn new(file: &'a ConfigFile) -> Self {
         let mut check = Self { file, findings: Vec::new() };
-        check.access(&file.path);
-        match Config::parse(&file.text) {
+        for path in file.paths() {
+            check.access(path);
+        }
+        match Config::parse_files(&file.sources()) {
             Err(error) => check.add_all(error.findings),
             Ok(parsed) => check.usable(&parsed),
         }
@@ -87,7 +89,7 @@ impl<'a> Check<'a> {
     /// Adds the findings about a configuration whose text is valid.
     fn usable(&mut self, parsed: &Parsed) {
         let mut findings = parsed.warnings.clone();
-        findings.extend(advise(&self.file.text, parsed));
+        findings.extend(advise(&self.file.sources(), parsed));
         let Config { options, doors } = &parsed.config;
         let listening = Listening::read();
         for (door, places) in doors.iter().zip(&parsed.places) {
@@ -101,8 +103,19 @@ impl<'a> Check<'a> {
         }
         self.interface(options);
         // The notes, which are about whole doors, come last.
-        findings.sort_by_key(|finding| (finding.severity == Severity::Note, finding.span.start));
+        let is_note = |finding: &Diagnostic| finding.severity == Severity::Note;
+        findings.sort_by(|a, b| is_note(a).cmp(&is_note(b)).then_with(|| a.order(b)));
         self.add_all(findings);
+        self.clock(clock_is_synchronised());
+    }
+
+    /// Adds a note if the machine's clock is known to be wrong, or at least not known to be right.
+    fn clock(&mut self, is_synchronised: Option<bool>) {
+        if is_synchronised == Some(false) {
+            let message = "the clock of this machine is not synchronised: times in the log may be wrong, and doors left open over \
+                           a restart may close late";
+            self.add_about(self.file.path.clone(), Severity::Note, Code::Clock, message.to_owned(), None);
+        }
     }
 
     fn programs(&self, door: &Door, places: &Places) -> Vec<Diagnostic> {
@@ -125,7 +138,7 @@ impl<'a> Check<'a> {
             }
             let message = format!("{program}: not found or not executable");
             let expected = "an installed program; its package may be missing";
-            findings.push(self.warning(Code::MissingProgram, span, message, expected));
+            findings.push(self.warning(places, Code::MissingProgram, span, message, expected));
         }
         findings
     }
@@ -146,17 +159,20 @@ impl<'a> Check<'a> {
         } else {
             format!("a local service listens on {step}; its users also hit this port")
         };
-        Some(self.warning(Code::LivePort, span, message, expected))
+        Some(self.warning(places, Code::LivePort, span, message, expected))
     }
 
+    /// Creates a finding about a door.
     fn warning(
         &self,
+        places: &Places,
         code: Code,
         span: std::ops::Range<usize>,
         message: String,
         expected: &str,
     ) -> Diagnostic {
-        Diagnostic::new(&self.file.text, span, Severity::Warning, code, message, expected)
+        let source = self.file.source(places.file.as_deref());
+        Diagnostic::new(source, span, Severity::Warning, code, message, expected)
     }
 
     /// Checks that the interfaces named in the configuration exist.
@@ -186,8 +202,8 @@ impl<'a> Check<'a> {
                 (format!("no sequence left in {}", path.display()), "a file with an unused sequence")
             }
         };
-        let span = places.of("One_Time_Sequences");
-        Some(Diagnostic::new(&self.file.text, span, Severity::Error, Code::OneTimeFile, message, expected))
+        let (source, span) = (self.file.source(places.file.as_deref()), places.of("One_Time_Sequences"));
+        Some(Diagnostic::new(source, span, Severity::Error, Code::OneTimeFile, message, expected))
     }
 
     /// Checks who else may use a file.
@@ -202,11 +218,11 @@ impl<'a> Check<'a> {
     fn add_all(&mut self, findings: Vec<Diagnostic>) {
         for finding in findings {
             let drawn = self.file.draw(&finding, Style::Coloured);
-            let Diagnostic { severity, code, line, column, message, expected, help, .. } = finding;
+            let Diagnostic { severity, code, file, line, column, message, expected, help, .. } = finding;
             self.findings.push(Finding {
                 severity: severity.name(),
                 code: code.name(),
-                path: self.file.path.clone(),
+                path: self.file.path_of(file.as_deref()).to_owned(),
                 place: Some(Place { line, column }),
                 message,
                 expected,

@@ -39,7 +39,7 @@ const EPHEMERAL_FROM: u16 = 32768;
 /// When the configuration, a one-time file or the capture file is unusable; a damaged file is read as far as
 /// possible. When the output cannot be printed.
 pub fn run(args: &args::ReplayArgs) -> anyhow::Result<Exit> {
-    let config = ConfigFile::read(&args.config)?.parse()?.config;
+    let config = ConfigFile::read(&args.config, Path::new(""))?.parse()?.config;
     let own = Own::choose(args, &config.options)?;
     let mut replay = Replay::new(config, own)?;
     let mut output = Printer::new(args.format, args.explain);

@@ -198,6 +198,21 @@ const RULES: &[Rule] = &[
     Rule::same("a_comment_behind_use_syslog", "A comment cannot follow `UseSyslog`.", |t| {
         assert!(!t.accepts("[options]\nUseSyslog # c\n"));
     }),
+    Rule::differs(
+        "include",
+        "There is no `Include`: it is an unknown directive, and so an error.",
+        "It names further files, whose doors are added.",
+        |t| {
+            t.sh("mkdir -m 755 /run/doors; echo '[more]\nsequence = 2' >/run/doors/a.conf; chmod 600 /run/doors/a.conf");
+            let config = "[options]\ninclude = /run/doors/*.conf\n[door]\nsequence = 1\n";
+            if t.pick(true, false) {
+                t.start(config);
+                assert_eq!(t.opened_by("1 2"), "door more");
+            } else {
+                assert!(!t.accepts(config));
+            }
+        },
+    ),
     Rule::same(
         "errors_name_the_line",
         "An unknown directive, one in the wrong section or before any section, and one without `=` or key \

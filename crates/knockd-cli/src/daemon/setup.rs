@@ -75,8 +75,11 @@ impl Setup {
             let source = io::Error::other("not a regular file");
             return Err(ConfigFileError::Unreadable { path: config_path, source }.into());
         }
-        let file = ConfigFile::read(&config_path)?;
-        let mut texts = check_access(&config_path)?;
+        let file = ConfigFile::read(&config_path, directory)?;
+        let mut texts = Vec::new();
+        for path in file.paths() {
+            texts.extend(check_access(path)?);
+        }
         let Parsed { config, warnings: findings, .. } = file.parse()?;
         let mut one_time_files = OneTimeFiles::new();
         for door in &config.doors {

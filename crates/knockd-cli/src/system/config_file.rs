@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use knockd_core::Config;
-use knockd_core::config::{Diagnostic, Parsed, Severity};
+use knockd_core::config::{Diagnostic, Parsed, Severity, Source};
 use nix::unistd::geteuid;
+
+use super::include::{self, Included};
 
 /// Why there is no usable configuration.
 #[derive(Debug, thiserror::Error)]
@@ -41,42 +43,78 @@ pub enum Style {
     Coloured,
 }
 
-/// The text of a configuration and its path.
+/// The text of a configuration and its path, with the files that it includes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConfigFile {
     /// The path as the user wrote it.
     pub path: PathBuf,
     /// Its content.
-    pub text: Vec<u8>,
+    text: Vec<u8>,
+    included: Vec<Included>,
+    /// The folders in which a new file would be included.
+    folders: Vec<PathBuf>,
 }
 
 impl ConfigFile {
-    /// Reads a configuration file.
+    /// Reads a configuration file and the files that it includes; the paths of these start at `directory`.
     ///
     /// # Errors
-    /// When it is missing or cannot be read.
-    pub fn read(path: &Path) -> Result<Self, ConfigFileError> {
+    /// When one is missing or cannot be read.
+    pub fn read(path: &Path, directory: &Path) -> Result<Self, ConfigFileError> {
         let path = path.to_owned();
-        match fs::read(&path) {
-            Ok(text) => Ok(Self { path, text }),
-            Err(source) if source.kind() == io::ErrorKind::NotFound => Err(ConfigFileError::Missing { path }),
-            Err(source) => Err(ConfigFileError::Unreadable { path, source }),
-        }
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(source) if source.kind() == io::ErrorKind::NotFound => {
+                return Err(ConfigFileError::Missing { path });
+            }
+            Err(source) => return Err(ConfigFileError::Unreadable { path, source }),
+        };
+        let patterns: Vec<_> =
+            Config::includes(&text).iter().map(|include| directory.join(&**include)).collect();
+        let included = include::read(&patterns)
+            .map_err(|(path, source)| ConfigFileError::Unreadable { path, source })?;
+        let folders = patterns.iter().filter_map(|path| include::folder(path)).map(Path::to_owned).collect();
+        Ok(Self { path, text, included, folders })
     }
 
-    /// Parses it.
+    /// Parses it, together with the files that it includes.
     ///
     /// # Errors
     /// When it is invalid.
     pub fn parse(&self) -> Result<Parsed, ConfigFileError> {
-        Config::parse(&self.text)
+        Config::parse_files(&self.sources())
             .map_err(|error| ConfigFileError::Invalid { file: self.clone(), findings: error.findings })
+    }
+
+    /// Returns the texts that were parsed.
+    pub fn sources(&self) -> Vec<Source<'_>> {
+        let included = self.included.iter().map(|file| Source::included(&file.name, &file.text));
+        std::iter::once(Source::new(&self.text)).chain(included).collect()
+    }
+
+    /// Returns the text that a finding or a door is about, by its `file`.
+    pub fn source(&self, file: Option<&str>) -> Source<'_> {
+        let meant = self.sources().into_iter().find(|source| source.name == file);
+        meant.unwrap_or(Source::new(&self.text))
+    }
+
+    /// Returns the path of the file that a finding or a door is about, by its `file`.
+    pub fn path_of(&self, file: Option<&str>) -> &Path {
+        let included = self.included.iter().find(|included| Some(&*included.name) == file);
+        included.map_or(&self.path, |included| &included.path)
+    }
+
+    /// Returns everything that decides what knockd does: the files, and the folders in which more would be included.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        let files = std::iter::once(&self.path).chain(self.included.iter().map(|included| &included.path));
+        files.chain(&self.folders).map(PathBuf::as_path)
     }
 
     /// Draws a finding: `path:line:column: error: message`, then the source line with the expectation below it; a
     /// note is the first line alone.
     pub fn draw(&self, finding: &Diagnostic, style: Style) -> String {
-        draw(&self.path, &self.text, finding, style)
+        let file = finding.file.as_deref();
+        draw(self.path_of(file), self.source(file).text, finding, style)
     }
 }
 
@@ -108,12 +146,15 @@ pub struct Exposure {
     pub is_for_all: bool,
 }
 
-/// Returns who else may use a file that contains secrets or commands.
+/// Returns who else may use a file that contains secrets or commands, or add one to a folder of such files.
 pub fn exposures(path: &Path) -> Vec<Exposure> {
     // The code that reads the file reports that it is missing.
     match fs::metadata(path) {
-        Ok(metadata) if metadata.is_file() => {
-            exposures_of(path, metadata.uid(), metadata.gid(), metadata.mode(), geteuid().as_raw())
+        Ok(metadata) if metadata.is_file() || metadata.is_dir() => {
+            // Who can list the names in a folder knows no secret.
+            let unread = if metadata.is_dir() { 0o444 } else { 0 };
+            let mode = metadata.mode() & !unread;
+            exposures_of(path, metadata.uid(), metadata.gid(), mode, geteuid().as_raw())
         }
         _ => Vec::new(),
     }
@@ -200,7 +241,8 @@ mod tests {
             Ok(parsed) => parsed.warnings,
             Err(error) => error.findings,
         };
-        let file = ConfigFile { path: "k.conf".into(), text: text.to_vec() };
+        let (included, folders) = (Vec::new(), Vec::new());
+        let file = ConfigFile { path: "k.conf".into(), text: text.to_vec(), included, folders };
         super::drawn(&file, &findings, Style::Plain)
     }
 

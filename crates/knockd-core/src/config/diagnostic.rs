@@ -1,11 +1,12 @@
 //! What is wrong or doubtful in a configuration, where, and what would be right.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-use super::UnknownWord;
 use super::value::BOM;
+use super::{Source, UnknownWord};
 
 /// The severity of a [`Diagnostic`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -112,6 +113,8 @@ codes! {
     LivePort = "live-port",
     /// An interface that `Interface` names does not exist.
     MissingInterface = "missing-interface",
+    /// The machine's clock is not synchronised.
+    Clock = "clock",
     /// The odds that a blind guess and a scan open the door.
     Odds = "odds",
 }
@@ -140,11 +143,14 @@ pub struct Diagnostic {
     pub severity: Severity,
     /// The kind of finding.
     pub code: Code,
+    /// The name of the included file that it is about; `None` for the configuration itself.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
+    pub file: Option<String>,
     /// Line of the finding, counted from 1.
     pub line: usize,
     /// Column of its first character, counted from 1 in characters.
     pub column: usize,
-    /// The bytes of the text that it concerns; within one line, on character boundaries, possibly empty.
+    /// The bytes of the file's text that it concerns; within one line, on character boundaries, possibly empty.
     pub span: Range<usize>,
     /// The problem, in one clause without a full stop.
     pub message: String,
@@ -155,22 +161,23 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    /// Creates a finding about these bytes of a text, without help.
+    /// Creates a finding about these bytes of a file, without help.
     pub fn new(
-        text: &[u8],
+        source: Source<'_>,
         span: Range<usize>,
         severity: Severity,
         code: Code,
         message: impl Into<String>,
         expected: impl Into<String>,
     ) -> Self {
-        let before = text.get(..span.start).unwrap_or_default();
+        let before = source.text.get(..span.start).unwrap_or_default();
         let line_start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
         let in_line = before.get(line_start..).unwrap_or_default();
         let in_line = in_line.strip_prefix(BOM).filter(|_| line_start == 0).unwrap_or(in_line);
         Self {
             severity,
             code,
+            file: source.name.map(str::to_owned),
             line: before.split(|&byte| byte == b'\n').count(),
             column: String::from_utf8_lossy(in_line).chars().count() + 1,
             span,
@@ -185,11 +192,17 @@ impl Diagnostic {
     pub fn with_help(self, help: impl Into<String>) -> Self {
         Self { help: Some(help.into()), ..self }
     }
+
+    /// Compares positions: by file, the configuration itself first, and then by place.
+    pub fn order(&self, other: &Self) -> Ordering {
+        (&self.file, self.span.start).cmp(&(&other.file, other.span.start))
+    }
 }
 
-/// Prints one line: `3:12: error: the message: expected this; help`.
+/// Prints one line: `3:12: error: the message: expected this; help`, after the name of the file if it is an included one.
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.file.iter().try_for_each(|file| write!(f, "{file}:"))?;
         write!(f, "{}:{}: {}: {}: {}", self.line, self.column, self.severity, self.message, self.expected)?;
         self.help.iter().try_for_each(|help| write!(f, "; {help}"))
     }

@@ -15,12 +15,14 @@ pub(super) struct Directive<Section> {
     alias: Option<&'static str>,
     /// Whether it may stand without a value.
     pub(super) is_switch: bool,
+    /// Whether each one in a section counts, and not only the last.
+    pub(super) repeats: bool,
     pub(super) apply: fn(&mut Section, Value<'_, '_>),
 }
 
 impl<Section> Directive<Section> {
     const fn new(name: &'static str, apply: fn(&mut Section, Value<'_, '_>)) -> Self {
-        Self { name, alias: None, is_switch: false, apply }
+        Self { name, alias: None, is_switch: false, repeats: false, apply }
     }
 
     const fn with_alias(self, alias: &'static str) -> Self {
@@ -29,6 +31,10 @@ impl<Section> Directive<Section> {
 
     const fn switch(self) -> Self {
         Self { is_switch: true, ..self }
+    }
+
+    const fn repeated(self) -> Self {
+        Self { repeats: true, ..self }
     }
 
     pub(super) fn is_called(&self, key: &str) -> bool {
@@ -40,7 +46,8 @@ impl<Section> Directive<Section> {
     }
 }
 
-pub(super) const OPTION_DIRECTIVES: [Directive<Options>; 15] = [
+pub(super) const OPTION_DIRECTIVES: [Directive<Options>; 16] = [
+    Directive::new("Include", |_: &mut Options, value| value.include()).repeated(),
     Directive::new("UseSyslog", |options: &mut Options, value| options.use_syslog = value.switch()).switch(),
     Directive::new("LogFile", |options, value| options.log_file = value.name()),
     Directive::new("PidFile", |options, value| options.pid_file = value.name()),

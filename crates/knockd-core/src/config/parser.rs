@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use super::directives::{DOOR_DIRECTIVES, Directive, Draft, Given, OPTION_DIRECTIVES};
 use super::value::{BOM, Report, Value};
-use super::{Action, Commands, Config, Diagnostic, Door, DoorName, Key, Parsed, Places};
+use super::{
+    Action, Code, Commands, Config, Diagnostic, Door, DoorName, Key, Parsed, Places, Severity, Source, Text,
+};
 use crate::command::CommandTemplate;
 use crate::grammar::{self, Line};
 use crate::similar::similar;
@@ -21,13 +23,47 @@ enum Section {
     Unknown,
 }
 
-pub(super) fn parse(text: &[u8]) -> Result<Parsed, Vec<Diagnostic>> {
+/// Parses a configuration and the files that it includes; `may_include` says whether it may include any.
+pub(super) fn parse(sources: &[Source<'_>], may_include: bool) -> Result<Parsed, Vec<Diagnostic>> {
     let mut config = Config::default();
-    let mut report = Report { text, findings: Vec::new(), places: Vec::new() };
+    let (mut findings, mut places) = (Vec::new(), Vec::new());
+    let mut has_errors = false;
+    for &source in sources {
+        let mut report = Report::new(source, may_include && source.name.is_none());
+        read(&mut config, &mut report);
+        has_errors |= report.has_errors();
+        report.findings.sort_by_key(|finding| finding.span.start);
+        findings.append(&mut report.findings);
+        places.append(&mut report.places);
+    }
+    if has_errors {
+        return Err(findings);
+    }
+    if config.doors.is_empty()
+        && let Some(&source) = sources.first()
+    {
+        let (end, message, expected) =
+            (source.text.len(), "no doors configured", "a section such as `[openSSH]`");
+        let (severity, code) = (Severity::Warning, Code::Doubtful);
+        findings.push(Diagnostic::new(source, end..end, severity, code, message, expected));
+        findings.sort_by(Diagnostic::order);
+    }
+    Ok(Parsed { config, warnings: findings, places })
+}
+
+/// Returns the paths of the files that a configuration includes.
+pub(super) fn includes(text: &[u8]) -> Vec<Text> {
+    let mut report = Report::new(Source::new(text), true);
+    read(&mut Config::default(), &mut report);
+    report.includes
+}
+
+/// Reads one file, line by line.
+fn read(config: &mut Config, report: &mut Report<'_>) {
+    let text = report.source.text;
     if let Some(encoding) = utf_16(text) {
         let help = format!("convert it: iconv -f {encoding} -t UTF-8");
-        report.error(0..0, &format!("{encoding} text"), "UTF-8", Some(help));
-        return Err(report.findings);
+        return report.error(0..0, &format!("{encoding} text"), "UTF-8", Some(help));
     }
     let mut section = Section::Outside;
     let mut offset = 0;
@@ -46,7 +82,7 @@ pub(super) fn parse(text: &[u8]) -> Result<Parsed, Vec<Diagnostic>> {
                     continue;
                 }
                 let found = report.findings.len();
-                read_line(line, start, &mut section, &mut config, &mut report);
+                read_line(line, start, &mut section, config, report);
                 if !report.has_errors_since(found) {
                     report.doubt_characters(line, start);
                 }
@@ -56,21 +92,12 @@ pub(super) fn parse(text: &[u8]) -> Result<Parsed, Vec<Diagnostic>> {
                 let expected = "UTF-8; only comments may use another encoding";
                 report.error(at..at, "invalid UTF-8", expected, None);
                 if line.trim_ascii_start().starts_with(b"[") {
-                    finish(std::mem::replace(&mut section, Section::Unknown), &mut config, &mut report);
+                    finish(std::mem::replace(&mut section, Section::Unknown), config, report);
                 }
             }
         }
     }
-    finish(section, &mut config, &mut report);
-    if config.doors.is_empty() && !report.has_errors() {
-        let end = text.len();
-        report.warning(end..end, "no doors configured", "a section such as `[openSSH]`", None);
-    }
-    report.findings.sort_by_key(|finding| finding.span.start);
-    if report.has_errors() {
-        return Err(report.findings);
-    }
-    Ok(Parsed { config, warnings: report.findings, places: report.places })
+    finish(section, config, report);
 }
 
 /// Returns the name of the encoding, if the text is in UTF-16: with a byte order mark or, without one, if it begins with a
@@ -164,8 +191,9 @@ fn apply<S>(
 ) {
     if let Some(directive) = directives.iter().find(|directive| directive.is_called(key.text)) {
         let name = directive.name;
-        if let Some((earlier, _)) =
-            given.iter().find(|&&(earlier, _)| earlier == name || is_key(earlier) && is_key(name))
+        if !directive.repeats
+            && let Some((earlier, _)) =
+                given.iter().find(|&&(earlier, _)| earlier == name || is_key(earlier) && is_key(name))
         {
             let which = if name == "Interface" { "first" } else { "last" };
             let message = format!("duplicate directive (already given as `{earlier}`); the {which} one wins");
@@ -226,7 +254,8 @@ fn finish(section: Section, config: &mut Config, report: &mut Report<'_>) {
         let v6 = six.map_or_else(|| v4.clone(), |text| CommandTemplate::parse(&text));
         Commands { v4, v6 }
     };
-    report.places.push(Places { header: draft.header, values: draft.given });
+    let file = report.source.name.map(str::to_owned);
+    report.places.push(Places { file, header: draft.header, values: draft.given });
     config.doors.push(Door {
         name: draft.name,
         key,
@@ -255,12 +284,16 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
-    use crate::config::{LogFormat, OnExit, Options, Reopen, ScanLimit, Seconds, Text};
+    use crate::config::{LogFormat, OnExit, Options, Reopen, ScanLimit, Seconds};
     use crate::sequence::Sequence;
     use crate::tcp_flags::TcpFlags;
 
+    fn parse_one(text: &[u8]) -> Result<Parsed, Vec<Diagnostic>> {
+        parse(&[Source::new(text)], false)
+    }
+
     fn parsed(text: &str) -> Parsed {
-        parse(text.as_bytes()).unwrap_or_else(|findings| panic!("{findings:#?}"))
+        parse_one(text.as_bytes()).unwrap_or_else(|findings| panic!("{findings:#?}"))
     }
 
     /// Parses a text that must have no finding.
@@ -304,7 +337,7 @@ mod tests {
 
     /// Returns the findings about a text, and the pieces of text that they concern.
     fn findings(text: &str) -> (Vec<String>, Vec<&str>) {
-        let findings = match parse(text.as_bytes()) {
+        let findings = match parse_one(text.as_bytes()) {
             Ok(parsed) => parsed.warnings,
             Err(findings) => findings,
         };
@@ -832,7 +865,7 @@ sequence = 7000:sctp
             ("sequence = \"7000,8000\"", "values are written without quotes"),
         ] {
             let text = format!("[a]\nsequence = 1\n{line}\n");
-            let findings = parse(text.as_bytes()).unwrap_err();
+            let findings = parse_one(text.as_bytes()).unwrap_err();
             let error = findings.iter().find(|finding| finding.line == 3 && finding.help.is_some());
             assert_eq!(error.unwrap().help.as_deref(), Some(help), "{line}: {findings:#?}");
         }
@@ -868,7 +901,7 @@ sequence = 7000:sctp
             (little, "UTF-16LE"),
             (big, "UTF-16BE"),
         ] {
-            let findings = parse(&bytes).unwrap_err();
+            let findings = parse_one(&bytes).unwrap_err();
             let [finding] = &findings[..] else { panic!("{findings:#?}") };
             let message = format!("1:1: error: {name} text: UTF-8; convert it: iconv -f {name} -t UTF-8");
             assert_eq!(finding.to_string(), message);
@@ -889,9 +922,9 @@ sequence = 7000:sctp
 
     #[test]
     fn comments_may_be_in_any_encoding_and_nothing_else() {
-        let config = parse(b"# caf\xe9\n[a]\n  # \xff\xfe\0\nsequence = 1\n").unwrap();
+        let config = parse_one(b"# caf\xe9\n[a]\n  # \xff\xfe\0\nsequence = 1\n").unwrap();
         assert_eq!((config.config.doors.len(), config.warnings), (1, vec![]));
-        let findings = parse(b"[a]\nsequence = 1\n\tcommand = \xc3\xa9\xe9x\n").unwrap_err();
+        let findings = parse_one(b"[a]\nsequence = 1\n\tcommand = \xc3\xa9\xe9x\n").unwrap_err();
         assert_eq!(findings.len(), 1);
         let message = "3:13: error: invalid UTF-8: UTF-8; only comments may use another encoding";
         assert_eq!((findings[0].to_string().as_str(), findings[0].span.clone()), (message, 30..30));
@@ -999,6 +1032,74 @@ sequence = 7000:sctp
         assert_eq!(
             config(text),
             Config { options: Options { use_syslog: true, ..Options::default() }, doors }
+        );
+    }
+
+    /// Parses a configuration with files that it includes.
+    fn parse_files(main: &str, included: &[(&str, &str)]) -> Result<Parsed, Vec<Diagnostic>> {
+        let others = included.iter().map(|(name, text)| Source::included(name, text.as_bytes()));
+        let sources: Vec<_> = std::iter::once(Source::new(main.as_bytes())).chain(others).collect();
+        parse(&sources, true)
+    }
+
+    #[test]
+    fn included_files_count_as_if_they_stood_at_the_end() {
+        let main = "[options]\nInclude = /d/*.conf\nLogFile = /a\nInclude = more\n[m]\nsequence = 1\n";
+        let names: Vec<_> = includes(main.as_bytes()).iter().map(Text::to_string).collect();
+        assert_eq!(names, ["/d/*.conf", "more"]);
+        let others =
+            [("/d/b.conf", "[b]\nsequence = 2\n"), ("more", "[options]\nLogFile = /b\n[a]\nsequence = 3")];
+        let Parsed { config, warnings, places } = parse_files(main, &others).unwrap();
+        assert_eq!(warnings, []);
+        assert_eq!(config.options.log_file, Some(value("/b")));
+        let doors: Vec<_> = config.doors.iter().map(|door| &*door.name).collect();
+        assert_eq!(doors, ["m", "b", "a"]);
+        let files: Vec<_> = places.iter().map(|places| places.file.as_deref()).collect();
+        assert_eq!(files, [None, Some("/d/b.conf"), Some("more")]);
+        assert_eq!(parse_files(main, &[]).unwrap().config.doors.len(), 1);
+    }
+
+    #[test]
+    fn findings_about_included_files_name_the_file_and_every_file_starts_outside_of_any_section() {
+        let main = "[options]\nInclude = *\n[m]\nsequence = x\n";
+        let others = [
+            ("a", "sequence = 1\n[options]\ninclude = *\n"),
+            ("b", "[b]\nsequence = 1\nseq_timeout = 5 s\n"),
+            ("c", "\u{feff}[c]\n"),
+        ];
+        let findings = parse_files(main, &others).unwrap_err();
+        assert_eq!(
+            findings.iter().map(Diagnostic::to_string).collect::<Vec<_>>(),
+            [
+                "4:12: error: unexpected \"x\": a port number from 0 to 65535",
+                "a:1:1: error: `sequence` before the first section: a section header such as `[options]` above it",
+                "a:3:11: error: files cannot be included here: `Include` in the configuration file itself, not in one that it includes",
+                "b:3:17: warning: text ignored: nothing; a comment needs its own line",
+                "c:1:1: error: door `c` has no sequence: a `Sequence` or `One_Time_Sequences` directive",
+            ]
+        );
+    }
+
+    #[test]
+    fn without_files_nothing_can_be_included() {
+        let (messages, _) = findings("[options]\nInclude = /d/*.conf\n[a]\nsequence = 1\n");
+        assert_eq!(
+            messages,
+            [
+                "2:11: error: files cannot be included here: `Include` in the configuration file itself, not in one that it includes"
+            ]
+        );
+        let empty = parse_files("[options]\nInclude =\n", &[]).unwrap_err();
+        assert_eq!(empty[0].to_string(), "2:10: error: empty value: a file path");
+    }
+
+    #[test]
+    fn no_door_in_any_file_is_doubtful() {
+        let found = parse_files("[options]\nInclude = *\n", &[("a", "# nothing\n")]).unwrap().warnings;
+        assert_eq!(found[0].to_string(), "3:1: warning: no doors configured: a section such as `[openSSH]`");
+        assert_eq!(
+            parse_files("[options]\nInclude = *\n", &[("a", "[a]\nsequence = 1")]).unwrap().warnings,
+            []
         );
     }
 }

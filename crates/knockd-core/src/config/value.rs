@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::ops::Range;
 
-use super::{Code, Diagnostic, Places, ScanLimit, Seconds, Severity, Text};
+use super::{Code, Diagnostic, Places, ScanLimit, Seconds, Severity, Source, Text};
 use crate::grammar::{self, Expected, Parse, Remarked};
 use crate::typography::pasted;
 
@@ -64,6 +64,19 @@ impl<'t> Value<'t, '_> {
             self.report.warning(start..start + word.len(), &message, "`%IP%`, in upper case", None);
         }
         Some(text.to_owned())
+    }
+
+    /// Takes a path of files to include, which only the configuration itself may.
+    pub(super) fn include(self) {
+        if !self.report.may_include {
+            let expected = "`Include` in the configuration file itself, not in one that it includes";
+            return self.report.error(self.span, "files cannot be included here", expected, None);
+        }
+        if let Some(path) = self.text.and_then(|text| Text::new(text).ok()) {
+            self.report.includes.push(path);
+        } else {
+            self.report.error(self.span, "empty value", "a file path", None);
+        }
     }
 
     pub(super) fn seconds(self) -> Option<Seconds> {
@@ -144,14 +157,20 @@ impl<'t> Value<'t, '_> {
     }
 }
 
-/// The findings so far, and the positions of the doors.
+/// What has been found in a file so far: findings, positions of doors, and paths of files to include.
 pub(super) struct Report<'t> {
-    pub(super) text: &'t [u8],
+    pub(super) source: Source<'t>,
+    pub(super) may_include: bool,
     pub(super) findings: Vec<Diagnostic>,
     pub(super) places: Vec<Places>,
+    pub(super) includes: Vec<Text>,
 }
 
-impl Report<'_> {
+impl<'t> Report<'t> {
+    pub(super) const fn new(source: Source<'t>, may_include: bool) -> Self {
+        Self { source, may_include, findings: Vec::new(), places: Vec::new(), includes: Vec::new() }
+    }
+
     pub(super) fn error(&mut self, span: Range<usize>, message: &str, expected: &str, help: Option<String>) {
         self.add(Severity::Error, span, message, expected, help);
     }
@@ -194,21 +213,24 @@ impl Report<'_> {
     ) {
         let code = if severity == Severity::Error { Code::Invalid } else { Code::Doubtful };
         let help = if severity == Severity::Error { self.hint(&span, help) } else { help };
-        let finding = Diagnostic::new(self.text, span, severity, code, message, expected);
+        let finding = Diagnostic::new(self.source, span, severity, code, message, expected);
         self.findings.push(Diagnostic { help, ..finding });
     }
 
     /// Returns the help for an error: a name that differs by an invisible character only is no help.
     fn hint(&self, span: &Range<usize>, help: Option<String>) -> Option<String> {
-        let text = |span: Range<usize>| std::str::from_utf8(self.text.get(span).unwrap_or_default()).ok();
+        let text =
+            |span: Range<usize>| std::str::from_utf8(self.source.text.get(span).unwrap_or_default()).ok();
         let in_span = text(span.clone()).and_then(pasted).map(|pasted| pasted.to_string());
         in_span.or(help).or_else(|| hint(text(self.line_around(span.start))?.trim(), text(span.clone())?))
     }
 
-    /// The bytes of the line with this byte.
+    /// The bytes of the line with this byte, without a byte order mark.
     fn line_around(&self, at: usize) -> Range<usize> {
-        let (before, after) = self.text.split_at_checked(at).unwrap_or((self.text, &[]));
-        let start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+        let text = self.source.text;
+        let (before, after) = text.split_at_checked(at).unwrap_or((text, &[]));
+        let first = if text.starts_with(BOM) { BOM.len() } else { 0 };
+        let start = before.iter().rposition(|&byte| byte == b'\n').map_or(first, |newline| newline + 1);
         let length = after.iter().position(|&byte| byte == b'\n').unwrap_or(after.len());
         start..at + length
     }
