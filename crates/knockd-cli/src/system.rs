@@ -9,6 +9,7 @@ pub mod local_ports;
 pub mod programs;
 pub mod selection;
 pub mod text;
+pub(crate) mod unit;
 pub(crate) mod users;
 
 use std::fs::{File, TryLockError};

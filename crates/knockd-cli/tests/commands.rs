@@ -78,12 +78,38 @@ fn a_start_command_that_fails_is_told_and_its_stop_command_runs_all_the_same() {
     let log = wait_for_file(&net.server, "/run/log", "no luck\n");
     let end = "] door: command returned non-zero status code (3)\n";
     let (_, after) = log.split_once(end).unwrap();
-    assert!(after.contains("] door: command said: no luck\n") && !after.contains("first"), "{log}");
+    assert!(after.contains("] door: command said: first / no luck\n"), "{log}");
     // Nothing is open, so another knock tries again.
     hit(&net, 2, &[1]);
     knockd.wait_for("door: command returned non-zero status code (3)");
     knockd.wait_for("stopped");
     assert_eq!(knockd.count("command: echo stopped"), 1);
+}
+
+#[test]
+fn the_setting_of_the_systemd_unit_that_a_command_may_have_met_is_named() {
+    let net = Net::new().unwrap();
+    let config = "[denied]\nsequence = 1\ncommand = echo 'mount: /x: permission denied.' >&2; echo more >&2; exit 1\n\
+                  [other]\nsequence = 2\ncommand = echo 'no such rule' >&2; exit 1\n";
+    net.server.write_file(CONFIG, config).unwrap();
+    let said = "denied: command said: mount: /x: permission denied. / more";
+    let named = "denied: CapabilityBoundingSet in the systemd unit may forbid this; run: systemctl edit ";
+    for (invocation, is_named) in [("INVOCATION_ID=", true), ("OTHER=", false)] {
+        let mut command = net.server.command("env");
+        command.args([&format!("{invocation}1"), "setpriv", "--bounding-set=-sys_admin"]);
+        let mut knockd = Knockd::run(command.args([KNOCKD, "-v", "-c", CONFIG, "-g", "/run/log"]));
+        hit(&net, 2, &[1]);
+        wait_for_file(&net.server, "/run/log", said);
+        hit(&net, 2, &[2]);
+        let log = wait_for_file(&net.server, "/run/log", "other: command said: no such rule");
+        assert_eq!(
+            (log.matches(named).count(), log.matches("other: Cap").count()),
+            (usize::from(is_named), 0),
+            "{log}"
+        );
+        knockd.stop();
+        sh(&net.server, "rm /run/log");
+    }
 }
 
 #[test]

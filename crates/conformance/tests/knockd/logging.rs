@@ -108,7 +108,7 @@ const RULES: &[Rule] = &[
     Rule::differs(
         "what_a_failing_command_said",
         "The stderr output of a failing command appears only on knockd's stderr.",
-        "Its last line also appears in the log, as `command said:`.",
+        "Its first and its last line also appear in the log, as `command said:`.",
         |t| {
             t.start(&format!(
                 "[options]\nlogfile = {LOG}\n[door]\nsequence = 1\ncommand = echo no luck >&2; exit 3\n"

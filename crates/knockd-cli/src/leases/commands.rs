@@ -44,8 +44,8 @@ pub(crate) enum Report {
 pub(crate) struct Ended {
     pub(crate) run: Run,
     pub(crate) reason: ExitReason,
-    /// The last non-blank line on the command's stderr, without control characters; empty if there is none or the
-    /// command succeeded.
+    /// The first and the last line on the command's stderr that say something, without control characters; empty if there is
+    /// none or the command succeeded.
     pub(crate) message: String,
 }
 
@@ -201,9 +201,9 @@ mod tests {
     }
 
     #[test]
-    fn the_status_and_the_last_line_on_stderr_are_reported() {
+    fn the_status_and_the_first_and_last_line_on_stderr_are_reported() {
         let exit = exit_of("printf 'one\\n\\033two\\n\\n' >&2; exit 3");
-        assert_eq!((exit.reason, exit.message.as_str()), (ExitReason::Status(3), " two"));
+        assert_eq!((exit.reason, exit.message.as_str()), (ExitReason::Status(3), "one / two"));
         assert_eq!(exit_of("true").reason, ExitReason::Status(0));
     }
 
@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(next_exit(&reports).reason, ExitReason::Status(0));
         for _ in 0..2 {
             let exit = next_exit(&reports);
-            assert_eq!((exit.reason, exit.message.as_str()), (ExitReason::Status(3), "told"));
+            assert_eq!((exit.reason, exit.message.as_str()), (ExitReason::Status(3), "y [...] told"));
         }
     }
 

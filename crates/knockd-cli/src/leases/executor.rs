@@ -14,8 +14,8 @@ use super::starting::Starting;
 use super::store::{LeaseStore, Restored};
 use super::writer::{Change, Progress, Ticket, Writer};
 use crate::log::{Line, Log};
-use crate::system::programs;
 use crate::system::text::count;
+use crate::system::{programs, unit};
 
 /// How many start commands wait while `MaxCommands` are running; a further knock runs nothing.
 const MAX_WAITING: usize = 4096;
@@ -343,7 +343,11 @@ impl Executor {
             self.tally.failed += 1;
             log.write(&line);
             if !message.is_empty() {
-                log.write(&Line::last_words(run, message));
+                log.write(&Line::words(run, message));
+            }
+            let signal = if let ExitReason::Signal(signal) = reason { Some(*signal) } else { None };
+            if let Some((unit, setting)) = unit::suspect(message, signal) {
+                log.write(&Line::restricted(run, &unit, setting));
             }
             if let ExitReason::Status(CANNOT_EXECUTE | NOT_FOUND) = reason
                 && let Some(program) = programs::missing(&run.command)

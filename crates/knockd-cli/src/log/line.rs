@@ -243,8 +243,17 @@ impl Line {
         Self::problem("missing", run, text).on_stderr(Level::Warning)
     }
 
-    /// What a failed command said last; this is already on stderr.
-    pub(crate) fn last_words(run: &Run, words: &str) -> Self {
+    /// The line about a command that failed perhaps because of a setting in the unit of systemd.
+    pub(crate) fn restricted(run: &Run, unit: &str, setting: &str) -> Self {
+        let text = format!(
+            "{}: {setting} in the systemd unit may forbid this; run: systemctl edit {unit}",
+            run.door
+        );
+        Self::problem("restricted", run, text).on_stderr(Level::Warning)
+    }
+
+    /// What a failed command said first and last; this is already on stderr.
+    pub(crate) fn words(run: &Run, words: &str) -> Self {
         let line = Self::problem("said", run, format!("{}: command said: {words}", run.door));
         Self { terminal: Terminal::Nothing, ..line }
     }

@@ -1,4 +1,4 @@
-//! The stderr of commands: it is copied to ours, and the last line of each command is kept.
+//! The stderr of commands: it is copied to ours, and the first and the last line of each command are kept.
 
 use std::fs::File;
 use std::io;
@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use crate::system::reopen;
 
 /// How much of a line is kept, in bytes.
-const LINE_LIMIT: usize = 512;
+const LINE_LIMIT: usize = 256;
 
 /// How long bytes wait for a reader of our stderr that has kept up so far.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -27,32 +27,53 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// How much a pipe takes at once, if it takes anything (`PIPE_BUF`, pipe(7)).
 const PIECE: usize = 4096;
 
-/// The last non-blank line of a stream.
+/// The first and the last line of a stream that have a letter or a digit: `^^^` under a mistake says nothing by itself.
+///
+/// Some programs name the reason first, such as iptables, nft and mount, others last.
 #[derive(Default, Debug)]
-pub(super) struct Tail {
+pub(super) struct Words {
+    first: Vec<u8>,
     last: Vec<u8>,
+    /// Whether there are lines between these two.
+    is_apart: bool,
     current: Vec<u8>,
 }
 
-impl Tail {
+impl Words {
     pub(super) fn push(&mut self, chunk: &[u8]) {
         for &byte in chunk {
             if byte == b'\n' {
-                if !self.current.trim_ascii().is_empty() {
-                    std::mem::swap(&mut self.last, &mut self.current);
-                }
-                self.current.clear();
+                self.end_line();
             } else if self.current.len() < LINE_LIMIT {
                 self.current.push(byte);
             }
         }
     }
 
-    /// Returns the line without control characters; empty if there is none.
-    pub(super) fn line(&self) -> String {
-        let unfinished = self.current.trim_ascii();
-        let line = if unfinished.is_empty() { self.last.trim_ascii() } else { unfinished };
-        String::from_utf8_lossy(line).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    fn end_line(&mut self) {
+        if self.current.iter().any(|byte| byte.is_ascii_alphanumeric() || !byte.is_ascii()) {
+            if self.first.is_empty() {
+                std::mem::swap(&mut self.first, &mut self.current);
+            } else {
+                self.is_apart = !self.last.is_empty();
+                std::mem::swap(&mut self.last, &mut self.current);
+            }
+        }
+        self.current.clear();
+    }
+
+    /// Returns the lines as one, without control characters; empty if there is none.
+    pub(super) fn text(mut self) -> String {
+        self.end_line();
+        let [first, last] = [self.first, self.last].map(|line| {
+            let line = String::from_utf8_lossy(&line);
+            let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+            line.trim().to_owned()
+        });
+        match last.as_str() {
+            "" => first,
+            last => format!("{first}{}{last}", if self.is_apart { " [...] " } else { " / " }),
+        }
     }
 }
 
@@ -178,17 +199,52 @@ mod tests {
 
     use super::*;
 
+    fn words(said: &str) -> String {
+        let mut words = Words::default();
+        words.push(said.as_bytes());
+        words.text()
+    }
+
     #[test]
     fn of_a_long_line_the_beginning_is_kept() {
-        let mut tail = Tail::default();
+        let mut words = Words::default();
         for _ in 0..LINE_LIMIT {
-            tail.push(b"xyz");
+            words.push(b"xyz");
         }
-        assert_eq!((tail.line().len(), tail.current.len()), (LINE_LIMIT, LINE_LIMIT));
-        tail.push(b"\n\n  \n");
-        assert_eq!(tail.line().len(), LINE_LIMIT);
-        tail.push(b"short\n");
-        assert_eq!(tail.line(), "short");
+        assert_eq!(words.current.len(), LINE_LIMIT);
+        words.push(b"\n\n  \nshort\n");
+        let text = words.text();
+        assert_eq!(text.len(), LINE_LIMIT + " / short".len());
+        assert!(text.starts_with("xyzxyz") && text.ends_with("x / short"), "{text}");
+    }
+
+    #[test]
+    fn the_reason_is_kept_whether_it_is_said_first_or_last() {
+        for (said, kept) in [
+            ("", ""),
+            ("\n \t\n", ""),
+            ("why", "why"),
+            ("  why\n", "why"),
+            ("first\nlast\n", "first / last"),
+            ("\x1bfirst\r\n\nand\nmore\nlast", "first [...] last"),
+            // As nft, iptables and mount put it.
+            (
+                "Error: Could not process rule: No such file or directory\nadd element inet filter ssh4 { 192.0.2.1 }\n\
+                 \x20                ^^^^^^\n",
+                "Error: Could not process rule: No such file or directory / add element inet filter ssh4 { 192.0.2.1 }",
+            ),
+            (
+                "iptables v1.8.9 (nf_tables): unknown option \"--dprt\"\nTry `iptables -h' or 'iptables --help' for more information.\n",
+                "iptables v1.8.9 (nf_tables): unknown option \"--dprt\" / Try `iptables -h' or 'iptables --help' for more information.",
+            ),
+            (
+                "mount: /mnt: permission denied.\n       dmesg(1) may have more information after failed mount system call.\n",
+                "mount: /mnt: permission denied. / dmesg(1) may have more information after failed mount system call.",
+            ),
+            ("\u{444}\n^\n", "\u{444}"),
+        ] {
+            assert_eq!(words(said), kept, "{said:?}");
+        }
     }
 
     /// A sink whose pipe is full, and the other end of the pipe.

@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal};
 
 use super::identity::Place;
 use super::process::Shell;
-use super::stderr::Tail;
+use super::stderr::Words;
 use super::{Ended, ExitReason, Job, Report, RunnerSettings, process};
 
 /// How long to wait for the last stderr output after a shell failed. Only a command that left a process in the
@@ -78,7 +78,7 @@ struct Running {
     /// What the shell waits for before it executes the command.
     waits: Option<OwnedFd>,
     pidfd: Option<OwnedFd>,
-    tail: Tail,
+    words: Words,
     /// How long it may run.
     limit: Option<Duration>,
     /// When that is over.
@@ -87,7 +87,7 @@ struct Running {
     next: Option<(Instant, Deadline)>,
     /// Whether its processes have been told to terminate.
     is_ending: bool,
-    /// How it ended, while the thread waits for its last line.
+    /// How it ended, while the thread waits for its last words.
     reason: Option<ExitReason>,
 }
 
@@ -97,7 +97,7 @@ enum Deadline {
     ReportLong,
     End,
     Kill,
-    /// The wait for its last line is over.
+    /// The wait for its last words is over.
     ReportExit,
 }
 
@@ -189,9 +189,9 @@ impl CommandThread {
             self.pipes.insert(self.last, pipe);
         }
         let (id, number) = (run.id, shell.id());
-        let (tail, end, next) = (Tail::default(), None, None);
+        let (words, end, next) = (Words::default(), None, None);
         let mut command =
-            Running { run, shell, waits, pidfd, tail, limit, end, next, is_ending: false, reason: None };
+            Running { run, shell, waits, pidfd, words, limit, end, next, is_ending: false, reason: None };
         if command.waits.is_some() {
             let process = self.place.and_then(|place| place.identify(number));
             let _ = self.reports.send(Report::Waits(id, process));
@@ -226,7 +226,7 @@ impl CommandThread {
                 Ok(length @ 1..) => {
                     let chunk = buffer.get(..length).unwrap_or_default();
                     if let Some(command) = self.running.get_mut(&number) {
-                        command.tail.push(chunk);
+                        command.words.push(chunk);
                     }
                     self.settings.sink.write(chunk, Instant::now());
                 }
@@ -325,10 +325,10 @@ impl CommandThread {
 
     /// Reports how a command ended. Its background processes may still hold its pipe.
     fn finish(&mut self, number: u64) {
-        let Some(Running { run, reason: Some(reason), tail, .. }) = self.running.remove(&number) else {
+        let Some(Running { run, reason: Some(reason), words, .. }) = self.running.remove(&number) else {
             return;
         };
-        let message = if reason == ExitReason::Status(0) { String::new() } else { tail.line() };
+        let message = if reason == ExitReason::Status(0) { String::new() } else { words.text() };
         self.report_exit(run, reason, message);
         if self.pipes.contains_key(&number) {
             self.left.push_back(number);
