@@ -1,7 +1,7 @@
 //! The command line of `knockd`; the doc comments here are its help text.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand, ValueEnum, ValueHint};
@@ -245,7 +245,11 @@ pub struct ReloadArgs {
 pub struct CheckArgs {
     /// Configuration file to check
     #[arg(value_name = "FILE", default_value = CONFIG, value_hint = ValueHint::FilePath)]
-    pub file: PathBuf,
+    file: PathBuf,
+
+    /// Check this configuration file, like `knockd check FILE`
+    #[arg(short, long, value_name = "FILE", conflicts_with = "file", value_hint = ValueHint::FilePath)]
+    config: Option<PathBuf>,
 
     /// Treat warnings as errors
     #[arg(long)]
@@ -254,6 +258,13 @@ pub struct CheckArgs {
     /// Print text for people or JSON for programs
     #[arg(long, value_name = "text|json", default_value = "text", hide_possible_values = true)]
     pub format: Format,
+}
+
+impl CheckArgs {
+    /// Returns the path of the file to check.
+    pub fn path(&self) -> &Path {
+        self.config.as_ref().unwrap_or(&self.file)
+    }
 }
 
 /// The command line of `knockd replay`.
@@ -371,6 +382,20 @@ mod tests {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
         assert!(parse("knockd -i eth1").unwrap().command.is_none());
+    }
+
+    #[test]
+    fn the_configuration_to_check_can_be_named_as_for_the_daemon_and_for_replay() {
+        for (line, expected) in [
+            ("knockd check", CONFIG),
+            ("knockd check k.conf", "k.conf"),
+            ("knockd check -c k.conf", "k.conf"),
+            ("knockd check --strict --config=k.conf", "k.conf"),
+        ] {
+            let Some(Command::Check(check)) = parse(line).unwrap().command else { panic!("{line}") };
+            assert_eq!(check.path(), Path::new(expected), "{line}");
+        }
+        assert!(parse("knockd check -c k.conf other.conf").is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! knows it.
 
 mod answers;
+mod closings;
 mod dispatcher;
 mod engine;
 mod pid_file;

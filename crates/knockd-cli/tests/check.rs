@@ -148,9 +148,13 @@ k.conf: 0 errors, 1 warning
 }
 
 #[test]
-fn a_one_time_file_that_cannot_be_used_is_an_error() {
-    for file in ["missing", "used-up"] {
-        assert_eq!(codes(&format!("[once]\none_time_sequences = {file}\n")), ["one-time-file"], "{file}");
+fn a_one_time_file_that_is_missing_is_an_error_and_a_used_up_one_is_a_warning() {
+    for (file, severity, code) in [("missing", "error", 1), ("used-up", "warning", 0)] {
+        let config = format!("[once]\none_time_sequences = {file}\n");
+        assert_eq!(codes(&config), ["one-time-file"], "{file}");
+        let output = knockd_with(&config, "check -c k.conf").code(code);
+        let stdout = String::from_utf8(output.get_output().stdout.clone()).unwrap();
+        assert!(stdout.starts_with(&format!("k.conf:2:22: {severity}: ")), "{stdout}");
     }
 }
 

@@ -315,8 +315,21 @@ knockd: /run/k.conf is world-writable, so anyone could run commands as root; run
 
 #[test]
 fn a_missing_one_time_file_is_named() {
-    knockd_with("[once]\none_time_sequences = missing\n").code(1).stdout_eq("").stderr_eq(str![[r#"
-knockd: door once: cannot read and write one-time file [..]/missing: No such file or directory (os error 2)
+    let config = "[once]\none_time_sequences = missing\n[a]\nsequence = 1 # one\n[b]\none_time_sequences = /dev/null\n";
+    knockd_with(config).code(1).stdout_eq("").stderr_eq(str![[r#"
+knockd: invalid configuration:
+[..]/k.conf:2:22: error: cannot read and write [..]/missing: No such file or directory (os error 2)
+  |
+2 | one_time_sequences = missing
+  |                      ^^^^^^^ expected a file with one sequence per line
+[..]/k.conf:4:14: warning: text ignored
+  |
+4 | sequence = 1 # one
+  |              ^^^^^ expected nothing; a comment needs its own line
+[..]/k.conf:6:22: error: cannot read and write /dev/null: not a regular file
+  |
+6 | one_time_sequences = /dev/null
+  |                      ^^^^^^^^^ expected a file with one sequence per line
 
 "#]]);
 }

@@ -97,9 +97,14 @@ fn doors_are_opened_extended_and_closed_by_hand() {
     wait_until("an hour", || left("closes in 1 h 0 min") || left("closes in 59 min"));
     // A knock does not shorten it, and neither does the next one.
     told(server, &["open", "the ssh door", "192.0.2.7"]);
-    assert_eq!(told(server, &["extend", "the ssh door", "192.0.2.7", "5"]), "extended 1 open door\n");
+    let nothing = told(server, &["extend", "the ssh door", "192.0.2.7", "5"]);
+    assert!(
+        nothing.starts_with("the ssh door stays open for 192.0.2.7 for ")
+            && nothing.ends_with(" anyway; nothing changed\n"),
+        "{nothing}"
+    );
     assert!(left("closes in 1 h 0 min") || left("closes in 59 min"));
-    assert_eq!(told(server, &["close", "the ssh door", "192.0.2.7"]), "closing 1 open door\n");
+    assert_eq!(told(server, &["close", "the ssh door", "192.0.2.7"]), "closed 1 open door\n");
     knockd.wait_for_output("close 192.0.2.7");
     wait_until("the lease is gone", || left("Open doors: 0"));
     assert_eq!(knockd.count("open 192.0.2.7"), 2, "the command, and its announcement");
@@ -108,10 +113,36 @@ fn doors_are_opened_extended_and_closed_by_hand() {
     knockd.wait_for_output("open 10.9.0.2");
     told(server, &["open", "the ssh door", "192.0.2.8"]);
     knockd.wait_for_output("open 192.0.2.8");
-    assert_eq!(told(server, &["close", "the ssh door", "--all"]), "closing 2 open doors\n");
+    assert_eq!(told(server, &["close", "the ssh door", "--all"]), "closed 2 open doors\n");
     knockd.wait_for_output("close 192.0.2.8");
     wait_until("both are gone", || left("Open doors: 0"));
-    assert_eq!(told(server, &["close", "--all"]), "closing 0 open doors\n");
+    assert_eq!(told(server, &["close", "--all"]), "closed 0 open doors\n");
+}
+
+#[test]
+fn close_waits_for_the_stop_command_and_says_whether_it_worked() {
+    let net = Net::new().unwrap();
+    let config = "[ssh]\nsequence = 7101\nstart_command = true\ncmd_timeout = 600\n\
+                  stop_command = echo bad rule >&2; [ -e /run/can-close ]\n\
+                  [slow]\nsequence = 8202\nstart_command = true\ncmd_timeout = 600\nstop_command = sleep 2\n";
+    let mut knockd = Knockd::start(&net, config);
+    let server = &net.server;
+    let is_open = |door: &str| {
+        let leases = common::status_json(&net)["leases"]["listed"].take();
+        leases.as_array().unwrap().iter().any(|lease| lease["door"] == door && lease["state"] == "open")
+    };
+    told(server, &["open", "ssh", "192.0.2.7"]);
+    told(server, &["open", "slow", "192.0.2.7"]);
+    wait_until("both are open", || is_open("ssh") && is_open("slow"));
+    let failed = refused(server, &["close", "ssh", "192.0.2.7"]);
+    let why = "knockd: ssh for 192.0.2.7: command returned non-zero status code (1): bad rule; retrying in ";
+    assert!(failed.starts_with(why), "{failed}");
+    sh(server, "touch /run/can-close");
+    let begun = std::time::Instant::now();
+    assert_eq!(told(server, &["close", "--all"]), "closed 2 open doors\n");
+    assert!(begun.elapsed() > std::time::Duration::from_secs(1), "it has not waited");
+    assert_eq!(common::status_json(&net)["leases"]["total"], 0);
+    knockd.stop();
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn files_that_may_not_grow_end_neither_knockd_nor_its_doors_and_each_is_reported
     }
     for neighbour in [2, 3] {
         let address = format!("10.9.0.{neighbour}");
-        net.server.run(&[KNOCKD, "close", "door", &address, "--socket", "/run/k.socket"]).unwrap();
+        sh(&net.server, &format!("'{KNOCKD}' close door {address} --socket /run/k.socket || true"));
         knockd.wait_for_output(&format!("closed {address}"));
     }
     wait_until("the metrics are tried", || knockd.count("cannot write metrics to /run/k.prom: ") > 0);
@@ -167,7 +167,7 @@ fn a_named_pipe_in_place_of_a_file_that_a_reload_reads_holds_up_nothing() {
     net.server.write_file("/run/list", " 7001\n").unwrap();
     let mut knockd = Knockd::start(&net, &format!("{DOOR}{once}"));
     for (file, error) in [
-        ("/run/list", "cannot read and write one-time file /run/list: not a regular file"),
+        ("/run/list", "cannot read and write /run/list: not a regular file"),
         (CONFIG, "cannot read /run/knockd.conf: not a regular file"),
     ] {
         sh(&net.server, &format!("mv {file} {file}.old; mkfifo {file}"));

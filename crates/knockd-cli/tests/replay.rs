@@ -229,12 +229,13 @@ fn no_truncation_of_a_capture_does_any_harm() {
 #[test]
 fn what_cannot_be_read_at_all_is_named() {
     let desk = Desk::new(SSH, b"");
-    desk.replay("").code(1).stderr_eq(str![[r#"
+    desk.replay("").code(1).stdout_eq("").stderr_eq(str![[r#"
 knockd: c.pcap: empty file
 
 "#]]);
     let desk = Desk::new(SSH, b"\x1f\x8b\x08 something else, long enough to be looked at");
-    desk.replay("").code(1).stderr_eq(str![[r#"
+    desk.replay("--format json").code(1).stdout_eq("");
+    desk.replay("").code(1).stdout_eq("").stderr_eq(str![[r#"
 knockd: c.pcap: not a pcap or pcapng file, as written by tcpdump -w or Wireshark; if it is compressed, decompress it first
 
 "#]]);
@@ -256,6 +257,46 @@ k.conf:2:12: error: unexpected "80000"
 knockd: cannot read no-such.pcap: No such file or directory (os error 2)
 
 "#]]);
+}
+
+#[test]
+fn a_capture_without_packets_is_a_capture() {
+    let desk = Desk::new(SSH, &pcap(&[]));
+    let stdout = String::from_utf8(desk.replay("").code(0).get_output().stdout.clone()).unwrap();
+    assert!(stdout.starts_with("Doors in k.conf: ssh, web\n") && stdout.contains("Packets: 0,"), "{stdout}");
+}
+
+#[test]
+fn times_in_json_have_the_digits_of_the_capture() {
+    let mut capture = pcap(&story()[..2]);
+    // The microseconds of the first and of the second packet, which starts at this length.
+    let second = pcap(&story()[..1]).len();
+    for (record, microseconds) in [(24, 123_457_u32), (second, 323_691)] {
+        capture[record + 4..record + 8].copy_from_slice(&microseconds.to_le_bytes());
+    }
+    let desk = Desk::new(SSH, &capture);
+    let output = desk.replay("--explain 192.0.2.7 --format json").code(0);
+    let stdout = String::from_utf8(output.get_output().stdout.clone()).unwrap();
+    assert!(stdout.contains(r#""time":"2026-09-21T14:13:20.323691Z","offset":0.200234,"#), "{stdout}");
+}
+
+#[test]
+fn a_port_that_was_hit_with_the_wrong_protocol_is_explained() {
+    let [source, server] = [[192, 0, 2, 7], [198, 51, 100, 1]];
+    let frames = [Frame::udp(source, server, 1101, &[0]), Frame::tcp(source, server, 1202, Flags::SYN)];
+    let desk = Desk::new(SSH, &pcap(&frames));
+    let told = |arguments: &str| {
+        let output = desk.replay(&format!("--explain 192.0.2.7 {arguments}")).code(0);
+        String::from_utf8(output.get_output().stdout.clone()).unwrap()
+    };
+    let text = told("");
+    assert!(text.contains("\n    ssh: not seen: this door wants 1101:tcp\n"), "{text}");
+    assert!(text.contains("\n    ssh: not seen: this door wants 1202:udp\n"), "{text}");
+    let json = told("--format json");
+    assert!(
+        json.contains(r#"{"source":"192.0.2.7","door":"ssh","what":"other_protocol","wants":"1101:tcp"}"#),
+        "{json}"
+    );
 }
 
 #[test]

@@ -190,7 +190,13 @@ impl Gate {
         if self.scanners.is_scanner(packet.source, now.monotonic) {
             return Visibility::FromScanner;
         }
-        self.matcher.visibility(packet)
+        match self.matcher.visibility(packet) {
+            Visibility::NoDoorsPort => {
+                let door = self.matcher.door_for_other_protocol(packet);
+                door.map_or(Visibility::NoDoorsPort, Visibility::WrongProtocol)
+            }
+            visibility => visibility,
+        }
     }
 
     /// Handles the end of a command. `succeeded` says whether its exit status was 0. An unknown `id` is ignored.
@@ -290,6 +296,11 @@ impl Gate {
     /// Returns all leases, oldest first, including those whose stop command is still running.
     pub fn leases(&self) -> impl Iterator<Item = LeaseView<'_>> {
         self.leases.iter()
+    }
+
+    /// Returns a lease, unless it has ended.
+    pub fn lease(&self, id: LeaseId) -> Option<LeaseView<'_>> {
+        self.leases.get(id)
     }
 
     /// Returns the number of leases.

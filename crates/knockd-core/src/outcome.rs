@@ -72,6 +72,8 @@ pub enum Visibility {
     NotWatched,
     /// No door that watches its destination has its port and protocol in its sequence.
     NoDoorsPort,
+    /// This door watches its destination and has its port with the other protocol in its sequence; no door has both.
+    WrongProtocol(DoorId),
     /// The doors with its port want other flags.
     WrongFlags,
     /// Some door sees it, so it can start, advance and spoil attempts.

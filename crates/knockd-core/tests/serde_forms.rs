@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use knockd_core::config::{LogFormat, OnExit, Reopen, ScanLimit};
 use knockd_core::{
-    Arrival, Burn, Config, ConfigError, Effect, Event, EventKind, Gate, Hit, LeaseFilter, LeaseId,
+    Arrival, Burn, Config, ConfigError, DoorId, Effect, Event, EventKind, Gate, Hit, LeaseFilter, LeaseId,
     LeaseState, LocalPorts, Now, OneTime, OneTimeFiles, OpeningResult, Outcome, Packet, Run, Seed, Step,
     TcpFlags, Text, Timestamp, UnixTime, Visibility,
 };
@@ -129,6 +129,7 @@ fn forms_are_such_as_a_person_would_write() {
     has_form(&EventKind::TimedOut(3), json!({ "timed_out": 3 }));
     has_form(&EventKind::Opened, json!("opened"));
     has_form(&Visibility::NoDoorsPort, json!("no_doors_port"));
+    has_form(&Visibility::WrongProtocol(DoorId::new(2)), json!({ "wrong_protocol": 2 }));
     has_form(&OpeningResult::NothingToRun, json!("nothing_to_run"));
     has_form(&Outcome::Effect(Effect::Forget(LeaseId(7))), json!({ "effect": { "forget": 7 } }));
     has_form(&UnixTime::new(Duration::from_secs(1)), json!(1000));

@@ -189,21 +189,24 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// One that cannot be read keeps the daemon from starting; one that is used up disables its door.
     fn one_time_file(&mut self, path: &Path, places: &Places) -> Option<Diagnostic> {
-        let (message, expected) = match fs::read(path) {
+        let (severity, message, expected) = match fs::read(path) {
             Err(reason) => {
-                (format!("cannot read {}: {reason}", path.display()), "a file with one sequence per line")
+                let message = format!("cannot read {}: {reason}", path.display());
+                (Severity::Error, message, "a file with one sequence per line")
             }
             Ok(text) => {
                 self.access(path);
                 if OneTime::parse(&text).next().is_some() {
                     return None;
                 }
-                (format!("no sequence left in {}", path.display()), "a file with an unused sequence")
+                let message = format!("no sequence left in {}", path.display());
+                (Severity::Warning, message, "a file with an unused sequence")
             }
         };
         let (source, span) = (self.file.source(places.file.as_deref()), places.of("One_Time_Sequences"));
-        Some(Diagnostic::new(source, span, Severity::Error, Code::OneTimeFile, message, expected))
+        Some(Diagnostic::new(source, span, severity, Code::OneTimeFile, message, expected))
     }
 
     /// Checks who else may use a file.

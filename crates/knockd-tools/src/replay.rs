@@ -43,10 +43,11 @@ pub fn run(args: &args::ReplayArgs) -> anyhow::Result<Exit> {
     let own = Own::choose(args, &config.options)?;
     let mut replay = Replay::new(config, own)?;
     let mut output = Printer::new(args.format, args.explain);
-    output.begin(&args.config, &replay.gate.config().doors, &replay.own)?;
     let mut failure = None;
     let read = capture_file::read(open(&args.capture)?, |captured| {
-        match replay.handle_captured(&captured, &mut output) {
+        // Nothing is printed before the file has turned out to be a capture.
+        let begun = if replay.summary.packets == 0 { replay.begin(args, &mut output) } else { Ok(()) };
+        match begun.and_then(|()| replay.handle_captured(&captured, &mut output)) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
                 failure = Some(error);
@@ -55,10 +56,15 @@ pub fn run(args: &args::ReplayArgs) -> anyhow::Result<Exit> {
         }
     });
     failure.map_or(Ok(()), Err)?;
+    let about_file = || args.capture.display().to_string();
+    if replay.summary.packets == 0 {
+        read.with_context(about_file)?;
+        replay.begin(args, &mut output)?;
+    }
     output.end_of_file()?;
     replay.finish(&mut output)?;
     output.summary(&replay.summary, read.is_ok())?;
-    read.map(|()| Exit::Succeeded).with_context(|| format!("{}", args.capture.display()))
+    read.map(|()| Exit::Succeeded).with_context(about_file)
 }
 
 fn open(capture: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
@@ -134,6 +140,10 @@ impl Replay {
             gate.set_addresses(own.iter().copied());
         }
         Ok(Self { gate, own, current: None, now: Timestamp::ZERO, summary: Summary::default() })
+    }
+
+    fn begin(&self, args: &args::ReplayArgs, output: &mut Printer) -> anyhow::Result<()> {
+        Ok(output.begin(&args.config, &self.gate.config().doors, &self.own)?)
     }
 
     fn handle_captured(&mut self, captured: &Captured<'_>, output: &mut Printer) -> anyhow::Result<()> {

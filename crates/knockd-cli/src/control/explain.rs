@@ -1,15 +1,16 @@
 //! What happened to a packet and to the attempts of its source, as sentences for people and as JSON for programs.
 //!
 //! Nothing is decided here: this module puts into words what the decoder, the guard, the matcher and the leases
-//! report. It never names a step that was not sent, neither the next one nor a later one.
+//! report. It never names a step that was not sent, neither the next one nor a later one; only a port that was hit with the
+//! wrong protocol is named with the right one.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use knockd_capture::Ignored;
 use knockd_core::{
-    Door, Effect, Event, EventKind, Hit, Martian, OpeningResult, Outcome, Packet, RunKind, TcpFlags,
-    Visibility,
+    Door, Effect, Event, EventKind, Hit, Martian, OpeningResult, Outcome, Packet, Protocol, RunKind, Step,
+    TcpFlags, Visibility,
 };
 use serde::{Serialize, Serializer};
 
@@ -74,6 +75,8 @@ pub enum What<'a> {
     NotWatched,
     /// No door that watches its destination uses its port.
     NoDoorsPort,
+    /// The door uses its port with the other protocol, as `wants` says; no door uses both.
+    OtherProtocol { wants: String },
     /// The doors that use its port want other flags.
     OtherFlags,
     /// This packet made its source a scanner.
@@ -155,16 +158,28 @@ pub fn of_packet<'a>(
         }
     }
     let is_without_effect = !notes.iter().any(|note| note.source == packet.source);
+    let mut door = None;
     let what = what.or(match visibility {
         Visibility::NotWatched => Some(What::NotWatched),
         Visibility::NoDoorsPort => Some(What::NoDoorsPort),
+        Visibility::WrongProtocol(id) => {
+            door = doors.get(id.index()).map(|door| &*door.name);
+            Some(What::OtherProtocol { wants: with_other_protocol(packet.hit.step()).to_string() })
+        }
         Visibility::WrongFlags => Some(What::OtherFlags),
         Visibility::Martian(reason) => Some(What::Martian { reason }),
         Visibility::FromScanner => is_without_effect.then_some(What::FromScanner),
         Visibility::Visible => is_without_effect.then_some(What::NoEffect),
     });
-    notes.extend(what.map(|what| Note { source: packet.source, door: None, what }));
+    notes.extend(what.map(|what| Note { source: packet.source, door, what }));
     notes
+}
+
+const fn with_other_protocol(step: Step) -> Step {
+    match step.protocol {
+        Protocol::Tcp => Step::udp(step.port),
+        Protocol::Udp => Step::tcp(step.port),
+    }
 }
 
 /// Explains what an outcome means for its source, if anything.
@@ -233,6 +248,7 @@ impl fmt::Display for What<'_> {
                 f.write_str("not seen: the destination is neither a local address nor the `Target` of a door")
             }
             Self::NoDoorsPort => f.write_str("not seen: no door uses this port"),
+            Self::OtherProtocol { wants } => write!(f, "not seen: this door wants {wants}"),
             Self::OtherFlags => f.write_str("not seen: the doors that use this port want other TCP flags"),
             Self::Scanner => f.write_str(
                 "scanner: tried more than `ScanLimit` closed ports; attempts dropped, ignored \
@@ -363,6 +379,7 @@ mod tests {
     fn a_packet_that_did_nothing_has_a_reason() {
         for (visibility, expected) in [
             (Visibility::NoDoorsPort, "not seen: no door uses this port"),
+            (Visibility::WrongProtocol(DoorId::new(0)), "ssh: not seen: this door wants 9000:udp"),
             (Visibility::WrongFlags, "not seen: the doors that use this port want other TCP flags"),
             (Visibility::FromScanner, "ignored: the source is a scanner"),
             (Visibility::Martian(Martian::Multicast), "ignored: multicast source address"),

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use knockd_core::{
-    DoorId, DoorName, Effect, LeaseFilter, LeaseState, LeaseView, OpeningResult, Outcome, Timestamp, similar,
+    DoorId, DoorName, Effect, LeaseFilter, LeaseId, LeaseKey, LeaseState, LeaseView, OpeningResult, Outcome,
+    Timestamp, similar,
 };
 
 use super::engine::Engine;
@@ -16,7 +17,7 @@ use crate::control::{
 };
 use crate::leases::executor::Tally;
 use crate::log::Line;
-use crate::system::text::count;
+use crate::system::text::{count, span};
 
 /// How many attempts a status lists.
 const MAX_ATTEMPTS: usize = 100;
@@ -34,6 +35,14 @@ impl Engine {
                 let addresses: Vec<_> = self.dispatcher.listeners.addresses().collect();
                 return self.dispatcher.feed.add(*address, reply, connected, &addresses);
             }
+            Request::Close { door, address } => match self.close(&request, &who, door.as_deref(), *address) {
+                // The reply comes when the stop commands have ended.
+                Ok(closing) => {
+                    let now = self.clock.now();
+                    return self.closings.add(closing.iter().map(|(id, key)| (*id, key)), reply, now);
+                }
+                Err(reason) => Reply::refused(reason),
+            },
             _ => self.obey(&request, &who).map_or_else(Reply::refused, Reply::done),
         };
         // The client may be gone.
@@ -42,16 +51,15 @@ impl Engine {
 
     /// Carries out a request and says what was done, or why not.
     fn obey(&mut self, request: &Request, who: &Who) -> Result<String, String> {
-        if let Request::Close { door: Some(door), .. }
-        | Request::Extend { door, .. }
-        | Request::Open { door, .. } = request
-        {
+        if let Request::Extend { door, .. } | Request::Open { door, .. } = request {
             self.find(door)?;
         }
         // Door names contain no line ends, so neither does this.
         self.log(&Line::request(who.user, &who.text, &request.to_string()));
         match request {
-            Request::Status {} | Request::Trace { .. } => Err("unsupported request".to_owned()),
+            Request::Status {} | Request::Trace { .. } | Request::Close { .. } => {
+                Err("unsupported request".to_owned())
+            }
             Request::Reload {} if !self.request_limits.admits_reload(self.clock.now()) => {
                 Err(format!("more than {MAX_RELOADS} reloads within a minute; try again later"))
             }
@@ -59,35 +67,62 @@ impl Engine {
                 self.reload().map(|()| format!("reloaded {}", self.setup.config_path.display()))
             }
             Request::Open { door, address } => self.open_for(door, *address),
-            Request::Close { door, address } => {
-                let which = filter(door.as_deref(), *address)?;
-                let closing = self.gate.leases().filter(|lease| which.includes(lease.key)).count();
-                self.apply(|gate, now| gate.close(&which, now));
-                match closing {
-                    0 if address.is_some() => Err(self.not_open(door.as_deref(), *address)),
-                    closing => Ok(format!("closing {}", count(closing, "open door"))),
-                }
-            }
             Request::Extend { door, address, seconds } => {
                 let which = filter(Some(door), Some(*address))?;
                 let time = seconds.map(|seconds| Duration::from_secs(seconds.into()));
                 match self.extend(&which, time) {
-                    0 if self.gate.leases().any(|lease| which.includes(lease.key)) => Err(format!(
-                        "{door} is already closing for {address}; run `knockd open` to open it again"
-                    )),
-                    0 => Err(self.not_open(Some(door), Some(*address))),
-                    extended => Ok(format!("extended {}", count(extended, "open door"))),
+                    Extended { longer: 0, left: Some(left) } => {
+                        let left = left.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX);
+                        let left = span(left);
+                        Ok(format!("{door} stays open for {address} for {left} anyway; nothing changed"))
+                    }
+                    Extended { longer: 0, .. }
+                        if self.gate.leases().any(|lease| which.includes(lease.key)) =>
+                    {
+                        Err(format!(
+                            "{door} is already closing for {address}; run `knockd open` to open it again"
+                        ))
+                    }
+                    Extended { longer: 0, .. } => Err(self.not_open(Some(door), Some(*address))),
+                    Extended { longer, .. } => Ok(format!("extended {}", count(longer, "open door"))),
                 }
             }
         }
     }
 
-    /// Extends leases and returns how many now last longer.
-    fn extend(&mut self, which: &LeaseFilter, time: Option<Duration>) -> usize {
-        let mut extended = 0;
+    /// Closes leases and returns them.
+    fn close(
+        &mut self,
+        request: &Request,
+        who: &Who,
+        door: Option<&str>,
+        address: Option<IpAddr>,
+    ) -> Result<Vec<(LeaseId, LeaseKey)>, String> {
+        door.map_or(Ok(()), |door| self.find(door))?;
+        self.log(&Line::request(who.user, &who.text, &request.to_string()));
+        let which = filter(door, address)?;
+        let meant = self.gate.leases().filter(|lease| which.includes(lease.key));
+        let closing: Vec<_> = meant.map(|lease| (lease.id, lease.key.clone())).collect();
+        self.apply(|gate, now| gate.close(&which, now));
+        if closing.is_empty() && address.is_some() { Err(self.not_open(door, address)) } else { Ok(closing) }
+    }
+
+    /// Extends leases and says what came of it.
+    fn extend(&mut self, which: &LeaseFilter, time: Option<Duration>) -> Extended {
+        let meant = self.gate.leases().filter(|lease| which.includes(lease.key));
+        let before: Vec<_> = meant.map(|lease| (lease.id, end_of(lease.state))).collect();
+        let now = self.clock.now();
+        let mut extended = Extended { longer: 0, left: None };
         self.apply_and_look(
             |gate, now| gate.extend(which, time, now),
-            |outcome, _| extended += usize::from(matches!(outcome, Outcome::Effect(Effect::EndMoved(..)))),
+            |outcome, _| {
+                let Outcome::Effect(Effect::EndMoved(id, end)) = outcome else { return };
+                if before.contains(&(*id, Some(*end))) {
+                    extended.left = extended.left.max(Some(end.since(now)));
+                } else {
+                    extended.longer += 1;
+                }
+            },
         );
         extended
     }
@@ -260,6 +295,14 @@ impl Engine {
         leases.listed = listed.collect();
         leases
     }
+}
+
+/// What came of extending leases.
+struct Extended {
+    /// How many now last longer.
+    longer: usize,
+    /// The longest time for which one of the others stays open.
+    left: Option<Duration>,
 }
 
 const fn state_of(state: LeaseState) -> LeasePhase {

@@ -12,6 +12,7 @@ use knockd_capture::LinkWatch;
 use knockd_core::{DoorId, Gate, LocalPorts, Now, Outcome, Outcomes, Packet, Timestamp};
 use signal_hook::consts::SIGHUP;
 
+use super::closings::Closings;
 use super::dispatcher::Dispatcher;
 use super::request_limits::RequestLimits;
 use super::service_manager::{self, Watchdog};
@@ -57,6 +58,8 @@ pub(super) struct Engine {
     log_lines: Receiver<Line>,
     pub(super) line_sender: Sender<Line>,
     pub(super) request_limits: RequestLimits,
+    /// Requests whose replies wait for stop commands.
+    pub(super) closings: Closings,
     pub(super) longest_iteration: Duration,
 }
 
@@ -117,6 +120,7 @@ impl Engine {
             log_lines,
             line_sender,
             request_limits: RequestLimits::default(),
+            closings: Closings::default(),
             longest_iteration: Duration::ZERO,
         })
     }
@@ -247,6 +251,12 @@ impl Engine {
     pub(super) fn handle_report(&mut self, report: &Report) {
         if let Some((id, succeeded)) = self.dispatcher.handle_report(report) {
             self.apply(|gate, now| gate.handle_exit(id, succeeded, now));
+            if let Report::Ended(ended) = report
+                && !self.closings.is_empty()
+            {
+                let state = self.gate.lease(id).map(|lease| lease.state);
+                self.closings.handle_exit(ended, state, self.clock.now());
+            }
         }
     }
 
@@ -320,6 +330,7 @@ impl Engine {
             self.apply(Gate::handle_timeout);
         }
         self.dispatcher.handle_timeout(now);
+        self.closings.handle_timeout(now);
         self.watchdog.handle_timeout(now, !self.dispatcher.listeners.are_deaf(now));
     }
 
@@ -329,6 +340,7 @@ impl Engine {
             self.request_limits.poll_timeout(now),
             self.gate.poll_timeout(),
             self.dispatcher.poll_timeout(),
+            self.closings.poll_timeout(),
             self.dispatcher.listeners.poll_timeout(),
             self.watchdog.poll_timeout(),
         ];

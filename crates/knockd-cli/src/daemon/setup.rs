@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use knockd_capture::interfaces;
-use knockd_core::config::{Diagnostic, Parsed};
+use knockd_core::config::{Code, Diagnostic, Parsed, Severity};
 use knockd_core::{Config, DoorId, OneTimeFiles};
 
 use crate::args::Args;
@@ -53,45 +53,51 @@ impl Warnings {
     }
 }
 
-/// Why the daemon cannot run with this command line and configuration.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SetupError {
-    #[error(transparent)]
-    Config(#[from] ConfigFileError),
-    #[error("door {door}: cannot read and write one-time file {}", path.display())]
-    OneTime { door: String, path: PathBuf, source: io::Error },
-}
-
 impl Setup {
     /// Reads the configuration and the one-time files; relative paths start at `directory`. If neither chooses
     /// interfaces, a default selection of `before` stays.
     ///
     /// # Errors
     /// When a file cannot be read, or the configuration is invalid.
-    pub(crate) fn load(args: &Args, directory: &Path, before: Option<&Self>) -> Result<Self, SetupError> {
+    pub(crate) fn load(
+        args: &Args,
+        directory: &Path,
+        before: Option<&Self>,
+    ) -> Result<Self, ConfigFileError> {
         let config_path = directory.join(&args.config);
         // A pipe is fine at startup, but a reload must not wait for somebody to write to it.
         if before.is_some() && fs::metadata(&config_path).is_ok_and(|metadata| !metadata.is_file()) {
             let source = io::Error::other("not a regular file");
-            return Err(ConfigFileError::Unreadable { path: config_path, source }.into());
+            return Err(ConfigFileError::Unreadable { path: config_path, source });
         }
         let file = ConfigFile::read(&config_path, directory)?;
         let mut texts = Vec::new();
         for path in file.paths() {
             texts.extend(check_access(path)?);
         }
-        let Parsed { config, warnings: findings, .. } = file.parse()?;
+        let Parsed { config, warnings: mut findings, places, .. } = file.parse()?;
         let mut one_time_files = OneTimeFiles::new();
-        for door in &config.doors {
+        let mut are_usable = true;
+        for (door, places) in config.doors.iter().zip(&places) {
             let Some(name) = door.key.one_time_file() else { continue };
             let path = directory.join(&**name);
             texts.extend(check_access(&path)?);
-            let content = one_time_file::read(&path).map_err(|source| SetupError::OneTime {
-                door: door.name.to_string(),
-                path,
-                source,
-            })?;
-            one_time_files.insert(name.clone(), content);
+            match one_time_file::read(&path) {
+                Ok(content) => drop(one_time_files.insert(name.clone(), content)),
+                Err(error) => {
+                    let (source, span) =
+                        (file.source(places.file.as_deref()), places.of("One_Time_Sequences"));
+                    let message = format!("cannot read and write {}: {error}", path.display());
+                    let (severity, code) = (Severity::Error, Code::OneTimeFile);
+                    let expected = "a file with one sequence per line";
+                    findings.push(Diagnostic::new(source, span, severity, code, message, expected));
+                    are_usable = false;
+                }
+            }
+        }
+        if !are_usable {
+            findings.sort_by(Diagnostic::order);
+            return Err(ConfigFileError::Invalid { file, findings });
         }
         let options = &config.options;
         let in_directory = |path: &Path| directory.join(path);

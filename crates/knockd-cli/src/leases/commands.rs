@@ -66,6 +66,24 @@ impl ExitReason {
             (None, None) => Self::NotStarted(format!("unknown exit status: {status}")),
         }
     }
+
+    /// Says how the command failed, if it did.
+    pub(crate) fn problem(&self) -> Option<String> {
+        match self {
+            Self::Status(0) => None,
+            Self::Status(code) => Some(format!("command returned non-zero status code ({code})")),
+            Self::Signal(signal) => Some(format!("command killed by signal {signal}")),
+            Self::NotStarted(reason) => Some(format!("cannot start command: {reason}")),
+        }
+    }
+}
+
+impl Ended {
+    /// Says how it failed and what it said, if it failed.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let problem = self.reason.problem()?;
+        Some(if self.message.is_empty() { problem } else { format!("{problem}: {}", self.message) })
+    }
 }
 
 /// Something for the thread to do.

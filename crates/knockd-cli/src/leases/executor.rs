@@ -339,9 +339,9 @@ impl Executor {
             // There was no shell, or it found an error before it executed anything.
             self.say_running(run, log);
         }
-        if let Some(line) = failure(run, reason) {
+        if let Some(problem) = reason.problem() {
             self.tally.failed += 1;
-            log.write(&line);
+            log.write(&Line::failed(run, &problem));
             if !message.is_empty() {
                 log.write(&Line::words(run, message));
             }
@@ -386,15 +386,4 @@ fn end_leftovers(records: &[LeaseRecord], log: &Log) {
             format!("cannot terminate process {}, a start command of an earlier knockd", process.number);
         log.write(&Line::warning(text));
     }
-}
-
-/// The line about a command that failed.
-fn failure(run: &Run, reason: &ExitReason) -> Option<Line> {
-    let how = match reason {
-        ExitReason::Status(0) => return None,
-        ExitReason::Status(code) => format!("command returned non-zero status code ({code})"),
-        ExitReason::Signal(signal) => format!("command killed by signal {signal}"),
-        ExitReason::NotStarted(reason) => format!("cannot start command: {reason}"),
-    };
-    Some(Line::failed(run, &how))
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{Effect, LeaseId, LeaseKey, Leases, Phase};
+use super::{Effect, Lease, LeaseId, LeaseKey, Leases, Phase};
 use crate::text::DoorName;
 use crate::time::{Now, Timestamp};
 
@@ -64,15 +64,12 @@ pub enum LeaseState {
 impl Leases {
     /// Returns all leases, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = LeaseView<'_>> {
-        self.by_id.iter().map(|(&id, lease)| {
-            let state = match lease.phase {
-                Phase::Starting { .. } => LeaseState::Starting,
-                Phase::Open { until, failed } => LeaseState::Open { until, failed },
-                Phase::Stopping { .. } => LeaseState::Closing,
-                Phase::Failing { failures, again } => LeaseState::Retrying { again, failures },
-            };
-            LeaseView { id, key: &lease.key, state }
-        })
+        self.by_id.iter().map(|(&id, lease)| view(id, lease))
+    }
+
+    /// Returns a lease, unless it has ended.
+    pub fn get(&self, id: LeaseId) -> Option<LeaseView<'_>> {
+        self.by_id.get(&id).map(|lease| view(id, lease))
     }
 
     /// Closes every selected lease early: returns the stop commands, each after the record of its lease.
@@ -132,6 +129,16 @@ impl Leases {
         let meant = self.by_id.iter().filter(|(_, lease)| which.includes(&lease.key));
         meant.map(|(&id, _)| id).collect()
     }
+}
+
+fn view(id: LeaseId, lease: &Lease) -> LeaseView<'_> {
+    let state = match lease.phase {
+        Phase::Starting { .. } => LeaseState::Starting,
+        Phase::Open { until, failed } => LeaseState::Open { until, failed },
+        Phase::Stopping { .. } => LeaseState::Closing,
+        Phase::Failing { failures, again } => LeaseState::Retrying { again, failures },
+    };
+    LeaseView { id, key: &lease.key, state }
 }
 
 #[cfg(test)]

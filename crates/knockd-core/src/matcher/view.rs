@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use super::{COOLING, DoorId, Matcher};
 use crate::attempts::Attempt;
-use crate::sequence::Sequence;
+use crate::packet::Packet;
+use crate::sequence::{Sequence, Step};
 use crate::time::Timestamp;
 
 /// An attempt in progress, as shown to a person, without the remaining steps.
@@ -43,6 +44,18 @@ impl Matcher {
     /// Returns the number of steps in a door's sequence; `None` if a door has no one-time sequence left.
     pub fn steps_of(&self, door: DoorId) -> Option<usize> {
         self.doors.get(door.index())?.sequence.as_ref().map(Sequence::len)
+    }
+
+    /// Returns the first door that watches the packet's destination and has its port in its sequence with the other protocol.
+    pub fn door_for_other_protocol(&self, packet: &Packet) -> Option<DoorId> {
+        let classes = self.classes_of(packet.destination);
+        let Step { port, protocol } = packet.hit.step();
+        let is_meant = |step: Step| step.port == port && step.protocol != protocol;
+        let wants = |sequence: &Sequence| sequence.steps().any(is_meant);
+        let door = self.doors.iter().position(|door| {
+            classes.contains(&Some(door.class)) && door.sequence.as_ref().is_some_and(wants)
+        });
+        door.map(DoorId::new)
     }
 
     /// Returns the number of packets so far that some door saw.

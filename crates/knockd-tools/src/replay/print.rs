@@ -269,7 +269,7 @@ impl Printer {
 
     fn when(&mut self, number: Option<u64>, time: Duration) -> When {
         let first = *self.first.get_or_insert(time);
-        let offset = time.as_secs_f64() - first.as_secs_f64();
+        let offset = seconds(time.saturating_sub(first)) - seconds(first.saturating_sub(time));
         When { number, time: moment(time).to_string(), offset }
     }
 
@@ -286,6 +286,11 @@ impl Printer {
         serde_json::to_writer(&mut self.out, object)?;
         writeln!(self.out)
     }
+}
+
+/// Returns the number that prints as these seconds do: a difference of two such numbers has binary noise in its last digits.
+fn seconds(time: Duration) -> f64 {
+    format!("{}.{:09}", time.as_secs(), time.subsec_nanos()).parse().unwrap_or(f64::MAX)
 }
 
 fn moment(time: Duration) -> jiff::Timestamp {
