@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, ValueHint};
-use knockd_core::TcpFlags;
+use knockd_core::{TcpFlags, pasted};
 
 use crate::Family;
 
@@ -33,6 +34,10 @@ pub struct Args {
     #[arg(long, value_name = "FLAG,...", value_parser = tcp_flags)]
     pub tcpflags: Option<TcpFlags>,
 
+    /// Exit with status 1 if a hit could not be sent, such as without a route to the host
+    #[arg(long)]
+    pub strict: bool,
+
     /// Print each hit
     #[arg(short, long)]
     pub verbose: bool,
@@ -41,12 +46,17 @@ pub struct Args {
     #[arg(value_hint = ValueHint::Hostname)]
     pub host: String,
 
-    /// Port number or service name; TCP unless it ends in :udp
+    /// Port number or service name; TCP unless it ends in :udp; or a list of these, as `Sequence` of the door has it
     #[arg(required = true, value_name = "PORT[:PROTO]")]
     pub ports: Vec<String>,
 }
 
 impl Args {
+    /// Parses the command line of this process. After an error, `--help` or `--version`, the process exits.
+    pub fn of_process() -> Self {
+        Self::try_parse().unwrap_or_else(|error| with_our_tips(error).exit())
+    }
+
     /// Returns the family that `-4` or `-6` selects; the last one wins.
     pub const fn family(&self) -> Option<Family> {
         match (self.ipv4, self.ipv6) {
@@ -57,10 +67,29 @@ impl Args {
     }
 }
 
+/// Returns a hint about the first word of the command line with a character that is not what it looks like.
+pub fn hint() -> Option<String> {
+    std::env::args_os().skip(1).find_map(|word| {
+        let word = word.to_string_lossy();
+        pasted(&word).map(|pasted| format!("in {word:?}, {pasted}"))
+    })
+}
+
+/// Drops clap's advice about an unknown option, which is to pass it as a host or a port.
+fn with_our_tips(mut error: clap::Error) -> clap::Error {
+    error.remove(ContextKind::Suggested);
+    error.remove(ContextKind::SuggestedArg);
+    if let Some(hint) = hint() {
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![hint.into()]));
+    }
+    error
+}
+
 const AFTER_HELP: &str = "\
 Exit status:
   0  every hit was sent or reported as not sent; knock cannot tell whether a door opened
-  1  the host does not resolve, or --tcpflags is not permitted; nothing was sent
+  1  the host does not resolve, or --tcpflags is not permitted: nothing was sent; or, with --strict,
+     a hit could not be sent
   2  the command line is invalid; nothing was sent
 
 Example:

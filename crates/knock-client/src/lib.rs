@@ -145,6 +145,22 @@ impl Hit {
         Self::parse_known(text, only_udp).ok_or_else(|| KnockError::NotAPort(text.to_owned()))
     }
 
+    /// Parses a list of hits, as `Sequence` in a knockd.conf has it: `7101,8202:udp, 9303`. A list may start or end with a comma,
+    /// because the shell splits one with spaces into several words.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::parse`], and when nothing is between two commas.
+    pub fn parse_list(text: &str, only_udp: bool) -> Result<Vec<Self>, KnockError> {
+        let list = text.trim();
+        let list = list.strip_prefix(',').unwrap_or(list);
+        let list = list.strip_suffix(',').unwrap_or(list);
+        if list.trim().is_empty() && text.contains(',') {
+            return Ok(Vec::new());
+        }
+        list.split(',').map(|hit| Self::parse(hit.trim(), only_udp)).collect()
+    }
+
     fn parse_known(text: &str, only_udp: bool) -> Option<Self> {
         let (port_text, protocol) = match text.split_once(':') {
             None => (text.trim(), Protocol::Tcp),
@@ -242,6 +258,23 @@ fn send_datagram(address: SocketAddr) -> io::Result<()> {
     socket.send_to(&[0], &address.into()).map(|_| ())
 }
 
+/// Returns the system's reason why a hit was not sent in words, with what that usually means.
+pub fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    let code = error.raw_os_error().map(|code| format!(" (os error {code})")).unwrap_or_default();
+    let words = text.strip_suffix(&code).unwrap_or(&text);
+    let hint = match error.kind() {
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => "; is the network up?",
+        io::ErrorKind::HostUnreachable => "; is there a route to it?",
+        // EPERM; EACCES is about broadcast addresses.
+        io::ErrorKind::PermissionDenied if words.starts_with("Operation not permitted") => {
+            "; does a local firewall drop it?"
+        }
+        _ => "",
+    };
+    format!("{words}{hint}")
+}
+
 fn parse_protocol(name: &str) -> Option<Protocol> {
     [Protocol::Tcp, Protocol::Udp].into_iter().find(|known| known.to_string().eq_ignore_ascii_case(name))
 }
@@ -282,6 +315,40 @@ mod tests {
         assert_eq!(step("7000:UdP"), Some(Step::udp(7000)));
         assert_eq!(step("0"), Some(Step::tcp(0)));
         assert_eq!(step("65535"), Some(Step::tcp(65535)));
+    }
+
+    #[test]
+    fn a_list_is_a_sequence_of_a_configuration_whole_or_as_the_shell_splits_it() {
+        let expected = [Step::tcp(7101), Step::udp(8202), Step::tcp(9303)];
+        for words in [
+            &["7101,8202:udp,9303"][..],
+            &[" 7101 , 8202 : UDP,\t9303:tcp "],
+            &["7101,", "8202:udp,", "9303"],
+            &["7101", ",8202:udp", ",", "9303"],
+            &["7101", "8202:udp,9303"],
+        ] {
+            let hits: Result<Vec<_>, _> = words.iter().map(|word| Hit::parse_list(word, false)).collect();
+            let steps: Vec<_> = hits.unwrap().concat().into_iter().map(|hit| hit.step).collect();
+            assert_eq!(steps, expected, "{words:?}");
+        }
+        for text in ["", "7101,,8202", ",,7101", "7101;8202", "7101,x", "7101 8202"] {
+            assert!(Hit::parse_list(text, false).is_err(), "{text:?}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_reason_is_in_words() {
+        for (code, words) in [
+            (nix::libc::ENETUNREACH, "Network is unreachable; is the network up?"),
+            (nix::libc::EHOSTUNREACH, "No route to host; is there a route to it?"),
+            (nix::libc::EPERM, "Operation not permitted; does a local firewall drop it?"),
+            (nix::libc::EACCES, "Permission denied"),
+            (nix::libc::EINVAL, "Invalid argument"),
+        ] {
+            assert_eq!(reason(&io::Error::from_raw_os_error(code)), words);
+        }
+        assert_eq!(reason(&io::Error::other("other")), "other");
     }
 
     #[test]

@@ -18,7 +18,8 @@ Usage: knock [OPTIONS] <HOST> <PORT[:PROTO]>...
 
 Arguments:
   <HOST>             Host name or address
-  <PORT[:PROTO]>...  Port number or service name; TCP unless it ends in :udp
+  <PORT[:PROTO]>...  Port number or service name; TCP unless it ends in :udp; or a list of these, as
+                     `Sequence` of the door has it
 
 Options:
   -u, --udp                  Send every hit over UDP, whatever the port argument says
@@ -28,13 +29,16 @@ Options:
   -6, --ipv6                 Use IPv6 only
       --tcpflags <FLAG,...>  Send TCP hits with exactly these flags: a list of fin, syn, rst, psh,
                              ack, urg, or none; needs root
+      --strict               Exit with status 1 if a hit could not be sent, such as without a route
+                             to the host
   -v, --verbose              Print each hit
   -h, --help                 Print help
   -V, --version              Print version
 
 Exit status:
   0  every hit was sent or reported as not sent; knock cannot tell whether a door opened
-  1  the host does not resolve, or --tcpflags is not permitted; nothing was sent
+  1  the host does not resolve, or --tcpflags is not permitted: nothing was sent; or, with --strict,
+     a hit could not be sent
   2  the command line is invalid; nothing was sent
 
 Example:
@@ -79,17 +83,47 @@ For more information, try '--help'.
 }
 
 #[test]
-fn an_unknown_option_is_a_usage_error() {
-    knock("--bogus 192.0.2.1 1").code(2).stdout_eq("").stderr_eq(str![[r#"
+fn an_unknown_option_is_named_and_nothing_else() {
+    for (line, option) in [
+        ("--bogus 192.0.2.1 1", "--bogus"),
+        ("192.0.2.1 1 --interface eth0", "--interface"),
+        ("--ipv5 192.0.2.1 1", "--ipv5"),
+        ("192.0.2.1 -x 1", "-x"),
+    ] {
+        let expected = format!(
+            "error: unexpected argument '{option}' found\n\nUsage: knock [..]\n\n\
+             For more information, try '--help'.\n"
+        );
+        knock(line).code(2).stdout_eq("").stderr_eq(expected);
+    }
+}
+
+#[test]
+fn pasted_characters_are_named() {
+    knock("\u{2013}d 200 192.0.2.1 7000").code(2).stdout_eq("").stderr_eq(str![[r#"
+knock: invalid port "192.0.2.1"; expected 0 to 65535 or a service name, optionally followed by :tcp or :udp
+knock: in "–d", there is an en dash (U+2013); type `-`
+
+"#]]);
+    knock("\u{2014}\u{2014}udp --bogus").code(2).stdout_eq("").stderr_eq(str![[r#"
 error: unexpected argument '--bogus' found
 
-  tip: to pass '--bogus' as a value, use '-- --bogus'
+  tip: in "——udp", there is a dash (U+2014); type `-`
 
-Usage: knock [OPTIONS] <HOST> <PORT[:PROTO]>...
+Usage: knock [..]
 
 For more information, try '--help'.
 
 "#]]);
+}
+
+#[test]
+fn a_list_without_a_port_is_a_usage_error() {
+    for (line, port) in [("192.0.2.1 ,", ","), ("192.0.2.1 7000,,8000", ""), ("192.0.2.1 7000,x", "x")] {
+        knock(line).code(2).stdout_eq("").stderr_eq(format!(
+            "knock: invalid port {port:?}; expected 0 to 65535 or a service name, optionally followed by :tcp or :udp\n"
+        ));
+    }
 }
 
 #[test]

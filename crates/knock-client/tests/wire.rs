@@ -141,6 +141,35 @@ fn a_hit_that_cannot_be_sent_is_reported_and_the_rest_is_sent() {
 }
 
 #[test]
+fn the_value_of_a_sequence_is_knocked_as_it_stands() {
+    in_namespace("the_value_of_a_sequence_is_knocked_as_it_stands", |mut wire| {
+        let expected = || [tcp("192.0.2.1:7101", SYN), udp("192.0.2.1:8202"), tcp("192.0.2.1:9303", SYN)];
+        for list in ["7101,8202:udp,9303", "7101, 8202:udp, 9303", "7101 , 8202:udp 9303"] {
+            sent(&knock(&format!("192.0.2.1 {list}")));
+            assert_eq!(wire.seen_within(AT_ONCE), expected(), "{list}");
+        }
+    });
+}
+
+#[test]
+fn why_nothing_was_sent_is_said_in_words_and_is_a_failure_only_of_a_strict_knock() {
+    let name = "why_nothing_was_sent_is_said_in_words_and_is_a_failure_only_of_a_strict_knock";
+    in_namespace(name, |_| {
+        for (options, code) in [("", 0), (" --strict", 1)] {
+            let output = knock(&format!("203.0.113.1 7000 8000:udp{options}"));
+            assert_eq!(output.status.code(), Some(code), "{options}");
+            let why = "Network is unreachable; is the network up?";
+            let expected = format!(
+                "knock: cannot send tcp 203.0.113.1:7000: {why}\nknock: cannot send udp 203.0.113.1:8000: {why}\n"
+            );
+            assert_eq!(String::from_utf8(output.stderr).unwrap(), expected);
+        }
+        sent(&knock("--strict 192.0.2.1 7000 8000:udp"));
+        assert_eq!(knock("--strict 192.0.2.1 7000 0:udp").status.code(), Some(1));
+    });
+}
+
+#[test]
 fn a_closed_udp_port_does_not_disturb_the_next_hits() {
     in_namespace("a_closed_udp_port_does_not_disturb_the_next_hits", |mut wire| {
         sent(&knock("127.0.0.1 53:udp 53:udp 54:udp -d 20"));

@@ -178,6 +178,15 @@ const RULES: &[Rule] = &[
         },
     ),
     Rule::differs(
+        "a_list",
+        "A list such as `7000,8000:udp` is an unknown service: nothing is sent, and the exit status is 1.",
+        "Its hits are sent, because it is the value of `Sequence`.",
+        |t| {
+            let knocked = knock(t, "10.9.0.1 7000,8000:udp, 9000");
+            assert_eq!((knocked.code, knocked.wire.as_str()), t.pick((0, "7000 8000u 9000"), (1, "")));
+        },
+    ),
+    Rule::differs(
         "a_delay_that_is_none",
         "`-d abc` is a delay of 0, and `-d 5x` one of 5.",
         "It is a usage error, and nothing is sent.",
