@@ -188,6 +188,11 @@ impl Host {
         }
     }
 
+    /// Says whether its namespaces belong to a user namespace.
+    pub(crate) fn has_user_namespace(&self) -> bool {
+        self.namespaces.user
+    }
+
     /// Returns the hardware address in the notation of `ip`.
     pub(crate) fn mac_text(&self) -> String {
         self.mac.map(|byte| format!("{byte:02x}")).join(":")

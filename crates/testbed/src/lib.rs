@@ -27,7 +27,7 @@ mod skip;
 pub use build::{Built, build, build_release, build_tests, target_directory, workspace_root};
 pub use frame::{Flags, Frame};
 pub use host::Host;
-pub use net::Net;
+pub use net::{Net, Stranger};
 pub use running::{Line, Running, Stream};
 pub use scale::scale;
 pub use skip::{SKIPPED, is_ci, skip, skip_until_installed};

@@ -30,6 +30,13 @@ pub struct Net {
     _server_holder: Holder,
 }
 
+/// A third host; see [`Net::stranger`]. It ends when the value is dropped.
+pub struct Stranger {
+    /// The host.
+    pub host: Host,
+    _holder: Holder,
+}
+
 impl Net {
     /// Creates the two hosts.
     ///
@@ -83,6 +90,37 @@ impl Net {
         let has_ipv6 = has_ipv6.into_iter().all(|yes| yes);
         wait_for_link(&[&server, &client])?;
         Ok(Self { server, client, has_ipv6, _client_holder: client_holder, _server_holder: server_holder })
+    }
+
+    /// Adds a host that has nothing to do with the client: `10.9.1.2`, joined by a cable of its own to the server's `eth1`
+    /// (`10.9.1.1/24`). It reaches the server's `10.9.0.1` over that; it has no IPv6.
+    ///
+    /// # Errors
+    ///
+    /// As [`Net::new`]; also when there is one already.
+    pub fn stranger(&self) -> Result<Stranger> {
+        let holder = Holder::start(self.server.command("unshare").args(["--net", "--mount"]), &["/run"])
+            .context("the stranger")?;
+        let host = Host::new(
+            "stranger",
+            Namespaces { pid: holder.pid, user: self.server.has_user_namespace() },
+            Ipv4Addr::new(10, 9, 1, 2),
+            Ipv6Addr::UNSPECIFIED,
+            [2, 0, 0, 0, 9, 3],
+        );
+        let cable = format!(
+            "ip link add eth1 type veth peer name eth0 address {} netns {}",
+            host.mac_text(),
+            holder.pid_inside
+        );
+        self.server.run_words(&cable).context("cannot join the stranger by a veth pair")?;
+        self.server.run_words("ip address add 10.9.1.1/24 dev eth1")?;
+        self.server.run_words("ip link set eth1 up")?;
+        host.run_words(&format!("ip address add {}/24 dev eth0", host.ipv4))?;
+        host.run_words("ip link set eth0 up")?;
+        host.run_words(&format!("ip route add {} via 10.9.1.1", self.server.ipv4))?;
+        wait_for_link(&[&host])?;
+        Ok(Stranger { host, _holder: holder })
     }
 
     /// Says whether the hosts have their IPv6 addresses, which they do unless this machine's kernel has IPv6

@@ -35,6 +35,16 @@ fn the_hosts_reach_each_other_by_both_families() {
 }
 
 #[test]
+fn a_stranger_reaches_the_server_from_an_address_of_its_own() {
+    let net = Net::new().unwrap();
+    let stranger = net.stranger().unwrap();
+    let _server = net.server.listen(22).unwrap();
+    net.server.run(&["ip", "link", "set", "eth0", "down"]).unwrap();
+    assert!(stranger.host.can_connect(net.server.ipv4, 22).unwrap());
+    assert!(!net.client.can_connect(net.server.ipv4, 22).unwrap());
+}
+
+#[test]
 fn frames_arrive_byte_for_byte() {
     let net = Net::new().unwrap();
     let (from, to) = (net.client.ipv4, net.server.ipv4);
