@@ -17,15 +17,22 @@ fn peer(tools: &Tools) -> Option<PathBuf> {
     Some(root.join("bin/knockd")).filter(|program| is_built && program.exists())
 }
 
+fn needed_tools(tools: &mut Tools) -> Result<()> {
+    tools.ensure_present(&[IP, NFT, NSENTER, TASKSET, UNSHARE, VALGRIND])?;
+    ensure!(
+        tools.ensure_original()?,
+        "the C program 0.8 cannot be had here: it takes Debian's package knockd"
+    );
+    Ok(())
+}
+
 /// Installs what is missing, measures, and reports missed targets.
 pub(crate) fn run(quick: bool) -> ExitCode {
     let measured = || -> Result<Vec<String>> {
         let mut tools = Tools::new()?;
-        tools.ensure_present(&[IP, NFT, NSENTER, TASKSET, UNSHARE, VALGRIND])?;
-        ensure!(
-            tools.ensure_original()?,
-            "the C program 0.8 cannot be had here: it takes Debian's package knockd"
-        );
+        let outcome = needed_tools(&mut tools);
+        tools.report();
+        outcome?;
         if quick { bench::run(Scale::Quick, None) } else { bench::run(Scale::Full, peer(&tools)) }
     };
     match measured() {

@@ -28,9 +28,7 @@ pub(crate) fn run(long: bool) -> ExitCode {
     let mut checks = Checks::default();
     let outcome = Tools::new().and_then(|mut tools| {
         let outcome = if long { checks.run_long(&mut tools) } else { checks.run(&mut tools) };
-        if !tools.installed().is_empty() {
-            println!("\n{HEADING}Installed:{HEADING:#} {}", tools.installed().join(", "));
-        }
+        tools.report();
         outcome
     });
     let Checks { mut tally, times } = checks;
@@ -67,7 +65,7 @@ impl Checks {
         self.step("Documentation", |_| {
             Task::new("cargo doc --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings").run()
         })?;
-        self.step("The core without an operating system", |_| check_wasm())?;
+        self.step("The core without an operating system", |_| check_wasm(tools))?;
         let mut built = None;
         self.step("Building the tests", |_| {
             // Once for cargo's progress, and once for the list of binaries.
@@ -84,7 +82,7 @@ impl Checks {
         })?;
         self.step("Tests", |tally| tests(tools, &built, machine.as_ref(), tally))?;
         self.step("The core's public interface", |tally| public_interface(tools, tally))?;
-        self.step("Unsafe code under Miri", miri)?;
+        self.step("Unsafe code under Miri", |tally| miri(tools, tally))?;
         self.step("Fuzz targets", |tally| fuzz(tools, tally))
     }
 
@@ -124,20 +122,18 @@ impl Checks {
 
 fn needed_tools(tools: &mut Tools, tally: &mut Tally) -> Result<()> {
     tools.ensure_present(&[IPTABLES, NFT, IP, UNSHARE, NSENTER, SETPRIV, NMAP, TCPDUMP, PYTHON])?;
-    tools.ensure_present(&[FAIL2BAN])?;
     // The only tests that need these skip themselves.
-    if let Err(error) = tools.ensure_present(&[SSHD, SSH_KEYSCAN]) {
-        println!("No SSH server: {error:#}");
-    }
-    if let Err(error) = tools.ensure_present(&[LOGROTATE]) {
-        println!("No logrotate: {error:#}");
+    for needed in [&[FAIL2BAN][..], &[SSHD, SSH_KEYSCAN], &[LOGROTATE]] {
+        if let Err(error) = tools.ensure_present(needed) {
+            println!("{error:#}");
+        }
     }
     if !tools.ensure_original()? {
         tally.skip("the comparison with knockd 0.8, which only Debian has");
     }
     for (component, command) in [("rustfmt", "cargo fmt --version"), ("clippy", "cargo clippy --version")] {
         if !Task::new(command).works() {
-            Task::new(&format!("rustup component add {component}")).run()?;
+            tools.add(component, &Task::new(&format!("rustup component add {component}")))?;
         }
     }
     Ok(())
@@ -190,7 +186,7 @@ fn tests(tools: &Tools, built: &Built, machine: Option<&Machine>, tally: &mut Ta
 }
 
 /// Compiles the core for a target without files, sockets, processes and threads.
-fn check_wasm() -> Result<()> {
+fn check_wasm(tools: &mut Tools) -> Result<()> {
     const TARGET: &str = "wasm32-unknown-unknown";
     let libraries = Command::new("rustc")
         .args(["--print", "target-libdir", "--target", TARGET])
@@ -198,7 +194,7 @@ fn check_wasm() -> Result<()> {
         .output()
         .context("cannot run rustc")?;
     if !Path::new(String::from_utf8(libraries.stdout)?.trim_end()).exists() {
-        Task::new(&format!("rustup target add {TARGET}")).run().context(
+        tools.add(TARGET, &Task::new(&format!("rustup target add {TARGET}"))).context(
             "Rust's library for WebAssembly is missing; install it with rustup or the system's package manager",
         )?;
     }
@@ -206,7 +202,7 @@ fn check_wasm() -> Result<()> {
 }
 
 /// Checks the core as another crate sees it: with its feature, and with no unnoticed change of its interface.
-fn public_interface(tools: &Tools, tally: &mut Tally) -> Result<()> {
+fn public_interface(tools: &mut Tools, tally: &mut Tally) -> Result<()> {
     Task::new("cargo clippy -p knockd-core --all-targets --all-features -- -D warnings").run()?;
     Task::new("cargo test -p knockd-core --all-features --test serde_forms")
         .run_counting(tally, &mut anstream::stdout())?;
@@ -214,16 +210,17 @@ fn public_interface(tools: &Tools, tally: &mut Tally) -> Result<()> {
 }
 
 /// Runs the tests of the module with unsafe code in Miri, which detects undefined behaviour, if it is available.
-fn miri(tally: &mut Tally) -> Result<()> {
-    let ensure_miri = || {
-        ensure_nightly()?;
+fn miri(tools: &mut Tools, tally: &mut Tally) -> Result<()> {
+    let ensure_miri = |tools: &mut Tools| {
+        ensure_nightly(tools)?;
         if !Task::new("cargo +nightly miri --version").works() {
-            Task::new("rustup component add --toolchain nightly miri rust-src").run()?;
+            let command = Task::new("rustup component add --toolchain nightly miri rust-src");
+            tools.add("miri and rust-src for nightly Rust", &command)?;
         }
         // This builds the standard library, which may fail if nothing can be downloaded.
         Task::new("cargo +nightly miri setup").run()
     };
-    if let Err(error) = ensure_miri() {
+    if let Err(error) = ensure_miri(tools) {
         return tally.skip_until_installed(format_args!("the tests under Miri: {error:#}"));
     }
     Task::new("cargo +nightly miri test -p knockd-capture --lib ring::")
@@ -260,16 +257,16 @@ fn fuzz(tools: &mut Tools, tally: &mut Tally) -> Result<()> {
 
 fn ensure_cargo_fuzz(tools: &mut Tools) -> Result<()> {
     tools.ensure_present(&[CXX])?;
-    ensure_nightly()?;
+    ensure_nightly(tools)?;
     if !Task::new("cargo fuzz --version").works() {
-        Task::new("cargo install cargo-fuzz --locked").run()?;
+        tools.add("cargo-fuzz", &Task::new("cargo install cargo-fuzz --locked"))?;
     }
     Ok(())
 }
 
-pub(crate) fn ensure_nightly() -> Result<()> {
+pub(crate) fn ensure_nightly(tools: &mut Tools) -> Result<()> {
     if !Task::new("cargo +nightly --version").works() {
-        Task::new("rustup toolchain install nightly --profile minimal").run()?;
+        tools.add("nightly Rust", &Task::new("rustup toolchain install nightly --profile minimal"))?;
     }
     Ok(())
 }

@@ -8,7 +8,12 @@ use crate::tools::Tools;
 
 /// Runs the suite and prints the comparison, or writes the page generated from its rules.
 pub(crate) fn run(write_page: bool) -> ExitCode {
-    match Tools::new().and_then(|mut tools| tools.ensure_original()) {
+    let original = Tools::new().and_then(|mut tools| {
+        let original = tools.ensure_original();
+        tools.report();
+        original
+    });
+    match original {
         Ok(true) => {}
         Ok(false) => {
             anstream::println!("Without apt there is no knockd 0.8: the suite runs against ours only.");

@@ -28,12 +28,18 @@ const FORMAT: &str = "57";
 ///
 /// When they differ, or nothing can be compared.
 pub(crate) fn run(write: bool) -> Result<()> {
-    let tools = Tools::new()?;
-    let json = json(&tools)?;
+    let mut tools = Tools::new()?;
+    let outcome = write_or_compare(&mut tools, write);
+    tools.report();
+    outcome
+}
+
+fn write_or_compare(tools: &mut Tools, write: bool) -> Result<()> {
+    let json = json(tools)?;
     let format = format_of(&json)?;
     ensure!(format == FORMAT, "{}", other_format(&format));
-    ensure_tool(&tools)?;
-    let surface = surface(&tools, &json)?;
+    ensure_tool(tools)?;
+    let surface = surface(tools, &json)?;
     if write {
         fs::write(workspace_root().join(FILE), surface).with_context(|| format!("cannot write {FILE}"))?;
         println!("wrote {FILE}");
@@ -47,7 +53,7 @@ pub(crate) fn run(write: bool) -> Result<()> {
 /// # Errors
 ///
 /// When they differ.
-pub(crate) fn check(tools: &Tools, tally: &mut Tally) -> Result<()> {
+pub(crate) fn check(tools: &mut Tools, tally: &mut Tally) -> Result<()> {
     let json = match json(tools) {
         Ok(json) => json,
         Err(error) => return tally.skip_until_installed(format_args!("the public interface: {error:#}")),
@@ -70,8 +76,8 @@ fn other_format(format: &str) -> String {
 }
 
 /// Lets rustdoc describe the crate, with all features, outside the directory of its documentation.
-fn json(tools: &Tools) -> Result<PathBuf> {
-    ensure_nightly()?;
+fn json(tools: &mut Tools) -> Result<PathBuf> {
+    ensure_nightly(tools)?;
     let directory = tools.target_directory().join("public-api");
     let place = directory.to_str().context("a path that is not UTF-8")?;
     Task::new("cargo +nightly rustdoc -p knockd-core --lib --all-features --target-dir")
@@ -105,15 +111,16 @@ fn surface(tools: &Tools, json: &Path) -> Result<String> {
 }
 
 /// Installs exactly this version into the target directory, so the user's own version stays untouched.
-fn ensure_tool(tools: &Tools) -> Result<()> {
+fn ensure_tool(tools: &mut Tools) -> Result<()> {
     let version = Command::new(program(tools)).arg("--version").output();
     if version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).trim_end().ends_with(TOOL)) {
         return Ok(());
     }
     let root = tools.target_directory().join("tools");
-    Task::new(&format!("cargo install cargo-public-api --version {TOOL} --locked --force --root"))
-        .with_word(root.to_str().context("a path that is not UTF-8")?)
-        .run()
+    let command =
+        Task::new(&format!("cargo install cargo-public-api --version {TOOL} --locked --force --root"))
+            .with_word(root.to_str().context("a path that is not UTF-8")?);
+    tools.add(&format!("cargo-public-api (into {})", root.display()), &command)
 }
 
 fn program(tools: &Tools) -> PathBuf {

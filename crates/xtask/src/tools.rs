@@ -1,5 +1,6 @@
 //! The system's programs: finding them, and installing them if possible.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,8 +10,13 @@ use std::thread;
 use std::time::Duration;
 
 use anstream::println;
+use anstyle::Style;
 use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
+
+use crate::task::Task;
+
+const HEADING: Style = Style::new().bold();
 
 /// A program and the package that contains it.
 #[derive(Clone, Copy)]
@@ -22,7 +28,7 @@ pub(crate) struct Tool {
     /// The package on Fedora and its relatives.
     fedora: &'static str,
     /// Debian's packages, if installing the first one would enable a service: they are only unpacked, into the target
-    /// directory. The other package managers enable no services.
+    /// directory. Where that is impossible, a person has to install it.
     unpacked: &'static [&'static str],
 }
 
@@ -113,8 +119,9 @@ impl Tools {
     ///
     /// When one is missing and this user cannot install it on this system; the message says what to type.
     pub(crate) fn ensure_present(&mut self, tools: &[Tool]) -> Result<()> {
-        let is_missing = |tool: &Tool| tool.find().is_none() && !self.unpacked().join(tool.program).exists();
-        let missing: Vec<Tool> = tools.iter().copied().filter(is_missing).collect();
+        let is_missing =
+            |this: &Self, tool: &Tool| tool.find().is_none() && !this.unpacked().join(tool.program).exists();
+        let missing: Vec<Tool> = tools.iter().copied().filter(|tool| is_missing(self, tool)).collect();
         if missing.is_empty() {
             return Ok(());
         }
@@ -122,12 +129,13 @@ impl Tools {
         let Some(manager) = MANAGERS.iter().find(|manager| manager.program.find().is_some()) else {
             bail!("these programs are missing: {names}; no package manager known here can install them");
         };
-        let (to_unpack, to_install): (Vec<_>, Vec<_>) =
-            missing.into_iter().partition(|tool| manager.can_unpack && !tool.unpacked.is_empty());
-        let mut packages: Vec<_> = to_install.iter().map(|tool| manager.package_of(tool)).collect();
-        packages.sort_unstable();
-        packages.dedup();
+        let Plan { packages, unpack, refused } = manager.plan(&missing);
         let install = format!("{} {}", manager.install, packages.join(" "));
+        ensure!(
+            refused.is_empty(),
+            "these programs are missing: {names}; their packages may enable services, so install them yourself: {}",
+            refused.join(" ")
+        );
         ensure!(geteuid().is_root(), "these programs are missing: {names}; install them as root: {install}");
 
         println!("missing: {names}");
@@ -135,16 +143,37 @@ impl Tools {
             refresh_lists(refresh)?;
         }
         if !packages.is_empty() {
-            run_manager(&install, Path::new("/"))?;
-            self.installed.extend(packages.into_iter().map(str::to_owned));
+            let before = manager.installed()?;
+            let outcome = run_manager(&install, Path::new("/"));
+            let after = manager.installed()?;
+            self.installed.extend(after.difference(&before).cloned());
+            outcome?;
+            let removed: Vec<_> = before.difference(&after).map(String::as_str).collect();
+            ensure!(removed.is_empty(), "`{install}` has removed packages: {}", removed.join(", "));
         }
-        let still_missing = to_install.iter().find(|tool| tool.find().is_none());
-        ensure!(
-            still_missing.is_none(),
-            "`{install}` did not bring {}",
-            still_missing.map_or("", |tool| tool.program)
-        );
-        to_unpack.iter().try_for_each(|tool| self.unpack(tool))
+        unpack.iter().try_for_each(|tool| self.unpack(tool))?;
+        let still_missing: Vec<_> = missing.iter().filter(|tool| is_missing(self, tool)).collect();
+        let still_missing = still_missing.iter().map(|tool| tool.program).collect::<Vec<_>>().join(", ");
+        ensure!(still_missing.is_empty(), "`{install}` did not bring {still_missing}");
+        Ok(())
+    }
+
+    /// Runs a command that adds something to this machine other than a package.
+    ///
+    /// # Errors
+    ///
+    /// When it fails.
+    pub(crate) fn add(&mut self, what: &str, command: &Task) -> Result<()> {
+        command.run()?;
+        self.installed.push(what.to_owned());
+        Ok(())
+    }
+
+    /// Prints what was installed, if anything.
+    pub(crate) fn report(&self) {
+        if !self.installed.is_empty() {
+            println!("\n{HEADING}Installed:{HEADING:#} {}", self.installed.join(", "));
+        }
     }
 
     /// Unpacks a Debian package into the target directory, and writes a script that runs its program there.
@@ -221,12 +250,14 @@ fn refresh_lists(command: &str) -> Result<()> {
     run_manager(command, Path::new("/"))
 }
 
-/// A package manager.
+/// A package manager. None is asked to remove packages or to upgrade the system.
 struct Manager {
     program: Tool,
     refresh: Option<&'static str>,
-    /// It removes no packages: apt is told not to, and the others do so only on request.
+    /// The fewest packages, and without a question; what would need a package to go fails.
     install: &'static str,
+    /// Prints one installed package a line.
+    list: &'static str,
     /// Whether it has Debian's packages.
     can_unpack: bool,
 }
@@ -236,30 +267,108 @@ const MANAGERS: [Manager; 4] = [
         program: tool("apt-get", "apt", "apt"),
         refresh: Some("apt-get update -q"),
         install: "apt-get install -q -y -o DPkg::Lock::Timeout=300 --no-install-recommends --no-remove",
+        // Packages that were removed, but not their configuration, are not printed with this.
+        list: "dpkg-query --show --showformat ${db:Status-Status}:${Package}\\n",
         can_unpack: true,
     },
     Manager {
         program: tool("dnf", "dnf", "dnf"),
         refresh: None,
-        install: "dnf install -y",
+        // Without `--allowerasing`, it removes nothing; a package that replaces another one would.
+        install: "dnf install -y --setopt=install_weak_deps=False --setopt=obsoletes=False",
+        list: "rpm -qa --queryformat %{NAME}\\n",
         can_unpack: false,
     },
     Manager {
         program: tool("apk", "apk-tools", "apk-tools"),
         refresh: None,
         install: "apk add",
+        list: "apk info -q",
         can_unpack: false,
     },
     Manager {
         program: tool("pacman", "pacman", "pacman"),
         refresh: None,
-        install: "pacman -Sy --noconfirm",
+        // Without fresh lists, because these would take an upgrade of everything. It answers "no" where it would remove.
+        install: "pacman -S --needed --noconfirm",
+        list: "pacman -Qq",
         can_unpack: false,
     },
 ];
 
+/// What to do about missing tools.
+struct Plan {
+    /// Packages to install.
+    packages: Vec<&'static str>,
+    /// Tools to unpack.
+    unpack: Vec<Tool>,
+    /// Packages that are for a person to install.
+    refused: Vec<&'static str>,
+}
+
 impl Manager {
     fn package_of(&self, tool: &Tool) -> &'static str {
         if self.program.program == "dnf" { tool.fedora } else { tool.package }
+    }
+
+    fn plan(&self, missing: &[Tool]) -> Plan {
+        let (with_service, plain): (Vec<Tool>, Vec<Tool>) =
+            missing.iter().partition(|tool| !tool.unpacked.is_empty());
+        let packages_of = |tools: &[Tool]| -> Vec<_> {
+            let packages: BTreeSet<_> = tools.iter().map(|tool| self.package_of(tool)).collect();
+            packages.into_iter().collect()
+        };
+        let packages = packages_of(&plain);
+        if self.can_unpack {
+            Plan { packages, unpack: with_service, refused: Vec::new() }
+        } else {
+            Plan { packages, unpack: Vec::new(), refused: packages_of(&with_service) }
+        }
+    }
+
+    /// Returns the installed packages.
+    fn installed(&self) -> Result<BTreeSet<String>> {
+        let mut words = self.list.split(' ');
+        let output = Command::new(words.next().unwrap_or_default())
+            .args(words)
+            .output()
+            .with_context(|| format!("cannot run: {}", self.list))?;
+        ensure!(output.status.success(), "`{}` ended with {}", self.list, output.status);
+        let lines = String::from_utf8_lossy(&output.stdout);
+        let installed = lines.lines().filter(|line| !line.starts_with("config-files:"));
+        Ok(installed.map(|line| line.trim_start_matches("installed:").to_owned()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_with_a_service_is_unpacked_or_left_to_a_person_and_never_installed() {
+        for manager in &MANAGERS {
+            let Plan { packages, unpack, refused } = manager.plan(&[SSHD, IP, FAIL2BAN, UNSHARE, NSENTER]);
+            assert_eq!(packages.len(), 2, "{packages:?}");
+            assert!(packages.contains(&"util-linux"), "{packages:?}");
+            let unpacked: Vec<_> = unpack.iter().map(|tool| tool.program).collect();
+            if manager.can_unpack {
+                assert_eq!((unpacked, refused.len()), (vec!["sshd", "fail2ban-regex"], 0));
+            } else {
+                assert_eq!((unpacked.len(), refused.len()), (0, 2), "{refused:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_installed_packages_are_listed_by_name() {
+        let Some(manager) = MANAGERS.iter().find(|manager| manager.program.find().is_some()) else {
+            testbed::skip("no known package manager");
+            return;
+        };
+        let installed = manager.installed().unwrap();
+        assert!(
+            installed.len() > 5 && !installed.iter().any(|name| name.contains([':', ' '])),
+            "{installed:?}"
+        );
     }
 }
