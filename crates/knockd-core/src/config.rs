@@ -97,6 +97,16 @@ impl Config {
     ///
     /// # Errors
     /// Returns everything wrong and everything doubtful about the file.
+    ///
+    /// ```
+    /// # use knockd_core::Config;
+    /// fn read(text: &[u8]) -> Result<Config, Box<dyn std::error::Error + Send + Sync>> {
+    ///     Ok(Config::parse(text)?.config)
+    /// }
+    ///
+    /// let error = read(b"[ssh]\nSequence = 7000,99999\n").unwrap_err();
+    /// assert!(error.to_string().starts_with("2:17: error: "), "{error}");
+    /// ```
     pub fn parse(text: &[u8]) -> Result<Parsed, ConfigError> {
         parser::parse(&[Source::new(text)], false).map_err(|findings| ConfigError { findings })
     }
