@@ -163,14 +163,11 @@ fn where_rules_drop_everything_the_rule_that_accepts_ssh_goes_last() {
     iptables(script, &close).follow();
 }
 
-#[test]
-fn everything_can_be_closed_with_iptables() {
-    let close = block(section(FIREWALL, "## Close everything, not only ssh"), "sh", "iptables");
-    iptables("", &close).follow();
+fn closing_everything_with_iptables() -> Recipe {
+    iptables("", &block(section(FIREWALL, "## Close everything, not only ssh"), "sh", "iptables"))
 }
 
-#[test]
-fn everything_can_be_closed_with_nftables() {
+fn closing_everything_with_nftables() -> Recipe {
     let page = section(FIREWALL, "## Close everything, not only ssh");
     let door = section(README, "#### With nftables");
     let script = format!(
@@ -178,7 +175,43 @@ fn everything_can_be_closed_with_nftables() {
         block(door, "nft", "table"),
         block(page, "nft", "table")
     );
-    Recipe::prepare(&script, &block(door, "ini", "[ssh]"), &block(page, "sh", "nft")).follow();
+    Recipe::prepare(&script, &block(door, "ini", "[ssh]"), &block(page, "sh", "nft"))
+}
+
+#[test]
+fn everything_can_be_closed_with_iptables() {
+    closing_everything_with_iptables().follow();
+}
+
+#[test]
+fn everything_can_be_closed_with_nftables() {
+    closing_everything_with_nftables().follow();
+}
+
+#[test]
+fn closing_everything_cuts_no_idle_session_that_the_kernel_has_not_followed() {
+    for mut recipe in [closing_everything_with_iptables(), closing_everything_with_nftables()] {
+        recipe.close_doors();
+        let server = "import socket
+server = socket.create_server(('', 2022))
+print('listening', flush=True)
+session, _ = server.accept()
+session.sendall(session.recv(9))";
+        let client = "import os, socket, time
+session = socket.create_connection(('10.9.0.1', 2022))
+print('connected', flush=True)
+while not os.path.exists('/run/go'):
+    time.sleep(.02)
+session.sendall(b'hello')
+print(session.recv(9), flush=True)";
+        let mut server = recipe.net.server.spawn(&["python3", "-c", server]).unwrap();
+        server.wait_for_line("listening", common::SOON).unwrap();
+        let mut client = recipe.net.client.spawn(&["python3", "-c", client]).unwrap();
+        client.wait_for_line("connected", common::SOON).unwrap();
+        sh(&recipe.net.server, &recipe.close);
+        recipe.net.client.write_file("/run/go", "").unwrap();
+        client.wait_for_line("hello", common::SOON).unwrap();
+    }
 }
 
 #[test]
