@@ -200,7 +200,8 @@ impl Timeline {
         let lines = self.knockd.as_ref().map(Running::lines).unwrap_or_default();
         for line in lines.iter().skip(self.shown).filter(|line| !line.text.is_empty()) {
             self.line(line.at, "knockd:", DAEMON, &line.text);
-            if line.text.contains("not fully sandboxed") {
+            if ["still runs as user", "create the user knockd"].iter().any(|words| line.text.contains(words))
+            {
                 let text = "(only in the demo: an installed knockd has a user of its own for the decoder, and the right to use it)";
                 self.line(line.at, "", QUIET, text);
             }
