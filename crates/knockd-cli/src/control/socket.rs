@@ -7,7 +7,7 @@ use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -88,6 +88,8 @@ pub(crate) enum Answer {
 pub(crate) struct Control {
     pub(crate) requests: Receiver<QueuedRequest>,
     sender: Sender<QueuedRequest>,
+    /// Shared by the sockets of all paths, because their clients stay.
+    seats: Arc<Mutex<Seats>>,
     serving: Option<Serving>,
 }
 
@@ -98,14 +100,15 @@ impl Control {
     /// When the system has no thread left.
     pub(crate) fn start(bound: Option<Bound>) -> anyhow::Result<Self> {
         let (sender, requests) = bounded(QUEUE);
-        let serving = bound.map(|bound| Serving::start(bound, sender.clone())).transpose()?;
-        Ok(Self { requests, sender, serving })
+        let seats = Arc::default();
+        let serving = bound.map(|bound| Serving::start(bound, &seats, sender.clone())).transpose()?;
+        Ok(Self { requests, sender, seats, serving })
     }
 
     /// A control that is out of reach for everybody.
     pub(crate) fn closed() -> Self {
         let (sender, requests) = bounded(0);
-        Self { requests, sender, serving: None }
+        Self { requests, sender, seats: Arc::default(), serving: None }
     }
 
     /// Returns a sender for others with requests.
@@ -126,12 +129,12 @@ impl Control {
         self.serving = None;
         let Some(path) = path else { return Ok(None) };
         let (bound, notice) = Bound::make(path)?;
-        self.serving = Some(Serving::start(bound, self.sender.clone())?);
+        self.serving = Some(Serving::start(bound, &self.seats, self.sender.clone())?);
         Ok(notice)
     }
 }
 
-/// A socket that accepts no clients yet. It has no thread, so it survives the fork. Dropping it removes it.
+/// A socket that accepts no clients yet. Dropping it removes it.
 #[derive(Debug)]
 pub(crate) struct Bound {
     listener: UnixListener,
@@ -213,16 +216,21 @@ struct Serving {
 }
 
 impl Serving {
-    fn start(bound: Bound, sender: Sender<QueuedRequest>) -> anyhow::Result<Self> {
+    fn start(bound: Bound, seats: &Arc<Mutex<Seats>>, sender: Sender<QueuedRequest>) -> anyhow::Result<Self> {
+        let seats = Arc::clone(seats);
         let listener = bound.listener.try_clone().context("cannot serve the control socket")?;
         let (unwanted, wanted) = io::pipe().context("cannot serve the control socket")?;
-        crate::system::spawn("control", move || accept(&listener, &unwanted, &sender))?;
+        crate::system::spawn("control", move || accept(&listener, &unwanted, &seats, &sender))?;
         Ok(Self { bound, _wanted: wanted })
     }
 }
 
-fn accept(listener: &UnixListener, unwanted: &PipeReader, asking: &Sender<QueuedRequest>) {
-    let mut seats = Seats::default();
+fn accept(
+    listener: &UnixListener,
+    unwanted: &PipeReader,
+    seats: &Mutex<Seats>,
+    asking: &Sender<QueuedRequest>,
+) {
     loop {
         let mut polled = [PollFd::new(listener, PollFlags::IN), PollFd::new(unwanted, PollFlags::IN)];
         let ready = poll(&mut polled, None);
@@ -235,7 +243,8 @@ fn accept(listener: &UnixListener, unwanted: &PipeReader, asking: &Sender<Queued
             continue;
         };
         let who = who_is(&client);
-        let seat = match seats.take(who.user) {
+        let seat = seats.lock().unwrap_or_else(PoisonError::into_inner).take(who.user);
+        let seat = match seat {
             Ok(seat) => seat,
             Err(reason) => {
                 let _ = write_reply(&client, &Reply::refused(reason));
@@ -513,6 +522,17 @@ mod tests {
         while status_if_seated(&path).as_deref() != Some(ANSWER) {
             assert!(Instant::now() < end);
         }
+    }
+
+    #[test]
+    fn who_is_connected_keeps_its_seat_when_the_socket_moves() {
+        let (directory, path, mut control) = served();
+        let _silent: Vec<_> = (0..MAX_CLIENTS).map(|_| UnixStream::connect(&path).unwrap()).collect();
+        let is_refused = |path: &Path| line(&UnixStream::connect(path).unwrap()).contains("too many clients");
+        assert!(is_refused(&path));
+        let elsewhere = directory.path().join("elsewhere");
+        control.move_to(Some(&elsewhere)).unwrap();
+        assert!(is_refused(&elsewhere));
     }
 
     /// Takes seats for these users as long as there are some.
