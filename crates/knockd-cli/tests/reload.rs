@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{CONFIG, Knockd, hit, knock, sh, wait_for_file};
+use common::{CONFIG, KNOCKD, Knockd, SOON, hit, knock, sh, wait_for_file, wait_until};
 use nix::sys::signal::Signal;
 use testbed::{Net, Stream};
 
@@ -170,4 +170,74 @@ fn a_log_file_that_was_moved_away_is_made_again() {
         old.contains("] re-reading config file: /run/knockd.conf\n") && !old.contains("OPEN SESAME"),
         "{old}"
     );
+}
+
+/// Starts knockd with its configuration from a pipe, as `knockd -c <(…)` in a shell.
+fn start_from_pipe(net: &Net, config: &str) -> Knockd {
+    net.server.write_file(CONFIG, config).unwrap();
+    let script = format!("exec '{KNOCKD}' -v -c <(cat {CONFIG})");
+    Knockd::run(net.server.command("bash").args(["-c", &script]))
+}
+
+#[test]
+fn a_configuration_from_a_pipe_stays_when_a_reload_finds_the_pipe_empty() {
+    let net = Net::new().unwrap();
+    let mut knockd = start_from_pipe(&net, &format!("{LOG}[door]\nsequence = 1,2\n"));
+    hit(&net, 2, &[1]);
+    knockd.wait_for("10.9.0.2: door: Stage 1");
+    knockd.signal(Signal::SIGHUP);
+    knockd.wait_for(": not a regular file, and it is empty");
+    knockd.wait_for("keeping the old configuration");
+    hit(&net, 2, &[2]);
+    knockd.wait_for("10.9.0.2: door: OPEN SESAME");
+}
+
+#[test]
+fn in_the_background_it_is_the_same() {
+    let net = Net::new().unwrap();
+    net.server.write_file(CONFIG, &format!("{LOG}[door]\nsequence = 1\n")).unwrap();
+    let script = format!("'{KNOCKD}' -d -c <(cat {CONFIG}); kill -HUP $(cat /run/knockd.pid)");
+    net.server.run(&["bash", "-c", &script]).unwrap();
+    wait_for_file(&net.server, "/run/log", "keeping the old configuration");
+    hit(&net, 2, &[1]);
+    wait_for_file(&net.server, "/run/log", "10.9.0.2: door: OPEN SESAME");
+    sh(&net.server, "kill $(cat /run/knockd.pid)");
+}
+
+#[test]
+fn what_a_reload_finds_in_a_named_pipe_is_the_configuration_if_it_comes_to_an_end() {
+    let net = Net::new().unwrap();
+    let mut knockd = Knockd::start(&net, &format!("{LOG}[old]\nsequence = 1\n"));
+    sh(&net.server, &format!("rm {CONFIG}; mkfifo {CONFIG}"));
+    let mut writer =
+        net.server.spawn(&["sh", "-c", &format!("exec 3>{CONFIG}; echo open; exec sleep 1000")]).unwrap();
+    knockd.signal(Signal::SIGHUP);
+    knockd.wait_for("cannot read /run/knockd.conf: not a regular file, and its end does not come");
+    knockd.wait_for("keeping the old configuration");
+    writer.wait_for_line("open", SOON).unwrap();
+    drop(writer);
+    let new = format!("printf '{LOG}[new]\nsequence = 2\n' >{CONFIG}").replace('\n', "\\n");
+    let writer = net.server.spawn(&["sh", "-c", &new]).unwrap();
+    // It waits for a reader, as the reload does for its words.
+    wait_until("the new configuration", || {
+        knockd.signal(Signal::SIGHUP);
+        std::thread::sleep(Duration::from_millis(200));
+        knockd.count(REOPENED) > 0
+    });
+    drop(writer);
+    hit(&net, 2, &[1, 2]);
+    knockd.wait_for("10.9.0.2: new: OPEN SESAME");
+    assert_eq!(knockd.count("old: OPEN SESAME"), 0);
+}
+
+#[test]
+fn an_empty_file_is_a_configuration_without_doors_as_in_0_8() {
+    let net = Net::new().unwrap();
+    let mut knockd = Knockd::start_with(&net, "[door]\nsequence = 1\n", &["-v", "-g", "/run/log"]);
+    knockd.reload(&net, "", REOPENED);
+    hit(&net, 2, &[1]);
+    knockd.reload(&net, "[other]\nsequence = 2\n", REOPENED);
+    hit(&net, 2, &[2]);
+    knockd.wait_for("10.9.0.2: other: OPEN SESAME");
+    assert_eq!(knockd.count("OPEN SESAME"), 1);
 }

@@ -79,6 +79,42 @@ const RULES: &[Rule] = &[
             }
         },
     ),
+    Rule::differs(
+        "a_configuration_from_a_pipe",
+        "A configuration from a pipe, such as `<(...)` in a shell, is read at startup; SIGHUP finds the pipe empty, and \
+         there are no doors any more.",
+        "The old configuration stays.",
+        |t| {
+            t.write(CONFIG, "[door]\nsequence = 7000\n[last]\nsequence = 65000:udp\n");
+            let mut command = t.net.server.command("bash");
+            let script = format!("exec {} -v -c <(cat {CONFIG})", t.program());
+            t.launch(command.args(["-c", &script]));
+            t.wait_for("listening on ");
+            t.send("7000");
+            t.wait_for("10.9.0.2: door: OPEN SESAME");
+            t.signal(SIGHUP);
+            t.wait_for("re-reading config file: ");
+            if t.pick(true, false) {
+                t.wait_for("keeping the old configuration");
+                t.send("7000");
+                t.wait_for("10.9.0.2: door: OPEN SESAME");
+            } else {
+                // There is nothing to wait for: it has no door.
+                t.send("1s 7000 1s");
+                assert!(!t.lines().iter().skip(4).any(|line| line.contains("OPEN SESAME")));
+            }
+        },
+    ),
+    Rule::same(
+        "an_empty_configuration",
+        "After SIGHUP, an empty file is a configuration without doors.",
+        |t| {
+            t.start("[door]\nsequence = 7000");
+            t.reload("");
+            t.wait_for_reload();
+            assert_eq!(t.opened_by("7000"), "");
+        },
+    ),
     Rule::same(
         "rotating_the_log",
         "SIGHUP reopens the log file, which may have been moved away; the lines on stdout say so.",

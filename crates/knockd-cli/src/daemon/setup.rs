@@ -1,6 +1,5 @@
 //! The combined settings of the command line and the files it names, fully checked before anything changes.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -65,12 +64,10 @@ impl Setup {
         before: Option<&Self>,
     ) -> Result<Self, ConfigFileError> {
         let config_path = directory.join(&args.config);
-        // A pipe is fine at startup, but a reload must not wait for somebody to write to it.
-        if before.is_some() && fs::metadata(&config_path).is_ok_and(|metadata| !metadata.is_file()) {
-            let source = io::Error::other("not a regular file");
-            return Err(ConfigFileError::Unreadable { path: config_path, source });
-        }
-        let file = ConfigFile::read(&config_path, directory)?;
+        let file = match before {
+            None => ConfigFile::read(&config_path, directory)?,
+            Some(_) => ConfigFile::read_again(&config_path, directory)?,
+        };
         let mut texts = Vec::new();
         for path in file.paths() {
             texts.extend(check_access(path)?);

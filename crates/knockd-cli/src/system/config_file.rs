@@ -1,16 +1,24 @@
 //! The configuration file: reading it, checking who else may use it, and drawing findings as a compiler would.
 
-use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use knockd_core::Config;
 use knockd_core::config::{Diagnostic, Parsed, Severity, Source};
-use nix::unistd::geteuid;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use super::include::{self, Included};
+
+/// How much may come out of a pipe at a reload, and how long that may take: packets wait meanwhile.
+const PIPE_SIZE: usize = 16 << 20;
+const PIPE_TIME: Duration = Duration::from_secs(1);
 
 /// Why there is no usable configuration.
 #[derive(Debug, thiserror::Error)]
@@ -61,20 +69,40 @@ impl ConfigFile {
     /// # Errors
     /// When one is missing or cannot be read.
     pub fn read(path: &Path, directory: &Path) -> Result<Self, ConfigFileError> {
-        let path = path.to_owned();
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(source) if source.kind() == io::ErrorKind::NotFound => {
-                return Err(ConfigFileError::Missing { path });
+        let text = fs::read(path).map_err(|error| ConfigFileError::of(path, error))?;
+        Self::with_included(path, text, directory)
+    }
+
+    /// Reads them again while the daemon runs, without waiting for anybody for long.
+    ///
+    /// A pipe is read only once, as a rule, and is empty from then on; that is no configuration, unlike an empty file.
+    ///
+    /// # Errors
+    /// When one is missing, cannot be read, or is no regular file and has nothing to read.
+    pub(crate) fn read_again(path: &Path, directory: &Path) -> Result<Self, ConfigFileError> {
+        let mut options = OpenOptions::new();
+        let file = options
+            .read(true)
+            .custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed())
+            .open(path);
+        let text = file.and_then(|mut file| {
+            if !file.metadata()?.is_file() {
+                return read_soon(&file);
             }
-            Err(source) => return Err(ConfigFileError::Unreadable { path, source }),
-        };
+            let mut text = Vec::new();
+            file.read_to_end(&mut text).map(|_| text)
+        });
+        let text = text.map_err(|error| ConfigFileError::of(path, error))?;
+        Self::with_included(path, text, directory)
+    }
+
+    fn with_included(path: &Path, text: Vec<u8>, directory: &Path) -> Result<Self, ConfigFileError> {
         let patterns: Vec<_> =
             Config::includes(&text).iter().map(|include| directory.join(&**include)).collect();
         let included = include::read(&patterns)
             .map_err(|(path, source)| ConfigFileError::Unreadable { path, source })?;
         let folders = patterns.iter().filter_map(|path| include::folder(path)).map(Path::to_owned).collect();
-        Ok(Self { path, text, included, folders })
+        Ok(Self { path: path.to_owned(), text, included, folders })
     }
 
     /// Parses it, together with the files that it includes.
@@ -118,7 +146,38 @@ impl ConfigFile {
     }
 }
 
+/// Reads a pipe or a device to its end, which has to come soon.
+fn read_soon(file: &File) -> io::Result<Vec<u8>> {
+    let end = Instant::now() + PIPE_TIME;
+    let mut text = Vec::new();
+    loop {
+        let mut buffer = [0; 4096];
+        match rustix::io::read(file, &mut buffer) {
+            Ok(0) if text.is_empty() => return Err(io::Error::other("not a regular file, and it is empty")),
+            Ok(0) => return Ok(text),
+            Ok(length) => text.extend(buffer.get(..length).unwrap_or_default()),
+            Err(Errno::AGAIN) => {
+                let left = Timespec::try_from(end.saturating_duration_since(Instant::now())).ok();
+                let _ = poll(&mut [PollFd::new(file, PollFlags::IN)], left.as_ref());
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if text.len() > PIPE_SIZE || Instant::now() >= end {
+            return Err(io::Error::other("not a regular file, and its end does not come"));
+        }
+    }
+}
+
 impl ConfigFileError {
+    fn of(path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::NotFound => Self::Missing { path },
+            _ => Self::Unreadable { path, source },
+        }
+    }
+
     /// Draws the findings in colour, if the file is invalid.
     pub(crate) fn coloured(&self) -> Option<String> {
         match self {
