@@ -4,6 +4,7 @@
 //! This folder knows sockets, processes and the log. It checks what the decoder reports, passes it on, and knows
 //! nothing of doors.
 
+pub(crate) mod claim;
 pub mod decoder;
 pub(crate) mod listener;
 pub(crate) mod listeners;

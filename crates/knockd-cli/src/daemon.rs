@@ -4,6 +4,7 @@
 //! knows it.
 
 mod answers;
+mod background;
 mod closings;
 mod dispatcher;
 mod engine;
@@ -22,10 +23,12 @@ use crossbeam_channel::Receiver;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
+use self::background::Foreground;
 use self::engine::Engine;
-use self::pid_file::PidFile;
+use self::pid_file::{PidFile, PidFileError};
 use self::setup::Setup;
 use self::startup::Prepared;
+use crate::Exit;
 use crate::args::Args;
 use crate::log::{Destinations, Level, Line, Log, complain, debug_output};
 use crate::system::config_file::Style;
@@ -36,42 +39,53 @@ use crate::system::spawn;
 /// For each interface it starts its own program again under the name [`crate::capture::decoder::NAME`]; that program
 /// must then call [`crate::capture::decoder::run`] before anything else.
 ///
-/// With `-d` this returns only in the background process; the foreground process has exited with status 0.
+/// With `-d`, it starts its own program again as well: that is the daemon, and this returns once it is ready.
 ///
 /// # Errors
-/// When the configuration is missing or invalid, the interface does not exist, or capturing is not permitted.
-pub fn run(args: Args) -> anyhow::Result<()> {
+/// When the configuration is missing or invalid, the interface does not exist, capturing is not permitted, or another
+/// daemon does the same.
+pub fn run(args: Args) -> anyhow::Result<Exit> {
+    let foreground = if args.daemon { Foreground::find()? } else { None };
+    if args.daemon && foreground.is_none() {
+        return background::start();
+    }
     // Without a handler, a file that is as long as it may become (setrlimit(2)) would end the daemon while doors are open.
     // With one, writing fails as on a full disk; and commands start without it, because exec(2) drops it.
     signal_hook::flag::register(SIGXFSZ, Arc::default()).context("cannot catch signals")?;
+    print_debug_messages(&args);
     let directory = std::env::current_dir().context("cannot determine the current directory")?;
     let setup = Setup::load(&args, &directory, None)?;
     for warning in setup.warnings.lines(Style::Coloured) {
         complain(&warning, Level::Warning);
     }
+    let pid_file = match args.daemon.then(|| PidFile::write(&setup.pid_file)).transpose() {
+        Err(error @ PidFileError::InUse { .. }) => return Err(error.into()),
+        pid_file => pid_file,
+    };
     let prepared = Prepared::new(args, directory, setup)?;
     let Prepared { args, setup, .. } = &prepared;
-    let mut destinations = Destinations::open(&setup.log_settings(args));
-    // Everything that can fail has failed by now, while there is a terminal for the message and no thread for the
-    // fork to lose.
-    if args.daemon {
-        nix::unistd::daemon(false, false).context("cannot detach")?;
-        destinations.detach();
-    }
-    let level = if args.debug { log::LevelFilter::Debug } else { log::LevelFilter::Off };
-    let mut debugging = env_logger::Builder::new();
-    let target = env_logger::Target::Pipe(Box::new(debug_output()));
-    debugging.filter_level(level).parse_default_env().target(target).init();
-    let pid_file = args.daemon.then(|| PidFile::write(&setup.pid_file)).transpose();
-    let log = Log::new(destinations, args.lookup, prepared.clock)?;
+    let log = Log::new(Destinations::open(&setup.log_settings(args)), args.lookup, prepared.clock)?;
     let pid_file = pid_file.unwrap_or_else(|error| {
-        log.write(&Line::warning(format!("cannot create pid file {error}")));
+        log.write(&Line::warning(error.to_string()));
         None
     });
     let signals = signals()?;
-    Engine::start(prepared, log)?.run(&signals);
-    drop(pid_file);
-    Ok(())
+    let mut engine = Engine::start(prepared, pid_file, log)?;
+    engine.begin();
+    if let Some(foreground) = foreground {
+        background::detach()?;
+        engine.reopen_log();
+        foreground.release()?;
+    }
+    engine.run(&signals);
+    Ok(Exit::Succeeded)
+}
+
+/// Prints debug messages on stdout, if wanted.
+fn print_debug_messages(args: &Args) {
+    let level = if args.debug { log::LevelFilter::Debug } else { log::LevelFilter::Off };
+    let target = env_logger::Target::Pipe(Box::new(debug_output(args.daemon)));
+    env_logger::Builder::new().filter_level(level).parse_default_env().target(target).init();
 }
 
 /// Catches the signals that the daemon handles.

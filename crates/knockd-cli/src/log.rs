@@ -251,11 +251,6 @@ impl Destinations {
         destinations
     }
 
-    /// Lets go of the standard outputs that the process had before it detached.
-    pub(crate) fn detach(&mut self) {
-        (self.stdout, self.stderr) = (Output::new(io::stdout()), Output::new(io::stderr()));
-    }
-
     /// Writes a line to every destination. A full disk loses the line there, which the others are told once; a closed
     /// terminal loses it and has no other effect.
     fn write(&self, time: &Zoned, line: &Line, name: Option<&str>) {
@@ -310,9 +305,10 @@ impl Destinations {
     }
 }
 
-/// Returns where debug messages go: standard output, without waiting for a slow reader any longer than lines do.
-pub(crate) fn debug_output() -> Output<Stdout> {
-    Output::new(io::stdout())
+/// Returns where debug messages go: standard output, without waiting for a slow reader any longer than lines do. A process
+/// that `detaches` must not keep it open after that.
+pub(crate) fn debug_output(detaches: bool) -> Output<Stdout> {
+    if detaches { Output::shared(io::stdout()) } else { Output::new(io::stdout()) }
 }
 
 /// Prints on standard error, which may be closed.

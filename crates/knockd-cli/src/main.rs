@@ -18,7 +18,7 @@ fn main() -> ExitCode {
 fn run(mut args: Args) -> anyhow::Result<Exit> {
     match args.command.take() {
         None if args.test => Err(program::become_tools()),
-        None => daemon::run(args).map(|()| Exit::Succeeded),
+        None => daemon::run(args),
         Some(Command::Check(_) | Command::Replay(_) | Command::Watch(_)) => Err(program::become_tools()),
         Some(Command::Status(status)) => ask(&status.control, &Request::Status {}),
         Some(Command::Trace(TraceArgs { address, control })) => {

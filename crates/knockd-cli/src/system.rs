@@ -20,6 +20,9 @@ use std::time::Duration;
 use anyhow::Context;
 use rustix::fs::{FileType, Mode, OFlags};
 
+/// The environment variable that makes a process the daemon in the background; it concerns nobody else.
+pub(crate) const BACKGROUND: &str = "KNOCKD_BACKGROUND";
+
 /// Starts a thread with this name.
 ///
 /// # Errors
@@ -36,11 +39,19 @@ pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> anyhow::Result
 /// # Errors
 /// When another process keeps the lock, or the system refuses.
 pub(crate) fn lock(file: &File) -> Result<(), TryLockError> {
+    patiently(|| file.try_lock(), |error| matches!(error, TryLockError::WouldBlock))
+}
+
+/// Tries for up to 2 seconds, as long as it fails for a reason that may pass.
+pub(crate) fn patiently<T, E>(
+    attempt: impl Fn() -> Result<T, E>,
+    may_pass: impl Fn(&E) -> bool,
+) -> Result<T, E> {
     const LOOK_AGAIN: Duration = Duration::from_millis(50);
     let mut rounds = 1..9;
     loop {
-        match (file.try_lock(), rounds.next()) {
-            (Err(TryLockError::WouldBlock), Some(round)) => std::thread::sleep(LOOK_AGAIN * round),
+        match (attempt(), rounds.next()) {
+            (Err(error), Some(round)) if may_pass(&error) => std::thread::sleep(LOOK_AGAIN * round),
             (result, _) => return result,
         }
     }

@@ -251,6 +251,7 @@ fn in_the_background_and_where_no_socket_can_be_made_it_works_as_well() {
     assert_eq!(knockd.count("cannot create control socket /proc/nowhere/control: "), 1);
     hit(&net, 2, &[7101, 8202, 9303]);
     knockd.wait_for_output("open 10.9.0.2");
+    knockd.stop();
     let knockd = Knockd::start(&net, &format!("[options]\ncontrolsocket =\n{DOORS}"));
     assert_eq!(knockd.count("control socket"), 0);
     assert!(refused(server, &["status"]).contains("is it running?"));

@@ -5,7 +5,7 @@ mod common;
 
 use std::os::unix::net::UnixDatagram;
 
-use common::{CONFIG, KNOCKD, Knockd, SOON, hit, sh, wait_for_file, wait_until};
+use common::{CONFIG, KNOCKD, Knockd, SOON, hit, is_root, sh, wait_for_file, wait_until};
 use nix::sys::signal::Signal;
 use testbed::Net;
 
@@ -14,7 +14,6 @@ fn start(net: &Net, directory: &str, config: &str, arguments: &str) {
     net.server.write_file(CONFIG, config).unwrap();
     let printed = sh(&net.server, &format!("cd {directory} && '{KNOCKD}' -d {arguments} 2>&1"));
     assert_eq!(printed, "");
-    wait_for_file(&net.server, "/run/log", "starting up, listening on eth0\n");
 }
 
 fn pid(net: &Net, path: &str) -> String {
@@ -37,7 +36,7 @@ fn it_detaches_from_its_terminal_and_directory() {
                    { readlink cwd fd/0 fd/1 fd/2; cut -d' ' -f 5-7 stat; cut -d' ' -f 6 /proc/self/stat; } >/run/report.new; \
                    mv /run/report.new /run/report";
     let config = format!("[options]\nlogfile = /run/log\n[door]\nsequence = 1\ncommand = {command}\n");
-    start(&net, "/run", &config, "-v -D -c /run/knockd.conf");
+    start(&net, "/run", &config, "-v -c /run/knockd.conf");
     hit(&net, 2, &[1]);
     let report = wait_for_file(&net.server, "/run/report", "\n");
     let lines: Vec<_> = report.lines().collect();
@@ -61,27 +60,178 @@ fn its_pid_file_is_locked_while_it_lives_and_gone_afterwards() {
 }
 
 #[test]
-fn a_second_one_leaves_the_pid_file_of_the_first_alone_and_works() {
+fn it_returns_once_packets_are_read_and_the_pid_file_is_written() {
+    let net = Net::new().unwrap();
+    net.server.write_file(CONFIG, "[options]\nlogfile = /run/log\n[door]\nsequence = 1\n").unwrap();
+    for _ in 0..10 {
+        let script =
+            format!("'{KNOCKD}' -d -c {CONFIG} && cat /run/knockd.pid /run/log && '{KNOCKD}' status");
+        let printed = sh(&net.server, &script);
+        assert!(printed.contains("] starting up, listening on eth0\n"), "{printed}");
+        assert!(printed.contains("\n  eth0  up "), "{printed}");
+        let pid = printed.lines().next().unwrap().to_owned();
+        sh(&net.server, &format!("kill {pid}"));
+        wait_until("it has ended", || !exists(&net, "/run/knockd.pid"));
+        sh(&net.server, "rm /run/log");
+    }
+}
+
+#[test]
+fn its_debug_messages_are_printed_until_it_detaches() {
+    let net = Net::new().unwrap();
+    net.server.write_file(CONFIG, "[options]\nlogfile = /run/log\n[door]\nsequence = 1,2\n").unwrap();
+    // It returns when nothing holds stdout or stderr open any more.
+    let printed = sh(&net.server, &format!("'{KNOCKD}' -d -D -c {CONFIG} 2>&1; echo $?"));
+    for wanted in ["door door: 2 steps\n", "eth0: 10.9.0.1"] {
+        assert!(printed.contains(wanted), "`{wanted}` is not in:\n{printed}");
+    }
+    assert!(printed.ends_with("\n0\n"), "{printed}");
+    hit(&net, 2, &[1, 2]);
+    wait_for_file(&net.server, "/run/log", "door: OPEN SESAME");
+}
+
+#[test]
+fn whatever_keeps_it_from_listening_is_said_before_it_detaches() {
+    let net = Net::new().unwrap();
+    net.server.write_file(CONFIG, "[door]\nsequence = 1\n").unwrap();
+    // There are too few descriptors for a listener with its decoder.
+    let script = format!("ulimit -n 12; '{KNOCKD}' -d -c {CONFIG} 2>&1; echo $?");
+    let printed = sh(&net.server, &script);
+    assert!(printed.contains("knockd: ") && printed.ends_with("\n1\n"), "{printed}");
+    assert!(!exists(&net, "/run/knockd.pid"));
+}
+
+/// Runs knockd with these arguments, which it refuses; returns what it says.
+fn refused(net: &Net, arguments: &str) -> String {
+    let said = sh(&net.server, &format!("timeout 60 '{KNOCKD}' {arguments} 2>&1; echo $?"));
+    said.strip_suffix("\n1\n").unwrap_or_else(|| panic!("{arguments}: {said}")).to_owned()
+}
+
+#[test]
+fn a_second_one_with_the_same_configuration_is_refused_with_the_pid_of_the_first() {
+    let net = Net::new().unwrap();
+    let config =
+        "[options]\nlogfile = /run/log\n[door]\nsequence = 1\ncommand = echo for %IP% >>/run/opened\n";
+    start(&net, "/", config, "-c /run/knockd.conf");
+    let first = pid(&net, "/run/knockd.pid");
+    let expected = format!(
+        "knockd: cannot listen on eth0: another knockd already does, with /run/knockd.conf (pid {first}); to apply \
+         changes, run: kill -HUP {first}; to replace it, first run: kill {first}; to run both, use another \
+         configuration file"
+    );
+    let arguments =
+        ["-v", "-i any", "-d -p /run/other.pid"].map(|more| format!("{more} -c /run/knockd.conf"));
+    for arguments in &arguments {
+        assert_eq!(refused(&net, arguments), expected);
+    }
+    // An editor puts another file in its place.
+    sh(&net.server, "cp /run/knockd.conf /run/new; mv /run/new /run/knockd.conf");
+    assert_eq!(refused(&net, &arguments[2]), expected);
+    sh(&net.server, "ln -s /run/knockd.conf /run/link");
+    let through_link = refused(&net, "-d -p /run/other.pid -c /run/link");
+    assert_eq!(through_link, expected.replace("/run/knockd.conf", "/run/link"));
+    assert!(!exists(&net, "/run/other.pid"));
+    hit(&net, 2, &[1]);
+    hit(&net, 3, &[1]);
+    wait_for_file(&net.server, "/run/opened", "for 10.9.0.3\n");
+    assert_eq!(sh(&net.server, "cat /run/opened"), "for 10.9.0.2\nfor 10.9.0.3\n");
+}
+
+#[test]
+fn one_beside_one_in_the_foreground_is_refused_until_that_is_killed() {
+    let net = Net::new().unwrap();
+    let mut first = Knockd::start(&net, "[door]\nsequence = 1\n");
+    let said = refused(&net, "-d -c /run/knockd.conf");
+    assert!(said.contains("another knockd already does, with /run/knockd.conf (pid "), "{said}");
+    first.signal(Signal::SIGKILL);
+    first.running.wait(SOON).unwrap();
+    sh(&net.server, &format!("'{KNOCKD}' -d -c /run/knockd.conf"));
+    sh(&net.server, "kill $(cat /run/knockd.pid)");
+}
+
+#[test]
+fn a_stranger_who_takes_its_address_keeps_no_knockd_from_starting() {
+    if !is_root() {
+        return;
+    }
+    let net = Net::new().unwrap();
+    let config = "[door]\nsequence = 1\n";
+    let mut knockd = Knockd::start(&net, config);
+    let address = sh(&net.server, "grep -o '@knockd-.*' /proc/net/unix");
+    let address = address.trim_start_matches('@').trim_end();
+    knockd.stop();
+    let bind = format!(
+        "use Socket; socket(S, AF_UNIX, SOCK_DGRAM, 0); bind(S, pack_sockaddr_un(\"\\0{address}\")) or die; \
+         $| = 1; print \"bound\\n\"; sleep"
+    );
+    let stranger = ["setpriv", "--reuid=65534", "--clear-groups", "perl", "-e", &bind];
+    let mut stranger = net.server.spawn(&stranger).unwrap();
+    stranger.wait_for_line("bound", SOON).unwrap();
+    let mut knockd = Knockd::start(&net, config);
+    hit(&net, 2, &[1]);
+    knockd.wait_for("10.9.0.2: door: OPEN SESAME");
+}
+
+#[test]
+fn a_second_one_with_the_pid_file_of_the_first_is_refused() {
+    let net = Net::new().unwrap();
+    start(&net, "/", "[options]\nlogfile = /run/log\n[door]\nsequence = 1\n", "-c /run/knockd.conf");
+    let first = pid(&net, "/run/knockd.pid");
+    net.server.write_file("/run/second.conf", "[door]\nsequence = 1\n").unwrap();
+    let said = refused(&net, "-d -c /run/second.conf");
+    let expected =
+        format!("knockd: pid file /var/run/knockd.pid belongs to a running knockd (pid {first}); to apply");
+    assert!(said.starts_with(&expected), "{said}");
+    assert_eq!(pid(&net, "/run/knockd.pid"), first);
+}
+
+#[test]
+fn several_on_purpose_run_beside_each_other() {
     let net = Net::new().unwrap();
     let config = "[options]\nlogfile = /run/log\n[door]\nsequence = 1\n";
     start(&net, "/", config, "-c /run/knockd.conf");
-    let first = pid(&net, "/run/knockd.pid");
     net.server.write_file("/run/second.conf", &config.replace("/run/log", "/run/second.log")).unwrap();
-    sh(&net.server, &format!("'{KNOCKD}' -d -c /run/second.conf"));
-    let log = wait_for_file(&net.server, "/run/second.log", "starting up");
-    assert!(log.contains("cannot create pid file /var/run/knockd.pid: in use by another knockd"), "{log}");
+    sh(&net.server, &format!("'{KNOCKD}' -d -c /run/second.conf -p /run/second.pid"));
+    // As with 0.8, which has one interface each.
+    sh(&net.server, &format!("'{KNOCKD}' -d -c /run/knockd.conf -p /run/third.pid -i lo"));
     hit(&net, 2, &[1]);
-    wait_for_file(&net.server, "/run/second.log", "OPEN SESAME");
-    assert_eq!(pid(&net, "/run/knockd.pid"), first);
+    for log in ["/run/log", "/run/second.log"] {
+        wait_for_file(&net.server, log, "10.9.0.2: door: OPEN SESAME");
+    }
+    common::knock(&net.server, "127.0.0.1 1");
+    wait_for_file(&net.server, "/run/log", "127.0.0.1: door: OPEN SESAME");
+    sh(&net.server, "kill $(cat /run/knockd.pid /run/second.pid /run/third.pid)");
+}
+
+#[test]
+fn the_next_one_starts_while_the_one_before_still_closes_doors() {
+    let net = Net::new().unwrap();
+    let config = "[options]\nlogfile = /run/log\n[door]\nsequence = 1\nstart_command = echo >/run/open\n\
+                  stop_command = until test -e /run/go; do sleep 0.1; done; echo >/run/closed\n";
+    start(&net, "/", config, "-c /run/knockd.conf");
+    let first = pid(&net, "/run/knockd.pid");
+    hit(&net, 2, &[1]);
+    wait_for_file(&net.server, "/run/open", "\n");
+    sh(&net.server, &format!("kill {first} && '{KNOCKD}' -d -c /run/knockd.conf 2>/dev/null"));
+    let second = pid(&net, "/run/knockd.pid");
+    assert_ne!(second, first);
+    sh(&net.server, "echo >/run/go");
+    wait_for_file(&net.server, "/run/log", "shutting down\n");
+    wait_until("the first has ended", || net.server.run(&["kill", "-0", &first]).is_err());
+    assert_eq!(pid(&net, "/run/knockd.pid"), second);
+    sh(&net.server, &format!("kill {second}"));
 }
 
 #[test]
 fn a_pid_file_that_cannot_be_written_is_a_warning() {
     let net = Net::new().unwrap();
     let config = "[options]\nlogfile = /run/log\npidfile = /no/such/pid\n[door]\nsequence = 1\n";
-    start(&net, "/", config, "-c /run/knockd.conf");
-    let log = wait_for_file(&net.server, "/run/log", "cannot create pid file /no/such/pid: ");
-    assert!(log.contains("starting up"), "{log}");
+    net.server.write_file(CONFIG, config).unwrap();
+    let printed = sh(&net.server, &format!("'{KNOCKD}' -d -c {CONFIG} 2>&1"));
+    let warning = "cannot create pid file /no/such/pid: No such file or directory";
+    assert!(printed.starts_with(warning), "{printed}");
+    let log = sh(&net.server, "cat /run/log");
+    assert!(log.contains(warning) && log.contains("starting up"), "{log}");
     hit(&net, 2, &[1]);
     wait_for_file(&net.server, "/run/log", "OPEN SESAME");
 }

@@ -107,9 +107,9 @@ fn without_proc_the_start_ends_with_an_error_that_says_what_to_do() {
         let mut knockd = Running::start(&mut command).unwrap();
         assert_eq!(knockd.wait(SOON).unwrap().code(), Some(1));
         let lines: Vec<_> = knockd.lines().into_iter().map(|line| line.text).collect();
-        let error = "knockd: cannot listen on eth0: cannot start the packet decoder without /proc; \
-                     run: mount -t proc proc /proc";
-        assert_eq!(lines, [error], "{detach}");
+        let what = if detach == "-d" { "detach" } else { "listen on eth0: cannot start the packet decoder" };
+        let error = format!("knockd: cannot {what} without /proc; run: mount -t proc proc /proc");
+        assert_eq!(lines, [error]);
         let told = manager.recv(&mut [0; 512]).unwrap_err();
         assert_eq!(told.kind(), io::ErrorKind::WouldBlock, "the service manager is told nothing");
     }

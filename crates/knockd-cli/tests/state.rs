@@ -9,11 +9,19 @@ use common::{CONFIG, KNOCKD, Knockd, SOON, hit, sh, wait_until};
 use nix::sys::signal::Signal;
 use testbed::{Net, Running};
 
+const SECOND: &str = "/run/second.conf";
+
 fn config(options: &str, cmd_timeout: u32, stop: &str) -> String {
     format!(
         "[options]\n{options}\n[door]\nsequence = 1\nstart_command = echo open for %IP%\ncmd_timeout = {cmd_timeout}\n\
          stop_command = {stop}\n"
     )
+}
+
+/// Starts a second knockd, with a configuration file of its own.
+fn start_second(net: &Net, config: &str) -> Knockd {
+    net.server.write_file(SECOND, config).unwrap();
+    Knockd::run(net.server.command(KNOCKD).args(["-c", SECOND, "-v"]))
 }
 
 /// Starts knockd, opens the door for 10.9.0.2 and kills knockd.
@@ -90,7 +98,7 @@ fn a_second_knockd_does_not_touch_the_open_doors_of_the_first() {
     let mut first = Knockd::start(&net, &config("", 600, "echo closed"));
     hit(&net, 2, &[1]);
     first.wait_for_output("open for 10.9.0.2");
-    let mut second = Knockd::start(&net, &config("", 600, "echo closed"));
+    let mut second = start_second(&net, &config("", 600, "echo closed"));
     second.wait_for("cannot use the state directory /var/lib/knockd: in use by another knockd");
     second.stop();
     assert_eq!(second.count("echo closed"), 0);
@@ -119,7 +127,7 @@ fn a_state_directory_that_could_not_be_used_is_once_a_reload_finds_no_open_door(
     let net = Net::new().unwrap();
     let config = config("logfile = /run/log", 10, "echo closed for %IP%");
     let mut first = Knockd::start(&net, &config);
-    let mut second = Knockd::start(&net, &config);
+    let mut second = start_second(&net, &config);
     second.wait_for("cannot use the state directory /var/lib/knockd: in use by another knockd");
     hit(&net, 2, &[1]);
     for knockd in [&mut first, &mut second] {
@@ -127,7 +135,8 @@ fn a_state_directory_that_could_not_be_used_is_once_a_reload_finds_no_open_door(
     }
     first.signal(Signal::SIGKILL);
     first.running.wait(SOON).unwrap();
-    second.reload(&net, &config, "are still kept in memory only");
+    second.signal(Signal::SIGHUP);
+    second.wait_for("are still kept in memory only");
     second.wait_for_output("closed for 10.9.0.2");
     // The first has left one. A moment before, the door is still being closed.
     wait_until("the state directory is used", || {

@@ -229,12 +229,58 @@ const RULES: &[Rule] = &[
         |t| {
             t.sh("echo 4194304 >/run/knockd.pid");
             in_background(t, "", &format!("[options]\nlogfile = {LOG}\n{DOOR}"), "/run/knockd.pid");
-            t.write(CONFIG, &format!("[options]\nlogfile = /run/second.log\n{DOOR}"));
-            assert_eq!(t.run(&format!("-d -c {CONFIG} -p /nonexistent/x.pid")).code, Some(0));
+            t.write("/run/second.conf", &format!("[options]\nlogfile = /run/second.log\n{DOOR}"));
+            assert_eq!(t.run("-d -c /run/second.conf -p /nonexistent/x.pid").code, Some(0));
             t.wait_for_file("/run/second.log", "starting up");
             t.send("7000");
             t.wait_for_file("/run/second.log", "door: OPEN SESAME");
             assert!(t.sh("cat /run/second.log").contains("/nonexistent/x.pid"));
+        },
+    ),
+    Rule::differs(
+        "a_second_daemon",
+        "A second daemon with the same configuration file or, with `-d`, the same PID file starts beside the first, and \
+         every command runs twice.",
+        "On the same interface it is an error that names the process ID of the first.",
+        |t| {
+            let config = format!("[options]\nlogfile = {LOG}\n{DOOR}");
+            in_background(t, "", &config, "/run/knockd.pid");
+            let first = t.sh("cat /run/knockd.pid");
+            t.write("/run/second.conf", &config);
+            for arguments in
+                [format!("-d -c {CONFIG} -p /run/second.pid"), "-d -c /run/second.conf".to_owned()]
+            {
+                let ended = t.run(&arguments);
+                assert_eq!(ended.code, Some(t.pick(1, 0)), "{ended:?}");
+                assert_eq!(ended.stderr.join("\n").contains(&format!("(pid {first})")), t.pick(true, false));
+            }
+        },
+    ),
+    Rule::same(
+        "several_daemons",
+        "Several daemons run beside each other: with other configuration and PID files, or on other interfaces.",
+        |t| {
+            let config = |log: &str| format!("[options]\nlogfile = {log}\n{DOOR}");
+            in_background(t, "", &config(LOG), "/run/knockd.pid");
+            t.write("/run/second.conf", &config("/run/second.log"));
+            assert_eq!(t.run("-d -c /run/second.conf -p /run/second.pid").code, Some(0));
+            assert_eq!(t.run(&format!("-d -c {CONFIG} -p /run/third.pid -i lo")).code, Some(0));
+            t.wait_until("it listens on lo", |t| t.sh(&format!("cat {LOG}")).contains("listening on lo"));
+            t.wait_for_file("/run/second.log", "listening on eth0");
+            t.send("7000");
+            t.wait_for_file(LOG, "10.9.0.2: door: OPEN SESAME");
+            t.wait_for_file("/run/second.log", "10.9.0.2: door: OPEN SESAME");
+            t.net.server.can_connect("127.0.0.1".parse::<std::net::IpAddr>().unwrap(), 7000).unwrap();
+            t.wait_for_file(LOG, "127.0.0.1: door: OPEN SESAME");
+        },
+    ),
+    Rule::same(
+        "debugging_in_the_background",
+        "With `-d`, `-D` prints its messages before knockd detaches.",
+        |t| {
+            t.write(CONFIG, &format!("[options]\nlogfile = {LOG}\n{DOOR}"));
+            let printed = t.sh(&format!("{} -d -D -c {CONFIG} 2>&1", t.program()));
+            assert!(printed.contains("door"), "{printed}");
         },
     ),
     Rule::same(

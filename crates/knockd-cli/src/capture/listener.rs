@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use knockd_capture::{Buffer, Interface, PacketSocket, Program};
 use knockd_core::{Packet, Timestamp};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use crate::capture::claim::Claim;
 use crate::capture::process::Decoder;
 use crate::capture::record::{self, Kept, Record};
 use crate::capture::slot::Slot;
@@ -27,8 +28,9 @@ const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// If a decoder has run this long, the next ones are restarted at once again.
 const LONG_LIFE: Duration = Duration::from_secs(60);
 
-/// How long a decoder may take until it reads.
+/// How long a decoder may take until it reads, and how long until it has been started.
 const START_LIMIT: Duration = Duration::from_secs(10);
+const EXEC_LIMIT: Duration = Duration::from_secs(20);
 
 /// A message from a listener to the loop.
 #[derive(Debug)]
@@ -70,6 +72,7 @@ pub(crate) struct Listener {
     slot: Arc<Slot>,
     /// How its first decoder has started.
     first: Receiver<Result<(), String>>,
+    _claim: Claim,
     /// Closing it ends the thread.
     _stop: PipeWriter,
 }
@@ -77,8 +80,8 @@ pub(crate) struct Listener {
 /// Whether packets are read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum State {
-    /// The first decoder has not started yet.
-    Starting,
+    /// The first decoder has been starting since then.
+    Starting(Timestamp),
     /// A decoder has been reading since then.
     Reading(Timestamp),
     /// None reads.
@@ -91,11 +94,12 @@ impl Listener {
     /// # Errors
     /// When the system has no thread or descriptor left.
     pub(crate) fn start(
-        number: u64,
+        (number, messages): (u64, Sender<Message>),
         socket: PacketSocket,
         program: Program,
         interface: Interface,
-        messages: Sender<Message>,
+        claim: Claim,
+        now: Timestamp,
     ) -> anyhow::Result<Self> {
         let slot = Arc::new(Slot::new(interface.clone(), socket, program));
         let (stopped, stop) = io::pipe().context("cannot start the listener thread")?;
@@ -108,11 +112,12 @@ impl Listener {
             interface,
             has_filter: true,
             is_announced: false,
-            state: State::Starting,
+            state: State::Starting(now),
             trouble: None,
             is_known_to_be_down: false,
             slot,
             first,
+            _claim: claim,
             _stop: stop,
         })
     }
@@ -122,12 +127,31 @@ impl Listener {
     /// # Errors
     /// When that ends or takes too long.
     pub(crate) fn wait_until_it_reads(&mut self) -> anyhow::Result<()> {
-        // Of its own accord, the thread ends only with the loop.
-        if let Ok(Err(reason)) = self.first.recv() {
+        let first = outcome_of_first(&self.first, EXEC_LIMIT);
+        if let Err(reason) = first {
             bail!("cannot listen on {}: {reason}", self.interface.name);
         }
         self.state = State::Reading(Timestamp::ZERO);
         Ok(())
+    }
+
+    /// When [`Self::log_if_hanging`] wants to be called.
+    pub(crate) fn poll_timeout(&self) -> Option<Timestamp> {
+        match self.state {
+            State::Starting(since) if self.trouble.is_none() => Some(since.after(EXEC_LIMIT)),
+            _ => None,
+        }
+    }
+
+    /// Logs that the first decoder does not start, once.
+    pub(crate) fn log_if_hanging(&mut self, log: &Log, now: Timestamp) {
+        if let State::Starting(since) = self.state
+            && self.poll_timeout().is_some_and(|due| due <= now)
+        {
+            let problem = format!("{}: {}", self.interface.name, not_started(EXEC_LIMIT));
+            log.write(&Line::warning(problem.clone()));
+            self.trouble = Some((since, problem));
+        }
     }
 
     /// Logs that the interface is down, once until it is up again.
@@ -163,6 +187,24 @@ impl Listener {
         self.has_filter = result.is_ok();
         result
     }
+}
+
+/// Waits for what has become of the first decoder.
+///
+/// Its thread has a limit for everything but the start of the process, which hangs as long as the disk with the program
+/// does.
+fn outcome_of_first(first: &Receiver<Result<(), String>>, limit: Duration) -> Result<(), String> {
+    match first.recv_timeout(limit) {
+        Ok(outcome) => outcome,
+        // Of its own accord, the thread ends only with the loop.
+        Err(RecvTimeoutError::Disconnected) => Ok(()),
+        Err(RecvTimeoutError::Timeout) => Err(not_started(limit)),
+    }
+}
+
+/// Says that a decoder has not been started in time.
+fn not_started(limit: Duration) -> String {
+    format!("packet decoder not started after {} s; is the disk with the program stuck?", limit.as_secs())
 }
 
 /// The state of the thread.
@@ -384,6 +426,17 @@ mod tests {
 
     fn bytes(records: &[Record]) -> Vec<u8> {
         records.iter().flat_map(Record::to_bytes).collect()
+    }
+
+    #[test]
+    fn a_decoder_whose_start_hangs_is_given_up_with_a_reason() {
+        let (sender, first) = bounded(1);
+        let reason = outcome_of_first(&first, Duration::from_millis(10)).unwrap_err();
+        assert!(reason.starts_with("packet decoder not started after 0 s; "), "{reason}");
+        sender.send(Err("no memory".to_owned())).unwrap();
+        assert_eq!(outcome_of_first(&first, EXEC_LIMIT), Err("no memory".to_owned()));
+        sender.send(Ok(())).unwrap();
+        assert_eq!(outcome_of_first(&first, EXEC_LIMIT), Ok(()));
     }
 
     #[test]

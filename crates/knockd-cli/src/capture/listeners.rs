@@ -9,8 +9,8 @@ use crossbeam_channel::{Receiver, Sender};
 use knockd_capture::{Buffer, Interface, PacketSocket, Program, interfaces};
 use knockd_core::{Timestamp, Wanted};
 
+use crate::capture::claim::{Claim, Claimant};
 use crate::capture::listener::{Fault, Listener, Message, State};
-use crate::capture::process::Decoder;
 use crate::log::{Line, Log};
 use crate::system::selection::Selection;
 
@@ -48,42 +48,42 @@ impl FilterSpec {
     }
 }
 
-/// Open sockets without threads, so they survive a fork.
+/// Open sockets without threads.
 pub(crate) struct Sockets {
     selection: Selection,
     filter: FilterSpec,
-    open: Vec<(Interface, PacketSocket)>,
+    claimant: Claimant,
+    open: Vec<(Interface, PacketSocket, Claim)>,
 }
 
 impl Sockets {
     /// Starts to listen; packets wait in the kernel's buffers from now on.
     ///
     /// # Errors
-    /// When a named interface does not exist (unless `waits`) or the process may not listen on it.
-    pub(crate) fn open(selection: Selection, waits: bool, filter: FilterSpec) -> anyhow::Result<Self> {
+    /// When a named interface does not exist (unless `waits`), the process may not listen on it, or another daemon does so
+    /// with the same configuration file.
+    pub(crate) fn open(
+        selection: Selection,
+        waits: bool,
+        filter: FilterSpec,
+        claimant: Claimant,
+    ) -> anyhow::Result<Self> {
         let chosen = selection.at_start(&interfaces(), waits)?;
         let open = chosen.into_iter().take(MAX_LISTENERS).enumerate().map(|(others, interface)| {
+            // First, so none of the packets that wait from then on is another daemon's as well.
+            let claim =
+                claimant.claim_patiently(interface.index).with_context(|| cannot_listen(&interface))?;
             let socket = PacketSocket::open(&interface, &filter.program(&interface), buffer(others))?;
-            Ok((interface, socket))
+            log::debug!("interface {}: {}", interface.name, addresses_of(&interface));
+            Ok((interface, socket, claim))
         });
         let open = open.collect::<anyhow::Result<_>>()?;
-        Ok(Self { selection, filter, open })
-    }
-
-    /// Starts a decoder and ends it again, which shows whether the machine allows that. It gets no packets.
-    ///
-    /// # Errors
-    /// When no decoder can be started.
-    pub(crate) fn try_decoder(&self) -> anyhow::Result<()> {
-        let Some((interface, _)) = self.open.first() else { return Ok(()) };
-        let cannot = || format!("cannot listen on {}", interface.name);
-        let nothing = PacketSocket::open(interface, &Program::new(&[], interface, false), Buffer::Queue)?;
-        Decoder::start(nothing, &interface.name).map(drop).with_context(cannot)
+        Ok(Self { selection, filter, claimant, open })
     }
 
     /// Returns the addresses of all interfaces.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.open.iter().flat_map(|(interface, _)| interface.addresses.iter().copied())
+        self.open.iter().flat_map(|(interface, ..)| interface.addresses.iter().copied())
     }
 }
 
@@ -92,6 +92,7 @@ impl Sockets {
 pub(crate) struct Listeners {
     selection: Selection,
     filter: FilterSpec,
+    claimant: Claimant,
     open: Vec<Listener>,
     /// Selected interfaces above the limit.
     left_out: Vec<String>,
@@ -112,13 +113,22 @@ impl Listeners {
     /// # Errors
     /// When the system has no thread left, or an interface has no decoder that reads.
     pub(crate) fn start(sockets: Sockets) -> anyhow::Result<Self> {
-        let Sockets { selection, filter, open: sockets } = sockets;
+        let Sockets { selection, filter, claimant, open: sockets } = sockets;
         let (sender, messages) = crossbeam_channel::bounded(QUEUE);
-        let (open, left_out) = (Vec::new(), Vec::new());
-        let mut listeners =
-            Self { selection, filter, open, left_out, next: 0, retry: None, failure: None, messages, sender };
-        for (interface, socket) in sockets {
-            listeners.add(interface, socket)?;
+        let mut listeners = Self {
+            selection,
+            filter,
+            claimant,
+            open: Vec::new(),
+            left_out: Vec::new(),
+            next: 0,
+            retry: None,
+            failure: None,
+            messages,
+            sender,
+        };
+        for (interface, socket, claim) in sockets {
+            listeners.add(interface, socket, claim, Timestamp::ZERO)?;
         }
         for listener in &mut listeners.open {
             listener.wait_until_it_reads()?;
@@ -127,9 +137,16 @@ impl Listeners {
         Ok(listeners)
     }
 
-    fn add(&mut self, interface: Interface, socket: PacketSocket) -> anyhow::Result<()> {
+    fn add(
+        &mut self,
+        interface: Interface,
+        socket: PacketSocket,
+        claim: Claim,
+        now: Timestamp,
+    ) -> anyhow::Result<()> {
         let program = self.filter.program(&interface);
-        self.open.push(Listener::start(self.next, socket, program, interface, self.sender.clone())?);
+        let reporter = (self.next, self.sender.clone());
+        self.open.push(Listener::start(reporter, socket, program, interface, claim, now)?);
         self.next += 1;
         Ok(())
     }
@@ -197,6 +214,11 @@ impl Listeners {
         self.open.iter().flat_map(|listener| listener.interface.addresses.iter().copied())
     }
 
+    /// Stops listening: from now on, another daemon may.
+    pub(crate) fn close(&mut self) {
+        self.open.clear();
+    }
+
     /// Selects other interfaces; [`Self::follow`] finds them.
     pub(crate) fn select(&mut self, selection: Selection) {
         self.selection = selection;
@@ -223,9 +245,10 @@ impl Listeners {
         }
     }
 
-    /// When [`Self::follow`] wants to be called to retry.
+    /// When [`Self::follow`] wants to be called: to retry, or to say that a decoder does not start.
     pub(crate) fn poll_timeout(&self) -> Option<Timestamp> {
-        self.retry.map(|(due, _)| due)
+        let retry = self.retry.map(|(due, _)| due);
+        self.open.iter().filter_map(Listener::poll_timeout).chain(retry).min()
     }
 
     /// Returns how many unwanted ports the widest filter passes: with very many ports, it covers some in between.
@@ -235,13 +258,16 @@ impl Listeners {
 
     /// Looks for interfaces again and listens on the selected ones.
     pub(crate) fn follow(&mut self, log: &Log, now: Timestamp) {
-        self.failure = self.try_follow(log);
+        self.failure = self.try_follow(log, now);
+        for listener in &mut self.open {
+            listener.log_if_hanging(log, now);
+        }
         let pause = self.retry.map_or(FIRST_PAUSE, |(_, pause)| LAST_PAUSE.min(pause * 2));
         self.retry = self.failure.is_some().then(|| (now.after(pause), pause));
     }
 
     /// Returns what failed, if anything did; it is in the log.
-    fn try_follow(&mut self, log: &Log) -> Option<String> {
+    fn try_follow(&mut self, log: &Log, now: Timestamp) -> Option<String> {
         let fail = |error: &str| {
             let problem = format!("{error}; retrying");
             log.write(&Line::warning(problem.clone()));
@@ -269,7 +295,7 @@ impl Listeners {
             let has_room = self.open.len() < MAX_LISTENERS;
             let known = self.open.iter_mut().find(|listener| listener.interface.index == found.index);
             let result = match known {
-                None if has_room => self.listen_to(found),
+                None if has_room => self.listen_to(found, now),
                 None => {
                     left_out.push(found.name);
                     continue;
@@ -305,17 +331,22 @@ impl Listeners {
         failure
     }
 
-    fn listen_to(&mut self, interface: Interface) -> anyhow::Result<()> {
+    fn listen_to(&mut self, interface: Interface, now: Timestamp) -> anyhow::Result<()> {
+        let claim = self.claimant.claim(interface.index).with_context(|| cannot_listen(&interface))?;
         let rings = self.open.iter().filter(|listener| listener.buffer() == Buffer::Ring).count();
         let socket = PacketSocket::open(&interface, &self.filter.program(&interface), buffer(rings))
-            .with_context(|| format!("cannot listen on {}", interface.name))?;
-        self.add(interface, socket)
+            .with_context(|| cannot_listen(&interface))?;
+        self.add(interface, socket, claim, now)
     }
 }
 
 /// Says whether a decoder has been reading for so long, as far as is known.
 fn has_been_reading_for(time: Duration, state: State, now: Timestamp) -> bool {
     matches!(state, State::Reading(since) if now.since(since) >= time)
+}
+
+fn cannot_listen(interface: &Interface) -> String {
+    format!("cannot listen on {}", interface.name)
 }
 
 /// Where packets wait, given the number of rings so far.

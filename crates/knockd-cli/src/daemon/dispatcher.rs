@@ -72,12 +72,7 @@ impl Dispatcher {
         sockets: Sockets,
         log: Log,
     ) -> anyhow::Result<Self> {
-        let listeners = Listeners::start(sockets).inspect_err(|error| {
-            // In the background, nobody sees what the program prints when it ends.
-            if args.daemon {
-                log.write(&Line::warning(format!("{error:#}")));
-            }
-        })?;
+        let listeners = Listeners::start(sockets)?;
         Ok(Self {
             config: Arc::clone(&setup.config),
             only_ip_v4: args.only_ip_v4,
@@ -85,7 +80,7 @@ impl Dispatcher {
             drops: DropReport::default(),
             feed: TraceFeed::default(),
             counters: Counters::default(),
-            executor: Executor::start(directory)?,
+            executor: Executor::start(directory, args.daemon)?,
             listeners,
             kept: None,
         })

@@ -14,6 +14,7 @@ use signal_hook::consts::SIGHUP;
 
 use super::closings::Closings;
 use super::dispatcher::Dispatcher;
+use super::pid_file::PidFile;
 use super::request_limits::RequestLimits;
 use super::service_manager::{self, Watchdog};
 use super::setup::Setup;
@@ -27,7 +28,7 @@ use crate::leases::commands::Report;
 use crate::leases::one_time_file::StrikeError;
 use crate::leases::writer::Progress;
 use crate::log::rate_limiter::Topic;
-use crate::log::{Line, Log};
+use crate::log::{Destinations, Line, Log};
 use crate::system::clock::{self, Clock};
 use crate::system::local_ports;
 use crate::system::text::count;
@@ -40,6 +41,8 @@ pub(super) struct Engine {
     pub(super) args: Args,
     pub(super) directory: PathBuf,
     pub(super) setup: Setup,
+    /// With `-d`.
+    pub(super) pid_file: Option<PidFile>,
     /// Makes all decisions that belong to the core.
     pub(super) gate: Gate,
     /// Carries out what the gate decides.
@@ -86,7 +89,7 @@ impl Engine {
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub(super) fn start(prepared: Prepared, log: Log) -> anyhow::Result<Self> {
+    pub(super) fn start(prepared: Prepared, pid_file: Option<PidFile>, log: Log) -> anyhow::Result<Self> {
         let Prepared { args, directory, setup, mut gate, sockets, links, clock, store, control } = prepared;
         let control = control.transpose().unwrap_or_else(|error| {
             log.write(&Line::no_control(setup.control_socket.as_deref(), &error));
@@ -108,6 +111,7 @@ impl Engine {
             args,
             directory,
             setup,
+            pid_file,
             gate,
             dispatcher,
             control,
@@ -129,14 +133,23 @@ impl Engine {
         self.dispatcher.log.write(line);
     }
 
-    /// Runs until SIGINT or SIGTERM, and then closes the open doors.
-    pub(super) fn run(mut self, signals: &Receiver<i32>) {
+    /// Opens the log's destinations again: a log file may have been moved, or the standard streams replaced.
+    pub(super) fn reopen_log(&mut self) {
+        self.dispatcher.log.redirect(Destinations::open(&self.setup.log_settings(&self.args)));
+    }
+
+    /// Says that packets are read.
+    pub(super) fn begin(&mut self) {
         self.log(&Line::starting_up(&self.setup.selection.to_string()));
         self.log_one_time_files();
         self.log_filter();
         // Follow changes since startup, and report interfaces above the limit.
         self.follow_interfaces();
         service_manager::ready(&self.summary());
+    }
+
+    /// Runs until SIGINT or SIGTERM, and then closes the open doors.
+    pub(super) fn run(mut self, signals: &Receiver<i32>) {
         loop {
             let work = self.wait(signals);
             let start = self.clock.now();

@@ -12,7 +12,7 @@ use super::service_manager;
 use super::setup::Setup;
 use crate::control::metrics::Metrics;
 use crate::leases::store::LeaseStore;
-use crate::log::{Destinations, Line};
+use crate::log::Line;
 use crate::system::config_file::Style;
 
 impl Engine {
@@ -26,7 +26,7 @@ impl Engine {
         let result = self.read_again();
         if let Err(reason) = &result {
             // Whoever has moved the old file away does not want more lines in it, whatever the configuration is like.
-            self.dispatcher.log.redirect(Destinations::open(&self.setup.log_settings(&self.args)));
+            self.reopen_log();
             for line in reason.lines().chain(["keeping the old configuration"]) {
                 self.log(&Line::warning(line.to_owned()));
             }
@@ -49,7 +49,7 @@ impl Engine {
         if let Some(path) = &old.log_file {
             self.log(&Line::closing_log(path));
         }
-        self.dispatcher.log.redirect(Destinations::open(&self.setup.log_settings(&self.args)));
+        self.reopen_log();
         if let Some(path) = &self.setup.log_file {
             self.log(&Line::reopening_log(path));
         }

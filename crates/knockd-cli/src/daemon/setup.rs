@@ -137,7 +137,8 @@ impl Setup {
             file: self.log_file.clone(),
             use_syslog: self.config.options.use_syslog,
             format: self.config.options.log_format,
-            verbose: args.verbose,
+            // In the background, there is no stdout.
+            verbose: args.verbose && !args.daemon,
         }
     }
 

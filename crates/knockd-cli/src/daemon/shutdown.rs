@@ -8,6 +8,7 @@ use signal_hook::consts::SIGHUP;
 
 use super::dispatcher::Dispatcher;
 use super::engine::Engine;
+use super::pid_file::PidFile;
 use super::service_manager;
 use crate::control::socket::Control;
 use crate::log::Line;
@@ -22,6 +23,9 @@ impl Engine {
         // From now on, clients learn that knockd is shutting down.
         drop(std::mem::replace(&mut self.control, Control::closed()));
         service_manager::stopping();
+        // The next daemon may start now: this one only closes doors.
+        self.dispatcher.listeners.close();
+        self.pid_file.iter().for_each(PidFile::release);
         self.log(&Line::waiting_for_children());
         self.dispatcher.executor.refuse_waiting();
         self.end_refused();

@@ -1,21 +1,23 @@
-//! What is set up before there are threads, so the daemon can still fork and report errors to its caller.
+//! What is set up before there are threads.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
 use knockd_capture::LinkWatch;
-use knockd_core::{Gate, Seed};
+use knockd_core::{DoorId, Gate, Seed};
 
 use super::setup::Setup;
 use crate::args::Args;
+use crate::capture::claim::Claimant;
 use crate::capture::listeners::{FilterSpec, Sockets};
 use crate::control::socket::Bound;
 use crate::leases::store::LeaseStore;
 use crate::system::clock::Clock;
+use crate::system::text::count;
 use crate::system::{local_ports, lock};
 
-/// What must succeed before the daemon detaches. It has no thread, so it survives the fork.
+/// What must succeed before anything is started.
 pub(super) struct Prepared {
     pub(super) args: Args,
     /// Where relative paths start.
@@ -35,7 +37,7 @@ impl Prepared {
     /// Finds the interfaces and starts to listen; packets wait in the kernel's buffers from now on.
     ///
     /// # Errors
-    /// When an interface does not exist, or the process may not listen on it.
+    /// When an interface does not exist, the process may not listen on it, or another daemon does with the same file.
     pub(super) fn new(args: Args, directory: PathBuf, mut setup: Setup) -> anyhow::Result<Self> {
         let links = LinkWatch::open().context("cannot watch the network interfaces")?;
         let files = std::mem::take(&mut setup.one_time_files);
@@ -44,13 +46,14 @@ impl Prepared {
         let has_udp = gate.wanted().has_udp();
         gate.set_local_ports(local_ports::in_use(has_udp)).for_each(drop);
         let filter = FilterSpec { wanted: Arc::clone(gate.wanted()), only_ipv4: args.only_ip_v4 };
-        let sockets = Sockets::open(setup.selection.clone(), setup.waits, filter)?;
-        if args.daemon {
-            // The decoders end with the thread that starts them, so they come after the fork. What keeps them from
-            // starting is found out here.
-            sockets.try_decoder()?;
-        }
+        let claimant = Claimant::new(&setup.config_path);
+        let sockets = Sockets::open(setup.selection.clone(), setup.waits, filter, claimant)?;
         gate.set_addresses(sockets.addresses());
+        for (index, door) in setup.config.doors.iter().enumerate() {
+            let steps = gate.steps_of(DoorId::new(index));
+            let steps = steps.map_or("no sequence left".to_owned(), |steps| count(steps, "step"));
+            log::debug!("door {}: {steps}", door.name);
+        }
         let store = setup.needs_state().then(|| LeaseStore::open(setup.state_dir.clone(), lock));
         let control = setup.control_socket.as_deref().map(Bound::make);
         Ok(Self { args, directory, setup, gate, sockets, links, clock: Clock::start(), store, control })

@@ -110,8 +110,8 @@ impl Runner {
     ///
     /// # Errors
     /// When the system has no thread or descriptor left.
-    pub(crate) fn new() -> anyhow::Result<(Self, Receiver<Report>)> {
-        let sink = stderr::ours().context("cannot start the command thread")?;
+    pub(crate) fn new(is_in_background: bool) -> anyhow::Result<(Self, Receiver<Report>)> {
+        let sink = stderr::ours(is_in_background).context("cannot start the command thread")?;
         Self::with(RunnerSettings { long: LONG, uses_pidfds: true, sink })
             .context("cannot start the command thread")
     }
@@ -199,7 +199,7 @@ mod tests {
     }
 
     fn exit_within(command: &str, limit: Option<Duration>) -> Ended {
-        let (runner, reports) = Runner::new().unwrap();
+        let (runner, reports) = Runner::new(false).unwrap();
         runner.start(run(command), limit);
         next_exit(&reports)
     }
@@ -209,7 +209,7 @@ mod tests {
     }
 
     fn settings() -> RunnerSettings {
-        RunnerSettings { long: LONG, uses_pidfds: true, sink: stderr::ours().unwrap() }
+        RunnerSettings { long: LONG, uses_pidfds: true, sink: stderr::ours(false).unwrap() }
     }
 
     /// A pipe as our stderr, and its other end.
@@ -293,7 +293,7 @@ mod tests {
 
     /// Starts a shell that waits, and returns the report about that.
     fn prepare(command: &str, limit: Option<Duration>) -> (Runner, Receiver<Report>, ProcessId) {
-        let (runner, reports) = Runner::new().unwrap();
+        let (runner, reports) = Runner::new(false).unwrap();
         runner.prepare(run(command), limit);
         let Report::Waits(LeaseId(1), Some(process)) = next(&reports) else { panic!("it does not wait") };
         (runner, reports, process)

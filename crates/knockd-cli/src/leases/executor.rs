@@ -80,8 +80,8 @@ impl Executor {
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub(crate) fn start(directory: PathBuf) -> anyhow::Result<Self> {
-        let (runner, reports) = Runner::new()?;
+    pub(crate) fn start(directory: PathBuf, is_in_background: bool) -> anyhow::Result<Self> {
+        let (runner, reports) = Runner::new(is_in_background)?;
         let (writer, progress) = Writer::start()?;
         Ok(Self {
             directory,

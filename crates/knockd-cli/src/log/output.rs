@@ -69,9 +69,13 @@ pub(crate) struct Output<F> {
 
 impl<F: AsFd> Output<F> {
     pub(crate) fn new(to: F) -> Self {
-        let own = reopen(to.as_fd());
+        Self { own: reopen(to.as_fd()), ..Self::shared(to) }
+    }
+
+    /// Uses the descriptor as it is, so it may be replaced at any time; writing may block for a moment.
+    pub(crate) fn shared(to: F) -> Self {
         let patience = Cell::new(Patience::new(Instant::now()));
-        Self { to, own, patience, lost: Cell::new(0), is_cut: Cell::new(false) }
+        Self { to, own: None, patience, lost: Cell::new(0), is_cut: Cell::new(false) }
     }
 
     /// Writes a line, or loses it.

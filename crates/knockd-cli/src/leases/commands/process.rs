@@ -12,6 +12,8 @@ use rustix::process::{
     kill_process_group, pidfd_open, setrlimit, waitid, waitpgid,
 };
 
+use crate::system::BACKGROUND;
+
 /// What a shell that has to wait executes first: it waits for a line on its stdin, and exits if nobody is left who could
 /// write one. It is on the same line as the command, so a shell that finds a syntax error in that does not wait.
 const WAIT: &str = "read -r _ || exit; exec </dev/null; ";
@@ -42,6 +44,7 @@ pub(super) fn spawn(command: &str, waits: bool) -> io::Result<Shell> {
         .stderr(Stdio::piped())
         .process_group(0)
         // They concern only us: a command is not part of the service's protocol.
+        .env_remove(BACKGROUND)
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_PID")
         .env_remove("WATCHDOG_USEC")

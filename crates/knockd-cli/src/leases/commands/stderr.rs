@@ -188,9 +188,14 @@ fn write(to: &File, piece: &[u8]) -> Result<usize, Errno> {
     rustix::io::write(to, piece)
 }
 
-/// Our own stderr.
-pub(super) fn ours() -> io::Result<Sink> {
-    io::stderr().as_fd().try_clone_to_owned().map(Sink::new)
+/// Our own stderr; that of a daemon in the background is `/dev/null`, or will be before a command runs.
+pub(super) fn ours(is_in_background: bool) -> io::Result<Sink> {
+    let stderr = if is_in_background {
+        File::options().write(true).open("/dev/null").map(OwnedFd::from)
+    } else {
+        io::stderr().as_fd().try_clone_to_owned()
+    };
+    stderr.map(Sink::new)
 }
 
 #[cfg(test)]
