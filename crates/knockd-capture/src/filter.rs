@@ -498,7 +498,9 @@ mod tests {
 
     fn interface(addresses: &[&str], loopback: bool) -> Interface {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        Interface { name: "test0".to_owned(), index: 1, addresses, up: true, loopback, enslaved: false }
+        let (alternative_names, labels) = (Vec::new(), Vec::new());
+        let name = "test0".to_owned();
+        Interface { name, index: 1, addresses, up: true, loopback, master: None, alternative_names, labels }
     }
 
     fn eth() -> Interface {

@@ -3,11 +3,11 @@
 //! A [`Program`] says which packets are wanted, a [`PacketSocket`] collects them, a [`Capture`] reads them as
 //! [`knockd_core::Packet`], and [`interfaces`] and [`LinkWatch`] say where that is possible. Linux only (packet(7)).
 
+mod attributes;
 mod capture;
 mod decode;
 mod filter;
 mod link;
-mod masters;
 mod ring;
 
 use std::io;

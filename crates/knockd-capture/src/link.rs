@@ -11,7 +11,7 @@ use nix::sys::socket::{
 };
 use pnet_datalink::NetworkInterface;
 
-use crate::masters;
+use crate::attributes::{Attributes, attributes};
 
 /// A network interface at the time of [`interfaces`].
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,34 +26,44 @@ pub struct Interface {
     pub up: bool,
     /// Whether it is a loopback interface, where every outgoing packet comes in again.
     pub loopback: bool,
-    /// Whether it is a port of another interface, such as a bridge, where everything that arrives here appears again.
-    pub enslaved: bool,
+    /// The number of its master, if it is a port of another interface, such as a bridge: everything that arrives here
+    /// appears again there.
+    pub master: Option<u32>,
+    /// Its other names (`ip link property add dev eth0 altname lan`).
+    pub alternative_names: Vec<String>,
+    /// Which of its addresses have a label of their own (`ip address add … label eth0:1`).
+    pub labels: Vec<(String, IpAddr)>,
 }
 
 /// Returns all interfaces of this network namespace, in the kernel's order; none if the kernel refuses to list them.
 pub fn interfaces() -> Vec<Interface> {
     let mut interfaces: Vec<Interface> = Vec::new();
-    // If the kernel does not tell, no interface has a master as far as we know.
-    let enslaved = masters::enslaved().unwrap_or_default();
+    // If the kernel does not tell, no interface has a master or another name as far as we know.
+    let mut attributes = attributes().unwrap_or_default();
     // An interface that disappeared while the list was made gets 0; binding to 0 would bind to all.
     for found in pnet_datalink::interfaces().into_iter().filter(|found| found.index != 0) {
         #[allow(
             clippy::redundant_closure_for_method_calls,
             reason = "pnet_datalink does not export the type"
         )]
-        let addresses = found.ips.iter().map(|network| network.ip());
+        let addresses: Vec<_> = found.ips.iter().map(|network| network.ip()).collect();
         // getifaddrs(3) lists a labelled address (`eth0:1`) like a separate interface, with eth0's index.
-        match interfaces.iter_mut().find(|known| known.index == found.index) {
-            Some(known) => known.addresses.extend(addresses),
-            None => interfaces.push(Interface {
-                addresses: addresses.collect(),
-                up: found.is_up(),
-                loopback: found.is_loopback(),
-                enslaved: enslaved.contains(&found.index),
-                index: found.index,
-                name: found.name,
-            }),
+        if let Some(known) = interfaces.iter_mut().find(|known| known.index == found.index) {
+            known.labels.extend(addresses.iter().map(|address| (found.name.clone(), *address)));
+            known.addresses.extend(addresses);
+            continue;
         }
+        let Attributes { master, alternative_names } = attributes.remove(&found.index).unwrap_or_default();
+        interfaces.push(Interface {
+            addresses,
+            up: found.is_up(),
+            loopback: found.is_loopback(),
+            master,
+            alternative_names,
+            labels: Vec::new(),
+            index: found.index,
+            name: found.name,
+        });
     }
     interfaces
 }

@@ -17,7 +17,8 @@ in_own_network! {
         ip("addr add 198.51.100.1/24 dev knock0 label knock0:1");
         ip("addr add fe80::7/64 dev knock0 nodad");
         let found = interface("knock0");
-        assert!(found.up && !found.loopback && !found.enslaved);
+        assert!(found.up && !found.loopback && found.master.is_none());
+        assert_eq!(found.labels, [("knock0:1".to_owned(), "198.51.100.1".parse().unwrap())]);
         for address in ["192.0.2.1", "198.51.100.1", "2001:db8::1", "fe80::7"] {
             assert!(found.addresses.contains(&address.parse().unwrap()), "{address} of {found:?}");
         }
@@ -77,9 +78,19 @@ in_own_network! {
         make_veth();
         ip("link add bridge0 type bridge");
         ip("link set peer0 master bridge0");
-        let enslaved: Vec<_> = interfaces().into_iter().filter(|i| i.enslaved).map(|i| i.name).collect();
-        assert_eq!(enslaved, ["peer0"]);
+        let ports: Vec<_> = interfaces().into_iter().filter(|i| i.master.is_some()).map(|i| i.name).collect();
+        assert_eq!(ports, ["peer0"]);
+        assert_eq!(interface("peer0").master, Some(interface("bridge0").index));
         ip("link set peer0 nomaster");
-        assert!(!interface("peer0").enslaved);
+        assert_eq!(interface("peer0").master, None);
+    }
+
+    fn other_names_of_an_interface_are_known() {
+        make_veth();
+        ip("link property add dev knock0 altname lan altname a-name-that-is-longer-than-a-name-may-be");
+        assert_eq!(interface("knock0").alternative_names, ["lan", "a-name-that-is-longer-than-a-name-may-be"]);
+        assert_eq!(interface("peer0").alternative_names, [""; 0]);
+        ip("link property del dev knock0 altname lan");
+        assert_eq!(interface("knock0").alternative_names.len(), 1);
     }
 }

@@ -102,6 +102,9 @@ impl<'a> Check<'a> {
             }
         }
         self.interface(options);
+        if doors.iter().any(|door| door.target.is_none()) {
+            self.wrong_interfaces(options);
+        }
         // The notes, which are about whole doors, come last.
         let is_note = |finding: &Diagnostic| finding.severity == Severity::Note;
         findings.sort_by(|a, b| is_note(a).cmp(&is_note(b)).then_with(|| a.order(b)));
@@ -186,6 +189,18 @@ impl<'a> Check<'a> {
                 error.to_string(),
                 None,
             );
+        }
+    }
+
+    /// Looks for interfaces where nobody can knock; without `Interface`, at the one that knockd takes without `-i`.
+    fn wrong_interfaces(&mut self, options: &Options) {
+        let all = interfaces();
+        let selection = options.interface.as_deref().and_then(Selection::parse);
+        let selection = selection.unwrap_or_else(|| Selection::by_default(&all).0);
+        for interface in selection.of(&all) {
+            let Some(problem) = selection.problem(&interface, &all) else { continue };
+            let message = format!("{}: {problem}", interface.name);
+            self.add_about(self.file.path.clone(), Severity::Warning, Code::WrongInterface, message, None);
         }
     }
 

@@ -46,6 +46,54 @@ const RULES: &[Rule] = &[
         },
     ),
     Rule::same(
+        "labels",
+        "The label of an address, such as `eth0:1`, stands for its interface, of which only this address counts.",
+        |t| {
+            t.sh("ip address add 10.9.0.11/24 dev eth0 label eth0:1");
+            t.write(CONFIG, DOOR);
+            let mut command = t.net.server.command(t.program());
+            t.launch(command.args(["-v", "-i", "eth0:1", "-c", CONFIG]));
+            t.wait_for("listening on eth0:1...");
+            t.send("7000@10.9.0.1<10.9.0.7 7000@10.9.0.11<10.9.0.8");
+            t.wait_for("10.9.0.8: door: OPEN SESAME");
+            assert!(!t.lines().iter().any(|line| line.contains("10.9.0.7")));
+            // No address need have it.
+            t.write(CONFIG, "[door]\nsequence = 7000\n[at]\nsequence = 7000\ntarget = 10.9.0.1\n");
+            let mut command = t.net.server.command(t.program());
+            t.launch(command.args(["-v", "-i", "eth0:2", "-c", CONFIG]));
+            t.wait_for("listening on eth0:2...");
+            t.send("7000@10.9.0.11<10.9.0.7 7000@10.9.0.1<10.9.0.8");
+            t.wait_for("10.9.0.8: at: OPEN SESAME");
+            assert!(!t.lines().iter().any(|line| line.contains("10.9.0.7")));
+        },
+    ),
+    Rule::differs(
+        "alternative_names",
+        "With an alternative name of an interface, it starts, but knows no address of it; `eth0@if2`, as `ip` prints a name, is \
+         an error.",
+        "Both mean the interface.",
+        |t| {
+            t.sh("ip link property add dev eth0 altname lan");
+            t.write(CONFIG, DOOR);
+            for name in ["lan", "eth0@if2"] {
+                let mut command = t.net.server.command(t.program());
+                t.launch(command.args(["-v", "-i", name, "-c", CONFIG]));
+                if t.pick(true, false) {
+                    t.wait_for(&format!("listening on {name}..."));
+                    t.send("7000");
+                    t.wait_for("10.9.0.2: door: OPEN SESAME");
+                } else if name == "lan" {
+                    t.wait_for("listening on lan...");
+                    // There is nothing to wait for: it hears no packet.
+                    t.send("1s 7000 1s");
+                    assert!(!t.lines().iter().any(|line| line.contains("OPEN SESAME")));
+                } else {
+                    assert_eq!(t.ended().code, Some(1));
+                }
+            }
+        },
+    ),
+    Rule::same(
         "tun",
         "Interfaces without an Ethernet header work: tun and other point-to-point links.",
         |t| {

@@ -67,6 +67,8 @@ pub(crate) struct Listener {
     pub(crate) state: State,
     /// What is wrong, and since when, until a decoder has read for a while.
     pub(crate) trouble: Option<(Timestamp, String)>,
+    /// Why nobody can knock here.
+    pub(crate) problem: Option<String>,
     /// Whether it has been logged that the interface is down.
     is_known_to_be_down: bool,
     slot: Arc<Slot>,
@@ -114,6 +116,7 @@ impl Listener {
             is_announced: false,
             state: State::Starting(now),
             trouble: None,
+            problem: None,
             is_known_to_be_down: false,
             slot,
             first,

@@ -12,7 +12,8 @@ use knockd_core::{Timestamp, Wanted};
 use crate::capture::claim::{Claim, Claimant};
 use crate::capture::listener::{Fault, Listener, Message, State};
 use crate::log::{Line, Log};
-use crate::system::selection::Selection;
+use crate::system::selection::{Selection, has_own_address};
+use crate::system::text::count;
 
 /// How many messages wait for the engine, each with up to 512 packets; beyond that, the kernel's buffers fill.
 const QUEUE: usize = 64;
@@ -69,7 +70,8 @@ impl Sockets {
         claimant: Claimant,
     ) -> anyhow::Result<Self> {
         let chosen = selection.at_start(&interfaces(), waits)?;
-        let open = chosen.into_iter().take(MAX_LISTENERS).enumerate().map(|(others, interface)| {
+        let (chosen, _) = within_limit(chosen, |_| false);
+        let open = chosen.into_iter().enumerate().map(|(others, interface)| {
             // First, so none of the packets that wait from then on is another daemon's as well.
             let claim =
                 claimant.claim_patiently(interface.index).with_context(|| cannot_listen(&interface))?;
@@ -200,13 +202,17 @@ impl Listeners {
     }
 
     /// Returns the selected names that have no listener.
-    pub(crate) fn missing(&self) -> impl Iterator<Item = &str> {
-        self.selection.names().filter(|name| self.interfaces().all(|(interface, _)| interface.name != *name))
+    pub(crate) fn missing(&self) -> Vec<&str> {
+        let open: Vec<_> = self.open.iter().map(|listener| listener.interface.clone()).collect();
+        self.selection.missing(&open)
     }
 
-    /// Returns the interfaces that have a listener, and whether packets are read there.
-    pub(crate) fn interfaces(&self) -> impl Iterator<Item = (&Interface, bool)> {
-        self.open.iter().map(|listener| (&listener.interface, matches!(listener.state, State::Reading(_))))
+    /// Returns the interfaces that have a listener, whether packets are read there, and why nobody can knock there.
+    pub(crate) fn interfaces(&self) -> impl Iterator<Item = (&Interface, bool, Option<&str>)> {
+        self.open.iter().map(|listener| {
+            let is_read = matches!(listener.state, State::Reading(_));
+            (&listener.interface, is_read, listener.problem.as_deref())
+        })
     }
 
     /// Returns the addresses of all interfaces.
@@ -226,8 +232,8 @@ impl Listeners {
 
     /// Returns the names of the interfaces where packets are read.
     pub(crate) fn names(&self) -> String {
-        let reading = self.interfaces().filter(|(_, is_read)| *is_read);
-        let names: Vec<_> = reading.map(|(interface, _)| interface.name.as_str()).collect();
+        let reading = self.interfaces().filter(|(_, is_read, _)| *is_read);
+        let names: Vec<_> = reading.map(|(interface, ..)| interface.name.as_str()).collect();
         if names.is_empty() { "no interface".to_owned() } else { names.join(", ") }
     }
 
@@ -278,7 +284,8 @@ impl Listeners {
         if all.is_empty() {
             return fail("cannot list the network interfaces");
         }
-        let meant = self.selection.of(&all);
+        let is_open = |index| self.open.iter().any(|listener| listener.interface.index == index);
+        let (meant, left_out) = within_limit(self.selection.of(&all), is_open);
         let is_meant = |interface: &Interface| {
             meant.iter().any(|found| (found.index, &found.name) == (interface.index, &interface.name))
         };
@@ -290,16 +297,10 @@ impl Listeners {
             stays
         });
         let mut failure = None;
-        let mut left_out = Vec::new();
         for found in meant {
-            let has_room = self.open.len() < MAX_LISTENERS;
             let known = self.open.iter_mut().find(|listener| listener.interface.index == found.index);
             let result = match known {
-                None if has_room => self.listen_to(found, now),
-                None => {
-                    left_out.push(found.name);
-                    continue;
-                }
+                None => self.listen_to(found, now),
                 Some(listener) if listener.interface.addresses != found.addresses => {
                     let changed = listener.set_filter(self.filter.program(&found));
                     // Logged once it is true: a reader may knock at once.
@@ -307,23 +308,31 @@ impl Listeners {
                     listener.interface = found;
                     changed
                 }
-                Some(listener) if !listener.has_filter => listener.set_filter(self.filter.program(&found)),
                 Some(listener) => {
-                    listener.interface.up = found.up;
-                    Ok(())
+                    listener.interface = found;
+                    let program = || self.filter.program(&listener.interface);
+                    if listener.has_filter { Ok(()) } else { listener.set_filter(program()) }
                 }
             };
             if let Err(error) = result {
                 failure = fail(&format!("{error:#}"));
             }
         }
-        for listener in self.open.iter_mut().filter(|listener| listener.is_announced) {
-            listener.log_if_down(log);
+        let watches_own = self.filter.wanted.interests.iter().any(|interest| interest.target.is_none());
+        for listener in &mut self.open {
+            if listener.is_announced {
+                listener.log_if_down(log);
+            }
+            let problem = self.selection.problem(&listener.interface, &all).filter(|_| watches_own);
+            if let Some(problem) = problem.as_ref().filter(|_| listener.problem != problem) {
+                log.write(&Line::warning(format!("{}: {problem}", listener.interface.name)));
+            }
+            listener.problem = problem;
         }
         if left_out != self.left_out {
             self.left_out = left_out;
             if !self.left_out.is_empty() {
-                let names = self.left_out.join(", ");
+                let names = some_of(&self.left_out);
                 let text = format!("not listening on {names}: interface limit ({MAX_LISTENERS}) reached");
                 log.write(&Line::warning(text));
             }
@@ -347,6 +356,26 @@ fn has_been_reading_for(time: Duration, state: State, now: Timestamp) -> bool {
 
 fn cannot_listen(interface: &Interface) -> String {
     format!("cannot listen on {}", interface.name)
+}
+
+/// Divides interfaces into those with a listener and the names of the others: the ones with addresses come first, then
+/// those that have a listener already.
+fn within_limit(mut meant: Vec<Interface>, is_open: impl Fn(u32) -> bool) -> (Vec<Interface>, Vec<String>) {
+    if meant.len() > MAX_LISTENERS {
+        meant.sort_by_key(|interface| (!has_own_address(interface), !is_open(interface.index)));
+    }
+    let left_out = meant.split_off(meant.len().min(MAX_LISTENERS));
+    (meant, left_out.into_iter().map(|interface| interface.name).collect())
+}
+
+/// Returns names for people, who need not read all of them.
+fn some_of(names: &[String]) -> String {
+    match names {
+        [first, second, third, others @ ..] if !others.is_empty() => {
+            format!("{first}, {second}, {third} and {}", count(others.len(), "other interface"))
+        }
+        _ => names.join(", "),
+    }
 }
 
 /// Where packets wait, given the number of rings so far.

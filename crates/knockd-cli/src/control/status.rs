@@ -11,6 +11,8 @@ pub struct Status {
     pub version: String,
     /// Its process ID.
     pub pid: u32,
+    /// Its configuration file.
+    pub config: String,
     /// Time since startup.
     pub uptime: u64,
     /// The interfaces that it listens on or waits for.
@@ -40,6 +42,8 @@ pub struct InterfaceStatus {
     pub up: bool,
     /// Its own addresses.
     pub addresses: Vec<IpAddr>,
+    /// Why nobody can knock there, such as: it has no address of its own, and belongs to an interface that has.
+    pub problem: Option<String>,
 }
 
 /// A door of the configuration.

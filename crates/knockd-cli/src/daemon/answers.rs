@@ -188,17 +188,20 @@ impl Engine {
     /// The contents of `knockd status`. The cost does not depend on the number of attempts.
     fn status(&self) -> Status {
         let now = self.clock.now();
-        let interfaces = self.dispatcher.listeners.interfaces().map(|(interface, is_read)| InterfaceStatus {
+        let listeners = &self.dispatcher.listeners;
+        let interfaces = listeners.interfaces().map(|(interface, is_read, problem)| InterfaceStatus {
             name: interface.name.clone(),
             listening: is_read,
             up: interface.up,
             addresses: interface.addresses.clone(),
+            problem: problem.map(str::to_owned),
         });
-        let missing = self.dispatcher.listeners.missing().map(|name| InterfaceStatus {
+        let missing = listeners.missing().into_iter().map(|name| InterfaceStatus {
             name: name.to_owned(),
             listening: false,
             up: false,
             addresses: Vec::new(),
+            problem: None,
         });
         let doors = self.setup.config.doors.iter().enumerate().map(|(index, door)| {
             let id = DoorId::new(index);
@@ -217,6 +220,7 @@ impl Engine {
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
+            config: self.setup.config_path.display().to_string(),
             uptime: now.since(Timestamp::ZERO).as_secs(),
             interfaces: interfaces.chain(missing).collect(),
             doors: doors.collect(),

@@ -79,7 +79,11 @@ fn interfaces(status: &Status) -> Vec<Vec<Cell>> {
         };
         let addresses: Vec<_> = interface.addresses.iter().map(ToString::to_string).collect();
         let addresses = if addresses.is_empty() { "no address".to_owned() } else { addresses.join(", ") };
-        vec![plain(harmless(&interface.name)), state, plain(addresses)]
+        let addresses = match &interface.problem {
+            Some(problem) => (harmless(problem), BAD),
+            None => plain(addresses),
+        };
+        vec![plain(harmless(&interface.name)), state, addresses]
     });
     let rows: Vec<_> = rows.collect();
     if rows.is_empty() { vec![vec![("none".to_owned(), BAD)]] } else { rows }
@@ -205,6 +209,7 @@ mod tests {
 
 Interfaces
   eth0  up       192.0.2.1, 2001:db8::1
+  eth1  up       no address of its own; it belongs to br0, which has 192.0.2.2: listen on br0
   wg0   down     no address
   ppp0  missing  no address
 

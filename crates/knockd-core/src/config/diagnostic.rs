@@ -113,6 +113,9 @@ codes! {
     LivePort = "live-port",
     /// An interface that `Interface` names does not exist.
     MissingInterface = "missing-interface",
+    /// Nobody can knock at an interface: it has no address of its own, and belongs to one that has; or no address has the
+    /// label that stands for it.
+    WrongInterface = "wrong-interface",
     /// The machine's clock is not synchronised.
     Clock = "clock",
     /// The odds that a blind guess and a scan open the door.

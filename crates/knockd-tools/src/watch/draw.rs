@@ -283,7 +283,7 @@ Attempts: 120 (119 more)
 Doors: 2
 ssh: 3 steps
 a \u{fffd}[31mdoor: disabled (no sequence left)
-eth0 up  wg0 down  ppp0 missing
+eth0 up  eth1 up  wg0 down  ppp0 missing
 knocks: 7 opened, 0 timed out, 0 spoiled, scanners: 0
 packets: 1204, dropped: 0  commands: 14, failed: 0, waiting: 0
 press q to quit

@@ -1,6 +1,7 @@
-//! Which interfaces are ports of another one, such as a bridge.
+//! What the kernel knows of interfaces beyond their addresses: of which other one they are ports, such as a bridge, and
+//! their other names.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsRawFd;
 
@@ -8,7 +9,7 @@ use netlink_packet_core::{
     DecodeError, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
     NetlinkPayload, NetlinkSerializable, NlasIterator, parse_u32,
 };
-use nix::libc::{IFLA_MASTER, RTM_GETLINK};
+use nix::libc::{IFLA_ALT_IFNAME, IFLA_MASTER, IFLA_PROP_LIST, RTM_GETLINK};
 use nix::sys::socket::{MsgFlags, recv, send};
 
 use crate::link::routing_socket;
@@ -17,17 +18,25 @@ use crate::link::routing_socket;
 const HEADER: usize = 16;
 const INDEX: std::ops::Range<usize> = 4..8;
 
-/// Returns the numbers of all interfaces that have a master (`IFLA_MASTER`, rtnetlink(7)): what arrives at one of
-/// them appears again at its master.
+/// What is known of an interface.
+#[derive(Default)]
+pub(crate) struct Attributes {
+    /// The number of its master (`IFLA_MASTER`, rtnetlink(7)), where everything that arrives here appears again.
+    pub(crate) master: Option<u32>,
+    /// Its other names (`ip link property add … altname`).
+    pub(crate) alternative_names: Vec<String>,
+}
+
+/// Returns the attributes of all interfaces, by number.
 ///
 /// # Errors
 ///
 /// When the kernel or a sandbox refuses the request.
-pub(crate) fn enslaved() -> io::Result<HashSet<u32>> {
+pub(crate) fn attributes() -> io::Result<HashMap<u32, Attributes>> {
     let socket = routing_socket(0)?;
     // Without a destination, it goes to the kernel (netlink(7)).
     send(socket.as_raw_fd(), &question(), MsgFlags::empty())?;
-    let mut indexes = HashSet::new();
+    let mut found = HashMap::new();
     let mut datagram = Vec::new();
     loop {
         let length = recv(socket.as_raw_fd(), &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC)?;
@@ -38,10 +47,10 @@ pub(crate) fn enslaved() -> io::Result<HashSet<u32>> {
             let message: NetlinkMessage<Link> =
                 NetlinkMessage::deserialize(rest).map_err(io::Error::other)?;
             match message.payload {
-                NetlinkPayload::Done(_) => return Ok(indexes),
+                NetlinkPayload::Done(_) => return Ok(found),
                 NetlinkPayload::Error(error) => return Err(error.to_io()),
-                NetlinkPayload::InnerMessage(link) if link.master != 0 => {
-                    indexes.insert(link.index);
+                NetlinkPayload::InnerMessage(link) => {
+                    found.insert(link.index, link.attributes);
                 }
                 _ => {}
             }
@@ -50,6 +59,11 @@ pub(crate) fn enslaved() -> io::Result<HashSet<u32>> {
             rest = rest.get(length..).unwrap_or_default();
         }
     }
+}
+
+/// Reads a name, which ends with a zero byte.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
 }
 
 fn question() -> Vec<u8> {
@@ -68,8 +82,7 @@ fn question() -> Vec<u8> {
 #[derive(Default)]
 struct Link {
     index: u32,
-    /// 0 if it has none.
-    master: u32,
+    attributes: Attributes,
 }
 
 impl NetlinkSerializable for Link {
@@ -90,13 +103,26 @@ impl NetlinkDeserializable for Link {
     type Error = DecodeError;
 
     fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
-        let mut link = Self { index: parse_u32(payload.get(INDEX).unwrap_or_default())?, master: 0 };
+        let index = parse_u32(payload.get(INDEX).unwrap_or_default())?;
+        let mut attributes = Attributes::default();
         for attribute in NlasIterator::new(payload.get(HEADER..).unwrap_or_default()) {
             let attribute = attribute?;
-            if attribute.kind() == IFLA_MASTER {
-                link.master = parse_u32(attribute.value())?;
+            match attribute.kind() {
+                // 0 if it has none.
+                IFLA_MASTER => {
+                    attributes.master = Some(parse_u32(attribute.value())?).filter(|master| *master != 0);
+                }
+                IFLA_PROP_LIST => {
+                    for property in NlasIterator::new(attribute.value()) {
+                        let property = property?;
+                        if property.kind() == IFLA_ALT_IFNAME {
+                            attributes.alternative_names.push(text(property.value()));
+                        }
+                    }
+                }
+                _ => {}
             }
         }
-        Ok(link)
+        Ok(Self { index, attributes })
     }
 }
