@@ -5,7 +5,7 @@ mod common;
 
 use std::net::Ipv4Addr;
 
-use common::{CONFIG, Ear, KNOCKD, Knockd, hit, knockd_and_tools, sh, wait_until};
+use common::{CONFIG, Ear, KNOCKD, Knockd, hit, knockd_and_tools, pcap, sh, syn, wait_until};
 use testbed::{Flags, Frame, Net};
 
 const DOOR: &str = "[door]\nsequence = 1\n";
@@ -111,4 +111,39 @@ fn a_port_of_a_bridge_without_an_address_is_reported_by_everybody() {
     hit(&net, 3, &[1]);
     knockd.wait_for("10.9.0.3: door: OPEN SESAME");
     assert_eq!(knockd.count(problem), 1, "{:#?}", knockd.lines());
+}
+
+/// What `knockd replay` says on the server to these frames.
+fn replay(net: &Net, frames: &[Frame]) -> String {
+    net.server.run_with_input(&["sh", "-c", "cat >/run/c.pcap"], &pcap(frames)).unwrap();
+    sh(&net.server, &format!("{} replay /run/c.pcap -c {CONFIG}", knockd_and_tools()))
+}
+
+#[test]
+fn a_replay_judges_a_recording_of_this_machine_as_the_daemon_would() {
+    let net = Net::new().unwrap();
+    make_bridge(&net);
+    let frames = [syn(&net, 2, 1)];
+    net.server.write_file(CONFIG, &format!("[options]\ninterface = eth0\n{DOOR}")).unwrap();
+    let said = replay(&net, &frames);
+    assert!(said.contains("\nOwn addresses (of this machine): none\n"), "{said}");
+    assert!(said.contains("No door saw a packet.") && !said.contains("OPEN SESAME"), "{said}");
+    assert!(
+        said.contains("If the file is from another machine, name its addresses with --address."),
+        "{said}"
+    );
+
+    // What a daemon listens on, its command line decides.
+    net.server.write_file(CONFIG, DOOR).unwrap();
+    let _knockd = Knockd::start_with(&net, DOOR, &["-v", "-i", "br0"]);
+    let said = replay(&net, &frames);
+    assert!(said.contains("\nOwn addresses (of the running knockd): 10.9.0.1"), "{said}");
+    assert!(said.contains("10.9.0.2: door: OPEN SESAME"), "{said}");
+
+    // A recording from elsewhere.
+    let elsewhere = Frame::tcp([192, 0, 2, 9], Ipv4Addr::new(192, 0, 2, 1), 1, Flags::SYN);
+    let said = replay(&net, &[elsewhere]);
+    let every =
+        "\nOwn addresses: every destination, because no packet in the file is from or for this machine; ";
+    assert!(said.contains(every) && said.contains("192.0.2.9: door: OPEN SESAME"), "{said}");
 }

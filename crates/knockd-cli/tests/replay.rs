@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::knockd_and_tools;
+use common::{knockd_and_tools, pcap};
 use snapbox::cmd::{Command, OutputAssert};
 use snapbox::str;
 use testbed::{Flags, Frame};
@@ -27,23 +27,6 @@ impl Desk {
         let words = ["replay", "c.pcap", "-c", "k.conf"].into_iter().chain(arguments.split_whitespace());
         command.args(words).assert()
     }
-}
-
-/// A pcap file with these frames, one every half second.
-fn pcap(frames: &[Frame]) -> Vec<u8> {
-    let mut file = Vec::new();
-    for number in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 262_144, 1] {
-        file.extend(number.to_le_bytes());
-    }
-    for (frame, index) in frames.iter().zip(0..) {
-        let bytes = frame.bytes().unwrap();
-        let length = u32::try_from(bytes.len()).unwrap();
-        for number in [1_790_000_000 + index / 2, index % 2 * 500_000, length, length] {
-            file.extend(u32::to_le_bytes(number));
-        }
-        file.extend(bytes);
-    }
-    file
 }
 
 const SSH: &str = "[ssh]\nsequence = 1101,1202:udp,1303\nseq_timeout = 2\ntcpflags = syn\n\
@@ -135,7 +118,7 @@ fn without_a_source_it_is_told_what_the_log_would_have_and_why_attempts_ended() 
     let desk = Desk::new(SSH, &pcap(&story()));
     desk.replay("").code(0).stderr_eq("").stdout_eq(str![[r#"
 Doors in k.conf: ssh, web
-Own addresses: every destination, because no packet is known to be for this machine; set them with --address
+Own addresses: every destination, because no packet in the file is from or for this machine; set them with --address
 
 2026-09-21 14:13:20.000000    +0.000000       #1 192.0.2.7: ssh: Stage 1
 2026-09-21 14:13:21.000000    +1.000000       #3 192.0.2.7: ssh: Stage 2

@@ -25,10 +25,11 @@ use self::print::{Printer, Summary};
 use crate::capture_file::{self, Captured};
 use knockd_cli::Exit;
 use knockd_cli::args;
-use knockd_cli::control::explain;
+use knockd_cli::control::{Reply, Request, explain};
 use knockd_cli::system::config_file::ConfigFile;
 use knockd_cli::system::local_ports;
 use knockd_cli::system::selection::Selection;
+use knockd_cli::tools::client::Connection;
 
 /// The start of Linux's default ephemeral port range (ip(7)).
 const EPHEMERAL_FROM: u16 = 32768;
@@ -63,7 +64,7 @@ pub fn run(args: &args::ReplayArgs) -> anyhow::Result<Exit> {
     }
     output.end_of_file()?;
     replay.finish(&mut output)?;
-    output.summary(&replay.summary, read.is_ok())?;
+    output.summary(&replay.summary, read.is_ok(), &replay.own)?;
     read.map(|()| Exit::Succeeded).with_context(about_file)
 }
 
@@ -80,10 +81,14 @@ fn open(capture: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
 enum Own {
     /// The addresses on the command line.
     Given(Vec<IpAddr>),
+    /// The addresses of the daemon that runs with this configuration file.
+    Daemon(Vec<IpAddr>),
     /// The addresses of this machine, on the interfaces that the daemon would listen on.
     Machine(Vec<IpAddr>),
-    /// Every destination except the `Target` of a door.
+    /// Every destination except the `Target` of a door, for a file from another machine.
     Every,
+    /// The same, because standard input cannot be read twice to know where it is from.
+    EveryOfStdin,
 }
 
 impl Own {
@@ -93,19 +98,48 @@ impl Own {
         }
         // Standard input can be read only once.
         if args.capture == Path::new("-") {
-            return Ok(Self::Every);
+            return Ok(Self::EveryOfStdin);
         }
         let all = interfaces();
-        let selection = options.interface.as_deref().and_then(Selection::parse);
-        let meant = selection.unwrap_or_else(|| Selection::by_default(&all).0).of(&all);
-        let machine: Vec<_> = meant.into_iter().flat_map(|interface| interface.addresses).collect();
-        let mut is_of_machine = false;
+        let own = Self::of_daemon(args, options).unwrap_or_else(|| {
+            let selection = options.interface.as_deref().and_then(Selection::parse);
+            let meant = selection.unwrap_or_else(|| Selection::by_default(&all).0).of(&all);
+            Self::Machine(meant.into_iter().flat_map(|interface| interface.addresses).collect())
+        });
+        // Every machine has a loopback address.
+        let others = all.iter().filter(|interface| !interface.loopback).flat_map(|other| &other.addresses);
+        let here: Vec<_> = own.addresses().iter().chain(others).collect();
+        let mut is_from_here = false;
         // Reading the file to its end reports what is wrong with it.
         let _ = capture_file::read(open(&args.capture)?, |captured| {
-            is_of_machine = captured.packet().is_ok_and(|packet| machine.contains(&packet.destination));
-            if is_of_machine { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            is_from_here = captured
+                .packet()
+                .is_ok_and(|packet| here.contains(&&packet.destination) || here.contains(&&packet.source));
+            if is_from_here { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
-        Ok(if is_of_machine { Self::Machine(machine) } else { Self::Every })
+        Ok(if is_from_here { own } else { Self::Every })
+    }
+
+    /// Asks the daemon, if one runs with this configuration file and answers this user: `-i` and waiting for interfaces
+    /// are known to it alone.
+    fn of_daemon(args: &args::ReplayArgs, options: &Options) -> Option<Self> {
+        let mut connection = Connection::open(Path::new(options.control_socket.as_deref()?)).ok()?;
+        let Ok((_, Reply::Status(status))) = connection.ask(&Request::Status {}) else { return None };
+        let is_same = fs::canonicalize(&args.config).ok()? == fs::canonicalize(&status.config).ok()?;
+        let addresses = status.interfaces.into_iter().flat_map(|interface| interface.addresses);
+        is_same.then(|| Self::Daemon(addresses.collect()))
+    }
+
+    /// Returns the addresses; none if every one counts.
+    fn addresses(&self) -> &[IpAddr] {
+        match self {
+            Self::Given(own) | Self::Daemon(own) | Self::Machine(own) => own,
+            Self::Every | Self::EveryOfStdin => &[],
+        }
+    }
+
+    const fn is_every(&self) -> bool {
+        matches!(self, Self::Every | Self::EveryOfStdin)
     }
 }
 
@@ -131,14 +165,12 @@ impl Replay {
         // The same file always gives the same output.
         let mut gate = Gate::new(config, files, Seed::new(0, 0));
         let local_ports = match own {
-            Own::Machine(_) => local_ports::read(true).unwrap_or_default(),
-            Own::Given(_) | Own::Every => LocalPorts::new(EPHEMERAL_FROM, Vec::new()),
+            Own::Daemon(_) | Own::Machine(_) => local_ports::read(true).unwrap_or_default(),
+            Own::Given(_) | Own::Every | Own::EveryOfStdin => LocalPorts::new(EPHEMERAL_FROM, Vec::new()),
         };
         // There is no filter here to change.
         gate.set_local_ports(local_ports).for_each(drop);
-        if let Own::Given(own) | Own::Machine(own) = &own {
-            gate.set_addresses(own.iter().copied());
-        }
+        gate.set_addresses(own.addresses().iter().copied());
         Ok(Self { gate, own, current: None, now: Timestamp::ZERO, summary: Summary::default() })
     }
 
@@ -183,7 +215,7 @@ impl Replay {
 
     /// Treats a destination as own, if every one is.
     fn follow(&mut self, destination: IpAddr) {
-        if self.own != Own::Every || self.current == Some(destination) {
+        if !self.own.is_every() || self.current == Some(destination) {
             return;
         }
         self.current = Some(destination);

@@ -274,3 +274,20 @@ impl Ear {
 pub(crate) fn opened(lines: Vec<String>) -> Vec<String> {
     lines.into_iter().filter_map(|line| line.strip_suffix(": OPEN SESAME").map(str::to_owned)).collect()
 }
+
+/// A pcap file with these frames, one every half second.
+pub(crate) fn pcap(frames: &[Frame]) -> Vec<u8> {
+    let mut file = Vec::new();
+    for number in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 262_144, 1] {
+        file.extend(number.to_le_bytes());
+    }
+    for (frame, index) in frames.iter().zip(0..) {
+        let bytes = frame.bytes().unwrap();
+        let length = u32::try_from(bytes.len()).unwrap();
+        for number in [1_790_000_000 + index / 2, index % 2 * 500_000, length, length] {
+            file.extend(u32::to_le_bytes(number));
+        }
+        file.extend(bytes);
+    }
+    file
+}

@@ -70,7 +70,7 @@ enum JsonLine<'a> {
     Begin {
         config: String,
         doors: Vec<&'a str>,
-        /// `given`, `machine` or `every`.
+        /// `given`, `daemon`, `machine` or `every`.
         own: &'static str,
         addresses: &'a [IpAddr],
     },
@@ -139,26 +139,26 @@ impl Printer {
 
     pub(super) fn begin(&mut self, config: &Path, doors: &[Door], own: &Own) -> io::Result<()> {
         let doors: Vec<_> = doors.iter().map(|door| &*door.name).collect();
-        let (own, addresses): (_, &[IpAddr]) = match own {
-            Own::Given(addresses) => ("given", addresses),
-            Own::Machine(addresses) => ("machine", addresses),
-            Own::Every => ("every", &[]),
+        let addresses = own.addresses();
+        let (name, whose) = match own {
+            Own::Given(_) => ("given", "given"),
+            Own::Daemon(_) => ("daemon", "of the running knockd"),
+            Own::Machine(_) => ("machine", "of this machine"),
+            Own::Every => ("every", "no packet in the file is from or for this machine"),
+            Own::EveryOfStdin => ("every", "standard input may be from any machine"),
         };
         if self.format == Format::Json {
             let config = config.display().to_string();
-            return self.json(&JsonLine::Begin { config, doors, own, addresses });
+            return self.json(&JsonLine::Begin { config, doors, own: name, addresses });
         }
         writeln!(self.out, "Doors in {}: {}", config.display(), doors.join(", "))?;
-        let list: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        match own {
-            "given" => writeln!(self.out, "Own addresses (given): {}\n", list.join(", ")),
-            "machine" => writeln!(self.out, "Own addresses (of this machine): {}\n", list.join(", ")),
-            _ => writeln!(
-                self.out,
-                "Own addresses: every destination, because no packet is known to be for this machine; \
-                 set them with --address\n"
-            ),
+        if own.is_every() {
+            let how = "set them with --address";
+            return writeln!(self.out, "Own addresses: every destination, because {whose}; {how}\n");
         }
+        let list: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        let list = if list.is_empty() { "none".to_owned() } else { list.join(", ") };
+        writeln!(self.out, "Own addresses ({whose}): {list}\n")
     }
 
     pub(super) fn packet(
@@ -234,7 +234,7 @@ impl Printer {
         }
     }
 
-    pub(super) fn summary(&mut self, summary: &Summary, complete: bool) -> io::Result<()> {
+    pub(super) fn summary(&mut self, summary: &Summary, complete: bool, own: &Own) -> io::Result<()> {
         if self.format == Format::Json {
             self.json(&JsonLine::Summary { complete, summary })?;
             return self.out.flush();
@@ -263,6 +263,12 @@ impl Printer {
                 self.out,
                 "No door saw a packet. To see why, run with --explain and the source address of the knock."
             )?;
+            if matches!(own, Own::Daemon(_) | Own::Machine(_)) {
+                writeln!(
+                    self.out,
+                    "If the file is from another machine, name its addresses with --address."
+                )?;
+            }
         }
         self.out.flush()
     }
