@@ -1,6 +1,5 @@
 //! The combined settings of the command line and the files it names, fully checked before anything changes.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
