@@ -18,7 +18,7 @@ use crate::matcher::{Matcher, Underway};
 use crate::one_time::{OneTime, Unused};
 use crate::outcome::{DoorId, Event, EventKind, OpeningResult, Outcome, Visibility, Wanted};
 use crate::packet::Packet;
-use crate::scanners::{LocalPorts, Scanners, Sighting};
+use crate::scanners::{LocalPorts, Scanner, Scanners, Sighting};
 use crate::seed::Seed;
 use crate::text::Text;
 use crate::time::{Now, Timestamp};
@@ -291,6 +291,18 @@ impl Gate {
         let effects = self.leases.close_all(now);
         self.outcomes.extend(effects.into_iter().map(Outcome::Effect));
         self.take_outcomes()
+    }
+
+    /// Returns the sources that are scanners at present, in no particular order. This looks through everything that is
+    /// remembered of sources.
+    pub fn scanners(&self, now: Timestamp) -> impl Iterator<Item = Scanner> + '_ {
+        self.scanners.scanners(now)
+    }
+
+    /// Forgets what a source has tried so far, so it is no scanner any more, and says whether it was one. All addresses
+    /// of an IPv6 /64 are one source.
+    pub fn forgive(&mut self, source: IpAddr, now: Timestamp) -> bool {
+        self.scanners.forgive(source, now)
     }
 
     /// Returns all leases, oldest first, including those whose stop command is still running.

@@ -113,7 +113,7 @@ pub use matcher::{Interest, Underway};
 pub use one_time::{OneTime, STRIKE, Unused};
 pub use outcome::{DoorId, Event, EventKind, OpeningResult, Outcome, Visibility, Wanted};
 pub use packet::{Arrival, Hit, Packet};
-pub use scanners::LocalPorts;
+pub use scanners::{LocalPorts, Scanner};
 pub use seed::Seed;
 pub use sequence::{Protocol, Sequence, SequenceError, Step};
 pub use similar::similar;

@@ -1,6 +1,6 @@
 //! The part of an address that one knocker cannot change at will.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An IPv4 address, or the upper half of an IPv6 address: a host can use all addresses of its /64 (RFC 7421).
 ///
@@ -16,6 +16,30 @@ impl Network {
                 let [a, b, c, d, ..] = address.segments().map(u64::from);
                 Self(a << 48 | b << 32 | c << 16 | d)
             }
+        }
+    }
+
+    /// Returns the IPv4 address, or the first IPv6 address.
+    pub(crate) fn first(self) -> IpAddr {
+        match u32::try_from(self.0) {
+            Ok(address) => Ipv4Addr::from_bits(address).into(),
+            Err(_) => Ipv6Addr::from_bits(u128::from(self.0) << 64).into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_address_of_a_network_is_one_of_its_own() {
+        for (address, first) in
+            [("192.0.2.7", "192.0.2.7"), ("2001:db8:1:2:3::4", "2001:db8:1:2::"), ("0.0.0.0", "0.0.0.0")]
+        {
+            let network = Network::of(address.parse().unwrap());
+            assert_eq!(network.first(), first.parse::<IpAddr>().unwrap());
+            assert_eq!(Network::of(network.first()), network);
         }
     }
 }

@@ -103,6 +103,16 @@ pub enum Sighting {
     Ignored,
 }
 
+/// A source that is a scanner at present.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Scanner {
+    /// The source: an IPv4 address, or the first address of an IPv6 /64, all of which is one source.
+    pub source: IpAddr,
+    /// When it is none any more, if it tries no further port.
+    pub until: Timestamp,
+}
+
 /// The ports of the machine at which packets belong to a service or may be answers, so that they are no strays.
 ///
 /// The default is that all UDP ports are in use and no TCP port is.
@@ -233,6 +243,27 @@ impl Scanners {
         let (network, now) = (Network::of(source), Second::of(now));
         let bucket = self.buckets.get(self.place_of(network)).and_then(Option::as_ref);
         bucket.is_some_and(|bucket| bucket.is_scanner(network, limit, now))
+    }
+
+    /// Returns the scanners of the present, in no particular order. This looks through everything that is remembered.
+    pub fn scanners(&self, now: Timestamp) -> impl Iterator<Item = Scanner> + '_ {
+        let now = Second::of(now);
+        let buckets = self.limit.into_iter().flat_map(move |limit| {
+            let used = self.buckets.iter().flatten();
+            used.flat_map(move |bucket| bucket.scanners(limit, now))
+        });
+        buckets.map(|(network, scanned)| Scanner { source: network.first(), until: scanned.over() })
+    }
+
+    /// Forgets what a source has tried so far, and says whether it was a scanner. All addresses of an IPv6 /64 are one
+    /// source.
+    pub fn forgive(&mut self, source: IpAddr, now: Timestamp) -> bool {
+        let is_scanner = self.is_scanner(source, now);
+        let network = Network::of(source);
+        if let Some(Some(bucket)) = self.bucket(network) {
+            bucket.forget(network);
+        }
+        is_scanner
     }
 
     /// Judges a packet before the matcher does.
@@ -388,6 +419,47 @@ mod tests {
         assert_eq!(guard.handle_packet(&syn(700), seconds(5)), Ignored);
         assert_eq!(guard.handle_packet(&from("203.0.113.2", syn(700)), seconds(5)), AtDoor);
         assert_eq!(guard.handle_packet(&from("203.0.113.2", syn(12)), seconds(5)), Elsewhere);
+    }
+
+    #[test]
+    fn a_scanner_is_listed_until_it_is_none_any_more() {
+        let mut guard = guard(10);
+        let listed = |guard: &Scanners, second| guard.scanners(seconds(second)).collect::<Vec<_>>();
+        for port in 1..=10 {
+            guard.handle_packet(&syn(port), seconds(5));
+        }
+        assert_eq!(listed(&guard, 5), []);
+        guard.handle_packet(&syn(11), seconds(7));
+        let until = seconds(66);
+        assert_eq!(listed(&guard, 7), [Scanner { source: address(ME), until }]);
+        assert_eq!((listed(&guard, 65).len(), guard.is_scanner(address(ME), seconds(65))), (1, true));
+        assert_eq!((listed(&guard, 66).len(), guard.is_scanner(address(ME), seconds(66))), (0, false));
+        for port in 1..=11 {
+            guard.handle_packet(&from("2001:db8:1:2:3::4", syn(port)), seconds(100));
+        }
+        let [scanner] = listed(&guard, 100)[..] else { panic!() };
+        assert_eq!(scanner.source, address("2001:db8:1:2::"));
+        guard.set_limit(None);
+        assert_eq!(listed(&guard, 100), []);
+    }
+
+    #[test]
+    fn who_is_forgiven_has_tried_nothing_and_nobody_else_is_forgiven() {
+        for (who, neighbour, other) in
+            [(ME, ME, "203.0.113.2"), ("2001:db8:1::1", "2001:db8:1::2", "2001:db8:2::1")]
+        {
+            let mut guard = guard(10);
+            for source in [who, other] {
+                assert_last_makes_a_scanner(&mut guard, (1..=11).map(|port| from(source, syn(port))), 5);
+            }
+            assert!(guard.forgive(address(neighbour), seconds(6)));
+            assert!(!guard.forgive(address(who), seconds(6)));
+            assert_eq!(guard.handle_packet(&from(who, syn(700)), seconds(6)), AtDoor);
+            assert_eq!(guard.handle_packet(&from(other, syn(700)), seconds(6)), Ignored);
+            assert_eq!(guard.scanners(seconds(6)).count(), 1);
+            assert_last_makes_a_scanner(&mut guard, (1..=11).map(|port| from(who, syn(port))), 7);
+        }
+        assert!(!guard(10).forgive(address(ME), seconds(0)), "whoever was never seen");
     }
 
     #[test]
@@ -720,7 +792,7 @@ mod tests {
         fn a_source_is_a_scanner_exactly_while_it_has_tried_more_strays_than_the_limit_within_a_minute(
             limit in 1..12_u32,
             longest_wait in select(vec![2_u64, 6, 25, 70]),
-            packets in prop::collection::vec((0..3_u8, 0..10_u16, any::<bool>(), any::<u64>()), 0..300),
+            packets in prop::collection::vec((0..3_u8, 0..11_u16, any::<bool>(), any::<u64>()), 0..300),
         ) {
             let mut guard = guard(limit);
             guard.set_local_ports(LocalPorts::new(32768, [Step::tcp(708), Step::udp(709)]));
@@ -728,13 +800,27 @@ mod tests {
             let mut now = 0;
             for (last, port, is_tcp, wait) in packets {
                 now += wait % longest_wait;
-                // Three ports of doors, two in use, and fifteen strays.
+                // Three ports of doors, two in use, and sixteen strays; or the source is forgiven.
+                let is_forgiven = port == 10 && is_tcp;
                 let port = 700 + port;
                 let hit = if is_tcp { syn(port) } else { udp(port) };
                 let packet = from(&format!("203.0.113.{last}"), hit);
                 let model = &mut models[usize::from(last)];
                 let is_scanner = model.is_scanner(limit as usize, now);
                 prop_assert_eq!(guard.is_scanner(packet.source, seconds(now)), is_scanner);
+                let listed = guard.scanners(seconds(now)).filter(|scanner| scanner.source == packet.source);
+                let until: Vec<_> = listed.map(|scanner| scanner.until).collect();
+                prop_assert_eq!(until.len(), usize::from(is_scanner));
+                for until in until {
+                    let until = until.since(Timestamp::ZERO).as_secs();
+                    prop_assert!(model.is_scanner(limit as usize, until - 1));
+                    prop_assert!(!model.is_scanner(limit as usize, until));
+                }
+                if is_forgiven {
+                    prop_assert_eq!(guard.forgive(packet.source, seconds(now)), is_scanner);
+                    model.strays.clear();
+                    continue;
+                }
                 let expected = model.handle(limit as usize, packet.hit.step(), now);
                 prop_assert_eq!(guard.handle_packet(&packet, seconds(now)), expected);
             }

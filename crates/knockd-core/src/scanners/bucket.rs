@@ -4,6 +4,7 @@
 //! searched lies together, apart from what only the packet's own source needs.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use super::MINUTE;
 use crate::network::Network;
@@ -22,6 +23,11 @@ pub(super) const SOURCES: usize = 16;
 pub(super) struct Second(pub(super) u32);
 
 impl Second {
+    /// The first moment at which more than a minute has passed, as far as whole seconds can tell.
+    pub(super) fn over(self) -> Timestamp {
+        Timestamp::ZERO.after(Duration::from_secs(u64::from(self.0) + u64::from(MINUTE) + 1))
+    }
+
     pub(super) fn of(moment: Timestamp) -> Self {
         Self(u32::try_from(moment.since(Timestamp::ZERO).as_secs()).unwrap_or(u32::MAX))
     }
@@ -75,9 +81,14 @@ impl State {
 
     /// Whether it has tried more ports than the limit within the last minute.
     fn is_scanner(self, tries: &[Try], limit: NonZeroU32, now: Second) -> bool {
+        self.scanned(tries, limit, now).is_some()
+    }
+
+    /// When it tried the port that makes it a scanner for a minute; `None` if it is none.
+    fn scanned(self, tries: &[Try], limit: NonZeroU32, now: Second) -> Option<Second> {
         let limit = limit.get() as usize;
-        usize::from(self.tries) > limit
-            && tries.iter().nth_back(limit).is_some_and(|known| !known.at.is_over(now))
+        let known = tries.iter().nth_back(limit).filter(|_| usize::from(self.tries) > limit)?;
+        Some(known.at).filter(|at| !at.is_over(now))
     }
 }
 
@@ -99,6 +110,23 @@ impl Bucket {
         let known =
             self.place_of(network).and_then(|place| self.states.get(place).zip(self.tries.get(place)));
         known.is_some_and(|(state, tries)| state.is_scanner(tries, limit, now))
+    }
+
+    /// Returns the scanners, each with when it tried the port that makes it one for a minute.
+    pub(super) fn scanners(
+        &self,
+        limit: NonZeroU32,
+        now: Second,
+    ) -> impl Iterator<Item = (Network, Second)> + '_ {
+        let known = self.networks.iter().zip(&self.states).zip(&self.tries);
+        known.filter_map(move |((&network, state), tries)| Some((network, state.scanned(tries, limit, now)?)))
+    }
+
+    /// Forgets what a source has tried.
+    pub(super) fn forget(&mut self, network: Network) {
+        if let Some(state) = self.place_of(network).and_then(|place| self.states.get_mut(place)) {
+            *state = State::default();
+        }
     }
 
     /// Adds a source that is not in the bucket.
