@@ -117,6 +117,12 @@ pub enum Command {
     Extend(ExtendArgs),
     /// Open a door for an address as if it had knocked
     Open(OpenArgs),
+    /// Stop reporting that a door may still be open, after you have closed it by hand
+    Dismiss(DismissArgs),
+    /// List the addresses that are ignored because they scan ports
+    Scanners(ScannersArgs),
+    /// Stop ignoring an address that has scanned ports
+    Forgive(ForgiveArgs),
     /// Tell the running daemon to read its configuration again
     Reload(ReloadArgs),
 }
@@ -223,6 +229,48 @@ pub struct OpenArgs {
     pub door: String,
 
     /// Address for which to open it
+    pub address: IpAddr,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub control: ControlArgs,
+}
+
+/// The command line of `knockd dismiss`.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = CONTROL_AFTER_HELP)]
+pub struct DismissArgs {
+    /// Name of the door; omit it with `--all` to dismiss everything
+    #[arg(required_unless_present = "all")]
+    pub door: Option<String>,
+
+    /// Address for which the door may still be open
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub address: Option<IpAddr>,
+
+    /// Dismiss the door for every address
+    #[arg(long)]
+    pub all: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub control: ControlArgs,
+}
+
+/// The command line of `knockd scanners`.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = CONTROL_AFTER_HELP)]
+pub struct ScannersArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its type says it")]
+    pub control: ControlArgs,
+}
+
+/// The command line of `knockd forgive`.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = CONTROL_AFTER_HELP)]
+pub struct ForgiveArgs {
+    /// Address to forgive; an IPv6 address stands for its whole /64
     pub address: IpAddr,
 
     #[command(flatten)]

@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::status::{
     AttemptStatus, AttemptsStatus, CommandsStatus, CountersStatus, DoorStatus, Health, InterfaceStatus,
-    LeasePhase, LeaseStatus, LeasesStatus, Status,
+    LeasePhase, LeaseStatus, LeasesStatus, LogEvent, Problem, ProblemKind, ScannerStatus, ScannersStatus,
+    Status,
 };
 
 /// The longest request, in bytes, its line end included.
@@ -37,6 +38,24 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         address: Option<IpAddr>,
     },
+    /// Stop reporting doors that may still be open: a person has dealt with them.
+    Dismiss {
+        /// Doors with this name; `None` for all doors.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        door: Option<String>,
+        /// For this source; `None` for every source.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<IpAddr>,
+    },
+    /// Report the sources that are ignored because they are scanners.
+    Scanners {},
+    /// Forget what a source has tried, so it is no scanner any more.
+    Forgive {
+        /// The source; of IPv6, its whole /64.
+        address: IpAddr,
+    },
+    /// Report what the log has said lately.
+    Events {},
     /// Keep a door open longer.
     Extend {
         /// Doors with this name.
@@ -82,14 +101,17 @@ impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Status {} => write!(f, "status"),
-            Self::Close { door, address } => {
-                write!(f, "close")?;
+            Self::Close { door, address } | Self::Dismiss { door, address } => {
+                write!(f, "{}", if matches!(self, Self::Close { .. }) { "close" } else { "dismiss" })?;
                 door.iter().try_for_each(|door| write!(f, " {door}"))?;
                 match address {
                     Some(address) => write!(f, " {address}"),
                     None => write!(f, " --all"),
                 }
             }
+            Self::Scanners {} => write!(f, "scanners"),
+            Self::Forgive { address } => write!(f, "forgive {address}"),
+            Self::Events {} => write!(f, "events"),
             Self::Extend { door, address, seconds } => {
                 write!(f, "extend {door} {address}")?;
                 seconds.iter().try_for_each(|seconds| write!(f, " {seconds}"))
@@ -110,6 +132,13 @@ impl fmt::Display for Request {
 pub enum Reply {
     /// The answer to [`Request::Status`].
     Status(Box<Status>),
+    /// The answer to [`Request::Scanners`].
+    Scanners(ScannersStatus),
+    /// The answer to [`Request::Events`].
+    Events {
+        /// The latest lines, oldest first.
+        events: Vec<LogEvent>,
+    },
     /// The request succeeded.
     Done {
         /// What was done, for people.
@@ -148,12 +177,16 @@ mod tests {
     fn requests() -> impl Strategy<Value = Request> {
         let door = || any::<String>();
         let address = || any::<IpAddr>();
-        let close = (proptest::option::of(door()), proptest::option::of(address()));
+        let which = || (proptest::option::of(door()), proptest::option::of(address()));
         let extend = (door(), address(), proptest::option::of(any::<u32>()));
         prop_oneof![
             Just(Request::Status {}),
             Just(Request::Reload {}),
-            close.prop_map(|(door, address)| Request::Close { door, address }),
+            Just(Request::Scanners {}),
+            Just(Request::Events {}),
+            which().prop_map(|(door, address)| Request::Close { door, address }),
+            which().prop_map(|(door, address)| Request::Dismiss { door, address }),
+            address().prop_map(|address| Request::Forgive { address }),
             extend.prop_map(|(door, address, seconds)| Request::Extend { door, address, seconds }),
             proptest::option::of(address()).prop_map(|address| Request::Trace { address }),
             (door(), address()).prop_map(|(door, address)| Request::Open { door, address }),

@@ -9,6 +9,7 @@ mod closings;
 mod dispatcher;
 mod engine;
 mod pid_file;
+mod problems;
 mod reload;
 mod request_limits;
 mod service_manager;

@@ -5,6 +5,7 @@
 
 pub(crate) mod commands;
 pub(crate) mod executor;
+pub(crate) mod left_open;
 pub(crate) mod one_time_file;
 mod starting;
 pub mod store;

@@ -5,6 +5,7 @@ mod journal;
 mod line;
 pub(crate) mod output;
 pub(crate) mod rate_limiter;
+mod recent;
 
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File, OpenOptions};
@@ -28,6 +29,8 @@ pub(crate) use self::line::{Level, Line};
 use self::line::{OPEN, Prefix, Terminal};
 use self::output::{Output, SystemLog};
 use self::rate_limiter::{Causer, RateLimiter, Topic};
+use self::recent::Recent;
+pub(crate) use self::recent::RecentLine;
 use crate::system::clock::Clock;
 
 /// How long a line waits for a host name.
@@ -73,6 +76,7 @@ struct LogFile {
 pub(crate) struct Log {
     clock: Clock,
     limiter: RefCell<RateLimiter>,
+    recent: RefCell<Recent>,
     writer: LineWriter,
 }
 
@@ -99,7 +103,7 @@ impl Log {
     /// When the system has no thread left.
     pub(crate) fn new(destinations: Destinations, lookup: bool, clock: Clock) -> anyhow::Result<Self> {
         let writer = if lookup { LineWriter::named(destinations)? } else { LineWriter::Direct(destinations) };
-        Ok(Self { clock, limiter: RefCell::default(), writer })
+        Ok(Self { clock, limiter: RefCell::default(), recent: RefCell::default(), writer })
     }
 
     /// Writes the line, unless it is limited and there are too many.
@@ -109,6 +113,7 @@ impl Log {
             self.limiter.borrow_mut().admits(topic, causer, door, opens, self.clock.now())
         });
         if is_admitted {
+            self.recent.borrow_mut().add(line);
             self.writer.write(line);
         }
     }
@@ -120,8 +125,14 @@ impl Log {
         if self.limiter.borrow_mut().admits(Topic::Attempts, causer, None, false, now)
             && let Some(line) = line()
         {
+            self.recent.borrow_mut().add_attempt(&line);
             self.writer.write(&line);
         }
+    }
+
+    /// Returns the latest lines, oldest first; none that may quote the configuration.
+    pub(crate) fn recent(&self) -> Vec<RecentLine> {
+        self.recent.borrow().lines()
     }
 
     /// Says what was left out, when that is due.

@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use knockd_cli::args::{Args, CloseArgs, Command, ControlArgs, ExtendArgs, OpenArgs, TraceArgs};
+use knockd_cli::args::{
+    Args, CloseArgs, Command, ControlArgs, DismissArgs, ExtendArgs, ForgiveArgs, OpenArgs, TraceArgs,
+};
 use knockd_cli::capture::decoder;
 use knockd_cli::control::Request;
 use knockd_cli::tools::{client, program, trace};
@@ -26,6 +28,13 @@ fn run(mut args: Args) -> anyhow::Result<Exit> {
         }
         Some(Command::Close(CloseArgs { door, address, control, .. })) => {
             ask(&control, &Request::Close { door, address })
+        }
+        Some(Command::Dismiss(DismissArgs { door, address, control, .. })) => {
+            ask(&control, &Request::Dismiss { door, address })
+        }
+        Some(Command::Scanners(scanners)) => ask(&scanners.control, &Request::Scanners {}),
+        Some(Command::Forgive(ForgiveArgs { address, control })) => {
+            ask(&control, &Request::Forgive { address })
         }
         Some(Command::Extend(ExtendArgs { door, address, seconds, control })) => {
             ask(&control, &Request::Extend { door, address, seconds })

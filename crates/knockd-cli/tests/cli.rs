@@ -44,17 +44,20 @@ Usage: knockd [OPTIONS]
        knockd <COMMAND>
 
 Commands:
-  check   Check a configuration file for errors and unwise settings
-  replay  Show what the daemon would have done with the packets in a capture file, and why; nothing
-          is executed
-  status  Show the state of the running daemon
-  watch   Show the state of the running daemon live
-  trace   Trace an address's packets live
-  close   Close an open door now
-  extend  Keep an open door open longer
-  open    Open a door for an address as if it had knocked
-  reload  Tell the running daemon to read its configuration again
-  help    Print this message or the help of the given subcommand(s)
+  check     Check a configuration file for errors and unwise settings
+  replay    Show what the daemon would have done with the packets in a capture file, and why;
+            nothing is executed
+  status    Show the state of the running daemon
+  watch     Show the state of the running daemon live
+  trace     Trace an address's packets live
+  close     Close an open door now
+  extend    Keep an open door open longer
+  open      Open a door for an address as if it had knocked
+  dismiss   Stop reporting that a door may still be open, after you have closed it by hand
+  scanners  List the addresses that are ignored because they scan ports
+  forgive   Stop ignoring an address that has scanned ports
+  reload    Tell the running daemon to read its configuration again
+  help      Print this message or the help of the given subcommand(s)
 
 Options:
   -i, --interface <INT>  Listen on these interfaces: a name, a list (`eth0,wg0`), a pattern (`eth*`)

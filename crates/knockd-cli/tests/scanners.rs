@@ -165,3 +165,29 @@ fn the_addresses_of_one_ipv6_network_are_one_scanner() {
     assert_eq!(ear.opened(&knock).len(), 2);
     assert_eq!(ear.opened(&[scan, knock].concat()), [""; 0]);
 }
+
+#[test]
+fn scanners_are_listed_and_one_that_is_forgiven_can_knock_at_once() {
+    let mut ear = Ear::new(DOORS);
+    let ask = |net: &Net, what: &str| sh(&net.server, &format!("'{}' {what} 2>&1 || true", common::KNOCKD));
+    assert_eq!(ask(&ear.net, "scanners"), "Scanners: 0\n");
+    for neighbour in [3, 4] {
+        hit(&ear.net, neighbour, &(100..111).collect::<Vec<_>>());
+        ear.knockd.wait_for(&format!("10.9.0.{neighbour}: scanner"));
+    }
+    let listed = ask(&ear.net, "scanners");
+    assert!(listed.starts_with("Scanners: 2\n  10.9.0.") && listed.contains("  ignored for "), "{listed}");
+    let json: serde_json::Value = serde_json::from_str(&ask(&ear.net, "scanners --format json")).unwrap();
+    assert_eq!((&json["reply"], &json["total"]), (&"scanners".into(), &2.into()));
+    assert!(json["listed"][0]["left"].as_u64().is_some_and(|left| left <= 61), "{json}");
+    assert_eq!(ask(&ear.net, "forgive 10.9.0.3"), "10.9.0.3 is no longer ignored\n");
+    assert_eq!(ask(&ear.net, "forgive 10.9.0.3"), "knockd: 10.9.0.3 is not ignored: it is no scanner\n");
+    for _ in 0..2 {
+        ear.knockd.wait_for("): forgive 10.9.0.3");
+    }
+    ear.knockd.take_lines();
+    let knocks: Vec<_> =
+        [3, 4].into_iter().flat_map(|who| [700, 701, 702].map(|port| syn(&ear.net, who, port))).collect();
+    assert_eq!(ear.opened(&knocks), ["10.9.0.3: neighbours", "10.9.0.3: syn"]);
+    assert!(ask(&ear.net, "scanners").contains("Scanners: 1\n  10.9.0.4"));
+}

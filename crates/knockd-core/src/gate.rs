@@ -518,7 +518,7 @@ mod tests {
             Outcome::Effect(Effect::Store(record)) => Some(format!("store {}", record.until)),
             Outcome::Effect(Effect::EndMoved(..)) => Some("moved".to_owned()),
             Outcome::Effect(Effect::Forget(_)) => Some("forget".to_owned()),
-            Outcome::Effect(Effect::SetAside(..)) => Some("set aside".to_owned()),
+            Outcome::Effect(Effect::SetAside(_)) => Some("set aside".to_owned()),
             Outcome::Effect(Effect::Run(Run { command, .. })) => Some(format!("run {command}")),
         };
         outcomes.filter_map(tell).collect()

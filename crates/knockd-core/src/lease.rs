@@ -223,9 +223,9 @@ impl Leases {
                     Vec::new()
                 }
                 None => {
-                    let key = Arc::clone(&lease.key);
+                    let record = lease.record(id, now.monotonic, true, now);
                     self.drop_lease(id);
-                    vec![Effect::SetAside(id, key)]
+                    vec![Effect::SetAside(record)]
                 }
             },
             Phase::Open { .. } | Phase::Failing { .. } => Vec::new(),
@@ -414,12 +414,16 @@ impl Lease {
     }
 
     fn store(&self, id: LeaseId, until: Timestamp, failed: bool, now: Now) -> Effect {
+        Effect::Store(self.record(id, until, failed, now))
+    }
+
+    fn record(&self, id: LeaseId, until: Timestamp, failed: bool, now: Now) -> LeaseRecord {
         let (key, cmd_timeout) = (Arc::clone(&self.key), Milliseconds::new(self.cmd_timeout));
         let start = match self.phase {
             Phase::Starting { .. } => StartState::Running(None),
             Phase::Open { .. } | Phase::Stopping { .. } | Phase::Failing { .. } => StartState::Ended,
         };
-        Effect::Store(LeaseRecord { id, key, cmd_timeout, until: now.calendar_at(until), failed, start })
+        LeaseRecord { id, key, cmd_timeout, until: now.calendar_at(until), failed, start }
     }
 
     /// Returns how often the stop command has failed so far.

@@ -167,6 +167,6 @@ fn ask(connection: &mut Connection) -> anyhow::Result<Box<Status>> {
     match connection.ask(&Request::Status {})?.1 {
         Reply::Status(status) => Ok(status),
         Reply::Refused { reason } => Err(anyhow!(reason)),
-        Reply::Done { .. } | Reply::Traced { .. } => Err(anyhow!("unexpected reply from knockd")),
+        _ => Err(anyhow!("unexpected reply from knockd")),
     }
 }

@@ -3,8 +3,10 @@
 //! A separate thread writes the file, so a slow or full disk delays nothing else. Everybody on the machine can read it, so it
 //! has no number that a packet changes, unless the packet completes a knock: whoever sees a counter move after a hit at one
 //! port after the other finds the steps one by one. That includes packets that pass the kernel filter, and those it drops,
-//! because only doors' ports pass it, and scanners, because doors' ports are no strays.
+//! because only doors' ports pass it, and scanners, because doors' ports are no strays. Nor has it addresses: who opened a
+//! door is nobody else's business.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, Permissions};
 use std::io::{self, Write as _};
@@ -14,9 +16,10 @@ use std::sync::Weak;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use jiff::Timestamp;
 
 use crate::control::socket::{Answer, QueuedRequest, Who};
-use crate::control::{Reply, Request, Status};
+use crate::control::{Problem, ProblemKind, Reply, Request, Status};
 use crate::log::Line;
 
 /// How often the thread writes the file.
@@ -109,7 +112,9 @@ struct MetricsText<'a>(&'a Status);
 
 impl fmt::Display for MetricsText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Status { version, uptime, interfaces, doors, leases, counters, commands, health, .. } = self.0;
+        let Status {
+            problems, version, uptime, interfaces, doors, leases, counters, commands, health, ..
+        } = self.0;
         let mut metric = |name: &str, kind: &str, help: &str, samples: &[(String, u64)]| {
             writeln!(f, "# HELP knockd_{name} {help}\n# TYPE knockd_{name} {kind}")?;
             samples.iter().try_for_each(|(labels, value)| writeln!(f, "knockd_{name}{labels} {value}"))
@@ -117,6 +122,14 @@ impl fmt::Display for MetricsText<'_> {
         let one = |value: u64| [(String::new(), value)];
         let size = |value: usize| one(u64::try_from(value).unwrap_or(u64::MAX));
         let labelled = |name: &str, value: &str| format!("{{{name}=\"{}\"}}", escaped(value));
+        metric("problems", "gauge", "Problems that a person has to look at.", &size(problems.len()))?;
+        let left_open = LeftOpen::among(problems);
+        let help = "Doors that may still be open although their time is over, until they are dismissed.";
+        metric("doors_left_open", "gauge", help, &size(left_open.count))?;
+        let since: Vec<_> =
+            left_open.since.iter().map(|(door, &since)| (labelled("door", door), since)).collect();
+        let help = "Since when, at the longest, a door may be open although its time is over.";
+        metric("door_left_open_timestamp_seconds", "gauge", help, &since)?;
         metric("info", "gauge", "Version of the daemon.", &[(labelled("version", version), 1)])?;
         metric("uptime_seconds", "gauge", "Seconds since the daemon started.", &one(*uptime))?;
         let up: Vec<_> = interfaces
@@ -171,6 +184,34 @@ impl fmt::Display for MetricsText<'_> {
     }
 }
 
+/// The doors that may still be open although their time is over.
+#[derive(Default)]
+struct LeftOpen<'a> {
+    count: usize,
+    /// For each door by name, since when at the longest, in seconds since the epoch.
+    since: BTreeMap<&'a str, u64>,
+}
+
+impl<'a> LeftOpen<'a> {
+    fn among(problems: &'a [Problem]) -> Self {
+        let mut all = Self::default();
+        for problem in problems {
+            match &problem.kind {
+                ProblemKind::LeftOpen { door, since, .. } => {
+                    all.count += 1;
+                    let since = since.parse::<Timestamp>().unwrap_or_default().as_second();
+                    let since = u64::try_from(since).unwrap_or_default();
+                    all.since.entry(door).and_modify(|first| *first = since.min(*first)).or_insert(since);
+                }
+                ProblemKind::Unreadable { .. } => all.count += 1,
+                ProblemKind::MoreLeftOpen { count } => all.count += count,
+                ProblemKind::State | ProblemKind::Capture => {}
+            }
+        }
+        all
+    }
+}
+
 /// Escapes a label's value for use between quotes.
 fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
@@ -222,11 +263,33 @@ mod tests {
         }
         let samples = samples(&MetricsText(&status).to_string());
         let value = |name: &str| samples.iter().find(|(sample, _)| sample == name).map(|&(_, value)| value);
+        assert_eq!(samples[0], ("knockd_problems".to_owned(), 2), "what matters most comes first");
+        assert_eq!(value("knockd_doors_left_open"), Some(1));
+        assert_eq!(value("knockd_door_left_open_timestamp_seconds{door=\"ssh\"}"), Some(1_795_777_200));
         assert_eq!(value("knockd_opens_total"), Some(7));
         assert_eq!(value("knockd_leases{state=\"open\"}"), Some(1));
         assert_eq!(value("knockd_interface_up{interface=\"wg0\"}"), Some(0));
         assert_eq!(value("knockd_interface_up{interface=\"a\\\"b\\\\c\\n\"}"), Some(1));
         assert_eq!(samples.iter().map(|(name, _)| name).collect::<BTreeSet<_>>().len(), samples.len());
+    }
+
+    #[test]
+    fn of_the_times_since_when_a_door_may_be_open_the_earliest_is_told_and_no_address() {
+        let mut status = example();
+        let earlier = |since: &str| {
+            let mut problem = example().problems[0].clone();
+            if let ProblemKind::LeftOpen { since: of_this, .. } = &mut problem.kind {
+                since.clone_into(of_this);
+            }
+            problem
+        };
+        status.problems.extend(["2026-11-27T10:00:00Z", "2026-11-27T10:30:00Z"].map(earlier));
+        let kind = ProblemKind::MoreLeftOpen { count: 4 };
+        status.problems.push(Problem { text: String::new(), details: Vec::new(), kind });
+        let text = MetricsText(&status).to_string();
+        assert!(text.contains("\nknockd_doors_left_open 7\n"), "{text}");
+        assert!(text.contains("{door=\"ssh\"} 1795773600\n"), "{text}");
+        assert!(!text.contains("203.0.113.9"), "{text}");
     }
 
     #[test]

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 /// The contents of `knockd status`. Durations are in whole seconds.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Status {
+    /// What a person has to look at, the worst first; empty if all is well.
+    pub problems: Vec<Problem>,
     /// The daemon's version.
     pub version: String,
     /// Its process ID.
@@ -29,6 +31,51 @@ pub struct Status {
     pub commands: CommandsStatus,
     /// Problems.
     pub health: Health,
+}
+
+/// Something that a person has to look at.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Problem {
+    /// What is wrong, in one line for people.
+    pub text: String,
+    /// What more is known about it and what to do, a line each.
+    pub details: Vec<String>,
+    /// The same for programs.
+    #[serde(flatten)]
+    pub kind: ProblemKind,
+}
+
+/// The kind of a problem.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(tag = "what", rename_all = "snake_case")]
+pub enum ProblemKind {
+    /// A door may still be open although its time is over, until a person has dealt with it and dismisses it.
+    LeftOpen {
+        /// Name of the door.
+        door: String,
+        /// The source for which it may be open.
+        source: IpAddr,
+        /// When its stop command was given up, as in RFC 3339.
+        since: String,
+        /// How the stop command failed; null if that is not known.
+        reason: Option<String>,
+        /// The stop command.
+        command: String,
+    },
+    /// A door may still be open, and which one is not known, because its file cannot be read.
+    Unreadable {
+        /// The file.
+        path: String,
+    },
+    /// More doors may still be open than are listed.
+    MoreLeftOpen {
+        /// Their number.
+        count: usize,
+    },
+    /// Open doors cannot be stored.
+    State,
+    /// Packets are not read on an interface that exists.
+    Capture,
 }
 
 /// A network interface that the daemon listens on or waits for.
@@ -123,6 +170,35 @@ pub enum LeasePhase {
     Closing,
     /// The stop command failed and will be retried.
     Retrying,
+}
+
+/// The sources that are ignored because they are scanners.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Default, Debug)]
+pub struct ScannersStatus {
+    /// Their number.
+    pub total: usize,
+    /// The first thousand; those that are ignored longest come first.
+    pub listed: Vec<ScannerStatus>,
+}
+
+/// A source that is ignored because it is a scanner.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct ScannerStatus {
+    /// The source; of IPv6, the first address of its /64, all of which is ignored.
+    pub source: IpAddr,
+    /// How long it will be ignored, if it tries no further port.
+    pub left: u64,
+}
+
+/// A line of the log.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct LogEvent {
+    /// When it was written, as in RFC 3339.
+    pub time: String,
+    /// What it is about, as in the log for programs.
+    pub event: String,
+    /// The line.
+    pub text: String,
 }
 
 /// Counters since startup.

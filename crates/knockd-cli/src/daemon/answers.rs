@@ -1,5 +1,6 @@
 //! Replies to requests: owned values, made at once, because clients may be slow.
 
+use std::cmp::Reverse;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -13,10 +14,10 @@ use super::request_limits::MAX_RELOADS;
 use crate::control::socket::{Answer, QueuedRequest, Who};
 use crate::control::{
     AttemptStatus, AttemptsStatus, CommandsStatus, CountersStatus, DoorStatus, Health, InterfaceStatus,
-    LeasePhase, LeaseStatus, LeasesStatus, Reply, Request, Status,
+    LeasePhase, LeaseStatus, LeasesStatus, LogEvent, Reply, Request, ScannerStatus, ScannersStatus, Status,
 };
 use crate::leases::executor::Tally;
-use crate::log::Line;
+use crate::log::{Line, RecentLine};
 use crate::system::text::{count, span};
 
 /// How many attempts a status lists.
@@ -25,11 +26,16 @@ const MAX_ATTEMPTS: usize = 100;
 /// How many leases a status lists.
 const MAX_LEASES: usize = 1000;
 
+/// How many scanners are listed.
+const MAX_SCANNERS: usize = 1000;
+
 impl Engine {
     pub(super) fn answer(&mut self, queued: QueuedRequest) {
         let QueuedRequest { request, who, reply, connected } = queued;
         let answer = match &request {
             Request::Status {} => Reply::Status(Box::new(self.status())),
+            Request::Scanners {} => Reply::Scanners(self.scanners()),
+            Request::Events {} => Reply::Events { events: self.events() },
             Request::Trace { address } => {
                 self.log(&Line::request(who.user, &who.text, &request.to_string()));
                 let addresses: Vec<_> = self.dispatcher.listeners.addresses().collect();
@@ -57,8 +63,27 @@ impl Engine {
         // Door names contain no line ends, so neither does this.
         self.log(&Line::request(who.user, &who.text, &request.to_string()));
         match request {
-            Request::Status {} | Request::Trace { .. } | Request::Close { .. } => {
-                Err("unsupported request".to_owned())
+            Request::Status {}
+            | Request::Scanners {}
+            | Request::Events {}
+            | Request::Trace { .. }
+            | Request::Close { .. } => Err("unsupported request".to_owned()),
+            Request::Forgive { address } => {
+                let now = self.clock.now();
+                if self.gate.forgive(*address, now) {
+                    Ok(format!("{address} is no longer ignored"))
+                } else {
+                    Err(format!("{address} is not ignored: it is no scanner"))
+                }
+            }
+            Request::Dismiss { door, address } => {
+                let which = filter(door.as_deref(), *address)?;
+                match self.dispatcher.executor.dismiss(&which) {
+                    0 if which != LeaseFilter::default() => {
+                        Err("no such door may still be open; `knockd status` lists those that may".to_owned())
+                    }
+                    dismissed => Ok(format!("dismissed {}", count(dismissed, "problem"))),
+                }
             }
             Request::Reload {} if !self.request_limits.admits_reload(self.clock.now()) => {
                 Err(format!("more than {MAX_RELOADS} reloads within a minute; try again later"))
@@ -182,7 +207,10 @@ impl Engine {
         others.sort_unstable();
         let others: Vec<_> = others.iter().map(IpAddr::to_string).collect();
         let but = if others.is_empty() { String::new() } else { format!("; open for {}", others.join(", ")) };
-        format!("{what} {is}{whom}{but}")
+        let which = filter(door, address).unwrap_or_default();
+        let is_left_open = self.dispatcher.executor.left_open().iter().any(|left| left.is_meant(&which));
+        let may = if is_left_open { "; it may still be open, see: knockd status" } else { "" };
+        format!("{what} {is}{whom}{may}{but}")
     }
 
     /// The contents of `knockd status`. The cost does not depend on the number of attempts.
@@ -218,6 +246,7 @@ impl Engine {
             age: now.since(attempt.begun).as_secs(),
         });
         Status {
+            problems: self.problems(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             config: self.setup.config_path.display().to_string(),
@@ -237,6 +266,27 @@ impl Engine {
                 longest_iteration_us: self.longest_iteration.as_micros().try_into().unwrap_or(u64::MAX),
             },
         }
+    }
+
+    fn scanners(&self) -> ScannersStatus {
+        let now = self.clock.now();
+        let mut found: Vec<_> = self.gate.scanners(now).collect();
+        let total = found.len();
+        found.sort_unstable_by_key(|scanner| (Reverse(scanner.until), scanner.source));
+        let listed = found.iter().take(MAX_SCANNERS);
+        let listed = listed
+            .map(|scanner| ScannerStatus { source: scanner.source, left: seconds_until(scanner.until, now) });
+        ScannersStatus { total, listed: listed.collect() }
+    }
+
+    fn events(&self) -> Vec<LogEvent> {
+        let lines = self.dispatcher.log.recent().into_iter();
+        let event = |line: RecentLine| LogEvent {
+            time: line.time.to_string(),
+            event: line.event.to_owned(),
+            text: line.text,
+        };
+        lines.map(event).collect()
     }
 
     fn counters(&self) -> CountersStatus {
@@ -289,8 +339,7 @@ impl Engine {
             door: lease.key.door.to_string(),
             source: lease.key.source,
             state: state_of(lease.state),
-            // 0 only once it is due.
-            left: end.map(|end| end.since(now).as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)),
+            left: end.map(|end| seconds_until(end, now)),
             failed: matches!(
                 lease.state,
                 LeaseState::Open { failed: true, .. } | LeaseState::Retrying { .. }
@@ -307,6 +356,11 @@ struct Extended {
     longer: usize,
     /// The longest time for which one of the others stays open.
     left: Option<Duration>,
+}
+
+/// Rounds up: 0 only once it is due.
+fn seconds_until(end: Timestamp, now: Timestamp) -> u64 {
+    end.since(now).as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
 }
 
 const fn state_of(state: LeaseState) -> LeasePhase {

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use knockd_core::config::Options;
-use knockd_core::{BurnId, Effect, LeaseId, LeaseRecord, ProcessId, Run, RunKind, StartState};
+use knockd_core::{BurnId, Effect, LeaseFilter, LeaseId, LeaseRecord, ProcessId, Run, RunKind, StartState};
 
 use super::commands::{Ended, ExitReason, Report, Runner, leftovers};
+use super::left_open::{AllLeftOpen, LeftOpen};
 use super::one_time_file::StrikeError;
 use super::starting::Starting;
 use super::store::{LeaseStore, Restored};
@@ -53,6 +54,9 @@ pub(crate) struct Executor {
     /// Whether nothing is to open any more.
     is_closing: bool,
     tally: Tally,
+    /// How the stop command failed that has ended last: the gate may give it up at once.
+    last_failure: String,
+    left_open: AllLeftOpen,
 }
 
 /// Commands of one kind, with a limit on how many run at a time.
@@ -97,6 +101,8 @@ impl Executor {
             refused: Vec::new(),
             is_closing: false,
             tally: Tally::default(),
+            last_failure: String::new(),
+            left_open: AllLeftOpen::default(),
         })
     }
 
@@ -110,7 +116,7 @@ impl Executor {
     pub(crate) fn remember(&mut self, store: anyhow::Result<LeaseStore>, log: &Log) -> Restored {
         match store {
             Ok(store) => {
-                let restored = store.restore();
+                let mut restored = store.restore();
                 for problem in &restored.problems {
                     log.write(&Line::warning(problem.clone()));
                 }
@@ -119,6 +125,15 @@ impl Executor {
                     log.write(&Line::notice(format!("restored {doors}")));
                 }
                 end_leftovers(&restored.records, log);
+                let left_open = std::mem::take(&mut restored.left_open);
+                if !left_open.is_empty() {
+                    let doors = count(left_open.len(), "door");
+                    let text = format!("{doors} may still be open; run: knockd status");
+                    log.write(&Line::warning(text));
+                }
+                for (id, door) in left_open {
+                    self.left_open.add(Some(id), door);
+                }
                 self.state = Some(store.path().to_owned());
                 self.state_problem = None;
                 self.writer.remember(store);
@@ -141,6 +156,20 @@ impl Executor {
     /// Returns the problem with storing them.
     pub(crate) fn state_problem(&self) -> Option<&str> {
         self.state_problem.as_deref()
+    }
+
+    /// Returns the doors that may still be open although their time is over.
+    pub(crate) const fn left_open(&self) -> &AllLeftOpen {
+        &self.left_open
+    }
+
+    /// Forgets those that a person has dealt with, and returns how many there were.
+    pub(crate) fn dismiss(&mut self, which: &LeaseFilter) -> usize {
+        let dismissed = self.left_open.dismiss(which);
+        for &id in dismissed.iter().flatten() {
+            self.change(id, Change::Dismiss);
+        }
+        dismissed.len()
     }
 
     /// Returns the counters.
@@ -173,11 +202,7 @@ impl Executor {
                 self.tally.closed += 1;
                 self.change(id, Change::Forget);
             }
-            Effect::SetAside(id, key) => {
-                self.tally.given_up += 1;
-                log.write(&Line::given_up(&key));
-                self.change(id, Change::SetAside);
-            }
+            Effect::SetAside(record) => self.set_aside(record, log),
             Effect::Burn(burn) => {
                 self.writer.burn(burn.id, self.directory.join(&*burn.file), burn.line);
             }
@@ -271,6 +296,17 @@ impl Executor {
         }
     }
 
+    /// Keeps a lease for a person to deal with.
+    fn set_aside(&mut self, record: LeaseRecord, log: &Log) {
+        self.tally.given_up += 1;
+        log.write(&Line::given_up(&record.key));
+        let reason = std::mem::take(&mut self.last_failure);
+        let id = record.id;
+        let change = Change::SetAside(record.clone(), reason.clone());
+        let file = self.change(id, change).map(|_| id);
+        self.left_open.add(file, LeftOpen::GivenUp { record, reason });
+    }
+
     /// Without a store, there is nothing to wait for.
     fn change(&mut self, id: LeaseId, change: Change) -> Option<Ticket> {
         self.state.is_some().then(|| self.writer.change(id, change))
@@ -342,6 +378,7 @@ impl Executor {
         if let Some(problem) = reason.problem() {
             self.tally.failed += 1;
             log.write(&Line::failed(run, &problem));
+            self.last_failure = exit.problem().unwrap_or_default();
             if !message.is_empty() {
                 log.write(&Line::words(run, message));
             }

@@ -9,12 +9,17 @@ use anyhow::{Context, bail, ensure};
 use knockd_core::{LeaseId, LeaseRecord};
 use nix::libc;
 
+use super::left_open::LeftOpen;
+
 /// The file that the daemon locks.
 const LOCK: &str = "lock";
 /// The suffix of a lease's file name.
 const SUFFIX: &str = ".lease";
-/// The suffixes of files that are kept for a person to inspect.
-const KEPT: [&str; 2] = [".damaged", ".failed"];
+/// The suffixes of files that are kept for a person: leases that could not be read, and those that were given up.
+const DAMAGED: &str = ".damaged";
+const FAILED: &str = ".failed";
+/// The beginning of what follows the record in the file of a lease that was given up.
+const REASON: &str = "# the stop command failed: ";
 /// The prefix of an unfinished file's name.
 const UNFINISHED: &str = "new-";
 /// How many letters and digits follow it.
@@ -37,6 +42,8 @@ pub(crate) struct LeaseStore {
 #[derive(Debug)]
 pub(crate) struct Restored {
     pub(crate) records: Vec<LeaseRecord>,
+    /// What is kept for a person, with the numbers of the files.
+    pub(crate) left_open: Vec<(LeaseId, LeftOpen)>,
     /// The highest number of any file, including those kept for a person to inspect.
     pub(crate) last_id: LeaseId,
     /// What could not be read, in words.
@@ -45,7 +52,7 @@ pub(crate) struct Restored {
 
 impl Default for Restored {
     fn default() -> Self {
-        Self { records: Vec::new(), last_id: LeaseId(0), problems: Vec::new() }
+        Self { records: Vec::new(), left_open: Vec::new(), last_id: LeaseId(0), problems: Vec::new() }
     }
 }
 
@@ -109,6 +116,7 @@ impl LeaseStore {
                 Some(OwnFile::Lease(id)) => id,
                 Some(OwnFile::Kept(id)) => {
                     restored.last_id = restored.last_id.max(id);
+                    restored.left_open.push((id, read_kept(path, id)));
                     continue;
                 }
                 Some(OwnFile::Lock | OwnFile::Unfinished) | None => continue,
@@ -117,16 +125,18 @@ impl LeaseStore {
             match read(&path, id) {
                 Ok(record) => restored.records.push(record),
                 Err(error) => {
-                    let kept = path.with_extension("damaged");
-                    let moved = match fs::rename(&path, &kept) {
-                        Ok(()) => format!("kept as {}", kept.display()),
-                        Err(error) => format!("cannot rename it: {error}"),
+                    let kept = self.path_of(id, DAMAGED);
+                    let (moved, at) = match fs::rename(&path, &kept) {
+                        Ok(()) => (format!("kept as {}", kept.display()), kept),
+                        Err(error) => (format!("cannot rename it: {error}"), path.clone()),
                     };
+                    restored.left_open.push((id, LeftOpen::Unreadable(at)));
                     restored.problems.push(format!("{}: {error:#}; {moved}", path.display()));
                 }
             }
         }
         restored.records.sort_by_key(|record| record.id);
+        restored.left_open.sort_by_key(|(id, _)| *id);
         restored
     }
 
@@ -135,11 +145,15 @@ impl LeaseStore {
     /// # Errors
     /// When it cannot be written.
     pub(crate) fn store(&self, record: &LeaseRecord) -> io::Result<()> {
+        self.write(&self.path_of(record.id, SUFFIX), &record.to_string())
+    }
+
+    fn write(&self, path: &Path, text: &str) -> io::Result<()> {
         let mut file =
             tempfile::Builder::new().prefix(UNFINISHED).rand_bytes(RANDOM).tempfile_in(&self.path)?;
-        write!(file, "{record}")?;
+        file.write_all(text.as_bytes())?;
         file.as_file().sync_all()?;
-        file.persist(self.path_of(record.id))?;
+        file.persist(path)?;
         Ok(())
     }
 
@@ -156,30 +170,46 @@ impl LeaseStore {
     /// # Errors
     /// When it cannot be removed; a missing file is not an error.
     pub(crate) fn forget(&self, id: LeaseId) -> io::Result<()> {
-        match fs::remove_file(self.path_of(id)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        remove(&self.path_of(id, SUFFIX))
     }
 
-    /// Keeps a lease for a person to inspect, under a name that is not read again.
+    /// Keeps a lease for a person to deal with, under a name that is not restored, with the reason why it was given up in
+    /// one line; durable only after [`Self::sync`].
     ///
     /// # Errors
-    /// When it cannot be renamed; a missing file is not an error.
-    pub(crate) fn set_aside(&self, id: LeaseId) -> io::Result<()> {
-        let path = self.path_of(id);
-        match fs::rename(&path, path.with_extension("failed")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+    /// When it cannot be renamed or written.
+    pub(crate) fn set_aside(&self, record: &LeaseRecord, reason: &str) -> io::Result<()> {
+        let kept = self.path_of(record.id, FAILED);
+        // First, so its stop command never runs again, not even if the disk has no room for the reason.
+        match fs::rename(self.path_of(record.id, SUFFIX), &kept) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
+        self.write(&kept, &format!("{record}{REASON}{reason}\n"))
+    }
+
+    /// Removes what was kept of a lease.
+    ///
+    /// # Errors
+    /// When it cannot be removed; a missing file is not an error.
+    pub(crate) fn dismiss(&self, id: LeaseId) -> io::Result<()> {
+        // A damaged one that could not be renamed has its old name.
+        [FAILED, DAMAGED, SUFFIX].into_iter().try_for_each(|suffix| remove(&self.path_of(id, suffix)))
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    fn path_of(&self, id: LeaseId) -> PathBuf {
-        self.path.join(format!("{}{SUFFIX}", id.0))
+    fn path_of(&self, id: LeaseId, suffix: &str) -> PathBuf {
+        self.path.join(format!("{}{suffix}", id.0))
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -206,7 +236,7 @@ impl OwnFile {
             _ if is_unfinished(name) => Some(Self::Unfinished),
             _ => match number(SUFFIX) {
                 Some(id) => Some(Self::Lease(id)),
-                None => KEPT.into_iter().find_map(number).map(Self::Kept),
+                None => [DAMAGED, FAILED].into_iter().find_map(number).map(Self::Kept),
             },
         }
     }
@@ -254,6 +284,23 @@ fn open_options() -> OpenOptions {
 }
 
 fn read(path: &Path, id: LeaseId) -> anyhow::Result<LeaseRecord> {
+    Ok(LeaseRecord::parse(id, &read_text(path)?)?)
+}
+
+/// Reads a file that is kept for a person. Earlier versions stored no reason.
+fn read_kept(path: PathBuf, id: LeaseId) -> LeftOpen {
+    let text = read_text(&path).unwrap_or_default();
+    // No line of a record begins like this.
+    let end = text.find(&format!("\n{REASON}")).map_or(text.len(), |end| end + 1);
+    let (record, reason) = text.split_at_checked(end).unwrap_or((&text, ""));
+    let reason = reason.strip_prefix(REASON).unwrap_or_default().trim_end().to_owned();
+    match LeaseRecord::parse(id, record) {
+        Ok(record) => LeftOpen::GivenUp { record, reason },
+        Err(_) => LeftOpen::Unreadable(path),
+    }
+}
+
+fn read_text(path: &Path) -> anyhow::Result<String> {
     let mut file = open_options().read(true).open(path)?;
     let metadata = file.metadata()?;
     let user = nix::unistd::geteuid().as_raw();
@@ -261,7 +308,7 @@ fn read(path: &Path, id: LeaseId) -> anyhow::Result<LeaseRecord> {
     ensure!(metadata.mode() & 0o022 == 0, "writable by others");
     let mut text = String::new();
     file.read_to_string(&mut text)?;
-    Ok(LeaseRecord::parse(id, &text)?)
+    Ok(text)
 }
 
 /// Removes what a daemon was writing when it died.
@@ -338,10 +385,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let state = open(&directory);
         state.store(&record(1, 30)).unwrap();
-        let whole = fs::read(state.path_of(LeaseId(1))).unwrap();
-        fs::write(state.path_of(LeaseId(2)), &whole[..whole.len() - 3]).unwrap();
-        fs::write(state.path_of(LeaseId(4)), &whole).unwrap();
-        fs::set_permissions(state.path_of(LeaseId(4)), Permissions::from_mode(0o666)).unwrap();
+        let whole = fs::read(state.path_of(LeaseId(1), SUFFIX)).unwrap();
+        fs::write(state.path_of(LeaseId(2), SUFFIX), &whole[..whole.len() - 3]).unwrap();
+        fs::write(state.path_of(LeaseId(4), SUFFIX), &whole).unwrap();
+        fs::set_permissions(state.path_of(LeaseId(4), SUFFIX), Permissions::from_mode(0o666)).unwrap();
         let restored = state.restore();
         assert_eq!((restored.records.len(), restored.problems.len()), (1, 2), "{restored:?}");
         assert_eq!(names(&state), ["1.lease", "2.damaged", "4.damaged", "lock"]);
@@ -351,6 +398,56 @@ mod tests {
             (0, LeaseId(4)),
             "their numbers are not used again"
         );
+    }
+
+    /// What a store has kept for a person.
+    fn left_open(state: &LeaseStore) -> Vec<LeftOpen> {
+        state.restore().left_open.into_iter().map(|(_, left_open)| left_open).collect()
+    }
+
+    #[test]
+    fn what_is_set_aside_is_kept_with_the_reason_and_not_restored_until_it_is_dismissed() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = open(&directory);
+        let stop = format!("close {REASON}one {REASON}").parse().unwrap();
+        let access = Access::Commands { start: "open".parse().unwrap(), stop };
+        let key = LeaseKey { access, ..(*record(1, 0).key).clone() }.into();
+        let given_up = LeaseRecord { key, ..record(1, 30) };
+        state.store(&record(1, 20)).unwrap();
+        // What could not be stored before is set aside all the same.
+        let never_stored = LeaseRecord { id: LeaseId(2), ..given_up.clone() };
+        for record in [&given_up, &never_stored] {
+            state.set_aside(record, "status 2: why").unwrap();
+        }
+        assert_eq!(names(&state), ["1.failed", "2.failed", "lock"]);
+        drop(state);
+        let state = open(&directory);
+        assert_eq!((state.restore().records, state.restore().last_id), (vec![], LeaseId(2)));
+        let reason = "status 2: why".to_owned();
+        let expected =
+            [given_up, never_stored].map(|record| LeftOpen::GivenUp { record, reason: reason.clone() });
+        assert_eq!(left_open(&state), expected);
+        state.dismiss(LeaseId(1)).unwrap();
+        state.dismiss(LeaseId(1)).unwrap();
+        assert_eq!(left_open(&state), expected[1..]);
+    }
+
+    #[test]
+    fn what_an_earlier_version_set_aside_is_known_and_so_is_what_cannot_be_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = open(&directory);
+        fs::write(state.path_of(LeaseId(1), FAILED), record(1, 30).to_string()).unwrap();
+        fs::write(state.path_of(LeaseId(2), FAILED), [0; 10]).unwrap();
+        fs::write(state.path_of(LeaseId(3), SUFFIX), LeaseRecord::HEADER).unwrap();
+        let unreadable = |name| LeftOpen::Unreadable(state.path.join(name));
+        let known = LeftOpen::GivenUp { record: record(1, 30), reason: String::new() };
+        let expected = [known, unreadable("2.failed"), unreadable("3.damaged")];
+        assert_eq!(left_open(&state), expected);
+        assert_eq!(left_open(&state), expected, "also at the next start");
+        for id in [1, 2, 3] {
+            state.dismiss(LeaseId(id)).unwrap();
+        }
+        assert_eq!(names(&state), ["lock"]);
     }
 
     #[test]

@@ -64,7 +64,10 @@ struct Pending {
 pub(crate) enum Change {
     Store(LeaseRecord),
     Forget,
-    SetAside,
+    /// Keep it for a person, with the reason why it was given up.
+    SetAside(LeaseRecord, String),
+    /// A person has dealt with it.
+    Dismiss,
 }
 
 impl Writer {
@@ -208,7 +211,9 @@ impl Job {
         let mut problem = None;
         for (id, change) in changes {
             match apply(store, id, &change) {
-                Ok(()) if matches!(change, Change::Store(_)) => drop(stored.insert(id, change)),
+                Ok(()) if matches!(change, Change::Store(_) | Change::SetAside(..)) => {
+                    drop(stored.insert(id, change));
+                }
                 Ok(()) => {}
                 Err(error) => {
                     problem = Some(error);
@@ -242,7 +247,8 @@ fn apply(store: &LeaseStore, id: LeaseId, change: &Change) -> io::Result<()> {
     match change {
         Change::Store(record) => store.store(record),
         Change::Forget => store.forget(id),
-        Change::SetAside => store.set_aside(id),
+        Change::SetAside(record, reason) => store.set_aside(record, reason),
+        Change::Dismiss => store.dismiss(id),
     }
 }
 

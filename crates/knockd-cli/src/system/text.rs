@@ -16,10 +16,37 @@ pub fn span(seconds: u64) -> String {
     }
 }
 
+/// Quotes a word for a shell, if it needs that.
+pub fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
 /// Replaces everything that a terminal would obey; line ends stay.
 pub fn harmless(text: &str) -> String {
     let is_obeyed = |c: char| {
         c.is_control() && c != '\n' || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     text.chars().map(|c| if is_obeyed(c) { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_takes_a_quoted_word_as_it_is() {
+        for word in ["ssh", "the ssh door", "it's", "$(id)", "a;b", "", "-x", "\u{e4}"] {
+            let output = std::process::Command::new("sh")
+                .args(["-c", &format!("printf %s {}", quoted(word))])
+                .output()
+                .unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), word);
+        }
+        assert_eq!((quoted("ssh"), quoted("a b")), ("ssh".to_owned(), "'a b'".to_owned()));
+    }
 }

@@ -95,6 +95,10 @@ pub fn run(socket: &Path, request: &Request, format: Format) -> anyhow::Result<E
         }
         (Format::Json, _) => write!(out, "{line}"),
         (Format::Text, Reply::Status(status)) => write!(out, "{}", status::StatusText(status)),
+        (Format::Text, Reply::Scanners(scanners)) => write!(out, "{}", status::ScannersText(scanners)),
+        (Format::Text, Reply::Events { events }) => {
+            events.iter().try_for_each(|event| writeln!(out, "{} {}", event.time, harmless(&event.text)))
+        }
         (Format::Text, Reply::Done { text } | Reply::Traced { text, .. }) => {
             writeln!(out, "{}", harmless(text))
         }

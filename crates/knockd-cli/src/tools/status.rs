@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 
-use crate::control::{AttemptStatus, DoorStatus, LeasePhase, LeaseStatus, Status};
+use crate::control::{
+    AttemptStatus, DoorStatus, LeasePhase, LeaseStatus, Problem, ScannerStatus, ScannersStatus, Status,
+};
 use crate::system::text::{count, harmless, span};
 
 /// An iteration of the main loop that is shown as a problem: a knock has to wait noticeably.
@@ -22,20 +24,44 @@ impl fmt::Display for StatusText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let status = self.0;
         writeln!(f, "knockd {}, up {}, pid {}", harmless(&status.version), span(status.uptime), status.pid)?;
+        problems(f, status)?;
         section(f, "Interfaces", interfaces(status))?;
         section(f, "Doors", doors(status))?;
-        let more = |total: usize, listed: usize| match total - listed.min(total) {
-            0 => String::new(),
-            left => format!(", {left} not shown"),
-        };
         let attempts = &status.attempts;
-        let heading = format!("Attempts: {}{}", attempts.total, more(attempts.total, attempts.listed.len()));
+        let heading =
+            format!("Attempts: {}{}", attempts.total, not_shown(attempts.total, attempts.listed.len()));
         section(f, &heading, attempt_rows(status))?;
         let leases = &status.leases;
-        let heading = format!("Open doors: {}{}", leases.total, more(leases.total, leases.listed.len()));
+        let heading = format!("Open doors: {}{}", leases.total, not_shown(leases.total, leases.listed.len()));
         section(f, &heading, lease_rows(status))?;
         section(f, "Since startup", counters(status))?;
         section(f, "Health", health(status))
+    }
+}
+
+/// The scanners, for people.
+pub struct ScannersText<'a>(pub &'a ScannersStatus);
+
+impl fmt::Display for ScannersText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ScannersStatus { total, listed } = self.0;
+        let heading = format!("Scanners: {total}{}", not_shown(*total, listed.len()));
+        let row =
+            |scanner: &ScannerStatus| vec![plain(scanner.source.to_string()), plain(scanner_state(scanner))];
+        rows(f, &heading, listed.iter().map(row).collect())
+    }
+}
+
+/// Says for how long a scanner is ignored.
+pub fn scanner_state(scanner: &ScannerStatus) -> String {
+    let network = if scanner.source.is_ipv6() { ", with its whole /64" } else { "" };
+    format!("ignored for {}{network}", span(scanner.left))
+}
+
+fn not_shown(total: usize, listed: usize) -> String {
+    match total.saturating_sub(listed) {
+        0 => String::new(),
+        left => format!(", {left} not shown"),
     }
 }
 
@@ -46,9 +72,29 @@ fn plain(text: impl Into<String>) -> Cell {
     (text.into(), Style::new())
 }
 
+/// Writes the problems, each with what to do about it; nothing if all is well.
+fn problems(f: &mut fmt::Formatter<'_>, status: &Status) -> fmt::Result {
+    let problems = &status.problems;
+    if problems.is_empty() {
+        return Ok(());
+    }
+    writeln!(f, "\n{HEADING}Problems: {}{HEADING:#}", problems.len())?;
+    for Problem { text, details, .. } in problems {
+        writeln!(f, "  {BAD}{}{BAD:#}", harmless(text))?;
+        details.iter().try_for_each(|detail| writeln!(f, "    {}", harmless(detail)))?;
+    }
+    Ok(())
+}
+
+/// Writes an empty line, a heading and its rows.
+fn section(f: &mut fmt::Formatter<'_>, heading: &str, cells: Vec<Vec<Cell>>) -> fmt::Result {
+    writeln!(f)?;
+    rows(f, heading, cells)
+}
+
 /// Writes a heading and its rows with their columns aligned.
-fn section(f: &mut fmt::Formatter<'_>, heading: &str, rows: Vec<Vec<Cell>>) -> fmt::Result {
-    writeln!(f, "\n{HEADING}{heading}{HEADING:#}")?;
+fn rows(f: &mut fmt::Formatter<'_>, heading: &str, rows: Vec<Vec<Cell>>) -> fmt::Result {
+    writeln!(f, "{HEADING}{heading}{HEADING:#}")?;
     let mut widths: Vec<usize> = Vec::new();
     for row in &rows {
         widths.resize(widths.len().max(row.len()), 0);
@@ -206,6 +252,13 @@ mod tests {
         assert_eq!(
             before,
             "knockd 0.9.0, up 1 d 2 h, pid 42
+
+Problems: 2
+  ssh may still be open for 203.0.113.9, since 2026-11-27 11:00
+    stop command failed: command returned non-zero status code (2): bad \u{fffd}[2Jrule
+    stop command: close 203.0.113.9
+    close it by hand, then run: knockd dismiss ssh 203.0.113.9
+  cannot save open doors in /var/lib/knockd: No space left on device
 
 Interfaces
   eth0  up       192.0.2.1, 2001:db8::1

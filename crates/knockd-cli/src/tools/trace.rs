@@ -27,7 +27,7 @@ pub fn run(socket: &Path, address: Option<IpAddr>, format: Format) -> anyhow::Re
             (Format::Json, Reply::Traced { event, .. }) => writeln!(out, "{event}"),
             (Format::Text, Reply::Traced { text, .. }) => writeln!(out, "{}", harmless(&text)),
             (_, Reply::Refused { reason }) => return Err(anyhow!("{}", harmless(&reason))),
-            (_, Reply::Status(_) | Reply::Done { .. }) => Ok(()),
+            (_, Reply::Status(_) | Reply::Scanners(_) | Reply::Events { .. } | Reply::Done { .. }) => Ok(()),
         };
         printed.and_then(|()| out.flush())?;
         reply = connection.receive().context("trace ended")?.1;

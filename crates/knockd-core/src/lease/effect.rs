@@ -1,13 +1,11 @@
 //! What a lease is, and what its caller has to do for it.
 
-use std::net::IpAddr;
-use std::sync::Arc;
-
 use super::LeaseRecord;
 use crate::command::CommandLine;
 use crate::one_time::Unused;
 use crate::text::{DoorName, Text};
 use crate::time::Timestamp;
+use std::net::IpAddr;
 
 /// Identifies a lease and its commands; unique as long as the lease's [`LeaseRecord`] is stored.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -31,9 +29,10 @@ pub enum Effect {
     EndMoved(LeaseId, Timestamp),
     /// Remove the stored record of a lease: its door is closed.
     Forget(LeaseId),
-    /// Keep the stored record of a lease for a person to inspect, but do not restore it: its stop command failed for
-    /// good, and nothing more will be done about it.
-    SetAside(LeaseId, Arc<LeaseKey>),
+    /// Keep this record for a person to deal with, instead of the stored one of its lease, and do not restore it: the
+    /// stop command failed for good, so the door may still be open. Nothing more will be done about it. The record's
+    /// `until` is the present.
+    SetAside(LeaseRecord),
     /// Run this command, and report its end to [`crate::Gate::handle_exit`].
     Run(Run),
 }

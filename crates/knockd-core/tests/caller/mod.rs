@@ -320,8 +320,8 @@ impl Caller {
                 Effect::Forget(id) => {
                     self.end(id, true);
                 }
-                Effect::SetAside(id, _) => {
-                    self.end(id, false);
+                Effect::SetAside(record) => {
+                    self.end(record.id, false);
                 }
                 Effect::Run(run) => self.run(run),
                 Effect::EndMoved(..) => {}

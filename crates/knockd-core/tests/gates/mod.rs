@@ -341,7 +341,7 @@ impl Caller {
                     let stored = last_stored.take().unwrap();
                     assert_eq!((stored.id, stored.until), (id, now.calendar_at(until)));
                 }
-                Outcome::Effect(Effect::Forget(id) | Effect::SetAside(id, _)) => {
+                Outcome::Effect(Effect::Forget(id) | Effect::SetAside(LeaseRecord { id, .. })) => {
                     assert!(self.stored.remove(&id).is_some(), "it is not stored");
                 }
                 Outcome::Effect(Effect::Run(run)) => {
