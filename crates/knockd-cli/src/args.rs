@@ -374,6 +374,12 @@ Exit status:
 
 const WATCH_AFTER_HELP: &str = "\
 Keys:
+  Tab, Shift-Tab  show the next list, or the previous one
+  arrows, Page Up, Page Down, Home, End
+                  select a line, and scroll
+  c, e            close or extend the selected open door, after a yes
+  f               forgive the selected scanner, after a yes
+  d               dismiss the selected problem, after a yes
   q, Esc, Ctrl-C  quit
 
 Exit status:

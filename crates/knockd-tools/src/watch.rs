@@ -1,6 +1,7 @@
 //! `knockd watch`: the status of the running daemon, live in the terminal.
 
 mod draw;
+mod view;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
@@ -12,12 +13,14 @@ use anyhow::{Context, anyhow, bail};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::cursor::Show;
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use self::draw::{Palette, View};
+use self::draw::Palette;
+use self::view::{Fresh, News, Step, View};
 use knockd_cli::Exit;
 use knockd_cli::control::{Reply, Request, Status};
+use knockd_cli::system::text::harmless;
 use knockd_cli::tools::client::Connection;
 use knockd_cli::tools::status::StatusText;
 
@@ -26,9 +29,6 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// The longest wait for a key or a signal.
 const TICK: Duration = Duration::from_millis(200);
-
-/// The latest status, or why there is none.
-type News = Result<Box<Status>, String>;
 
 /// Shows the status of the daemon at this socket until the user quits.
 ///
@@ -45,18 +45,21 @@ pub fn run(socket: &Path) -> anyhow::Result<Exit> {
         signal_hook::flag::register(signal, Arc::clone(&ended)).context("cannot catch signals")?;
     }
     let (tell, news) = bounded(1);
-    let path = socket.to_owned();
+    let (ask, requests) = bounded(1);
+    let (path, answer) = (socket.to_owned(), tell.clone());
     knockd_cli::system::spawn("watch", move || keep_asking(&path, &tell))?;
+    let path = socket.to_owned();
+    knockd_cli::system::spawn("requests", move || keep_requesting(&path, &requests, &answer))?;
     let term = std::env::var("TERM").unwrap_or_default();
     if term.is_empty() || term == "dumb" {
-        print(&news, &first, &ended);
+        print(&news, first.status, &ended);
         return Ok(Exit::Succeeded);
     }
-    let mut view = View { status: *first, lost: None };
+    let mut view = View::new(*first);
     show_cursor_after_a_panic();
     // From here on, a panic restores the rest of the terminal as well.
     let mut terminal = ratatui::try_init().context("cannot use the terminal")?;
-    let result = show(&mut terminal, &mut view, &news, &ended);
+    let result = show(&mut terminal, &mut view, (&ask, &news), &ended);
     ratatui::restore();
     result.context("cannot use the terminal")?;
     Ok(Exit::Succeeded)
@@ -74,7 +77,7 @@ fn show_cursor_after_a_panic() {
 fn show(
     terminal: &mut DefaultTerminal,
     view: &mut View,
-    news: &Receiver<News>,
+    (ask, news): (&Sender<Request>, &Receiver<News>),
     ended: &AtomicBool,
 ) -> io::Result<()> {
     let palette = Palette::of_the_environment();
@@ -89,11 +92,16 @@ fn show(
         match event::poll(TICK) {
             Ok(true) => match event::read()? {
                 Event::Key(key) if key.kind == KeyEventKind::Press => {
-                    let is_ctrl_c =
-                        key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
-                    if is_ctrl_c || matches!(key.code, KeyCode::Char('q' | 'Q') | KeyCode::Esc) {
-                        return Ok(());
+                    match view.handle_key(key) {
+                        Step::Stay => {}
+                        Step::Quit => return Ok(()),
+                        Step::Ask(request) => {
+                            if ask.try_send(request).is_err() {
+                                view.take(News::Answer(Err("still waiting for the daemon".to_owned())));
+                            }
+                        }
                     }
+                    is_new = true;
                 }
                 Event::Resize(..) => is_new = true,
                 _ => {}
@@ -110,10 +118,10 @@ fn show(
 }
 
 /// The output for a terminal that can only print lines: the status whenever anything except its times changes.
-fn print(news: &Receiver<News>, first: &Status, ended: &AtomicBool) {
+fn print(news: &Receiver<News>, first: Status, ended: &AtomicBool) {
     let mut out = anstream::stdout();
-    let mut shown: News = Err(String::new());
-    let mut latest: News = Ok(Box::new(first.clone()));
+    let mut shown = Err(String::new());
+    let mut latest = Ok(first);
     while !ended.load(Ordering::Relaxed) {
         let is_same = match (&latest, &shown) {
             (Ok(latest), Ok(shown)) => without_times(latest) == without_times(shown),
@@ -122,15 +130,15 @@ fn print(news: &Receiver<News>, first: &Status, ended: &AtomicBool) {
         if !is_same {
             let written = match &latest {
                 Ok(status) => writeln!(out, "{}", StatusText(status)),
-                Err(reason) => writeln!(out, "{reason}"),
+                Err(reason) => writeln!(out, "{}", harmless(reason)),
             };
             if written.is_err() {
                 break;
             }
             shown.clone_from(&latest);
         }
-        if let Ok(news) = news.recv_timeout(TICK) {
-            latest = news;
+        if let Ok(News::State(state)) = news.recv_timeout(TICK) {
+            latest = state.map(|fresh| fresh.status);
         }
     }
 }
@@ -143,30 +151,59 @@ fn without_times(status: &Status) -> Status {
     status
 }
 
-/// Asks the daemon repeatedly, and reconnects when it is gone.
+/// Asks the daemon for its state repeatedly, and reconnects when it is gone.
 fn keep_asking(socket: &Path, tell: &Sender<News>) {
     let mut connection = None;
     loop {
         std::thread::sleep(INTERVAL);
-        let answer = (|| {
-            if connection.is_none() {
-                connection = Some(Connection::open(socket)?);
-            }
-            ask(connection.as_mut().context("no connection")?)
+        let state = (|| {
+            let mut open = connection.take().map_or_else(|| Connection::open(socket), Ok)?;
+            let state = ask(&mut open)?;
+            connection = Some(open);
+            anyhow::Ok(state)
         })();
-        if answer.is_err() {
-            connection = None;
-        }
-        if tell.send(answer.map_err(|error| format!("{error:#}"))).is_err() {
+        if tell.send(News::State(state.map_err(|error| format!("{error:#}")))).is_err() {
             return;
         }
     }
 }
 
-fn ask(connection: &mut Connection) -> anyhow::Result<Box<Status>> {
-    match connection.ask(&Request::Status {})?.1 {
-        Reply::Status(status) => Ok(status),
-        Reply::Refused { reason } => Err(anyhow!(reason)),
-        _ => Err(anyhow!("unexpected reply from knockd")),
+/// Makes the requests, one after the other: the reply to one may take as long as a stop command.
+fn keep_requesting(socket: &Path, requests: &Receiver<Request>, tell: &Sender<News>) {
+    for request in requests {
+        let answer = Connection::open(socket).and_then(|mut connection| obey(&mut connection, &request));
+        if tell.send(News::Answer(answer.map_err(|error| format!("{error:#}")))).is_err() {
+            return;
+        }
+    }
+}
+
+fn obey(connection: &mut Connection, request: &Request) -> anyhow::Result<String> {
+    match connection.ask(request)?.1 {
+        Reply::Done { text } => Ok(text),
+        other => Err(unexpected(other)),
+    }
+}
+
+fn ask(connection: &mut Connection) -> anyhow::Result<Box<Fresh>> {
+    let status = match connection.ask(&Request::Status {})?.1 {
+        Reply::Status(status) => *status,
+        other => return Err(unexpected(other)),
+    };
+    let scanners = match connection.ask(&Request::Scanners {})?.1 {
+        Reply::Scanners(scanners) => scanners,
+        other => return Err(unexpected(other)),
+    };
+    let events = match connection.ask(&Request::Events {})?.1 {
+        Reply::Events { events } => events,
+        other => return Err(unexpected(other)),
+    };
+    Ok(Box::new(Fresh { status, scanners, events }))
+}
+
+fn unexpected(reply: Reply) -> anyhow::Error {
+    match reply {
+        Reply::Refused { reason } => anyhow!(reason),
+        _ => anyhow!("unexpected reply from knockd"),
     }
 }

@@ -17,7 +17,7 @@ use crate::tally::Tally;
 use crate::task::Task;
 use crate::tools::{
     CXX, FAIL2BAN, IP, IPTABLES, LOGROTATE, NFT, NMAP, NSENTER, PYTHON, SETPRIV, SSH_KEYSCAN, SSHD, TCPDUMP,
-    Tools, UNSHARE,
+    TMUX, Tools, UNSHARE,
 };
 
 const HEADING: Style = Style::new().bold();
@@ -123,7 +123,7 @@ impl Checks {
 fn needed_tools(tools: &mut Tools, tally: &mut Tally) -> Result<()> {
     tools.ensure_present(&[IPTABLES, NFT, IP, UNSHARE, NSENTER, SETPRIV, NMAP, TCPDUMP, PYTHON])?;
     // The only tests that need these skip themselves.
-    for needed in [&[FAIL2BAN][..], &[SSHD, SSH_KEYSCAN], &[LOGROTATE]] {
+    for needed in [&[FAIL2BAN][..], &[SSHD, SSH_KEYSCAN], &[LOGROTATE], &[TMUX]] {
         if let Err(error) = tools.ensure_present(needed) {
             println!("{error:#}");
         }

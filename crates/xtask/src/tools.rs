@@ -47,6 +47,7 @@ pub(crate) const FAIL2BAN: Tool =
 pub(crate) const IPTABLES: Tool = tool("iptables", "iptables", "iptables-nft");
 pub(crate) const NFT: Tool = tool("nft", "nftables", "nftables");
 pub(crate) const TCPDUMP: Tool = tool("tcpdump", "tcpdump", "tcpdump");
+pub(crate) const TMUX: Tool = tool("tmux", "tmux", "tmux");
 pub(crate) const TASKSET: Tool = tool("taskset", "util-linux", "util-linux");
 pub(crate) const VALGRIND: Tool = tool("valgrind", "valgrind", "valgrind");
 pub(crate) const QEMU: Tool = tool("qemu-system-x86_64", "qemu-system-x86", "qemu-system-x86-core");

@@ -1,31 +1,16 @@
 //! The layout of the live view, for any terminal size.
 
+use jiff::tz::TimeZone;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Paragraph, Row, Table};
+use ratatui::widgets::{Paragraph, Row, Table, TableState, Wrap};
 
-use super::News;
-use knockd_cli::control::{DoorStatus, LeasePhase, LeaseStatus, Status};
+use super::view::{Fresh, Tab, View};
+use knockd_cli::control::{DoorStatus, InterfaceStatus, LeasePhase, LeaseStatus, LogEvent, Status};
 use knockd_cli::system::text::{count, harmless, span};
-use knockd_cli::tools::status::lease_state;
-
-/// What is shown.
-pub(super) struct View {
-    pub(super) status: Status,
-    /// Why the status is out of date.
-    pub(super) lost: Option<String>,
-}
-
-impl View {
-    pub(super) fn take(&mut self, news: News) {
-        match news {
-            Ok(status) => *self = Self { status: *status, lost: None },
-            Err(reason) => self.lost = Some(reason),
-        }
-    }
-}
+use knockd_cli::tools::status::{lease_state, scanner_state};
 
 /// The styles; without colour, important text is bold.
 #[derive(Clone, Copy)]
@@ -55,33 +40,42 @@ impl Palette {
 const HEADING: Style = Style::new().add_modifier(Modifier::BOLD);
 const BAR: Style = Style::new().add_modifier(Modifier::REVERSED);
 
-/// Draws everything; what does not fit is left out, open doors last.
-pub(super) fn draw(frame: &mut Frame<'_>, view: &View, palette: Palette) {
+/// From this width on, rows are in full.
+const WIDE: u16 = 60;
+
+/// From this height on, the latest events and the summary stand below the list.
+const TALL: u16 = 20;
+
+/// Draws everything. Problems come first, whatever else has room; then the list that is shown.
+pub(super) fn draw(frame: &mut Frame<'_>, view: &mut View, palette: Palette) {
     let area = frame.area();
-    let status = &view.status;
-    let summary = summary(status, palette);
-    let doors = doors(status, palette);
-    let room = area.height.saturating_sub(2);
-    // A heading and at least two lines for open doors and for attempts come first.
-    let for_summary = if room >= 6 + lines(summary.len()) { lines(summary.len()) } else { 0 };
-    let left = room - for_summary;
-    let for_doors = if left >= 9 { (lines(doors.len()) + 1).min(left / 3) } else { 0 };
-    let left = left - for_doors;
-    let wanted = lines(status.attempts.listed.len()) + 1;
-    let for_attempts = wanted.clamp(2.min(left), (left / 2).max(2.min(left)));
-    let [top, leases, attempts, door_list, bottom, foot] = Layout::vertical([
+    let problems = problems(view, area.height, palette);
+    view.width = area.width.into();
+    let details = details(view, area);
+    let is_tall = area.height >= TALL;
+    let summary = if is_tall { summary(&view.fresh.status, palette) } else { Vec::new() };
+    let has_events = is_tall && view.tab != Tab::Events && view.tab != Tab::Problems;
+    let [top, first, bar, list, more, events, bottom, foot] = Layout::vertical([
+        Constraint::Length(1),
+        Constraint::Length(lines(problems.len())),
         Constraint::Length(1),
         Constraint::Min(0),
-        Constraint::Length(for_attempts),
-        Constraint::Length(for_doors),
-        Constraint::Length(for_summary),
+        Constraint::Length(details.as_ref().map_or(0, |details| wrapped(details, area))),
+        Constraint::Length(if has_events { area.height / 4 } else { 0 }),
+        Constraint::Length(lines(summary.len())),
         Constraint::Length(1),
     ])
     .areas(area);
-    frame.render_widget(Paragraph::new(title(status)).style(BAR), top);
-    draw_leases(frame, leases, status, palette);
-    draw_attempts(frame, attempts, status);
-    section(frame, door_list, &format!("Doors: {}", status.doors.len()), doors, status.doors.len());
+    frame.render_widget(Paragraph::new(title(&view.fresh.status)).style(BAR), top);
+    frame.render_widget(Paragraph::new(problems), first);
+    frame.render_widget(Paragraph::new(tab_bar(view, area.width)), bar);
+    draw_list(frame, list, view, palette);
+    if let Some(details) = details {
+        frame.render_widget(Paragraph::new(details).wrap(Wrap { trim: false }), more);
+    }
+    if has_events {
+        draw_latest_events(frame, events, &view.fresh.events, palette);
+    }
     frame.render_widget(Paragraph::new(summary), bottom);
     frame.render_widget(footer(view, palette), foot);
 }
@@ -90,52 +84,159 @@ fn lines(count: usize) -> u16 {
     u16::try_from(count).unwrap_or(u16::MAX)
 }
 
+/// Replaces everything that would move the cursor.
+pub(super) fn one_line(text: &str) -> String {
+    harmless(text).replace('\n', " ")
+}
+
 fn title(status: &Status) -> String {
-    format!("knockd {}, up {}, pid {}", harmless(&status.version), span(status.uptime), status.pid)
+    format!("knockd {}, up {}, pid {}", one_line(&status.version), span(status.uptime), status.pid)
+}
+
+/// Returns the problems in short, at most as many as leave room for other things.
+fn problems(view: &View, height: u16, palette: Palette) -> Vec<Line<'static>> {
+    let all = &view.fresh.status.problems;
+    if view.tab == Tab::Problems {
+        return Vec::new();
+    }
+    let room = usize::from((height / 5).max(1));
+    let line = |text: &str| Line::styled(format!("! {}", one_line(text)), palette.bad());
+    if all.len() <= room {
+        return all.iter().map(|problem| line(&problem.text)).collect();
+    }
+    let shown = all.iter().take(room.saturating_sub(1)).map(|problem| line(&problem.text));
+    let first = all.first().map(|problem| problem.text.as_str()).unwrap_or_default();
+    let last = match room {
+        1 => line(&format!("{} problems: {first}", all.len())),
+        _ => line(&format!("{} more", count(all.len() - (room - 1), "problem"))),
+    };
+    shown.chain([last]).collect()
+}
+
+/// Returns the names of the lists with their lengths or, where there is no room, only that of the one that is shown.
+fn tab_bar(view: &View, width: u16) -> Line<'static> {
+    let Fresh { status, scanners, .. } = &view.fresh;
+    let length = |tab| match tab {
+        Tab::Problems => Some(status.problems.len()),
+        Tab::OpenDoors => Some(status.leases.total),
+        Tab::Attempts => Some(status.attempts.total),
+        Tab::Scanners => Some(scanners.total),
+        Tab::Events | Tab::Overview => None,
+    };
+    let name = |tab: Tab| match length(tab) {
+        Some(length) => format!("{}: {length}", tab.title()),
+        None => tab.title().to_owned(),
+    };
+    let names: Vec<_> = view.tabs().map(|tab| (tab, name(tab))).collect();
+    if names.iter().map(|(_, name)| name.len() + 2).sum::<usize>() <= usize::from(width) + 2 {
+        let style = |tab| if tab == view.tab { BAR.patch(HEADING) } else { Style::new() };
+        let spans =
+            names.into_iter().flat_map(|(tab, name)| [Span::styled(name, style(tab)), Span::raw("  ")]);
+        return spans.collect();
+    }
+    let place = view.selected().map(|selected| format!(" ({} of {})", selected + 1, view.length()));
+    let place = place.unwrap_or_default();
+    Line::styled(format!("< {}{place} >", name(view.tab)), HEADING)
 }
 
 fn footer(view: &View, palette: Palette) -> Paragraph<'static> {
-    match &view.lost {
-        Some(reason) => {
-            Paragraph::new(format!("not connected, retrying: {}", harmless(reason))).style(palette.bad())
+    if let Some(question) = &view.question {
+        return Paragraph::new(format!("{} y/n", one_line(&question.text))).style(BAR);
+    }
+    match (&view.answer, &view.lost) {
+        (Some(Ok(text)), _) => Paragraph::new(one_line(text)).style(palette.good()),
+        (Some(Err(reason)), _) => Paragraph::new(one_line(reason)).style(palette.bad()),
+        (None, Some(reason)) => {
+            Paragraph::new(format!("not connected, retrying: {}", one_line(reason))).style(palette.bad())
         }
-        None => Paragraph::new("press q to quit"),
+        (None, None) => Paragraph::new(view.keys()),
     }
 }
 
-/// Draws a heading and as many of the lines as fit below it.
-fn section(frame: &mut Frame<'_>, area: Rect, heading: &str, rows: Vec<Line<'static>>, total: usize) {
-    let [head, body] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(area);
-    frame.render_widget(Paragraph::new(headed(heading, total, body)).style(HEADING), head);
-    frame.render_widget(Paragraph::new(rows), body);
+/// Returns the selected event, if its line is too short for it.
+fn details(view: &View, area: Rect) -> Option<String> {
+    let event = view.fresh.events.get(view.selected()?).filter(|_| view.tab == Tab::Events)?;
+    let text = one_line(&event.text);
+    let room = usize::from(area.width).saturating_sub("00:00:00 ".len());
+    (text.chars().count() > room).then_some(text)
 }
 
-/// Returns the heading, with the number of lines that do not fit below it.
-fn headed(heading: &str, total: usize, body: Rect) -> String {
-    match total.saturating_sub(body.height.into()) {
-        0 => heading.to_owned(),
-        more => format!("{heading} ({more} more)"),
+/// Says how many lines a text takes, at most half of the screen. It is broken between words, so it may take one more
+/// than its length tells.
+fn wrapped(text: &str, area: Rect) -> u16 {
+    let width = usize::from(area.width.max(1));
+    lines(text.chars().count() / width + 2).min(area.height / 2)
+}
+
+/// The rows of the list that is shown, in columns; `wide` is the column that takes the remaining width.
+struct List {
+    rows: Vec<Vec<Line<'static>>>,
+    wide: usize,
+}
+
+fn draw_list(frame: &mut Frame<'_>, area: Rect, view: &mut View, palette: Palette) {
+    let List { rows, wide } = list(view, area.width, palette);
+    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let widest = |column| rows.iter().filter_map(|row| row.get(column).map(Line::width)).max().unwrap_or(0);
+    let width = |column| match column {
+        _ if column == wide => Constraint::Fill(1),
+        0 => Constraint::Length(lines(widest(column)).min(area.width / 2)),
+        _ => Constraint::Length(lines(widest(column)).min(area.width / 5 * 3)),
+    };
+    let widths: Vec<_> = (0..columns).map(width).collect();
+    let selected = view.selected();
+    let mut state = TableState::new().with_offset(view.offset).with_selected(selected);
+    let table = Table::new(rows.into_iter().map(Row::new), widths).row_highlight_style(BAR);
+    frame.render_stateful_widget(table, area, &mut state);
+    (view.offset, view.page) = (state.offset(), area.height.into());
+}
+
+fn list(view: &View, width: u16, palette: Palette) -> List {
+    let Fresh { status, scanners, events } = &view.fresh;
+    match view.tab {
+        Tab::Problems => {
+            let style = |is_heading| if is_heading { palette.bad() } else { Style::new() };
+            let lines = view.problem_lines().into_iter();
+            List {
+                rows: lines.map(|line| vec![Line::styled(line.text, style(line.is_heading))]).collect(),
+                wide: 0,
+            }
+        }
+        Tab::OpenDoors => {
+            let row = |lease: &LeaseStatus| {
+                let style = if lease.failed { palette.bad() } else { palette.good() };
+                let what_next = if width >= WIDE { lease_state(lease).1 } else { short(lease) };
+                vec![
+                    Line::raw(lease.source.to_string()),
+                    Line::raw(one_line(&lease.door)),
+                    Line::styled(what_next, style),
+                ]
+            };
+            List { rows: status.leases.listed.iter().map(row).collect(), wide: 1 }
+        }
+        Tab::Attempts => {
+            let rows = status.attempts.listed.iter().map(|attempt| {
+                vec![
+                    Line::raw(attempt.source.to_string()),
+                    Line::raw(one_line(&attempt.door)),
+                    Line::raw(format!("stage {}", attempt.stage)),
+                    Line::raw(span(attempt.age)),
+                ]
+            });
+            List { rows: rows.collect(), wide: 1 }
+        }
+        Tab::Scanners => {
+            let rows = scanners.listed.iter().map(|scanner| {
+                let state = if width >= WIDE { scanner_state(scanner) } else { span(scanner.left) };
+                vec![Line::raw(scanner.source.to_string()), Line::raw(state)]
+            });
+            List { rows: rows.collect(), wide: 1 }
+        }
+        Tab::Events => List { rows: events.iter().map(|event| event_row(event, palette)).collect(), wide: 1 },
+        Tab::Overview => {
+            List { rows: overview(status, palette).into_iter().map(|line| vec![line]).collect(), wide: 0 }
+        }
     }
-}
-
-fn draw_leases(frame: &mut Frame<'_>, area: Rect, status: &Status, palette: Palette) {
-    let leases = &status.leases;
-    let [head, body] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(area);
-    let heading = headed(&format!("Open doors: {}", leases.total), leases.total, body);
-    frame.render_widget(Paragraph::new(heading).style(HEADING), head);
-    let what_next = |lease: &LeaseStatus| if area.width >= 60 { lease_state(lease).1 } else { short(lease) };
-    let rows = leases.listed.iter().take(body.height.into()).map(|lease| {
-        let style = if lease.failed { palette.bad() } else { palette.good() };
-        Row::new([
-            Span::raw(lease.source.to_string()),
-            Span::raw(harmless(&lease.door)),
-            Span::styled(what_next(lease), style),
-        ])
-    });
-    let widest = leases.listed.iter().map(|lease| lease.source.to_string().len()).max();
-    let next = leases.listed.iter().map(|lease| what_next(lease).chars().count()).max();
-    let next = Constraint::Length(lines(next.unwrap_or(0)).min(area.width / 5 * 3));
-    frame.render_widget(Table::new(rows, [source_width(widest, area), Constraint::Fill(1), next]), body);
 }
 
 /// Says briefly what comes next for a lease.
@@ -148,56 +249,84 @@ fn short(lease: &LeaseStatus) -> String {
     }
 }
 
-fn draw_attempts(frame: &mut Frame<'_>, area: Rect, status: &Status) {
-    let attempts = &status.attempts;
+fn event_row(event: &LogEvent, palette: Palette) -> Vec<Line<'static>> {
+    let style = match event.event.as_str() {
+        "open" => palette.good(),
+        "failed" | "missing" | "said" | "limit" | "full" | "given_up" => palette.bad(),
+        _ => Style::new(),
+    };
+    vec![Line::raw(local_time(&event.time)), Line::styled(one_line(&event.text), style)]
+}
+
+fn local_time(time: &str) -> String {
+    let time = time.parse::<jiff::Timestamp>().unwrap_or_default();
+    time.to_zoned(TimeZone::system()).strftime("%H:%M:%S").to_string()
+}
+
+fn draw_latest_events(frame: &mut Frame<'_>, area: Rect, events: &[LogEvent], palette: Palette) {
     let [head, body] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(area);
-    let heading = headed(&format!("Attempts: {}", attempts.total), attempts.total, body);
-    frame.render_widget(Paragraph::new(heading).style(HEADING), head);
-    let rows = attempts.listed.iter().take(body.height.into()).map(|attempt| {
-        Row::new([
-            attempt.source.to_string(),
-            harmless(&attempt.door),
-            format!("stage {}", attempt.stage),
-            span(attempt.age),
-        ])
-    });
-    let widest = attempts.listed.iter().map(|attempt| attempt.source.to_string().len()).max();
-    let widths = [
-        source_width(widest, area),
-        Constraint::Fill(1),
-        Constraint::Length(lines("stage 32".len())),
-        Constraint::Length(lines("59 min 59 s".len()).min(area.width / 5)),
-    ];
+    frame.render_widget(Paragraph::new("Latest events").style(HEADING), head);
+    let hidden = events.len().saturating_sub(body.height.into());
+    let rows = events.iter().skip(hidden).map(|event| Row::new(event_row(event, palette)));
+    let widths = [Constraint::Length(lines("00:00:00".len())), Constraint::Fill(1)];
     frame.render_widget(Table::new(rows, widths), body);
 }
 
-/// The width of the widest address, but at most half of the terminal.
-fn source_width(widest: Option<usize>, area: Rect) -> Constraint {
-    Constraint::Length(lines(widest.unwrap_or(0)).min(area.width / 2))
+/// Returns the number of lines of the overview.
+pub(super) fn overview_length(status: &Status) -> usize {
+    overview(status, Palette { has_colour: false }).len()
+}
+
+/// Returns the doors, the interfaces and the counters, in short lines.
+fn overview(status: &Status, palette: Palette) -> Vec<Line<'static>> {
+    let (counters, commands) = (&status.counters, &status.commands);
+    let interfaces = status.interfaces.iter().map(|interface| {
+        let (state, style) = interface_state(interface, palette);
+        let addresses: Vec<_> = interface.addresses.iter().map(ToString::to_string).collect();
+        Line::from(vec![
+            Span::raw(format!("{} ", one_line(&interface.name))),
+            Span::styled(state, style),
+            Span::raw(format!(" {}", addresses.join(", "))),
+        ])
+    });
+    let counters = [
+        format!("knocks: {} opened, {} timed out", counters.opens, counters.timeouts),
+        format!("spoiled: {}, scanners: {}", counters.spoiled, counters.scanners),
+        format!("packets: {}, dropped: {}", counters.packets, counters.dropped),
+        format!("commands: {}, failed: {}", commands.run, commands.failed),
+    ];
+    doors(status, palette).into_iter().chain(interfaces).chain(counters.map(Line::raw)).collect()
+}
+
+/// Returns the state of an interface in a word or two.
+fn interface_state(interface: &InterfaceStatus, palette: Palette) -> (&'static str, Style) {
+    match (interface.listening, interface.up) {
+        (false, true) => ("not listening", palette.bad()),
+        (false, false) => ("missing", palette.bad()),
+        (true, false) => ("down", palette.bad()),
+        (true, true) => ("up", palette.good()),
+    }
 }
 
 fn doors(status: &Status, palette: Palette) -> Vec<Line<'static>> {
     let line = |door: &DoorStatus| match door.steps {
-        Some(steps) => Line::raw(format!("{}: {}", harmless(&door.name), count(steps, "step"))),
-        None => Line::styled(format!("{}: disabled (no sequence left)", harmless(&door.name)), palette.bad()),
+        Some(steps) => Line::raw(format!("{}: {}", one_line(&door.name), count(steps, "step"))),
+        None => Line::styled(format!("{}: disabled (no sequence left)", one_line(&door.name)), palette.bad()),
     };
     status.doors.iter().map(line).collect()
 }
 
-/// Returns the counters in a few lines, and any problems.
+/// Returns the interfaces and the counters in a few lines.
 fn summary(status: &Status, palette: Palette) -> Vec<Line<'static>> {
     let (counters, commands, health) = (&status.counters, &status.commands, &status.health);
-    let mut interfaces = Vec::new();
-    for interface in &status.interfaces {
-        let (state, style) = match (interface.listening, interface.up) {
-            (false, true) => ("not listening", palette.bad()),
-            (false, false) => ("missing", palette.bad()),
-            (true, false) => ("down", palette.bad()),
-            (true, true) => ("up", palette.good()),
-        };
-        interfaces.push(Span::raw(format!("{} ", harmless(&interface.name))));
-        interfaces.push(Span::styled(format!("{state}  "), style));
-    }
+    let mut interfaces: Vec<_> = status
+        .interfaces
+        .iter()
+        .flat_map(|interface| {
+            let (state, style) = interface_state(interface, palette);
+            [Span::raw(format!("{} ", one_line(&interface.name))), Span::styled(format!("{state}  "), style)]
+        })
+        .collect();
     if interfaces.is_empty() {
         interfaces.push(Span::styled("no interface", palette.bad()));
     }
@@ -212,17 +341,7 @@ fn summary(status: &Status, palette: Palette) -> Vec<Line<'static>> {
             counters.packets, counters.dropped, commands.run, commands.failed, commands.waiting
         )),
     ];
-    let given_up = (commands.given_up > 0).then(|| {
-        format!(
-            "{} not closed (stop command failed)",
-            count(usize::try_from(commands.given_up).unwrap_or(usize::MAX), "door")
-        )
-    });
-    let problems =
-        [given_up, health.state_problem.clone(), health.capture_problem.clone(), health.decoder.clone()];
-    lines.extend(
-        problems.into_iter().flatten().map(|problem| Line::styled(harmless(&problem), palette.bad())),
-    );
+    lines.extend(health.decoder.iter().map(|text| Line::styled(one_line(text), palette.bad())));
     lines
 }
 
@@ -233,13 +352,11 @@ mod tests {
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
 
+    use super::super::view::News;
+    use super::super::view::tests::{example, press, view};
     use super::*;
 
-    fn example() -> Status {
-        serde_json::from_str(include_str!("../../../knockd-cli/src/control/example-status.json")).unwrap()
-    }
-
-    fn drawn(width: u16, height: u16, view: &View, has_colour: bool) -> Terminal<TestBackend> {
+    fn drawn(width: u16, height: u16, view: &mut View, has_colour: bool) -> Terminal<TestBackend> {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         terminal.draw(|frame| draw(frame, view, Palette { has_colour })).unwrap();
         terminal
@@ -255,16 +372,21 @@ mod tests {
         text
     }
 
-    fn view() -> View {
-        View { status: example(), lost: None }
+    fn screen(width: u16, height: u16, view: &mut View) -> String {
+        text(&drawn(width, height, view, true))
     }
 
     #[test]
-    fn eighty_columns_and_24_lines_show_everything() {
+    fn eighty_columns_and_24_lines_show_problems_open_doors_and_the_latest_events() {
+        let [first, second, third] =
+            ["11:00:00", "11:00:01", "11:00:02"].map(|time| local_time(&format!("2026-11-27T{time}Z")));
         assert_eq!(
-            text(&drawn(80, 24, &view(), true)),
-            "knockd 0.9.0, up 1 d 2 h, pid 42
-Open doors: 2
+            screen(80, 24, &mut view()),
+            format!(
+                "knockd 0.9.0, up 1 d 2 h, pid 42
+! ssh may still be open for 203.0.113.9, since 2026-11-27 11:00
+! cannot save open doors in /var/lib/knockd: No space left on device
+Problems: 2  Open doors: 2  Attempts: 120  Scanners: 2  Events  Overview
 203.0.113.5  ssh                      closes in 25 s
 203.0.113.50 ssh                      stop command failed, retrying in 1 min 1 s
 
@@ -275,37 +397,59 @@ Open doors: 2
 
 
 
+Latest events
+{first} 203.0.113.9: ssh: giving up on stop command
+{second} 198.51.100.7: ssh: Stage 2
+{third} 203.0.113.5: ssh: OPEN SESAME
 
 
-
-Attempts: 120 (119 more)
-198.51.100.7 ssh                                            stage 2  4 s
-Doors: 2
-ssh: 3 steps
-a \u{fffd}[31mdoor: disabled (no sequence left)
 eth0 up  eth1 up  wg0 down  ppp0 missing
 knocks: 7 opened, 0 timed out, 0 spoiled, scanners: 0
 packets: 1204, dropped: 0  commands: 14, failed: 0, waiting: 0
-press q to quit
+q quit  Tab next  c close  e extend
 "
+            )
         );
     }
 
     #[test]
     fn a_small_terminal_shows_what_matters_most() {
         assert_eq!(
-            text(&drawn(40, 10, &view(), true)),
-            "\
-knockd 0.9.0, up 1 d 2 h, pid 42
-Open doors: 2
+            screen(40, 10, &mut view()),
+            "knockd 0.9.0, up 1 d 2 h, pid 42
+! ssh may still be open for 203.0.113.9,
+! cannot save open doors in /var/lib/kno
+< Open doors: 2 (1 of 2) >
 203.0.113.5  ssh       25 s
 203.0.113.50 ssh       failed, 1 min 1 s
 
 
 
-Attempts: 120 (119 more)
-198.51.100.7 ssh       stage 2  4 s
-press q to quit
+q quit  Tab next  c close  e extend
+"
+        );
+        let first = |height| screen(40, height, &mut view()).lines().nth(1).unwrap().to_owned();
+        assert_eq!(first(9), "! 2 problems: ssh may still be open for");
+    }
+
+    #[test]
+    fn a_problem_is_told_with_what_to_do_about_it() {
+        let mut view = view();
+        press(&mut view, "<");
+        assert_eq!(
+            screen(60, 12, &mut view),
+            "knockd 0.9.0, up 1 d 2 h, pid 42
+< Problems: 2 (1 of 8) >
+ssh may still be open for 203.0.113.9, since 2026-11-27
+11:00
+  stop command failed: command returned non-zero status code
+  (2): bad \u{fffd}[2Jrule
+  stop command: close 203.0.113.9
+  close it by hand, then run: knockd dismiss ssh 203.0.113.9
+cannot save open doors in /var/lib/knockd: No space left on
+device
+
+q quit  Tab next  d dismiss
 "
         );
     }
@@ -313,12 +457,17 @@ press q to quit
     #[test]
     fn no_size_is_too_small_and_no_name_too_long() {
         let mut view = view();
-        view.status.doors[1].name = "\x1b]0;title\x07\u{202e}".repeat(100);
-        view.status.leases.listed[0].door = "very long name ".repeat(50);
-        for width in [0, 1, 2, 10, 39, 60, 300] {
-            for height in [0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 24, 40] {
-                let terminal = drawn(width, height, &view, true);
-                assert!(!text(&terminal).contains(['\x1b', '\x07', '\u{202e}']), "{width}x{height}");
+        view.fresh.status.doors[1].name = "\x1b]0;title\x07\u{202e}".repeat(100);
+        view.fresh.status.leases.listed[0].door = "very long name ".repeat(50);
+        view.fresh.status.problems[0].text = "very\nlong\x1b[2J ".repeat(50);
+        view.fresh.events[0].text = "long\x1b[2J ".repeat(50);
+        for _ in Tab::ALL {
+            press(&mut view, ">");
+            for width in [0, 1, 2, 10, 39, 60, 300] {
+                for height in [0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 24, 40] {
+                    let screen = screen(width, height, &mut view);
+                    assert!(!screen.contains(['\x1b', '\x07', '\u{202e}']), "{width}x{height}");
+                }
             }
         }
     }
@@ -326,7 +475,7 @@ press q to quit
     #[test]
     fn without_colour_there_is_none() {
         let coloured = |has_colour| {
-            let terminal = drawn(80, 24, &view(), has_colour);
+            let terminal = drawn(80, 24, &mut view(), has_colour);
             terminal.backend().buffer().content().iter().filter(|cell| cell.fg != Color::Reset).count()
         };
         assert_eq!(coloured(false), 0);
@@ -336,10 +485,25 @@ press q to quit
     #[test]
     fn a_daemon_that_has_gone_is_told_until_it_is_back() {
         let mut view = view();
-        view.take(Err("gone \x1b[2J".to_owned()));
-        let last = |view: &View| text(&drawn(80, 24, view, false)).lines().last().unwrap().to_owned();
-        assert_eq!(last(&view), "not connected, retrying: gone \u{fffd}[2J");
-        view.take(Ok(Box::new(example())));
-        assert_eq!(last(&view), "press q to quit");
+        let last = |view: &mut View| screen(80, 24, view).lines().last().unwrap().to_owned();
+        view.take(News::State(Err("gone \x1b[2J".to_owned())));
+        assert_eq!(last(&mut view), "not connected, retrying: gone \u{fffd}[2J");
+        view.take(News::State(Ok(Box::new(example()))));
+        assert_eq!(last(&mut view), "q quit  Tab next  c close  e extend");
+    }
+
+    #[test]
+    fn a_list_that_is_longer_than_the_screen_is_scrolled() {
+        let mut view = view();
+        let lease = view.fresh.status.leases.listed[0].clone();
+        view.fresh.status.leases.listed = (0..100)
+            .map(|number| LeaseStatus { source: [192, 0, 2, number].into(), ..lease.clone() })
+            .collect();
+        assert!(screen(80, 24, &mut view).contains("192.0.2.0 "));
+        press(&mut view, "G");
+        let end = screen(80, 24, &mut view);
+        assert!(end.contains("192.0.2.99 ") && !end.contains("192.0.2.0 "), "{end}");
+        press(&mut view, "g");
+        assert!(screen(40, 10, &mut view).contains("192.0.2.0 "));
     }
 }
