@@ -236,3 +236,58 @@ fn a_door_that_was_being_closed_early_when_knockd_was_killed_is_closed_by_the_ne
     hit(&net, 2, &[1]);
     second.wait_for_output("open");
 }
+
+#[test]
+fn after_a_restart_of_the_machine_a_door_is_closed_at_once_and_the_next_knock_opens_it_anew() {
+    let net = Net::new().unwrap();
+    // The first time, the stop command takes until the knock has come.
+    let config = config("", 600, "while test -e /run/slow; do sleep 0.1; done; echo closed for %IP%");
+    open_and_crash(&net, &config);
+    sh(
+        &net.server,
+        "touch /run/slow; sed -i 's/^boot = .*/boot = 1/' /var/lib/knockd/1.lease; grep '^boot = 1$' /var/lib/knockd/1.lease",
+    );
+    let mut knockd = Knockd::start(&net, &config);
+    knockd.wait_for("10.9.0.2: door: command timeout");
+    hit(&net, 2, &[1]);
+    knockd.wait_for("10.9.0.2: door: OPEN SESAME");
+    sh(&net.server, "rm /run/slow");
+    knockd.wait_for_output("closed for 10.9.0.2");
+    knockd.wait_for_output("open for 10.9.0.2");
+    // Now it was opened in this run of the machine.
+    let stored = || sh(&net.server, "cat /var/lib/knockd/1.lease");
+    wait_until("its end is stored", || !stored().contains("start_process"));
+    assert!(!stored().contains("boot = 1\n") && stored().contains("\nboot = "), "{}", stored());
+}
+
+#[test]
+fn a_door_that_was_stored_without_the_run_of_the_machine_is_extended_by_a_knock() {
+    let net = Net::new().unwrap();
+    let config = config("", 600, "echo closed for %IP%");
+    open_and_crash(&net, &config);
+    sh(&net.server, "sed -i '/^boot = /d' /var/lib/knockd/1.lease");
+    let mut knockd = Knockd::start(&net, &config);
+    hit(&net, 2, &[1]);
+    hit(&net, 3, &[1]);
+    knockd.wait_for_output("open for 10.9.0.3");
+    assert_eq!((knockd.count("open for 10.9.0.2"), knockd.count("closed for")), (0, 0));
+}
+
+#[test]
+fn a_door_whose_stop_command_fails_after_a_restart_of_the_machine_is_told_with_that() {
+    let net = Net::new().unwrap();
+    let config = config("", 600, "exit 1");
+    open_and_crash(&net, &config);
+    sh(&net.server, "sed -i 's/^boot = .*/boot = 1/' /var/lib/knockd/1.lease");
+    let knockd = Knockd::start(&net, &config);
+    wait_until("the stop command is given up", || {
+        sh(&net.server, &format!("'{KNOCKD}' close --all"));
+        knockd.count("giving up on stop command") == 1
+    });
+    let status = common::status_json(&net);
+    let reason = status["problems"][0]["reason"].as_str().unwrap().to_owned();
+    assert!(
+        reason.ends_with("the machine has restarted since the door opened, which may have closed it"),
+        "{reason}"
+    );
+}

@@ -139,9 +139,9 @@ impl Gate {
         self.take_outcomes()
     }
 
-    /// Restores the leases that an earlier process stored; one whose deadline has passed is due at once. IDs up to
-    /// `last_id`, and those of the records, are not reused. A record whose ID is already in use is ignored, so call this before
-    /// anything that can open a door.
+    /// Restores the leases that an earlier process stored; one whose deadline has passed is due at once, and
+    /// [`LeaseRecord::in_boot`] says when else it is. IDs up to `last_id`, and those of the records, are not reused. A
+    /// record whose ID is already in use is ignored, so call this before anything that can open a door.
     pub fn restore(&mut self, records: impl IntoIterator<Item = LeaseRecord>, last_id: LeaseId, now: Now) {
         self.leases.restore(records, last_id, now);
     }

@@ -115,13 +115,14 @@ impl Leases {
     }
 
     /// Restores what an earlier process stored. A lease whose deadline has passed is due at once. IDs up to
-    /// `last_id`, and those of the records, are not reused.
+    /// `last_id`, and those of the records, are not reused. [`LeaseRecord::in_boot`] says what of a record holds after
+    /// a restart of the machine.
     ///
     /// A start command that was running counts as failed, so another knock runs it again. The caller has ended it
     /// before: it must not outlive the stop command.
     pub fn restore(&mut self, records: impl IntoIterator<Item = LeaseRecord>, last_id: LeaseId, now: Now) {
         self.last_id = self.last_id.max(last_id.0);
-        for LeaseRecord { id, key, cmd_timeout, until, failed, start } in records {
+        for LeaseRecord { id, key, cmd_timeout, until, failed, start, boot: _ } in records {
             if self.by_id.contains_key(&id) {
                 continue;
             }
@@ -423,7 +424,7 @@ impl Lease {
             Phase::Starting { .. } => StartState::Running(None),
             Phase::Open { .. } | Phase::Stopping { .. } | Phase::Failing { .. } => StartState::Ended,
         };
-        LeaseRecord { id, key, cmd_timeout, until: now.calendar_at(until), failed, start }
+        LeaseRecord { id, key, cmd_timeout, until: now.calendar_at(until), failed, start, boot: None }
     }
 
     /// Returns how often the stop command has failed so far.
@@ -678,6 +679,25 @@ mod tests {
             } else {
                 assert_eq!(told(after.handle_timeout(at(10))), ["run b"]);
             }
+        }
+    }
+
+    #[test]
+    fn after_a_restart_of_the_machine_a_lease_is_closed_at_once_and_a_knock_opens_anew() {
+        for knocks_first in [false, true] {
+            let door = door("a", "b");
+            let mut before = Leases::new();
+            let id = id_of(&open(&mut before, &door, source(), 0));
+            let record = stored(&before.handle_exit(id, true, on(0)));
+            let record = LeaseRecord { boot: Some(1), ..record }.in_boot(Some(2));
+            let mut after = Leases::new();
+            after.restore([record], LeaseId(0), on(1));
+            assert_eq!(after.poll_timeout(), Some(at(1)));
+            if !knocks_first {
+                assert_eq!(told(after.handle_timeout(at(1))), ["run b"]);
+                assert_eq!(told(after.handle_exit(id, true, on(2))), ["forget"]);
+            }
+            assert_eq!(told(open(&mut after, &door, source(), 3)), ["store 13", "run a"]);
         }
     }
 

@@ -50,9 +50,9 @@ fn start_states() -> impl Strategy<Value = StartState> {
 
 fn records() -> impl Strategy<Value = LeaseRecord> {
     let commands = (command_lines(), command_lines());
-    let state = (any::<bool>(), start_states());
+    let state = (any::<bool>(), start_states(), any::<Option<u128>>());
     (any::<u64>(), names(), any::<IpAddr>(), commands, (times(), times()), state).prop_map(
-        |(id, door, source, (start_command, stop_command), (cmd_timeout, until), (failed, start))| {
+        |(id, door, source, (start_command, stop_command), (cmd_timeout, until), (failed, start, boot))| {
             LeaseRecord {
                 id: LeaseId(id),
                 key: Arc::new(LeaseKey {
@@ -64,6 +64,7 @@ fn records() -> impl Strategy<Value = LeaseRecord> {
                 until: UnixTime::new(until),
                 failed,
                 start,
+                boot,
             }
         },
     )

@@ -146,6 +146,8 @@ impl Engine {
         // Follow changes since startup, and report interfaces above the limit.
         self.follow_interfaces();
         service_manager::ready(&self.summary());
+        // What is overdue is being closed before anybody knocks: the knock then opens anew.
+        self.apply(Gate::handle_timeout);
     }
 
     /// Runs until SIGINT or SIGTERM, and then closes the open doors.

@@ -97,6 +97,7 @@ mod tests {
             until,
             failed: true,
             start: StartState::Ended,
+            boot: None,
         }
     }
 

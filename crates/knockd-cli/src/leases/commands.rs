@@ -3,7 +3,7 @@
 //! One thread serves all commands. It waits only for new ones, for shells to end, for their stderr and for the
 //! earliest deadline: neither a command nor a slow reader of our stderr can delay another command.
 
-mod identity;
+pub(super) mod identity;
 pub(super) mod leftovers;
 mod process;
 mod stderr;

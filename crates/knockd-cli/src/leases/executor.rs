@@ -1,6 +1,6 @@
 //! Carries out the effects of the core's leases: on disk, and as commands within their limits.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use crossbeam_channel::Receiver;
 use knockd_core::config::Options;
 use knockd_core::{BurnId, Effect, LeaseFilter, LeaseId, LeaseRecord, ProcessId, Run, RunKind, StartState};
 
+use super::commands::identity::boot_id;
 use super::commands::{Ended, ExitReason, Report, Runner, leftovers};
 use super::left_open::{AllLeftOpen, LeftOpen};
 use super::one_time_file::StrikeError;
@@ -54,6 +55,10 @@ pub(crate) struct Executor {
     /// Whether nothing is to open any more.
     is_closing: bool,
     tally: Tally,
+    /// The run of the system, which every record gets.
+    boot: Option<u128>,
+    /// The leases that were opened in an earlier run of the system, until their door is opened anew.
+    of_other_boot: BTreeSet<LeaseId>,
     /// How the stop command failed that has ended last: the gate may give it up at once.
     last_failure: String,
     left_open: AllLeftOpen,
@@ -101,6 +106,8 @@ impl Executor {
             refused: Vec::new(),
             is_closing: false,
             tally: Tally::default(),
+            boot: boot_id(),
+            of_other_boot: BTreeSet::new(),
             last_failure: String::new(),
             left_open: AllLeftOpen::default(),
         })
@@ -125,6 +132,10 @@ impl Executor {
                     log.write(&Line::notice(format!("restored {doors}")));
                 }
                 end_leftovers(&restored.records, log);
+                let boot = self.boot;
+                let of_other_boot = restored.records.iter().filter(|record| record.is_of_other_boot(boot));
+                self.of_other_boot = of_other_boot.map(|record| record.id).collect();
+                restored.records = restored.records.into_iter().map(|record| record.in_boot(boot)).collect();
                 let left_open = std::mem::take(&mut restored.left_open);
                 if !left_open.is_empty() {
                     let doors = count(left_open.len(), "door");
@@ -187,19 +198,24 @@ impl Executor {
     pub(crate) fn carry_out(&mut self, effect: Effect, options: &Options, log: &Log) {
         match effect {
             Effect::Run(run) => match run.kind {
-                RunKind::Start => self.start_command(run, options, log),
+                RunKind::Start => {
+                    self.of_other_boot.remove(&run.id);
+                    self.start_command(run, options, log);
+                }
                 RunKind::Stop => {
                     self.stops.waiting.push_back(run);
                     self.run_stop_commands(options, log);
                 }
             },
-            Effect::Store(record) => {
+            Effect::Store(mut record) => {
+                record.boot = self.boot;
                 if let Some(record) = self.starting.take(record) {
                     self.change(record.id, Change::Store(record));
                 }
             }
             Effect::Forget(id) => {
                 self.tally.closed += 1;
+                self.of_other_boot.remove(&id);
                 self.change(id, Change::Forget);
             }
             Effect::SetAside(record) => self.set_aside(record, log),
@@ -300,7 +316,11 @@ impl Executor {
     fn set_aside(&mut self, record: LeaseRecord, log: &Log) {
         self.tally.given_up += 1;
         log.write(&Line::given_up(&record.key));
-        let reason = std::mem::take(&mut self.last_failure);
+        let record = LeaseRecord { boot: self.boot, ..record };
+        let mut reason = std::mem::take(&mut self.last_failure);
+        if self.of_other_boot.remove(&record.id) {
+            reason += "; the machine has restarted since the door opened, which may have closed it";
+        }
         let id = record.id;
         let change = Change::SetAside(record.clone(), reason.clone());
         let file = self.change(id, change).map(|_| id);

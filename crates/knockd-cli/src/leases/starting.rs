@@ -114,7 +114,15 @@ mod tests {
         let source = "192.0.2.1".parse().unwrap();
         let key = LeaseKey { door: DoorName::new("door").unwrap(), source, access }.into();
         let until = UnixTime::new(Duration::from_secs(until));
-        LeaseRecord { id: ID, key, cmd_timeout: Milliseconds::default(), until, failed: false, start }
+        LeaseRecord {
+            id: ID,
+            key,
+            cmd_timeout: Milliseconds::default(),
+            until,
+            failed: false,
+            start,
+            boot: None,
+        }
     }
 
     fn run() -> Run {

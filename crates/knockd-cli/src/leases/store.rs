@@ -345,6 +345,7 @@ mod tests {
             until,
             failed: false,
             start: StartState::Ended,
+            boot: None,
         }
     }
 

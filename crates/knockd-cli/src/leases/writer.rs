@@ -272,6 +272,7 @@ mod tests {
             until,
             failed: false,
             start: StartState::Ended,
+            boot: None,
         })
     }
 

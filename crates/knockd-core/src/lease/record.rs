@@ -16,13 +16,16 @@ const FOOTER: &str = "# end";
 /// The name of the value that only the record of a lease with a running start command has.
 const RUNS: &str = "start_process";
 
+/// The name of the value that only the record of a caller who knows the run of the system has.
+const BOOT: &str = "boot";
+
 /// Stands for a process that is not known.
 const UNKNOWN: &str = "unknown";
 
 /// Everything needed to close a door after a restart of the daemon.
 ///
 /// Its text form has one line per value between a header and a footer, so no part of it is a record. The line about a
-/// running start command is there only if it was running.
+/// running start command is there only if it was running, and the one about the run of the system only if that is known.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct LeaseRecord {
@@ -40,6 +43,9 @@ pub struct LeaseRecord {
     pub failed: bool,
     /// Whether the start command was running when this was stored.
     pub start: StartState,
+    /// The run of the system in which this was stored, such as the kernel's boot ID. The caller fills it in, if it can
+    /// tell, before it stores the record; `None` also if an earlier version did not store this.
+    pub boot: Option<u128>,
 }
 
 /// What the start command of a stored lease was doing.
@@ -149,12 +155,32 @@ impl LeaseRecord {
         let start_command = lines.read::<CommandLine>("start_command", "a command without a NUL byte")?;
         let stop_command = lines.read::<CommandLine>("stop_command", "a command without a NUL byte")?;
         let start = lines.start()?;
+        let boot = lines.boot()?;
         if let Some(line) = lines.0.next() {
             return Err(LeaseRecordError::Surplus(line.to_owned()));
         }
         let access = Access::Commands { start: start_command, stop: stop_command };
         let key = LeaseKey { door, source, access };
-        Ok(Self { id, key: Arc::new(key), cmd_timeout, until, failed, start })
+        Ok(Self { id, key: Arc::new(key), cmd_timeout, until, failed, start, boot })
+    }
+
+    /// Returns the record as it has to be restored in this run of the system.
+    ///
+    /// What opened the door, such as a firewall rule, usually ends with the run in which it was stored. So a record of
+    /// another run is overdue: its stop command runs, in case something has survived, and the next knock runs the
+    /// start command. A record without a run, or any if the present run is unknown, stays as it is.
+    #[must_use]
+    pub fn in_boot(self, boot: Option<u128>) -> Self {
+        if self.is_of_other_boot(boot) {
+            Self { until: UnixTime::default(), failed: true, ..self }
+        } else {
+            self
+        }
+    }
+
+    /// Says whether this was stored in another run of the system than this one; `false` if either is unknown.
+    pub fn is_of_other_boot(&self, boot: Option<u128>) -> bool {
+        self.boot.zip(boot).is_some_and(|(stored, present)| stored != present)
     }
 }
 
@@ -171,6 +197,9 @@ impl fmt::Display for LeaseRecord {
             StartState::Running(None) => writeln!(f, "{RUNS} = {UNKNOWN}")?,
             StartState::Running(Some(process)) => writeln!(f, "{RUNS} = {process}")?,
         }
+        if let Some(boot) = self.boot {
+            writeln!(f, "{BOOT} = {boot:032x}")?;
+        }
         writeln!(f, "{FOOTER}")
     }
 }
@@ -179,9 +208,9 @@ impl fmt::Display for LeaseRecord {
 struct Lines<'a>(std::str::SplitTerminator<'a, char>);
 
 impl<'a> Lines<'a> {
-    /// Reads the optional value.
+    /// Reads the optional value about the start command.
     fn start(&mut self) -> Result<StartState, LeaseRecordError> {
-        if !self.0.clone().next().is_some_and(|line| line.starts_with(RUNS)) {
+        if !self.begins_with(RUNS) {
             return Ok(StartState::Ended);
         }
         let found = self.value(RUNS)?;
@@ -194,6 +223,25 @@ impl<'a> Lines<'a> {
             found: found.to_owned(),
         })?;
         Ok(StartState::Running(Some(process)))
+    }
+
+    /// Reads the optional value about the run of the system.
+    fn boot(&mut self) -> Result<Option<u128>, LeaseRecordError> {
+        if !self.begins_with(BOOT) {
+            return Ok(None);
+        }
+        let found = self.value(BOOT)?;
+        let is_hexadecimal = found.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let boot = u128::from_str_radix(found, 16).ok().filter(|_| is_hexadecimal);
+        boot.map(Some).ok_or_else(|| LeaseRecordError::Value {
+            name: BOOT,
+            expected: "a hexadecimal number",
+            found: found.to_owned(),
+        })
+    }
+
+    fn begins_with(&self, name: &str) -> bool {
+        self.0.clone().next().is_some_and(|line| line.starts_with(name))
     }
 
     fn value(&mut self, name: &'static str) -> Result<&'a str, LeaseRecordError> {
@@ -248,7 +296,8 @@ mod tests {
 
     #[test]
     fn no_part_of_a_record_is_a_record() {
-        for text in [STORED.to_owned(), running("4711 815 4026531836 9c1f0000000000000000000000000001")] {
+        let running = running("4711 815 4026531836 9c1f0000000000000000000000000001");
+        for text in [STORED.to_owned(), running.replace("# end", BOOTED), running] {
             assert!(parse(&text).is_ok());
             for end in 0..text.len() {
                 assert!(text.get(..end).is_none_or(|part| parse(part).is_err()), "{end}");
@@ -269,6 +318,40 @@ mod tests {
         {
             let error = parse(&running(bad)).unwrap_err().to_string();
             assert_eq!(error, format!("`start_process`: expected four numbers, found {bad:?}"));
+        }
+    }
+
+    const BOOTED: &str = "boot = 9c1f0000000000000000000000000001\n# end";
+
+    #[test]
+    fn a_record_says_in_which_run_of_the_system_it_was_stored_if_that_is_known() {
+        assert_eq!(parse(STORED).unwrap().boot, None);
+        for text in [STORED.to_owned(), running("unknown")].map(|text| text.replace("# end", BOOTED)) {
+            let record = parse(&text).unwrap();
+            assert_eq!(
+                (record.boot, record.to_string()),
+                (Some(0x9c1f_0000_0000_0000_0000_0000_0000_0001), text)
+            );
+        }
+        for bad in ["", "x", "+1", "-1", "1 2", "100000000000000000000000000000000"] {
+            let error = parse(&STORED.replace("# end", &format!("boot = {bad}\n# end"))).unwrap_err();
+            assert_eq!(error.to_string(), format!("`boot`: expected a hexadecimal number, found {bad:?}"));
+        }
+    }
+
+    #[test]
+    fn a_record_is_overdue_in_another_run_of_the_system_and_in_no_other_case() {
+        for (stored, present, is_overdue) in [
+            (Some(1), Some(2), true),
+            (Some(1), Some(1), false),
+            (None, Some(1), false),
+            (Some(1), None, false),
+            (None, None, false),
+        ] {
+            let record = LeaseRecord { boot: stored, ..parse(STORED).unwrap() };
+            let overdue = LeaseRecord { until: UnixTime::default(), failed: true, ..record.clone() };
+            let restored = record.clone().in_boot(present);
+            assert_eq!(restored, if is_overdue { overdue } else { record }, "{stored:?} in {present:?}");
         }
     }
 

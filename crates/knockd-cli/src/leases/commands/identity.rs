@@ -4,6 +4,12 @@ use std::fs;
 
 use knockd_core::ProcessId;
 
+/// Returns the kernel's boot ID: random, and the same until the machine restarts (random(4)); `None` without `/proc`.
+pub(in crate::leases) fn boot_id() -> Option<u128> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    u128::from_str_radix(&text.trim().replace('-', ""), 16).ok()
+}
+
 /// Where the numbers of processes mean what they mean to us.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
@@ -17,8 +23,7 @@ impl Place {
         if fs::read_link("/proc/self").ok()?.to_str()?.parse() != Ok(std::process::id()) {
             return None;
         }
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-        let boot = u128::from_str_radix(&boot.trim().replace('-', ""), 16).ok()?;
+        let boot = boot_id()?;
         // `pid:[4026531836]`
         let link = fs::read_link("/proc/self/ns/pid").ok()?;
         let namespace = link.to_str()?.strip_prefix("pid:[")?.strip_suffix(']')?.parse().ok()?;
