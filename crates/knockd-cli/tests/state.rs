@@ -281,7 +281,7 @@ fn a_door_whose_stop_command_fails_after_a_restart_of_the_machine_is_told_with_t
     sh(&net.server, "sed -i 's/^boot = .*/boot = 1/' /var/lib/knockd/1.lease");
     let knockd = Knockd::start(&net, &config);
     wait_until("the stop command is given up", || {
-        sh(&net.server, &format!("'{KNOCKD}' close --all"));
+        sh(&net.server, &format!("'{KNOCKD}' close --all 2>&1 || true"));
         knockd.count("giving up on stop command") == 1
     });
     let status = common::status_json(&net);

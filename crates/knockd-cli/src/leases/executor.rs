@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use knockd_core::config::Options;
-use knockd_core::{BurnId, Effect, LeaseFilter, LeaseId, LeaseRecord, ProcessId, Run, RunKind, StartState};
+use knockd_core::{BurnId, Effect, LeaseFilter, LeaseId, LeaseRecord, ProcessId, Run, RunKind};
 
 use super::commands::identity::boot_id;
 use super::commands::{Ended, ExitReason, Report, Runner, leftovers};
@@ -131,7 +131,7 @@ impl Executor {
                     let doors = count(restored.records.len(), "open door");
                     log.write(&Line::notice(format!("restored {doors}")));
                 }
-                end_leftovers(&restored.records, log);
+                leftovers::end_of(&restored.records, log);
                 let boot = self.boot;
                 let of_other_boot = restored.records.iter().filter(|record| record.is_of_other_boot(boot));
                 self.of_other_boot = of_other_boot.map(|record| record.id).collect();
@@ -423,24 +423,5 @@ impl Executor {
             }
         }
         (run.id, *reason == ExitReason::Status(0))
-    }
-}
-
-/// Ends start commands that still run although their daemon does not.
-fn end_leftovers(records: &[LeaseRecord], log: &Log) {
-    let processes = records.iter().filter_map(|record| match record.start {
-        StartState::Running(process) => process,
-        StartState::Ended => None,
-    });
-    let left = leftovers::end(processes);
-    let ended = left.found - left.remaining.len();
-    if ended > 0 {
-        let commands = count(ended, "start command");
-        log.write(&Line::notice(format!("terminated {commands} of an earlier knockd")));
-    }
-    for process in left.remaining {
-        let text =
-            format!("cannot terminate process {}, a start command of an earlier knockd", process.number);
-        log.write(&Line::warning(text));
     }
 }

@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use knockd_core::ProcessId;
+use knockd_core::{LeaseRecord, ProcessId, StartState};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::identity::{self, Place, Stat};
+use crate::log::{Line, Log};
+use crate::system::text::count;
 
 /// How long a process has to exit after each signal.
 const STEPS: [(Signal, Duration); 2] =
@@ -21,13 +23,32 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// How many there were, and which are still there.
 #[derive(Default, Debug)]
-pub(crate) struct Leftovers {
-    pub(crate) found: usize,
-    pub(crate) remaining: Vec<ProcessId>,
+struct Leftovers {
+    found: usize,
+    remaining: Vec<ProcessId>,
+}
+
+/// Ends start commands of stored leases that still run although their daemon does not, and logs that.
+pub(in crate::leases) fn end_of(records: &[LeaseRecord], log: &Log) {
+    let processes = records.iter().filter_map(|record| match record.start {
+        StartState::Running(process) => process,
+        StartState::Ended => None,
+    });
+    let left = end(processes);
+    let ended = left.found - left.remaining.len();
+    if ended > 0 {
+        let commands = count(ended, "start command");
+        log.write(&Line::notice(format!("terminated {commands} of an earlier knockd")));
+    }
+    for process in left.remaining {
+        let text =
+            format!("cannot terminate process {}, a start command of an earlier knockd", process.number);
+        log.write(&Line::warning(text));
+    }
 }
 
 /// Ends the process groups of those that still run. Without any, it takes no time; otherwise usually less than 3 seconds.
-pub(crate) fn end(shells: impl IntoIterator<Item = ProcessId>) -> Leftovers {
+fn end(shells: impl IntoIterator<Item = ProcessId>) -> Leftovers {
     let Some(place) = Place::here() else { return Leftovers::default() };
     let shells = shells.into_iter().filter(|shell| place.has(shell));
     let mut groups: Vec<_> = shells.map(Group::new).filter(Group::is_known).collect();
