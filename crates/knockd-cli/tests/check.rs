@@ -43,7 +43,7 @@ fn codes(config: &str) -> Vec<String> {
 fn a_good_file_passes_and_the_odds_of_its_doors_are_told() {
     for arguments in ["check k.conf", "check --strict k.conf", "-t -c k.conf"] {
         knockd_with(GOOD, arguments).code(0).stderr_eq("").stdout_eq(str![[r#"
-k.conf:1:1: note: door `ssh`: odds of a blind guess: 1 in 10^15; of a scan of all ports in random order: 1 in 10^13 (before detection)
+k.conf:1:1: note: door `ssh`: odds of a blind guess: 1 in 10^15; of a scan of all ports: 1 in 10^13 in random order, 1 in 10^12 in every order (before detection)
 ...
 k.conf: 0 errors, 0 warnings
 
@@ -93,7 +93,7 @@ k.conf:5:17: warning: /usr/sbin/no-such-program: not found or not executable
   |
 5 | start_command = /usr/sbin/no-such-program -I INPUT -s %IP%
   |                 ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ expected an installed program; its package may be missing
-k.conf:1:1: note: door `ssh`: odds of a blind guess: 1 in 10^14; of a scan of all ports in random order: 1 in 10^12 (before detection)
+k.conf:1:1: note: door `ssh`: odds of a blind guess: 1 in 10^14; of a scan of all ports: 1 in 10^12 in random order, 1 in 10^11 in every order (before detection)
 ...
 k.conf: 0 errors, 4 warnings
 
@@ -106,7 +106,7 @@ k.conf: 0 errors, 4 warnings
 fn the_json_is_one_list() {
     let config = GOOD.replace("20011,4207:udp,11393", "4207,11393");
     knockd_with(&config, "check k.conf --format json").code(0).stderr_eq("").stdout_eq(str![[r#"
-[{"severity":"warning","code":"ascending-ports","path":"k.conf","line":2,"column":13,"message":"ports in ascending order","expected":"ports out of order, which an ascending scan cannot hit"},{"severity":"note","code":"odds","path":"k.conf","line":1,"column":1,"message":"door `ssh`: odds of a blind guess: 1 in 10^10; of a scan of all ports in random order: 1 in 10^8 (before detection)"}[..]]
+[{"severity":"warning","code":"ascending-ports","path":"k.conf","line":2,"column":13,"message":"ports in ascending order","expected":"ports out of order, which an ascending scan cannot hit"},{"severity":"note","code":"odds","path":"k.conf","line":1,"column":1,"message":"door `ssh`: odds of a blind guess: 1 in 10^10; of a scan of all ports: 1 in 10^8 in random order, 1 in 10^8 in every order (before detection)"}[..]]
 
 "#]]);
     let errors = knockd_with("[ssh]\nsequence =\n", "check k.conf --format json").code(1);
@@ -140,7 +140,7 @@ k.conf:6:17: warning: /no/such/program: not found or not executable
   |
 6 |     Stop_Command = /no/such/program %IP%
   |                    ^^^^^^^^^^^^^^^^^^^^^ expected an installed program; its package may be missing
-k.conf:1:1: note: door `ssh`: odds of a blind guess: 1 in 10^15; of a scan of all ports in random order: 1 in 10^13 (before detection)
+k.conf:1:1: note: door `ssh`: odds of a blind guess: 1 in 10^15; of a scan of all ports: 1 in 10^13 in random order, 1 in 10^12 in every order (before detection)
 ...
 k.conf: 0 errors, 1 warning
 

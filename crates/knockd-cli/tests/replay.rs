@@ -122,8 +122,8 @@ Own addresses: every destination, because no packet in the file is from or for t
 
 2026-09-21 14:13:20.000000    +0.000000       #1 192.0.2.7: ssh: Stage 1
 2026-09-21 14:13:21.000000    +1.000000       #3 192.0.2.7: ssh: Stage 2
-2026-09-21 14:13:21.500000    +1.500000       #4 192.0.2.7: ssh: spoiled at stage 2 by 1101:tcp, which is not the next step
 2026-09-21 14:13:21.500000    +1.500000       #4 192.0.2.7: ssh: Stage 1
+2026-09-21 14:13:22.000000    +2.000000          192.0.2.7: ssh: sequence timeout (stage 2)
 2026-09-21 14:13:22.500000    +2.500000       #6 192.0.2.7: ssh: spoiled at stage 1 by 1404:tcp, which is not the next step
 2026-09-21 14:13:22.500000    +2.500000       #6 192.0.2.7: web: Stage 1
 2026-09-21 14:13:24.500000    +4.500000      #10 192.0.2.7: ssh: Stage 1
@@ -143,7 +143,7 @@ End of file. If no more packets arrive:
 2026-09-21 14:13:37.500000   +17.500000          192.0.2.7: ssh: stop command: close 192.0.2.7
 
 Packets: 16, visible to a door: 12
-Attempts: 6, opened: 2, spoiled: 3, timed out: 1, dropped: 0
+Attempts: 6, opened: 2, spoiled: 2, timed out: 2, dropped: 0
 Scanners: 0
 Skipped: 1 (fragment)
 Skipped: 1 (belongs to a VLAN interface)

@@ -253,10 +253,11 @@ impl Adviser<'_> {
     fn odds(&mut self, name: &str, sequence: &Sequence, limit: Option<NonZeroU32>, places: &Places) {
         let guess = Odds::of_a_guess(sequence);
         let scan = Odds::of_a_scan(sequence, limit);
+        let every_order = Odds::of_every_order(sequence, limit);
         let how = if limit.is_some() { "before detection" } else { "`ScanLimit` is 0" };
         let message = format!(
-            "door `{name}`: odds of a blind guess: 1 in {guess}; of a scan of all ports in random order: \
-             1 in {scan} ({how})"
+            "door `{name}`: odds of a blind guess: 1 in {guess}; of a scan of all ports: 1 in {scan} in random order, \
+             1 in {every_order} in every order ({how})"
         );
         let header = places.header.clone();
         self.findings.push(Diagnostic::new(self.source, header, Severity::Note, Code::Odds, message, ""));
@@ -346,10 +347,14 @@ mod tests {
         assert_eq!(notes.len(), 1);
         assert_eq!(
             notes[0].message,
-            "door `a`: odds of a blind guess: 1 in 10^15; of a scan of all ports in random order: 1 in 10^13 (before detection)"
+            "door `a`: odds of a blind guess: 1 in 10^15; of a scan of all ports: 1 in 10^13 in random order, 1 in 10^12 in every order (before detection)"
         );
         let unguarded = format!("[options]\nScanLimit = 0\n{text}");
-        assert!(advice(&unguarded)[0].message.ends_with("in random order: 1 in 6 (`ScanLimit` is 0)"));
+        assert!(
+            advice(&unguarded)[0]
+                .message
+                .ends_with("1 in 6 in random order, 1 in 1 in every order (`ScanLimit` is 0)")
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //!   hash tables                         entries                        vectors of lists
 //!                          ┌──────┬──────┬──────┬──────┬──────┐
 //!   (source, class) ─────▶ │  A1  │  B1  │ free │  A2  │  C1  │ ◀──── queue of each timeout
-//!     newest first         │      │      │      │      │      │         the next to end first
+//!     oldest first         │      │      │      │      │      │         the next to end first
 //!                          │ four pairs of links in each entry│
 //!   IPv6 /64 ────────────▶ │      │      │      │      │      │ ◀──── stages of each door, and crowd
 //!     oldest first         └──────┴──────┴──────┴──────┴──────┘         longest there first
@@ -48,6 +48,9 @@ use crate::time::Timestamp;
 /// The stage of a source that opened a door and is now ignored by it for its `Cooldown`.
 pub(crate) const COOLING: u8 = 0;
 
+/// How many attempts a source may have at one door.
+pub(crate) const PER_DOOR: u8 = 4;
+
 /// Attempts of one source are found together if their doors watch the same destination.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct ClassId(pub(crate) u32);
@@ -57,6 +60,8 @@ pub(crate) struct ClassId(pub(crate) u32);
 pub(crate) struct QueueId(pub(crate) u32);
 
 /// The progress of one source at one door.
+///
+/// It may have several there, at different stages; those begun later are less far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Attempt {
     pub(crate) source: IpAddr,
@@ -66,6 +71,9 @@ pub(crate) struct Attempt {
     pub(crate) queue: QueueId,
     /// Number of steps done, from 1; or [`COOLING`].
     pub(crate) stage: u8,
+    /// Whether knockd 0.8 has it as well, as far as this door goes: nothing else was under way when it began, and every hit
+    /// since has advanced it.
+    pub(crate) strict: bool,
     /// When the first step was hit.
     pub(crate) begun: Timestamp,
 }
@@ -120,12 +128,12 @@ impl Attempts {
         self.entries.get(slot)
     }
 
-    /// Returns the newest attempt of this source at doors of this class.
+    /// Returns the oldest attempt of this source at doors of this class.
     pub(crate) fn first_of_source(&self, source: IpAddr, class: ClassId) -> Option<Slot> {
-        self.sources.newest(source, class, &self.entries)
+        self.sources.oldest(source, class, &self.entries)
     }
 
-    /// Returns the next older attempt of the same source and class.
+    /// Returns the next younger attempt of the same source and class.
     pub(crate) fn next_of_source(&self, slot: Slot) -> Option<Slot> {
         self.entries.links(slot, Order::Source)?.next
     }
@@ -219,14 +227,21 @@ impl Attempts {
         self.shares.join(slot, &next, &mut self.entries);
     }
 
-    /// Restarts the timeout of an attempt, at the back of its queue, its stage and its network.
-    pub(crate) fn restart_clock(&mut self, slot: Slot, now: Timestamp) {
+    /// Notes that an attempt is none that knockd 0.8 would have.
+    pub(crate) fn set_lenient(&mut self, slot: Slot) {
+        if let Some(attempt) = self.entries.get_mut(slot) {
+            attempt.strict = false;
+        }
+    }
+
+    /// Begins an attempt anew, at the back of its queue, its stage and its network.
+    pub(crate) fn restart(&mut self, slot: Slot, now: Timestamp, strict: bool) {
         let Some(attempt) = self.get(slot).copied() else { return };
         self.leave_queue(slot, attempt.queue);
         self.shares.leave(slot, &attempt, &mut self.entries);
         self.networks.unlink(slot, &attempt, &mut self.entries);
         if let Some(attempt) = self.entries.get_mut(slot) {
-            attempt.begun = now;
+            (attempt.begun, attempt.strict) = (now, strict);
         }
         self.networks.link(slot, &attempt, &mut self.entries);
         self.enter_queue(slot, attempt.queue);
@@ -261,7 +276,15 @@ mod tests {
 
     fn attempt(source: u32, door: u32, stage: u8) -> Attempt {
         let source = Ipv4Addr::from_bits(source).into();
-        Attempt { source, door, class: ClassId(0), queue: QueueId(0), stage, begun: Timestamp::ZERO }
+        Attempt {
+            source,
+            door,
+            class: ClassId(0),
+            queue: QueueId(0),
+            stage,
+            strict: true,
+            begun: Timestamp::ZERO,
+        }
     }
 
     fn table(limit: u32) -> Attempts {
@@ -324,7 +347,7 @@ mod tests {
             table.insert(attempt(2, door, 1));
         }
         for (door, left) in
-            [(2, vec![4, 3, 1, 0]), (4, vec![3, 1, 0]), (0, vec![3, 1]), (3, vec![1]), (1, vec![])]
+            [(2, vec![0, 1, 3, 4]), (4, vec![0, 1, 3]), (0, vec![1, 3]), (3, vec![1]), (1, vec![])]
         {
             let first = table.first_of_source(Ipv4Addr::from_bits(1).into(), ClassId(0));
             let slot = std::iter::successors(first, |&slot| table.next_of_source(slot))
@@ -333,7 +356,7 @@ mod tests {
             table.remove(slot);
             assert_eq!(doors_of(&table, 1), left, "after door {door} left");
         }
-        assert_eq!(doors_of(&table, 2), [4, 3, 2, 1, 0]);
+        assert_eq!(doors_of(&table, 2), [0, 1, 2, 3, 4]);
         assert_eq!(table.iter().count(), table.len());
     }
 
@@ -384,7 +407,7 @@ mod tests {
         };
         // One moves on and counts as before; one restarts and is now the youngest.
         table.advance(slot_of(&table, 0));
-        table.restart_clock(slot_of(&table, 1), Timestamp::ZERO);
+        table.restart(slot_of(&table, 1), Timestamp::ZERO, true);
         for host in 2..limit {
             assert_eq!(table.insert(in_network(1, limit + host, 1)), Some(in_network(1, host, 1)));
         }

@@ -3,6 +3,7 @@
 //! Its rules are those of knockd 0.8 without its faults; `docs/conformance.md` lists them one by one.
 
 mod doors;
+mod judge;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -144,93 +145,6 @@ impl Matcher {
         self.attempts.next_end()
     }
 
-    /// Advances, keeps or spoils every attempt of the source; says whether one with two or more steps was completed.
-    fn judge(&mut self, packet: &Packet, class: ClassId) -> bool {
-        let source = packet.source;
-        let mut completed = false;
-        let mut next = self.attempts.first_of_source(source, class);
-        while let Some(slot) = next {
-            next = self.attempts.next_of_source(slot);
-            let Some(&Attempt { door, stage, .. }) = self.attempts.get(slot) else { break };
-            let id = DoorId(door);
-            let Some(door) = self.doors.get_mut(id.index()) else { break };
-            let mut report = |kind| self.events.push(Event { source, door: id, kind });
-            if stage == COOLING {
-                door.judged = self.packet;
-                report(EventKind::Cooling);
-                continue;
-            }
-            // At a one-time door without a sequence, only sources in their `Cooldown` remain.
-            let Some(sequence) = &door.sequence else { continue };
-            let done = usize::from(stage);
-            if !door.accepts(packet.hit) {
-                door.judged = self.packet;
-                report(EventKind::WrongFlags(stage));
-            } else if sequence.step(done).is_some_and(|step| step.matches(packet.hit)) {
-                door.judged = self.packet;
-                report(EventKind::Stage(stage + 1));
-                if done + 1 == sequence.len() {
-                    report(EventKind::Opened);
-                    self.attempts.remove(slot);
-                    completed = true;
-                    if let Some(queue) = door.cooldown {
-                        let begun = self.latest;
-                        // It takes the room of the attempt, so nobody has to make any.
-                        self.attempts.insert(Attempt {
-                            source,
-                            door: id.0,
-                            class,
-                            queue,
-                            stage: COOLING,
-                            begun,
-                        });
-                    }
-                } else {
-                    self.attempts.advance(slot);
-                }
-            } else if sequence.step(done - 1).is_some_and(|step| step.matches(packet.hit)) {
-                // A retransmission, or a browser's second SYN.
-                door.judged = self.packet;
-                report(EventKind::Repeated(stage));
-                if stage == 1 {
-                    self.attempts.restart_clock(slot, self.latest);
-                }
-            } else {
-                report(EventKind::Spoiled(stage));
-                self.attempts.remove(slot);
-            }
-        }
-        completed
-    }
-
-    /// Starts an attempt at each door whose first step this is, unless the packet has already been used there.
-    fn begin(&mut self, packet: &Packet, step: Step, class: ClassId, completed: bool) {
-        let source = packet.source;
-        let Some(meaning) = self.steps.get(&StepKey::new(class, step)) else { return };
-        for &id in &meaning.first_of {
-            let Some(door) = self.doors.get(id.index()) else { continue };
-            let single = door.sequence.as_ref().is_some_and(|sequence| sequence.len() == 1);
-            if door.judged == self.packet || (completed && !single) {
-                continue;
-            }
-            if !door.accepts(packet.hit) {
-                self.events.push(Event { source, door: id, kind: EventKind::WrongFlags(0) });
-                continue;
-            }
-            self.events.push(Event { source, door: id, kind: EventKind::Stage(1) });
-            let attempt =
-                Attempt { source, door: id.0, class, queue: door.queue, stage: 1, begun: self.latest };
-            if !single {
-                add(&mut self.attempts, attempt, &mut self.events);
-                continue;
-            }
-            self.events.push(Event { source, door: id, kind: EventKind::Opened });
-            if let Some(queue) = door.cooldown {
-                add(&mut self.attempts, Attempt { queue, stage: COOLING, ..attempt }, &mut self.events);
-            }
-        }
-    }
-
     fn expire(&mut self, now: Timestamp) {
         self.latest = self.latest.max(now);
         let events = &mut self.events;
@@ -262,16 +176,6 @@ impl Matcher {
         }
         nearest
     }
-}
-
-/// Adds an attempt, and reports the one that it evicted.
-fn add(attempts: &mut Attempts, attempt: Attempt, events: &mut Vec<Event>) {
-    let evicted = attempts.insert(attempt).filter(|evicted| evicted.stage != COOLING);
-    events.extend(evicted.map(|Attempt { source, door, stage, .. }| Event {
-        source,
-        door: DoorId(door),
-        kind: EventKind::Evicted(stage),
-    }));
 }
 
 #[cfg(test)]
@@ -484,13 +388,37 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_that_spoils_starts_the_attempt_anew_if_it_is_the_first_step() {
+    fn a_first_step_begins_another_attempt_beside_the_one_under_way() {
         let mut matcher = matcher(&[door("a", "1,2,3")]);
-        assert_eq!(
-            knock(&mut matcher, &[1, 2, 1]),
-            [(0, Stage(1)), (0, Stage(2)), (0, Spoiled(2)), (0, Stage(1)),]
-        );
-        assert_eq!(knock(&mut matcher, &[2, 3]), [(0, Stage(2)), (0, Stage(3)), (0, Opened)]);
+        assert_eq!(knock(&mut matcher, &[1, 2, 1]), [(0, Stage(1)), (0, Stage(2)), (0, Stage(1))]);
+        assert_eq!(knock(&mut matcher, &[3]), [(0, Stage(3)), (0, Opened)]);
+        assert_eq!(matcher.attempts(), 0, "the others are over with the first that opens");
+    }
+
+    #[test]
+    fn an_attempt_that_is_overtaken_by_a_younger_one_goes() {
+        let mut matcher = matcher(&[with_timeout(5, door("a", "1,2,3"))]);
+        knock(&mut matcher, &[1, 2]);
+        matcher.handle_packet(&syn(1), milliseconds(4000));
+        assert_eq!((matcher.attempts(), matcher.poll_timeout()), (2, Some(milliseconds(5000))));
+        matcher.handle_packet(&syn(2), milliseconds(4000));
+        assert_eq!(matcher.attempts(), 1);
+        assert_eq!(matcher.handle_timeout(milliseconds(8999)), []);
+        assert_eq!(knock(&mut matcher, &[3]), [(0, Stage(3)), (0, Opened)]);
+    }
+
+    #[test]
+    fn a_source_has_at_most_four_attempts_at_a_door_and_a_fifth_takes_the_place_of_the_oldest() {
+        let mut matcher = matcher(&[door("a", "1,2,3,4,5,6,7"), door("b", "1,9")]);
+        let stages = |matcher: &Matcher| {
+            matcher.underway().filter(|it| it.door.index() == 0).map(|it| it.stage).collect::<Vec<_>>()
+        };
+        for last in (1..6).rev() {
+            knock(&mut matcher, &(1..=last).collect::<Vec<_>>());
+        }
+        assert_eq!(stages(&matcher), [4, 3, 2, 1]);
+        assert_eq!(knock(&mut matcher, &[2, 3, 4, 5, 6, 7]).last(), Some(&(0, Opened)));
+        assert_eq!(stages(&matcher), []);
     }
 
     #[test]
@@ -508,17 +436,21 @@ mod tests {
     }
 
     #[test]
-    fn a_repeat_of_an_earlier_step_spoils() {
-        let mut matcher = matcher(&[door("a", "1,2,3,4")]);
+    fn a_repeat_of_an_earlier_step_is_ignored_and_a_later_step_spoils() {
+        let mut matcher = matcher(&[door("a", "1,2,3,4,5")]);
         knock(&mut matcher, &[1, 2, 3]);
-        assert_eq!(knock(&mut matcher, &[2]), [(0, Spoiled(3))]);
+        assert_eq!(knock(&mut matcher, &[2, 4, 3]), [(0, Repeated(3)), (0, Stage(4)), (0, Repeated(4))]);
+        assert_eq!(knock(&mut matcher, &[5]), [(0, Stage(5)), (0, Opened)]);
+        knock(&mut matcher, &[1, 2, 3]);
+        assert_eq!(knock(&mut matcher, &[5, 4, 5]), [(0, Spoiled(3))]);
     }
 
     #[test]
     fn a_repeat_that_is_also_the_next_step_advances() {
         let mut matcher = matcher(&[door("a", "1,1,2")]);
         assert_eq!(knock(&mut matcher, &[1, 1]), [(0, Stage(1)), (0, Stage(2))]);
-        assert_eq!(knock(&mut matcher, &[1, 2]), [(0, Repeated(2)), (0, Stage(3)), (0, Opened)]);
+        assert_eq!(matcher.attempts(), 1);
+        assert_eq!(knock(&mut matcher, &[1, 2]), [(0, Stage(1)), (0, Stage(3)), (0, Opened)]);
     }
 
     #[test]
@@ -546,14 +478,14 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_that_completes_does_not_start_anew_what_it_spoils() {
+    fn a_packet_that_completes_begins_no_attempt_beside_another() {
         let mut matcher = matcher(&[door("a", "1,2"), door("b", "2,1,1,5")]);
         assert_eq!(
             knock(&mut matcher, &[2, 1, 1]),
             [(1, Stage(1)), (0, Stage(1)), (1, Stage(2)), (0, Repeated(1)), (1, Stage(3)),]
         );
-        assert_eq!(knock(&mut matcher, &[2]), [(0, Stage(2)), (0, Opened), (1, Spoiled(3))]);
-        assert_eq!(matcher.attempts(), 0);
+        assert_eq!(knock(&mut matcher, &[2]), [(0, Stage(2)), (0, Opened), (1, Repeated(3))]);
+        assert_eq!(matcher.attempts(), 1);
     }
 
     #[test]

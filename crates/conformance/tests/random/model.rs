@@ -1,6 +1,7 @@
 //! What knockd 0.8 opens, written from its observed behaviour, and the rules by which ours opens more.
 //!
-//! Time does not exist here: nothing times out.
+//! Time does not exist here: nothing times out. So one attempt of a source at a door stands for all that ours has there,
+//! because those begun later are only of use when it times out.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -16,17 +17,15 @@ pub(crate) struct Rules(u8);
 impl Rules {
     /// As knockd 0.8.
     pub(crate) const NONE: Self = Self(0);
-    /// A repeat of the step matched last is ignored: `a_repeat_of_the_matched_step`.
+    /// A repeat of a step already done is ignored: `a_repeat_of_a_step_done`.
     pub(crate) const REPEAT: Self = Self(1);
-    /// The packet that spoils an attempt may begin it anew: `the_packet_that_spoils`.
-    pub(crate) const RESTART: Self = Self(2);
     /// Attempts at other doors do not matter, except that the packet that completes one sequence begins no other:
     /// `the_first_step_of_another_door`.
-    pub(crate) const INDEPENDENT: Self = Self(4);
+    pub(crate) const INDEPENDENT: Self = Self(2);
     /// A door of one step opens at every hit: `a_one_step_door_during_an_attempt`.
-    pub(crate) const ONE_STEP: Self = Self(8);
+    pub(crate) const ONE_STEP: Self = Self(4);
     /// As ours.
-    pub(crate) const ALL: Self = Self(15);
+    pub(crate) const ALL: Self = Self(7);
 
     /// Every combination, those of fewer rules first.
     pub(crate) fn combinations() -> Vec<Self> {
@@ -44,8 +43,7 @@ impl Rules {
 impl std::fmt::Display for Rules {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let names = [
-            (Self::REPEAT, "a_repeat_of_the_matched_step"),
-            (Self::RESTART, "the_packet_that_spoils"),
+            (Self::REPEAT, "a_repeat_of_a_step_done"),
             (Self::INDEPENDENT, "the_first_step_of_another_door"),
             (Self::ONE_STEP, "a_one_step_door_during_an_attempt"),
         ];
@@ -110,7 +108,6 @@ impl<'doors> Model<'doors> {
         }
 
         let mut opens = Vec::new();
-        let mut spoiled = Vec::new();
         let (concerned, mut remaining): (Vec<_>, Vec<_>) =
             self.attempts(source).iter().partition(|attempt| hit.contains(&attempt.door));
         for attempt in &concerned {
@@ -122,10 +119,8 @@ impl<'doors> Model<'doors> {
                 opens.push(Open { source, packet: index, door, begun });
             } else if steps[stage] == step {
                 remaining.push(Attempt { stage: stage + 1, ..*attempt });
-            } else if self.rules.has(Rules::REPEAT) && steps[stage - 1] == step {
+            } else if self.rules.has(Rules::REPEAT) && steps[..stage].contains(&step) {
                 remaining.push(*attempt);
-            } else {
-                spoiled.push(door);
             }
         }
 
@@ -136,10 +131,9 @@ impl<'doors> Model<'doors> {
                 true
             } else if steps.len() == 1 {
                 self.rules.has(Rules::ONE_STEP)
-            } else if concerned.iter().any(|attempt| attempt.door == door) {
-                self.rules.has(Rules::RESTART) && spoiled.contains(&door) && !has_completed
             } else {
-                self.rules.has(Rules::INDEPENDENT) && !has_completed
+                let is_under_way = concerned.iter().any(|attempt| attempt.door == door);
+                self.rules.has(Rules::INDEPENDENT) && !has_completed && !is_under_way
             };
             if !may_begin || steps[0] != step || !self.fits(door, packet.hit) {
                 continue;

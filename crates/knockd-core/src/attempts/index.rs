@@ -15,7 +15,7 @@ use crate::seed::Seed;
 /// How many attempts one IPv6 /64 network may have, at any stages of any doors.
 pub(super) const PER_NETWORK: u16 = 1024;
 
-/// The attempts of each source at doors of each class, newest first.
+/// The attempts of each source at doors of each class, oldest first.
 #[derive(Debug)]
 pub(super) struct Sources {
     table: HashTable<OfSource>,
@@ -65,8 +65,8 @@ impl Sources {
         Self { table: HashTable::new(), seed }
     }
 
-    /// Returns the newest attempt of a source at doors of a class.
-    pub(super) fn newest(&self, source: IpAddr, class: ClassId, entries: &Entries) -> Option<Slot> {
+    /// Returns the oldest attempt of a source at doors of a class.
+    pub(super) fn oldest(&self, source: IpAddr, class: ClassId, entries: &Entries) -> Option<Slot> {
         let key = (source, class);
         let hash = Hash::of(key, self.seed);
         let is_it = |known: &OfSource| known.hash == hash && known.is_of(key, entries);
@@ -79,7 +79,7 @@ impl Sources {
         let is_it = |known: &OfSource| known.hash == hash && known.is_of(key, entries);
         let place = self.table.entry(hash.wide(), is_it, |known| known.hash.wide());
         let mut place = place.or_insert(OfSource { hash, list: List::default() });
-        place.get_mut().list.push_front(slot, Order::Source, entries);
+        place.get_mut().list.push_back(slot, Order::Source, entries);
     }
 
     pub(super) fn unlink(&mut self, slot: Slot, attempt: &Attempt, entries: &mut Entries) {
@@ -231,7 +231,7 @@ impl Sources {
             assert!(!members.is_empty(), "a source without attempts");
             for attempt in members.iter().map(|&slot| entries.get(slot).unwrap()) {
                 assert_eq!(known.hash, Hash::of((attempt.source, attempt.class), self.seed));
-                assert_eq!(self.newest(attempt.source, attempt.class, entries), known.list.first);
+                assert_eq!(self.oldest(attempt.source, attempt.class, entries), known.list.first);
             }
             members
         };

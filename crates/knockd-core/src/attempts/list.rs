@@ -42,24 +42,16 @@ pub(super) struct List {
 }
 
 impl List {
-    /// Adds an entry that is in no list of this order.
-    pub(super) fn push_front(&mut self, slot: Slot, order: Order, entries: &mut Entries) {
-        let next = self.first.replace(slot);
-        let last = next.and_then(|next| entries.links_mut(next, order)?.previous.replace(slot));
-        if let Some(links) = entries.links_mut(slot, order) {
-            *links = Links { previous: last.or(Some(slot)), next };
-        }
-    }
-
-    /// Adds an entry at the other end.
+    /// Adds an entry that is in no list of this order, at the end.
     pub(super) fn push_back(&mut self, slot: Slot, order: Order, entries: &mut Entries) {
-        let Some(first) = self.first else { return self.push_front(slot, order, entries) };
+        let first = *self.first.get_or_insert(slot);
         let last = entries.links_mut(first, order).and_then(|links| links.previous.replace(slot));
         if let Some(links) = last.and_then(|last| entries.links_mut(last, order)) {
             links.next = Some(slot);
         }
         if let Some(links) = entries.links_mut(slot, order) {
-            *links = Links { previous: last, next: None };
+            // The first of all comes after itself.
+            *links = Links { previous: last.or(Some(slot)), next: None };
         }
     }
 

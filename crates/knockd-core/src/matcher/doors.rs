@@ -1,10 +1,12 @@
 //! The doors, and the lookups in them for every packet.
 
+use std::cmp::Reverse;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::judge::Judged;
 use super::{COOLING, Interest, Matcher};
 use crate::attempts::{Attempt, Attempts, ClassId, QueueId};
 use crate::config::{Door, Key};
@@ -28,8 +30,8 @@ pub(super) struct Watched {
     pub(super) queue: QueueId,
     /// The queue of sources that opened it and are ignored for a while.
     pub(super) cooldown: Option<QueueId>,
-    /// The last packet that found an attempt of its source here and did not spoil it.
-    pub(super) judged: u64,
+    /// What the last packet did that found an attempt of its source here.
+    pub(super) judged: Judged,
 }
 
 impl Watched {
@@ -98,8 +100,9 @@ impl Matcher {
             Some(Attempt { door: id.0, class: door.class, queue, ..attempt })
         };
         let mut kept: Vec<_> = self.attempts.iter().filter_map(keep).collect();
-        // A queue is in the order in which its attempts end.
-        kept.sort_by_key(|attempt| attempt.begun);
+        // A queue is in the order in which its attempts end, and of a source's attempts at a door, the first to begin is the
+        // most advanced.
+        kept.sort_by_key(|attempt| (attempt.begun, Reverse(attempt.stage)));
         let stages = self.doors.iter().map(Watched::stages).sum();
         self.attempts = Attempts::new(max_attempts, stages, &lasts, self.seed);
         for attempt in kept {
@@ -168,7 +171,7 @@ impl Matcher {
             class,
             queue,
             cooldown,
-            judged: 0,
+            judged: Judged::default(),
         }
     }
 

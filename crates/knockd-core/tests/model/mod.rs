@@ -1,7 +1,7 @@
 //! A naive matcher to compare the real one with.
 //!
-//! It is written from the rules and not from the code: it keeps a note of everything that ever happened and decides by
-//! looking back. The fuzz target uses it too.
+//! It is written from the rules and not from the code: it keeps a note of every hit, and looks at all attempts for everything.
+//! The fuzz target uses it too.
 
 mod compare;
 
@@ -13,16 +13,13 @@ use knockd_core::{Door, DoorId, Event, EventKind, Hit, Packet, Sequence, Step, T
 
 pub use compare::{Op, compare};
 
-/// What became of an attempt, or that a step was seen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Mark {
     Seen(Step),
-    Begun,
-    Restarted,
-    Advanced,
-    Over,
-    /// It is over, and the door does not look at the source for its `Cooldown`.
+    /// The door does not look at the source for its `Cooldown`.
     Opened,
+    /// It does again.
+    Over,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -33,17 +30,31 @@ struct Note {
     mark: Mark,
 }
 
-/// The naive matcher. It has no bound.
+#[derive(Clone, Copy, Debug)]
+struct Attempt {
+    source: IpAddr,
+    door: usize,
+    begun: Timestamp,
+    /// The number of steps done.
+    stage: usize,
+    /// Whether it began with no other beside it, and every hit since has advanced it.
+    strict: bool,
+}
+
+/// The naive matcher. It has no bound but that on the attempts of one source at one door.
 pub struct Model {
     doors: Vec<(Door, Option<Sequence>)>,
     addresses: Vec<IpAddr>,
     notes: Vec<Note>,
+    /// In the order in which they began.
+    attempts: Vec<Attempt>,
     now: Timestamp,
 }
 
 impl Model {
     pub fn new(doors: &[Door]) -> Self {
-        let mut model = Self { doors: vec![], addresses: vec![], notes: vec![], now: Timestamp::ZERO };
+        let mut model =
+            Self { doors: vec![], addresses: vec![], notes: vec![], attempts: vec![], now: Timestamp::ZERO };
         model.set_doors(doors);
         model
     }
@@ -59,14 +70,13 @@ impl Model {
             *current = sequence;
             // Who has opened the door is still not looked at until its cooldown is over.
             self.notes.retain(|note| note.door != door || note.mark == Mark::Opened);
+            self.attempts.retain(|attempt| attempt.door != door);
         }
     }
 
     /// Nothing is under way of the source any more; where it cools down it still does.
     pub fn forget(&mut self, source: IpAddr) {
-        for (_, door, _, _) in self.attempts().into_iter().filter(|attempt| attempt.0 == source) {
-            self.note(source, door, Mark::Over);
-        }
+        self.attempts.retain(|attempt| attempt.source != source);
     }
 
     pub fn is_one_time(&self, door: usize) -> bool {
@@ -103,6 +113,11 @@ impl Model {
             note.door = door;
             true
         });
+        self.attempts.retain_mut(|attempt| {
+            let Some(&door) = successor.get(&attempt.door) else { return false };
+            attempt.door = door;
+            true
+        });
         self.doors = next;
     }
 
@@ -116,68 +131,101 @@ impl Model {
         if !hit.iter().any(is_visible) {
             return (timed_out, vec![]);
         }
+        let source = packet.source;
         let mut events = Vec::new();
-        let mut used = BTreeSet::new();
+        let mut to_begin = Vec::new();
         let mut completed = false;
         for &door in &hit {
-            let mut report = |kind| events.push(event(packet.source, door, kind));
             let accepts = self.accepts(door, packet.hit);
             if accepts {
-                self.note(packet.source, door, Mark::Seen(step));
-            }
-            if self.is_cooling(packet.source, door) {
-                report(EventKind::Cooling);
-                used.insert(door);
-                continue;
-            }
-            let Some((stage, _)) = self.attempt(packet.source, door) else { continue };
-            if !accepts {
-                report(EventKind::WrongFlags(stage));
-                used.insert(door);
-                continue;
+                self.note(source, door, Mark::Seen(step));
             }
             let steps = self.steps(door);
-            let done = usize::from(stage);
-            if steps[done] == step && done + 1 == steps.len() {
-                report(EventKind::Stage(stage + 1));
-                report(EventKind::Opened);
-                self.note(packet.source, door, Mark::Opened);
-                used.insert(door);
+            let mut mine = self.take_attempts(source, door);
+            let furthest = mine.iter().map(|attempt| attempt.stage).max().unwrap_or(0);
+            let stage = u8::try_from(furthest).unwrap();
+            let next = |attempt: &Attempt| steps.get(attempt.stage) == Some(&step);
+            let had_strict = mine.iter().any(|attempt| attempt.strict);
+            let kind = if self.is_cooling(source, door) {
+                EventKind::Cooling
+            } else if mine.is_empty() {
+                to_begin.push((door, true));
+                continue;
+            } else if !accepts {
+                EventKind::WrongFlags(stage)
+            } else if steps[furthest] == step && furthest + 1 == steps.len() {
                 completed = true;
-            } else if steps[done] == step {
-                report(EventKind::Stage(stage + 1));
-                self.note(packet.source, door, Mark::Advanced);
-                used.insert(door);
-            } else if steps[done - 1] == step {
-                report(EventKind::Repeated(stage));
-                if stage == 1 {
-                    self.note(packet.source, door, Mark::Restarted);
-                }
-                used.insert(door);
+                mine.clear();
+                self.note(source, door, Mark::Opened);
+                events.push(event(source, door, EventKind::Stage(stage + 1)));
+                EventKind::Opened
+            } else if !steps[..=furthest].contains(&step) {
+                mine.clear();
+                EventKind::Spoiled(stage)
             } else {
-                report(EventKind::Spoiled(stage));
-                self.note(packet.source, door, Mark::Over);
-            }
+                let advanced =
+                    mine.iter().filter(|attempt| next(attempt)).map(|attempt| attempt.stage + 1).max();
+                for attempt in &mut mine {
+                    if next(attempt) {
+                        attempt.stage += 1;
+                    } else {
+                        attempt.strict = false;
+                    }
+                }
+                // Who began later and is as far has more time.
+                let all = mine.clone();
+                mine = (0..all.len())
+                    .filter(|&index| all[index + 1..].iter().all(|later| later.stage < all[index].stage))
+                    .map(|index| all[index])
+                    .collect();
+                if advanced.is_none() || !had_strict {
+                    to_begin.push((door, !had_strict));
+                }
+                advanced
+                    .map_or(EventKind::Repeated(stage), |stage| EventKind::Stage(stage.try_into().unwrap()))
+            };
+            events.push(event(source, door, kind));
+            self.attempts.extend(mine);
         }
-        for door in hit.into_iter().filter(|door| !used.contains(door)) {
+        for (door, strict) in to_begin {
             let steps = self.steps(door);
             if steps.first() != Some(&step) || (completed && steps.len() > 1) {
                 continue;
             }
             if !self.accepts(door, packet.hit) {
-                events.push(event(packet.source, door, EventKind::WrongFlags(0)));
+                events.push(event(source, door, EventKind::WrongFlags(0)));
                 continue;
             }
-            events.push(event(packet.source, door, EventKind::Stage(1)));
-            if steps.len() == 1 {
-                events.push(event(packet.source, door, EventKind::Opened));
-                self.note(packet.source, door, Mark::Opened);
-            } else {
-                self.note(packet.source, door, Mark::Begun);
+            let mut mine = self.take_attempts(source, door);
+            let is_restart = mine.last().is_some_and(|youngest| youngest.stage == 1);
+            if is_restart {
+                mine.pop();
+            } else if mine.len() == 4 {
+                mine.remove(0);
             }
+            let kind = if is_restart { EventKind::Repeated(1) } else { EventKind::Stage(1) };
+            let told = events.iter_mut().find(|event| event.door.index() == door);
+            match told {
+                Some(told) if matches!(told.kind, EventKind::Repeated(_)) => told.kind = kind,
+                Some(_) if is_restart => (),
+                _ => events.push(event(source, door, kind)),
+            }
+            if steps.len() == 1 {
+                events.push(event(source, door, EventKind::Opened));
+                self.note(source, door, Mark::Opened);
+            } else {
+                mine.push(Attempt { source, door, begun: self.now, stage: 1, strict });
+            }
+            self.attempts.extend(mine);
         }
         events.sort_by_key(|event| event.door);
         (timed_out, events)
+    }
+
+    /// The attempts of a source at a door, which the caller gives back.
+    fn take_attempts(&mut self, source: IpAddr, door: usize) -> Vec<Attempt> {
+        let is_it = |attempt: &mut Attempt| attempt.source == source && attempt.door == door;
+        self.attempts.extract_if(.., is_it).collect()
     }
 
     /// How near a packet comes to what some door looks at.
@@ -197,24 +245,28 @@ impl Model {
     /// The attempts that time out, in no order.
     pub fn handle_timeout(&mut self, now: Timestamp) -> Vec<Event> {
         self.now = self.now.max(now);
-        let ended: Vec<_> = self.attempts().into_iter().filter(|&(_, _, _, end)| end <= self.now).collect();
-        for &(source, door, _, _) in &ended {
-            self.note(source, door, Mark::Over);
-        }
-        ended
-            .into_iter()
-            .map(|(source, door, stage, _)| event(source, door, EventKind::TimedOut(stage)))
-            .collect()
+        let (ended, rest): (Vec<_>, Vec<_>) =
+            self.attempts.iter().copied().partition(|attempt| self.end(attempt) <= self.now);
+        self.attempts = rest;
+        let timed_out = |attempt: Attempt| {
+            let stage = attempt.stage.try_into().unwrap();
+            event(attempt.source, attempt.door, EventKind::TimedOut(stage))
+        };
+        ended.into_iter().map(timed_out).collect()
     }
 
-    /// All attempts under way: source, door, stage, and when it ends.
+    /// All attempts under way, ordered by source and door, the most advanced first: source, door, stage, and when it ends.
     pub fn attempts(&self) -> Vec<(IpAddr, usize, u8, Timestamp)> {
-        let pairs: BTreeSet<_> = self.notes.iter().map(|note| (note.source, note.door)).collect();
-        let attempts = pairs.into_iter().filter_map(|(source, door)| {
-            let (stage, begun) = self.attempt(source, door)?;
-            Some((source, door, stage, begun.after(self.doors[door].0.seq_timeout.into())))
-        });
-        attempts.collect()
+        let mut attempts: Vec<_> = self.attempts.iter().collect();
+        attempts.sort_by_key(|attempt| (attempt.source, attempt.door));
+        let shown = |attempt: &Attempt| {
+            (attempt.source, attempt.door, attempt.stage.try_into().unwrap(), self.end(attempt))
+        };
+        attempts.into_iter().map(shown).collect()
+    }
+
+    fn end(&self, attempt: &Attempt) -> Timestamp {
+        attempt.begun.after(self.doors[attempt.door].0.seq_timeout.into())
     }
 
     /// Whether what the source sent until now contains the steps of the door in order and within its time.
@@ -241,21 +293,6 @@ impl Model {
     fn cooling(&self) -> usize {
         let pairs: BTreeSet<_> = self.notes.iter().map(|note| (note.source, note.door)).collect();
         pairs.into_iter().filter(|&(source, door)| self.is_cooling(source, door)).count()
-    }
-
-    /// Stage and beginning of an attempt.
-    fn attempt(&self, source: IpAddr, door: usize) -> Option<(u8, Timestamp)> {
-        let (mut stage, mut restarted) = (0, None);
-        for note in self.notes_of(source, door) {
-            match note.mark {
-                Mark::Seen(_) => (),
-                Mark::Over | Mark::Opened => return None,
-                Mark::Advanced => stage += 1,
-                Mark::Restarted => restarted = restarted.or(Some(note.at)),
-                Mark::Begun => return Some((stage + 1, restarted.unwrap_or(note.at))),
-            }
-        }
-        None
     }
 
     /// The newest first.
