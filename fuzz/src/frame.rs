@@ -2,7 +2,7 @@
 
 use etherparse::{IpNumber, LaxNetSlice, LaxSlicedPacket, TransportSlice};
 use knockd_capture::decode;
-use knockd_core::{Arrival, Hit, Packet, TcpFlags};
+use knockd_core::{Arrival, Hit, Packet, Passage, TcpFlags};
 
 /// The extension headers that etherparse knows but does not look through: mobility, HIP, shim6.
 const NOT_LOOKED_THROUGH: [IpNumber; 3] = [IpNumber(135), IpNumber(139), IpNumber(140)];
@@ -30,12 +30,15 @@ fn oracle(bytes: &[u8]) -> Option<Packet> {
         LaxNetSlice::Ipv6(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
         LaxNetSlice::Arp(_) => panic!("etherparse finds ARP"),
     };
-    let hit = match sliced.transport.expect("etherparse finds no transport header") {
+    let (hit, tag) = match sliced.transport.expect("etherparse finds no transport header") {
         TransportSlice::Tcp(tcp) => {
-            Hit::Tcp { port: tcp.destination_port(), flags: TcpFlags::from_wire(tcp.slice()[13]) }
+            let tag = Passage::tag_of(tcp.source_port(), tcp.sequence_number());
+            (Hit::Tcp { port: tcp.destination_port(), flags: TcpFlags::from_wire(tcp.slice()[13]) }, tag)
         }
-        TransportSlice::Udp(udp) => Hit::Udp { port: udp.destination_port() },
+        TransportSlice::Udp(udp) => {
+            (Hit::Udp { port: udp.destination_port() }, Passage::tag_of(udp.source_port(), 0))
+        }
         other => panic!("etherparse finds {other:?}"),
     };
-    Some(Packet { source, destination, hit, arrival: Arrival::Unknown })
+    Some(Packet { source, destination, hit, arrival: Arrival::Unknown, passage: Passage { interface: 0, tag } })
 }

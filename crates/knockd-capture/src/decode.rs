@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use knockd_core::{Arrival, Hit, Packet, TcpFlags};
+use knockd_core::{Arrival, Hit, Packet, Passage, TcpFlags};
 
 /// Protocol numbers of the two transports (IANA, Protocol Numbers).
 pub(crate) const TCP: u8 = 6;
@@ -65,8 +65,8 @@ pub enum Ignored {
 /// type.
 ///
 /// Bytes after the length in the IP header are link padding and are ignored; fewer bytes are fine if the headers are
-/// complete. A length of 0 means all bytes: Linux uses it for packets that are too long for the field. The arrival is
-/// left unknown, because the link layer tells it.
+/// complete. A length of 0 means all bytes: Linux uses it for packets that are too long for the field. How and where it
+/// came is left unknown, because the link layer tells that.
 ///
 /// # Errors
 ///
@@ -80,8 +80,8 @@ pub fn decode(ip_packet: &[u8]) -> Result<Packet, Ignored> {
 }
 
 /// Its bytes do not tell how it came.
-const fn decoded(source: IpAddr, destination: IpAddr, hit: Hit) -> Packet {
-    Packet { source, destination, hit, arrival: Arrival::Unknown }
+const fn decoded(source: IpAddr, destination: IpAddr, (hit, tag): (Hit, u16)) -> Packet {
+    Packet { source, destination, hit, arrival: Arrival::Unknown, passage: Passage { interface: 0, tag } }
 }
 
 /// RFC 791, section 3.1.
@@ -153,7 +153,8 @@ fn skip_extension_headers(mut header: u8, mut rest: &[u8]) -> Result<(u8, &[u8])
     Err(Ignored::TooManyHeaders)
 }
 
-fn decode_transport(protocol: u8, payload: &[u8]) -> Result<Hit, Ignored> {
+/// Also returns the packet's tag.
+fn decode_transport(protocol: u8, payload: &[u8]) -> Result<(Hit, u16), Ignored> {
     match protocol {
         TCP => decode_tcp(payload),
         UDP => decode_udp(payload),
@@ -162,8 +163,8 @@ fn decode_transport(protocol: u8, payload: &[u8]) -> Result<Hit, Ignored> {
 }
 
 /// RFC 9293, section 3.1.
-fn decode_tcp(segment: &[u8]) -> Result<Hit, Ignored> {
-    let &[_, _, port_0, port_1, _, _, _, _, _, _, _, _, data_offset, flags, _, _, _, _, _, _] =
+fn decode_tcp(segment: &[u8]) -> Result<(Hit, u16), Ignored> {
+    let &[from_0, from_1, port_0, port_1, a, b, c, d, _, _, _, _, data_offset, flags, _, _, _, _, _, _] =
         segment.first_chunk::<MIN_TCP_HEADER>().ok_or(Ignored::Truncated)?;
     let header_length = usize::from(data_offset >> 4) * 4;
     if header_length < MIN_TCP_HEADER {
@@ -172,17 +173,19 @@ fn decode_tcp(segment: &[u8]) -> Result<Hit, Ignored> {
     if segment.len() < header_length {
         return Err(Ignored::Truncated);
     }
-    Ok(Hit::Tcp { port: u16::from_be_bytes([port_0, port_1]), flags: TcpFlags::from_wire(flags) })
+    let tag = Passage::tag_of(u16::from_be_bytes([from_0, from_1]), u32::from_be_bytes([a, b, c, d]));
+    Ok((Hit::Tcp { port: u16::from_be_bytes([port_0, port_1]), flags: TcpFlags::from_wire(flags) }, tag))
 }
 
 /// RFC 768. A length of 0 belongs to IPv6 jumbograms (RFC 2675), which are never knocks.
-fn decode_udp(datagram: &[u8]) -> Result<Hit, Ignored> {
-    let &[_, _, port_0, port_1, length_0, length_1, _, _] =
+fn decode_udp(datagram: &[u8]) -> Result<(Hit, u16), Ignored> {
+    let &[from_0, from_1, port_0, port_1, length_0, length_1, _, _] =
         datagram.first_chunk().ok_or(Ignored::Truncated)?;
     if u16::from_be_bytes([length_0, length_1]) < MIN_UDP_LENGTH {
         return Err(Ignored::Malformed);
     }
-    Ok(Hit::Udp { port: u16::from_be_bytes([port_0, port_1]) })
+    let tag = Passage::tag_of(u16::from_be_bytes([from_0, from_1]), 0);
+    Ok((Hit::Udp { port: u16::from_be_bytes([port_0, port_1]) }, tag))
 }
 
 #[cfg(test)]
@@ -239,11 +242,16 @@ mod tests {
     ];
 
     fn ipv4(hit: Hit) -> Packet {
-        decoded("192.0.2.1".parse().unwrap(), "198.51.100.7".parse().unwrap(), hit)
+        decoded("192.0.2.1".parse().unwrap(), "198.51.100.7".parse().unwrap(), (hit, tag(40000, hit)))
     }
 
     fn ipv6(hit: Hit) -> Packet {
-        decoded("2001:db8::1".parse().unwrap(), "2001:db8::7".parse().unwrap(), hit)
+        decoded("2001:db8::1".parse().unwrap(), "2001:db8::7".parse().unwrap(), (hit, tag(40000, hit)))
+    }
+
+    /// The tag of a packet from this port; the sequence number of a TCP segment here is 1.
+    fn tag(source_port: u16, hit: Hit) -> u16 {
+        Passage::tag_of(source_port, matches!(hit, Hit::Tcp { .. }).into())
     }
 
     fn fixtures() -> [(&'static [u8], usize, Packet); 4] {
@@ -328,6 +336,21 @@ mod tests {
     }
 
     #[test]
+    fn two_packets_have_another_tag_if_source_port_or_sequence_number_differ() {
+        let tag = |bytes: &[u8]| decode(bytes).unwrap().passage.tag;
+        let first = tag(&TCP_OVER_IPV4);
+        // The time to live of a copy that a router passes on is one less.
+        assert_eq!(tag(&changed(&TCP_OVER_IPV4, &[(8, 0x3f)])), first);
+        for (offset, byte) in [(20, 0x9d), (21, 0x41), (24, 1), (25, 1), (26, 1), (27, 2)] {
+            assert_ne!(tag(&changed(&TCP_OVER_IPV4, &[(offset, byte)])), first, "byte {offset}");
+        }
+        assert_ne!(tag(&changed(&UDP_OVER_IPV6, &[(41, 0x41)])), tag(&UDP_OVER_IPV6));
+        for packet in fixtures().map(|(_, _, packet)| packet) {
+            assert_ne!(packet.passage.tag, 0);
+        }
+    }
+
+    #[test]
     fn fragments_are_ignored_but_not_atomic_ones_or_other_bits_of_the_field() {
         for (offset, byte) in [(6, 0x20), (6, 0x01), (7, 0x01), (6, 0x60)] {
             assert_eq!(decode(&changed(&TCP_OVER_IPV4, &[(offset, byte)])), Err(Ignored::Fragment));
@@ -389,8 +412,9 @@ mod tests {
             }
             LaxNetSlice::Arp(_) => return None,
         };
-        let hit = match sliced.transport? {
+        let tagged = match sliced.transport? {
             TransportSlice::Tcp(tcp) => {
+                let tag = Passage::tag_of(tcp.source_port(), tcp.sequence_number());
                 let mut flags = TcpFlags::NONE;
                 for (set, flag) in [
                     (tcp.fin(), TcpFlags::FIN),
@@ -404,12 +428,14 @@ mod tests {
                         flags = flags.union(flag);
                     }
                 }
-                Hit::Tcp { port: tcp.destination_port(), flags }
+                (Hit::Tcp { port: tcp.destination_port(), flags }, tag)
             }
-            TransportSlice::Udp(udp) => Hit::Udp { port: udp.destination_port() },
+            TransportSlice::Udp(udp) => {
+                (Hit::Udp { port: udp.destination_port() }, Passage::tag_of(udp.source_port(), 0))
+            }
             _ => return None,
         };
-        Some(decoded(source, destination, hit))
+        Some(decoded(source, destination, tagged))
     }
 
     /// Says whether etherparse stopped at one of the three extension headers that it knows but does not skip.
@@ -484,7 +510,7 @@ mod tests {
             hit in hits(),
             payload in prop::collection::vec(any::<u8>(), 0..40),
         ) {
-            let packet = decoded(source, destination, hit);
+            let packet = decoded(source, destination, (hit, tag(9, hit)));
             prop_assert_eq!(decode(&built(packet, &payload)), Ok(packet));
         }
 

@@ -14,7 +14,7 @@ use etherparse::{PacketBuilder, PacketBuilderStep, VlanId};
 use knockd_capture::{
     Buffer, Capture, CaptureError, Interface, OpenError, PacketSocket, Program, Received, statistics,
 };
-use knockd_core::{Arrival, FlagRule, Hit, Interest, Packet, Step, TcpFlags};
+use knockd_core::{Arrival, FlagRule, Hit, Interest, Packet, Passage, Step, TcpFlags};
 use network::{in_own_network, interface, ip, make_loopback, make_veth, run_under, set_knock0_up};
 use pnet_datalink::{Channel, DataLinkSender};
 
@@ -154,12 +154,14 @@ from_ring_and_queue! {
                 destination: address("192.0.2.1"),
                 hit: Hit::Tcp { port: 7000, flags: TcpFlags::SYN },
                 arrival: Arrival::Incoming,
+                passage: Passage { interface: 0, tag: Passage::tag_of(9, 1) },
             },
             Packet {
                 source: address("2001:db8::9"),
                 destination: address("2001:db8::1"),
                 hit: Hit::Udp { port: 7000 },
                 arrival: Arrival::Incoming,
+                passage: Passage { interface: 0, tag: Passage::tag_of(9, 0) },
             },
         ]);
     }

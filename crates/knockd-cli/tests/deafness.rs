@@ -77,7 +77,7 @@ fn a_decoder_that_was_taken_over_can_open_a_door_with_a_fixed_sequence_for_anybo
     let output = take_over(decoder);
     for port in [1, 2, 3] {
         let mut hit = record(1);
-        hit[1..6].copy_from_slice(&[4, 6, Flags::SYN.0, 0, port]);
+        hit[1..6].copy_from_slice(&[0x40, 6, Flags::SYN.0, 0, port]);
         hit[8..12].copy_from_slice(&[192, 0, 2, 77]);
         hit[24..28].copy_from_slice(&net.server.ipv4.octets());
         rustix::io::write(&output, &hit).unwrap();

@@ -17,7 +17,7 @@ use crate::config::{
 };
 use crate::matcher::Matcher;
 use crate::outcome::EventKind;
-use crate::packet::{Arrival, Hit, Packet};
+use crate::packet::{Arrival, Hit, Packet, Passage};
 use crate::seed::Seed;
 use crate::sequence::{Protocol, Sequence, Step};
 use crate::tcp_flags::{FlagRule, TcpFlags};
@@ -309,8 +309,13 @@ fn opened_by(door: &Door, doors: &[Door]) -> Vec<usize> {
             Protocol::Tcp => Hit::Tcp { port, flags },
             Protocol::Udp => Hit::Udp { port },
         };
-        let packet =
-            Packet { source: own, destination: door.target.unwrap_or(own), hit, arrival: Arrival::Loopback };
+        let packet = Packet {
+            source: own,
+            destination: door.target.unwrap_or(own),
+            hit,
+            arrival: Arrival::Loopback,
+            passage: Passage::default(),
+        };
         let events = matcher.handle_packet(&packet, Timestamp::ZERO).iter();
         opened.extend(events.filter(|event| event.kind == EventKind::Opened).map(|event| event.door.index()));
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use std::vec::Drain;
 
 use crate::config::{Config, Door, Key, ScanLimit};
+use crate::copies::Copies;
 use crate::lease::{Burn, BurnId, Effect, LeaseFilter, LeaseId, LeaseRecord, LeaseView, Leases};
 use crate::martian::{Martian, OwnAddresses};
 use crate::matcher::{Matcher, Underway};
@@ -40,6 +41,7 @@ pub type OneTimeFiles = BTreeMap<Text, OneTime>;
 pub struct Gate {
     config: Arc<Config>,
     scanners: Scanners,
+    copies: Copies,
     matcher: Matcher,
     leases: Leases,
     files: OneTimeFiles,
@@ -90,6 +92,7 @@ impl Gate {
         let config = config.into();
         let mut gate = Self {
             scanners: Scanners::new(config.options.scan_limit.map(ScanLimit::get), seed),
+            copies: Copies::new(seed),
             matcher: Matcher::new(&config.doors, config.options.max_attempts, seed),
             leases: Leases::new(),
             files,
@@ -155,7 +158,8 @@ impl Gate {
     ///
     /// Packets from a scanner are ignored, except that they can keep open what the scanner has opened. The outcomes
     /// are, in order: timeouts of attempts of any source, then what the packet did, in door order, then the openings.
-    /// A packet that no knocker can have sent changes nothing: see [`Martian`].
+    /// A packet that no knocker can have sent changes nothing: see [`Martian`]. Nor does one that another interface has shown within
+    /// the last half second: see [`Passage`](crate::Passage).
     pub fn handle_packet(&mut self, packet: &Packet, now: Now) -> Outcomes<'_> {
         if self.martian(packet).is_some() {
             return self.take_outcomes();
@@ -171,6 +175,9 @@ impl Gate {
             Sighting::Ignored => true,
             Sighting::AtDoor => false,
         };
+        if self.copies.take(packet, now.monotonic) {
+            return self.take_outcomes();
+        }
         let (config, leases) = (&self.config, &self.leases);
         let keeps_open =
             |event: &Event| config.door(event.door).is_some_and(|door| leases.holds(door, event.source));
@@ -195,6 +202,7 @@ impl Gate {
                 let door = self.matcher.door_for_other_protocol(packet);
                 door.map_or(Visibility::NoDoorsPort, Visibility::WrongProtocol)
             }
+            Visibility::Visible if self.copies.is_copy(packet, now.monotonic) => Visibility::Copy,
             visibility => visibility,
         }
     }
@@ -446,7 +454,7 @@ impl Gate {
 mod tests {
     use super::*;
     use crate::lease::Run;
-    use crate::packet::{Arrival, Hit};
+    use crate::packet::{Arrival, Hit, Passage};
     use crate::tcp_flags::TcpFlags;
 
     const CONFIG: &str = "
@@ -493,6 +501,7 @@ mod tests {
             destination,
             hit: Hit::Tcp { port, flags: TcpFlags::SYN },
             arrival: Arrival::Incoming,
+            passage: Passage::default(),
         }
     }
 
@@ -601,6 +610,24 @@ mod tests {
         let last = send(&mut gate, &[tcp(SOMEBODY, 3), tcp(SOMEBODY, 4)], at(2));
         assert_eq!(last, ["open 2", "open 3", "used up 2", "used up 3", "burn list at 4"]);
         assert_eq!(gate.steps_of(DoorId::new(2)), None);
+    }
+
+    #[test]
+    fn of_two_knocks_at_once_with_a_line_one_opens() {
+        let mut gate = gate("1,2,3\n4,5\n");
+        let hits = [1, 1, 2, 1, 2, 3, 2, 3].map(|port| tcp(SOMEBODY, port));
+        assert_eq!(send(&mut gate, &hits, at(0)), ["open 2", "open 3", "burn list at 0"]);
+    }
+
+    #[test]
+    fn a_packet_that_passes_two_interfaces_is_one_hit_and_one_that_comes_again_is_two() {
+        let mut gate = gate("");
+        let seen = |interface, tag| Packet { passage: Passage { interface, tag }, ..tcp(SOMEBODY, 4004) };
+        assert_eq!(send(&mut gate, &[seen(1, 7)], at(0)), ["open 1", "four: Opened", "run four 203.0.113.7"]);
+        assert_eq!(gate.visibility(&seen(2, 7), at(0)), Visibility::Copy);
+        assert_eq!(send(&mut gate, &[seen(2, 7)], at(0)), [""; 0]);
+        assert_eq!(send(&mut gate, &[seen(1, 7), seen(2, 8)], at(0)).len(), 6);
+        assert_eq!(gate.visibility(&seen(2, 7), at(1)), Visibility::Visible);
     }
 
     #[test]

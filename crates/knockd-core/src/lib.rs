@@ -19,7 +19,7 @@
 //! use std::time::Duration;
 //!
 //! use knockd_core::{
-//!     Arrival, Config, Effect, Gate, Hit, Now, OneTimeFiles, Outcome, Packet, Run, Seed, TcpFlags,
+//!     Arrival, Config, Effect, Gate, Hit, Now, OneTimeFiles, Outcome, Packet, Passage, Run, Seed, TcpFlags,
 //! };
 //!
 //! let config: Config = "
@@ -48,7 +48,7 @@
 //! let mut runs = Vec::new();
 //! for hit in hits {
 //!     now.monotonic = now.monotonic.after(Duration::from_secs(1));
-//!     let packet = Packet { source: client, destination: server, hit, arrival: Arrival::Incoming };
+//!     let packet = Packet { source: client, destination: server, hit, arrival: Arrival::Incoming, passage: Passage::default() };
 //!     for outcome in gate.handle_packet(&packet, now) {
 //!         match outcome {
 //!             // In order: the record is on disk before the command runs, in case of a crash.
@@ -80,6 +80,7 @@ mod advice;
 mod attempts;
 mod command;
 pub mod config;
+mod copies;
 mod gate;
 mod grammar;
 mod lease;
@@ -112,7 +113,7 @@ pub use martian::Martian;
 pub use matcher::{Interest, Underway};
 pub use one_time::{OneTime, STRIKE, Unused};
 pub use outcome::{DoorId, Event, EventKind, OpeningResult, Outcome, Visibility, Wanted};
-pub use packet::{Arrival, Hit, Packet};
+pub use packet::{Arrival, Hit, Packet, Passage};
 pub use scanners::{LocalPorts, Scanner};
 pub use seed::Seed;
 pub use sequence::{Protocol, Sequence, SequenceError, Step};

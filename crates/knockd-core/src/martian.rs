@@ -113,13 +113,14 @@ const fn of_ipv6(source: Ipv6Addr) -> Option<Martian> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::Hit;
+    use crate::packet::{Hit, Passage};
 
     const OWN: &str = "192.0.2.1";
 
     fn of(source: &str, destination: &str, arrival: Arrival) -> Option<Martian> {
         let [source, destination, own] = [source, destination, OWN].map(|text| text.parse().unwrap());
-        let packet = Packet { source, destination, hit: Hit::Udp { port: 1 }, arrival };
+        let packet =
+            Packet { source, destination, hit: Hit::Udp { port: 1 }, arrival, passage: Passage::default() };
         Martian::of(&packet, &[own].into_iter().collect())
     }
 

@@ -185,7 +185,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Key, Options};
-    use crate::packet::Arrival;
+    use crate::packet::{Arrival, Passage};
     use crate::sequence::Sequence;
     use crate::text::{DoorName, Text};
     use crate::time::Seconds;
@@ -246,6 +246,7 @@ mod tests {
             destination: address("192.0.2.1"),
             hit: Hit::Tcp { port, flags },
             arrival: Arrival::Incoming,
+            passage: Passage::default(),
         }
     }
 
@@ -883,6 +884,7 @@ mod tests {
                 destination: address("2001:db8::1"),
                 hit: Hit::Tcp { port, flags },
                 arrival: Arrival::Incoming,
+                passage: Passage::default(),
             };
             let mut send = |packet: Packet| {
                 let events = matcher.handle_packet(&packet, Timestamp::ZERO).iter();

@@ -84,6 +84,8 @@ pub enum Visibility {
     FromScanner,
     /// No knocker can have sent it, for this reason.
     Martian(Martian),
+    /// Another interface has just shown it.
+    Copy,
 }
 
 /// One decision of a [`crate::Gate`]; the caller carries out and reports all of them, in order.

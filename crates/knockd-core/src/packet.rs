@@ -18,6 +18,33 @@ pub struct Packet {
     /// How it came here.
     #[cfg_attr(feature = "serde", serde(default))]
     pub arrival: Arrival,
+    /// Where it was seen, and what tells it from other packets.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub passage: Passage,
+}
+
+/// Where a packet was seen, and what its copies share: a packet that passes several interfaces is one hit.
+///
+/// By default nothing is known; such a packet is no copy of any other.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
+pub struct Passage {
+    /// The number of the interface that showed it; 0 if that is not known.
+    pub interface: u32,
+    /// A value made of its source port and, with TCP, its sequence number ([`Self::tag_of`]); 0 if that is not known.
+    pub tag: u16,
+}
+
+impl Passage {
+    /// Returns the tag of a packet with this source port and sequence number; UDP has none, so it is 0.
+    pub const fn tag_of(source_port: u16, sequence_number: u32) -> u16 {
+        let mixed =
+            (source_port as u32).wrapping_mul(0x9e37_79b9) ^ sequence_number.wrapping_mul(0x85eb_ca6b);
+        match (mixed >> 16) as u16 {
+            0 => 1,
+            tag => tag,
+        }
+    }
 }
 
 /// How a packet came here, as far as a packet socket tells (`sll_pkttype` and `sll_hatype`, packet(7)).

@@ -342,7 +342,7 @@ mod tests {
 
     use super::Sighting::{AtDoor, Elsewhere, Ignored, NewScanner};
     use super::*;
-    use crate::packet::Arrival;
+    use crate::packet::{Arrival, Passage};
     use crate::tcp_flags::FlagRule;
 
     const SYN: TcpFlags = TcpFlags::SYN;
@@ -377,6 +377,7 @@ mod tests {
             destination: address("192.0.2.1"),
             hit: Hit::Tcp { port, flags },
             arrival: Arrival::Incoming,
+            passage: Passage::default(),
         }
     }
 

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use knockd_core::config::Key;
 use knockd_core::{
-    Arrival, Door, DoorName, FlagRule, Hit, Packet, Protocol, Seconds, Sequence, Step, TcpFlags, Text,
+    Arrival, Door, DoorName, FlagRule, Hit, Packet, Passage, Protocol, Seconds, Sequence, Step, TcpFlags,
+    Text,
 };
 use model::{Op, compare};
 use proptest::collection::vec;
@@ -69,7 +70,7 @@ fn packets() -> impl Strategy<Value = Packet> {
             Protocol::Tcp => Hit::Tcp { port: step.port, flags },
             Protocol::Udp => Hit::Udp { port: step.port },
         };
-        Packet { source, destination, hit, arrival: Arrival::Incoming }
+        Packet { source, destination, hit, arrival: Arrival::Incoming, passage: Passage::default() }
     })
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use knockd_core::parts::{Matcher, Scanners, Sighting};
 use knockd_core::{
-    Arrival, Config, Door, Event, EventKind, Hit, LocalPorts, Packet, Seed, TcpFlags, Timestamp, Underway,
+    Arrival, Config, Door, Event, EventKind, Hit, LocalPorts, Packet, Passage, Seed, TcpFlags, Timestamp,
+    Underway,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -38,7 +39,13 @@ fn doors() -> Vec<Door> {
 }
 
 fn syn(source: IpAddr, destination: IpAddr, port: u16) -> Packet {
-    Packet { source, destination, hit: Hit::Tcp { port, flags: TcpFlags::SYN }, arrival: Arrival::Incoming }
+    Packet {
+        source,
+        destination,
+        hit: Hit::Tcp { port, flags: TcpFlags::SYN },
+        arrival: Arrival::Incoming,
+        passage: Passage::default(),
+    }
 }
 
 fn seeds() -> impl Strategy<Value = Seed> {

@@ -10,8 +10,8 @@ use std::time::Duration;
 use knockd_core::config::{LogFormat, OnExit, Reopen, ScanLimit};
 use knockd_core::{
     Arrival, Burn, Config, ConfigError, DoorId, Effect, Event, EventKind, Gate, Hit, LeaseFilter, LeaseId,
-    LeaseState, LocalPorts, Now, OneTime, OneTimeFiles, OpeningResult, Outcome, Packet, Run, Seed, Step,
-    TcpFlags, Text, Timestamp, UnixTime, Visibility,
+    LeaseState, LocalPorts, Now, OneTime, OneTimeFiles, OpeningResult, Outcome, Packet, Passage, Run, Seed,
+    Step, TcpFlags, Text, Timestamp, UnixTime, Visibility,
 };
 use proptest::prelude::*;
 use serde::Serialize;
@@ -79,7 +79,8 @@ command = once
         gate.set_local_ports(LocalPorts::new(32768, [Step::udp(53), Step::tcp(80)])).collect();
     for port in [1, 2, 5] {
         let hit = Hit::Tcp { port, flags: TcpFlags::SYN };
-        let packet = Packet { source, destination: own, hit, arrival: Arrival::Incoming };
+        let packet =
+            Packet { source, destination: own, hit, arrival: Arrival::Incoming, passage: Passage::default() };
         check(&packet).unwrap();
         outcomes.extend(gate.handle_packet(&packet, now));
         for attempt in gate.attempts() {
@@ -105,9 +106,16 @@ command = once
     outcomes.extend(gate.handle_exit(id, true, now));
     for port in 100..111 {
         let hit = Hit::Tcp { port, flags: TcpFlags::SYN };
-        outcomes.extend(
-            gate.handle_packet(&Packet { source, destination: own, hit, arrival: Arrival::Incoming }, now),
-        );
+        outcomes.extend(gate.handle_packet(
+            &Packet {
+                source,
+                destination: own,
+                hit,
+                arrival: Arrival::Incoming,
+                passage: Passage::default(),
+            },
+            now,
+        ));
     }
     for kind in ["attempt", "scanner", "opening", "effect", "used_up", "wanted"] {
         let is_kind = |outcome: &Outcome| to_value(outcome).unwrap().get(kind).is_some();

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use gates::{Burnt, Call, NAMES, check, destinations};
-use knockd_core::{Arrival, DoorName, Hit, LeaseFilter, Packet, Seed, TcpFlags};
+use knockd_core::{Arrival, DoorName, Hit, LeaseFilter, Packet, Passage, Seed, TcpFlags};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -42,7 +42,7 @@ fn packets() -> impl Strategy<Value = Packet> {
     packets.prop_map(|(source, destination, port, flags, kind, arrival)| {
         let is_udp = if port == 4 { kind > 1 } else { kind == 0 };
         let hit = if is_udp { Hit::Udp { port } } else { Hit::Tcp { port, flags } };
-        Packet { source, destination, hit, arrival }
+        Packet { source, destination, hit, arrival, passage: Passage::default() }
     })
 }
 
@@ -53,8 +53,16 @@ fn knocks() -> impl Strategy<Value = Vec<Call>> {
             4 => Hit::Udp { port },
             _ => Hit::Tcp { port, flags: TcpFlags::SYN },
         });
-        hits.map(|hit| Call::Packet(Packet { source, destination, hit, arrival: Arrival::Incoming }))
-            .collect()
+        hits.map(|hit| {
+            Call::Packet(Packet {
+                source,
+                destination,
+                hit,
+                arrival: Arrival::Incoming,
+                passage: Passage::default(),
+            })
+        })
+        .collect()
     })
 }
 

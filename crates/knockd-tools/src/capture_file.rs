@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use knockd_capture::decode;
-use knockd_core::Packet;
+use knockd_core::{Packet, Passage};
 use pcap_parser::pcapng::Block;
 use pcap_parser::traits::PcapNGPacketBlock;
 use pcap_parser::{
@@ -46,7 +46,10 @@ impl Captured<'_> {
     pub fn packet(&self) -> Result<Packet, Unread> {
         match self.carried? {
             Carried { in_vlan: true, .. } => Err(Unread::Vlan),
-            Carried { ip_packet, arrival, .. } => Ok(Packet { arrival, ..decode(ip_packet)? }),
+            Carried { ip_packet, arrival, interface, .. } => {
+                let packet = decode(ip_packet)?;
+                Ok(Packet { arrival, passage: Passage { interface, ..packet.passage }, ..packet })
+            }
         }
     }
 }
@@ -182,6 +185,8 @@ struct Section {
 
 /// What the packets of one interface share.
 struct CaptureInterface {
+    /// Its place in its section, from 1; a pcap file does not have several, so there it is 0.
+    number: u32,
     link_type: Linktype,
     /// Units of time per second.
     resolution: u64,
@@ -215,7 +220,8 @@ impl Section {
                 return Err(damaged);
             }
             PcapBlockOwned::NG(Block::InterfaceDescription(interface)) => {
-                self.interfaces.push(CaptureInterface::of_block(interface));
+                let number = u32::try_from(self.interfaces.len() + 1).unwrap_or_default();
+                self.interfaces.push(CaptureInterface::of_block(number, interface));
                 return Ok(None);
             }
             PcapBlockOwned::NG(Block::EnhancedPacket(packet)) => {
@@ -229,7 +235,11 @@ impl Section {
             PcapBlockOwned::NG(_) => return Ok(None),
         };
         self.time = units.map_or(self.time, |units| interface.time(units));
-        Ok(Some(Captured { number, time: self.time, carried: carried(interface.link_type, frame) }))
+        let carried = carried(interface.link_type, frame).map(|carried| match carried.interface {
+            0 => Carried { interface: interface.number, ..carried },
+            _ => carried,
+        });
+        Ok(Some(Captured { number, time: self.time, carried }))
     }
 }
 
@@ -237,10 +247,10 @@ impl CaptureInterface {
     fn of_file(header: &PcapHeader) -> Self {
         let resolution = if header.is_nanosecond_precision() { NANOSECONDS } else { MICROSECONDS };
         // The upper bits say whether frames end with a checksum.
-        Self { link_type: Linktype(header.network.0 & 0xffff), resolution, offset: 0 }
+        Self { number: 0, link_type: Linktype(header.network.0 & 0xffff), resolution, offset: 0 }
     }
 
-    fn of_block(block: &InterfaceDescriptionBlock<'_>) -> Self {
+    fn of_block(number: u32, block: &InterfaceDescriptionBlock<'_>) -> Self {
         // if_tsresol: the upper bit selects powers of 2 or of 10.
         let exponent = u32::from(block.if_tsresol & 0x7f);
         let resolution = if block.if_tsresol & 0x80 == 0 {
@@ -249,7 +259,7 @@ impl CaptureInterface {
             1_u64.checked_shl(exponent)
         };
         let resolution = resolution.unwrap_or(MICROSECONDS);
-        Self { link_type: block.linktype, resolution, offset: block.if_tsoffset }
+        Self { number, link_type: block.linktype, resolution, offset: block.if_tsoffset }
     }
 
     fn time(&self, units: u64) -> Duration {

@@ -32,6 +32,8 @@ pub struct Carried<'a> {
     pub in_vlan: bool,
     /// How it came, where the link layer tells: an Ethernet frame tells no more than whether it was on `lo`.
     pub arrival: Arrival,
+    /// A number of the interface, where the link layer tells one from another; otherwise 0.
+    pub interface: u32,
 }
 
 /// Finds the IP packet in a frame.
@@ -39,13 +41,18 @@ pub struct Carried<'a> {
 /// # Errors
 /// When there is none.
 pub(crate) fn carried(link_type: Linktype, frame: &[u8]) -> Result<Carried<'_>, Unread> {
-    let bare = |ip_packet, arrival| Carried { ip_packet, in_vlan: false, arrival };
+    let bare = |ip_packet, arrival| Carried { ip_packet, in_vlan: false, arrival, interface: 0 };
     let byte = |at: usize| frame.get(at).copied().unwrap_or_default();
     match link_type {
         // The LINKTYPE_ registry of tcpdump.org describes these headers.
         Linktype::ETHERNET => typed(frame, 12, 14, of_ethernet(frame)),
-        Linktype::LINUX_SLL => typed(frame, 14, 16, cooked(byte(1), [byte(2), byte(3)])),
-        LINUX_SLL2 => typed(frame, 0, 20, cooked(byte(10), [byte(8), byte(9)])),
+        // The older of the two does not name the interface, but what comes in and goes out passes two.
+        Linktype::LINUX_SLL => typed(frame, 14, 16, cooked(byte(1), [byte(2), byte(3)]))
+            .map(|carried| Carried { interface: u32::from(byte(1)) + 1, ..carried }),
+        LINUX_SLL2 => typed(frame, 0, 20, cooked(byte(10), [byte(8), byte(9)])).map(|carried| {
+            let interface = u32::from_be_bytes([byte(4), byte(5), byte(6), byte(7)]);
+            Carried { interface, ..carried }
+        }),
         Linktype::RAW | Linktype::IPV4 | Linktype::IPV6 => Ok(bare(frame, Arrival::Unknown)),
         _ if RAW_BSD.contains(&link_type) => Ok(bare(frame, Arrival::Unknown)),
         // The address family before the packet has a different number on every system; the packet itself has its
@@ -89,7 +96,8 @@ fn typed(frame: &[u8], at: usize, payload: usize, arrival: Arrival) -> Result<Ca
     if kind != IPV4 && kind != IPV6 {
         return Err(Ignored::NotIp.into());
     }
-    Ok(Carried { ip_packet: frame.get(start..).ok_or(Ignored::Truncated)?, in_vlan, arrival })
+    let ip_packet = frame.get(start..).ok_or(Ignored::Truncated)?;
+    Ok(Carried { ip_packet, in_vlan, arrival, interface: 0 })
 }
 
 #[cfg(test)]
@@ -106,17 +114,18 @@ mod tests {
     #[test]
     fn the_packet_is_found_behind_the_header_of_every_link_type() {
         let frames = [
-            (Linktype::ETHERNET, frame(&[&[7; 12], &[0x08, 0x00], &PACKET]), Arrival::Unknown),
-            (Linktype::LINUX_SLL, frame(&[&[7; 14], &[0x86, 0xdd], &PACKET]), Arrival::Incoming),
-            (LINUX_SLL2, frame(&[&[0x08, 0x00], &[7; 18], &PACKET]), Arrival::Incoming),
-            (Linktype::RAW, PACKET.to_vec(), Arrival::Unknown),
-            (Linktype(12), PACKET.to_vec(), Arrival::Unknown),
-            (Linktype::IPV4, PACKET.to_vec(), Arrival::Unknown),
-            (Linktype::NULL, frame(&[&[2, 0, 0, 0], &PACKET]), Arrival::Loopback),
-            (Linktype::LOOP, frame(&[&[0, 0, 0, 30], &PACKET]), Arrival::Loopback),
+            (Linktype::ETHERNET, frame(&[&[7; 12], &[0x08, 0x00], &PACKET]), Arrival::Unknown, 0),
+            (Linktype::LINUX_SLL, frame(&[&[7; 14], &[0x86, 0xdd], &PACKET]), Arrival::Incoming, 8),
+            (LINUX_SLL2, frame(&[&[0x08, 0x00], &[7; 18], &PACKET]), Arrival::Incoming, 0x0707_0707),
+            (Linktype::RAW, PACKET.to_vec(), Arrival::Unknown, 0),
+            (Linktype(12), PACKET.to_vec(), Arrival::Unknown, 0),
+            (Linktype::IPV4, PACKET.to_vec(), Arrival::Unknown, 0),
+            (Linktype::NULL, frame(&[&[2, 0, 0, 0], &PACKET]), Arrival::Loopback, 0),
+            (Linktype::LOOP, frame(&[&[0, 0, 0, 30], &PACKET]), Arrival::Loopback, 0),
         ];
-        for (link_type, frame, arrival) in &frames {
-            let expected = Ok(Carried { ip_packet: &PACKET, in_vlan: false, arrival: *arrival });
+        for (link_type, frame, arrival, interface) in &frames {
+            let (arrival, interface) = (*arrival, *interface);
+            let expected = Ok(Carried { ip_packet: &PACKET, in_vlan: false, arrival, interface });
             assert_eq!(carried(*link_type, frame), expected, "{link_type}");
             for length in 0..frame.len() {
                 let cut = carried(*link_type, &frame[..length]);
@@ -134,7 +143,8 @@ mod tests {
             (&[0x88, 0xa8, 0x00, 0x00, 0x81, 0x00, 0x00, 0x05, 0x08, 0x00], true),
         ] {
             let frame = frame(&[&[7; 12], tags, &PACKET]);
-            let expected = Ok(Carried { ip_packet: &PACKET, in_vlan, arrival: Arrival::Unknown });
+            let expected =
+                Ok(Carried { ip_packet: &PACKET, in_vlan, arrival: Arrival::Unknown, interface: 0 });
             assert_eq!(carried(Linktype::ETHERNET, &frame), expected, "{tags:?}");
         }
         let endless = [&[7; 12][..], &[0x81, 0x00, 0x00, 0x00].repeat(1000)].concat();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use knockd_capture::decode;
-use knockd_core::{Arrival, Config, Gate, Hit, Now, OneTimeFiles, Packet, Seed, TcpFlags};
+use knockd_core::{Arrival, Config, Gate, Hit, Now, OneTimeFiles, Packet, Passage, Seed, TcpFlags};
 use testbed::{Flags, Frame};
 
 const CONFIG: &str = "[door]\nsequence = 2000,2061,2122\ntcpflags = syn\nseq_timeout = 3600\n";
@@ -75,6 +75,7 @@ fn packet(source: u32, port: u16) -> Packet {
         destination: Ipv4Addr::new(10, 9, 0, 1).into(),
         hit: Hit::Tcp { port, flags: TcpFlags::SYN },
         arrival: Arrival::Incoming,
+        passage: Passage::default(),
     }
 }
 

@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use knockd_core::config::Key;
-use knockd_core::{Arrival, Config, Door, FlagRule, Hit, Packet, Protocol, Sequence, Step, TcpFlags};
+use knockd_core::{
+    Arrival, Config, Door, FlagRule, Hit, Packet, Passage, Protocol, Sequence, Step, TcpFlags,
+};
 use testbed::{Flags, Frame};
 
 /// The server's addresses, which doors without `Target` watch.
@@ -160,7 +162,13 @@ fn aimed(random: &mut Random, source: IpAddr, door: &Door, step: Step) -> Packet
     let is_possible = |address: &IpAddr| address.is_ipv4() == source.is_ipv4();
     let own: Vec<_> = OWN.into_iter().filter(is_possible).collect();
     let destination = door.target.filter(is_possible).unwrap_or_else(|| random.pick(&own));
-    Packet { source, destination, hit: hit(random, step, door.tcp_flags), arrival: Arrival::Incoming }
+    Packet {
+        source,
+        destination,
+        hit: hit(random, step, door.tcp_flags),
+        arrival: Arrival::Incoming,
+        passage: Passage::default(),
+    }
 }
 
 /// A packet with something wrong: the port, the flags, or the destination.

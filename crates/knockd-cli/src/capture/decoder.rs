@@ -139,13 +139,19 @@ mod tests {
     use std::num::NonZeroU32;
 
     use knockd_capture::Ignored;
-    use knockd_core::{Arrival, Hit, Packet};
+    use knockd_core::{Arrival, Hit, Packet, Passage};
 
     use super::*;
 
     fn packet(port: u16) -> Packet {
         let address = "192.0.2.1".parse().unwrap();
-        Packet { source: address, destination: address, hit: Hit::Udp { port }, arrival: Arrival::Loopback }
+        Packet {
+            source: address,
+            destination: address,
+            hit: Hit::Udp { port },
+            arrival: Arrival::Loopback,
+            passage: Passage::default(),
+        }
     }
 
     /// The records written before the link fails for good, one list per write. All of this takes no time, but comes

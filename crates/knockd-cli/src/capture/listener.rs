@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use knockd_capture::{Buffer, Interface, PacketSocket, Program};
-use knockd_core::{Packet, Timestamp};
+use knockd_core::{Packet, Passage, Timestamp};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -106,7 +106,7 @@ impl Listener {
         let slot = Arc::new(Slot::new(interface.clone(), socket, program));
         let (stopped, stop) = io::pipe().context("cannot start the listener thread")?;
         let (outcome, first) = bounded(1);
-        let reporter = Reporter { number, outcome, messages };
+        let reporter = Reporter { number, interface: interface.index, outcome, messages };
         let thread = Thread { interface: interface.name.clone(), slot: Arc::clone(&slot), stopped, reporter };
         spawn("listener", move || thread.run())?;
         Ok(Self {
@@ -332,6 +332,8 @@ fn pause(restarts: u32) -> Duration {
 /// Reports to the loop what the decoders of an interface send, and how they end.
 struct Reporter {
     number: u64,
+    /// The interface's number in the kernel.
+    interface: u32,
     /// Takes only one result, that of the first decoder.
     outcome: Sender<Result<(), String>>,
     messages: Sender<Message>,
@@ -356,7 +358,10 @@ impl Reporter {
                 return Err(malformed());
             }
             match record {
-                Record::Packet(packet) => packets.push(packet),
+                Record::Packet(packet) => {
+                    let passage = Passage { interface: self.interface, ..packet.passage };
+                    packets.push(Packet { passage, ..packet });
+                }
                 // That it came is all.
                 Record::Progress => {}
                 Record::Failed(number) => {
@@ -419,12 +424,18 @@ mod tests {
     fn reporter() -> (Reporter, Receiver<Message>) {
         let (sender, messages) = crossbeam_channel::unbounded();
         // The result of the first decoder is of no interest.
-        (Reporter { number: 1, outcome: bounded(1).0, messages: sender }, messages)
+        (Reporter { number: 1, interface: 7, outcome: bounded(1).0, messages: sender }, messages)
     }
 
     fn packet(port: u16) -> Packet {
         let address = "192.0.2.1".parse().unwrap();
-        Packet { source: address, destination: address, hit: Hit::Udp { port }, arrival: Arrival::Loopback }
+        Packet {
+            source: address,
+            destination: address,
+            hit: Hit::Udp { port },
+            arrival: Arrival::Loopback,
+            passage: Passage::default(),
+        }
     }
 
     fn bytes(records: &[Record]) -> Vec<u8> {
@@ -448,8 +459,9 @@ mod tests {
         let sent = [1, 2, 3].map(packet);
         assert!(reporter.pass_on(&bytes(&sent.map(Record::Packet)), &mut true).is_ok());
         let messages: Vec<_> = messages.try_iter().collect();
+        let seen_here = sent.map(|packet| Packet { passage: Passage { interface: 7, tag: 0 }, ..packet });
         assert!(
-            matches!(messages.as_slice(), [Message::Packets(packets)] if *packets == sent),
+            matches!(messages.as_slice(), [Message::Packets(packets)] if *packets == seen_here),
             "{messages:?}"
         );
     }

@@ -5,19 +5,18 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use knockd_core::{Arrival, Hit, Packet, TcpFlags};
+use knockd_core::{Arrival, Hit, Packet, Passage, TcpFlags};
 
 /// The bytes of a record.
 ///
 /// | bytes | of a packet | of anything else |
 /// | --- | --- | --- |
 /// | 0 | kind: 1 | kind: 2 progress, 3 failed, 4 ready, 5 dropped |
-/// | 1 | 4 or 6: the IP version of both addresses | 0 |
+/// | 1 | upper half: 4 or 6, the IP version of both addresses; lower half: how it came, 0 incoming, 1 outgoing, 2 over loopback, 3 for another machine, 4 unknown | 0 |
 /// | 2 | 6 or 17: TCP or UDP (IANA, Protocol Numbers) | 0 |
 /// | 3 | TCP flags, the upper two bits 0; 0 for UDP | 0 |
 /// | 4–5 | destination port, big-endian | 0 |
-/// | 6 | how it came: 0 incoming, 1 outgoing, 2 over loopback, 3 for another machine, 4 unknown | 0 |
-/// | 7 | 0 | 0 |
+/// | 6–7 | tag ([`Passage::tag_of`]), big-endian | 0 |
 /// | 8–23 | source; an IPv4 address first, then 0 | failed: error number; ready: those of [`Kept`]; dropped: the count's upper and lower half; two bytes each, big-endian, then 0 |
 /// | 24–39 | destination, likewise | 0 |
 pub type Bytes = [u8; SIZE];
@@ -123,25 +122,29 @@ fn packet_to_bytes(packet: &Packet) -> Bytes {
         Hit::Udp { port } => (UDP, port, 0),
     };
     // A decoder never has a packet with addresses of two kinds; the daemon would refuse this version.
-    let version = match (packet.source, packet.destination) {
+    let version: u8 = match (packet.source, packet.destination) {
         (IpAddr::V4(_), IpAddr::V4(_)) => 4,
         (IpAddr::V6(_), IpAddr::V6(_)) => 6,
         _ => 0,
     };
     let [high, low] = port.to_be_bytes();
-    let arrival = match packet.arrival {
+    let arrival: u8 = match packet.arrival {
         Arrival::Incoming => 0,
         Arrival::Outgoing => 1,
         Arrival::Loopback => 2,
         Arrival::OtherHost => 3,
         Arrival::Unknown => 4,
     };
-    let head = [PACKET, version, protocol, flags, high, low, arrival, 0];
+    let [tag_high, tag_low] = packet.passage.tag.to_be_bytes();
+    let head = [PACKET, version << 4 | arrival, protocol, flags, high, low, tag_high, tag_low];
     join(head, address_to_bytes(packet.source), address_to_bytes(packet.destination))
 }
 
 fn packet_from_bytes(bytes: &Bytes) -> Result<Packet, Malformed> {
-    let ([_, version, protocol, flags, high, low, arrival, _], source, destination) = split(bytes)?;
+    let ([_, first, protocol, flags, high, low, tag_high, tag_low], source, destination) = split(bytes)?;
+    let (version, arrival) = (first >> 4, first & 0x0f);
+    // The listener knows the interface.
+    let passage = Passage { interface: 0, tag: u16::from_be_bytes([tag_high, tag_low]) };
     let port = u16::from_be_bytes([high, low]);
     let hit = match protocol {
         TCP => Hit::Tcp { port, flags: TcpFlags::from_wire(flags) },
@@ -161,7 +164,7 @@ fn packet_from_bytes(bytes: &Bytes) -> Result<Packet, Malformed> {
         (6, _) => Ok(IpAddr::V6(Ipv6Addr::from(bytes))),
         _ => Err(Malformed),
     };
-    Ok(Packet { source: address(source)?, destination: address(destination)?, hit, arrival })
+    Ok(Packet { source: address(source)?, destination: address(destination)?, hit, arrival, passage })
 }
 
 fn address_to_bytes(address: IpAddr) -> [u8; 16] {
@@ -225,6 +228,7 @@ mod tests {
             destination: destination.parse().unwrap(),
             hit,
             arrival: Arrival::Incoming,
+            passage: Passage { interface: 0, tag: 0x0a0b },
         })
     }
 
@@ -250,9 +254,12 @@ mod tests {
             Arrival::Unknown,
         ]);
         prop_oneof![
-            (addresses, hits, arrivals).prop_map(|([source, destination], hit, arrival)| Record::Packet(
-                Packet { source, destination, hit, arrival }
-            )),
+            (addresses, hits, arrivals, any::<u16>()).prop_map(
+                |([source, destination], hit, arrival, tag)| {
+                    let passage = Passage { interface: 0, tag };
+                    Record::Packet(Packet { source, destination, hit, arrival, passage })
+                }
+            ),
             Just(Record::Progress),
             any::<u16>().prop_map(Record::Failed),
             any::<u32>().prop_map(Record::Dropped),
@@ -291,7 +298,7 @@ mod tests {
     #[test]
     fn the_layout_is_as_documented() {
         let mut expected = [0; SIZE];
-        expected[..8].copy_from_slice(&[1, 4, 6, 0x02, 0x1b, 0x58, 0, 0]);
+        expected[..8].copy_from_slice(&[1, 0x40, 6, 0x02, 0x1b, 0x58, 0x0a, 0x0b]);
         expected[8..12].copy_from_slice(&[192, 0, 2, 1]);
         expected[24..28].copy_from_slice(&[192, 0, 2, 2]);
         assert_eq!(syn(), expected);
@@ -300,10 +307,10 @@ mod tests {
     #[test]
     fn whatever_is_not_as_documented_is_refused() {
         let kinds = [0, 6, 255].map(|kind| (0, kind));
-        let versions = [0, 5, 255].map(|version| (1, version));
+        let versions = [0, 4, 0x50, 255].map(|version| (1, version));
         let protocols = [0, 1, 255].map(|protocol| (2, protocol));
-        // Reserved flag bits and bytes, and the bytes after an IPv4 address.
-        let others = [(3, 0x42), (3, 0x82), (6, 5), (7, 1), (12, 1), (23, 1), (28, 1), (39, 1)];
+        // Reserved flag bits, an arrival, and the bytes after an IPv4 address.
+        let others = [(3, 0x42), (3, 0x82), (1, 0x45), (12, 1), (23, 1), (28, 1), (39, 1)];
         for (at, value) in [&kinds[..], &versions, &protocols, &others].concat() {
             let mut bytes = syn();
             bytes[at] = value;

@@ -88,6 +88,8 @@ pub enum What<'a> {
         #[serde(serialize_with = "martian_code")]
         reason: Martian,
     },
+    /// Another interface has just shown it.
+    Copy,
     /// A door sees the packet, and nothing changes.
     NoEffect,
     /// An attempt reached this stage.
@@ -169,6 +171,7 @@ pub fn of_packet<'a>(
         Visibility::WrongFlags => Some(What::OtherFlags),
         Visibility::Martian(reason) => Some(What::Martian { reason }),
         Visibility::FromScanner => is_without_effect.then_some(What::FromScanner),
+        Visibility::Copy => Some(What::Copy),
         Visibility::Visible => is_without_effect.then_some(What::NoEffect),
     });
     notes.extend(what.map(|what| Note { source: packet.source, door, what }));
@@ -256,6 +259,7 @@ impl fmt::Display for What<'_> {
             ),
             Self::FromScanner => f.write_str("ignored: the source is a scanner"),
             Self::Martian { reason } => write!(f, "ignored: {reason}"),
+            Self::Copy => f.write_str("ignored: the same packet, seen on another interface"),
             Self::NoEffect => {
                 f.write_str("no effect: starts no sequence, and there is no attempt to advance or spoil")
             }
@@ -330,13 +334,19 @@ impl Serialize for Shown<'_> {
 #[cfg(test)]
 mod tests {
     use knockd_core::config::Key;
-    use knockd_core::{Arrival, DoorId, DoorName, Sequence};
+    use knockd_core::{Arrival, DoorId, DoorName, Passage, Sequence};
 
     use super::*;
 
     fn packet(flags: TcpFlags) -> Packet {
         let [source, destination] = ["192.0.2.7", "192.0.2.1"].map(|address| address.parse().unwrap());
-        Packet { source, destination, hit: Hit::Tcp { port: 9000, flags }, arrival: Arrival::Incoming }
+        Packet {
+            source,
+            destination,
+            hit: Hit::Tcp { port: 9000, flags },
+            arrival: Arrival::Incoming,
+            passage: Passage::default(),
+        }
     }
 
     fn doors() -> Vec<Door> {
@@ -383,6 +393,7 @@ mod tests {
             (Visibility::WrongFlags, "not seen: the doors that use this port want other TCP flags"),
             (Visibility::FromScanner, "ignored: the source is a scanner"),
             (Visibility::Martian(Martian::Multicast), "ignored: multicast source address"),
+            (Visibility::Copy, "ignored: the same packet, seen on another interface"),
         ] {
             assert_eq!(told(visibility, &[]), [expected]);
         }

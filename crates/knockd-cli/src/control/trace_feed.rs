@@ -228,7 +228,7 @@ fn now() -> (String, String) {
 #[cfg(test)]
 mod tests {
     use crossbeam_channel::{Receiver, bounded};
-    use knockd_core::{Arrival, Hit};
+    use knockd_core::{Arrival, Hit, Passage};
 
     use super::*;
     use crate::control::Reply;
@@ -244,6 +244,7 @@ mod tests {
             destination: address("192.0.2.1"),
             hit: Hit::Udp { port: 7101 },
             arrival: Arrival::Incoming,
+            passage: Passage::default(),
         }
     }
 
