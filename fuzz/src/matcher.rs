@@ -94,7 +94,7 @@ fn op(input: &mut Unstructured<'_>, doors: &[Door]) -> Result<Op> {
         12 => Op::Forget(source(argument)),
         13 => Op::Sequence(usize::from(argument), Some(sequence(input)?)),
         14 if argument < 8 => Op::Sequence(usize::from(argument), None),
-        14 => Op::Addresses(addresses()[usize::from(argument % 4)..].to_vec()),
+        14 => Op::Addresses(addresses()[usize::from(argument % 4)..].iter().copied().map(Into::into).collect()),
         _ => {
             let mut doors = doors.to_vec();
             let count = doors.len().max(1);

@@ -4,6 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use knockd_core::OwnAddress;
 use nix::errno::Errno;
 use nix::libc::{RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR, RTMGRP_LINK};
 use nix::sys::socket::{
@@ -69,6 +70,11 @@ pub fn interfaces() -> Vec<Interface> {
 }
 
 impl Interface {
+    /// Returns its addresses.
+    pub fn own_addresses(&self) -> impl Iterator<Item = OwnAddress> + '_ {
+        self.addresses.iter().map(|&address| OwnAddress { address, interface: self.index })
+    }
+
     /// Returns the same interface in the form that pnet needs to open a channel.
     pub(crate) fn to_pnet(&self) -> NetworkInterface {
         NetworkInterface {

@@ -170,6 +170,41 @@ fn an_address_counts_from_when_it_is_added_until_it_is_removed() {
 }
 
 #[test]
+fn an_address_counts_on_every_interface_whichever_has_it_even_lo() {
+    for interfaces in ["any", "eth0"] {
+        let net = Net::new().unwrap();
+        sh(&net.client, "ip route add 203.0.113.0/24 via 10.9.0.1");
+        sh(&net.server, "ip address add 203.0.113.9/32 dev lo");
+        let mut knockd = Knockd::start_with(&net, DOOR, &["-v", "-i", interfaces]);
+        knock(&net.client, "203.0.113.9 1 2 3");
+        knockd.wait_for("10.9.0.2: door: OPEN SESAME");
+        // One that comes later.
+        sh(
+            &net.server,
+            "ip link add floating type veth; ip address add 203.0.113.10/32 dev floating; ip link set floating up",
+        );
+        let knock_until_open = || {
+            knock(&net.client, "203.0.113.10 1 2 3");
+            knockd.count("10.9.0.2: door: OPEN SESAME") >= 2
+        };
+        wait_until("a knock at the new address", knock_until_open);
+    }
+}
+
+#[test]
+fn a_hit_at_an_address_of_another_interface_moves_a_knock_on_and_spoils_none() {
+    let net = Net::new().unwrap();
+    sh(&net.server, "ip address add 203.0.113.9/32 dev lo");
+    let mut ear = Ear::of(net, "[door]\nsequence = 1,2,3\n[other]\nsequence = 8,9\n", &["-v"]);
+    let there = |neighbour, port| Frame::tcp([10, 9, 0, neighbour], [203, 0, 113, 9], port, Flags::SYN);
+    let here = |neighbour, port| Frame::tcp([10, 9, 0, neighbour], [10, 9, 0, 1], port, Flags::SYN);
+    let frames = [here(3, 1), there(3, 3), there(3, 9), here(3, 2), here(3, 3)];
+    assert_eq!(ear.opened(&frames), ["10.9.0.3: door"]);
+    assert_eq!(ear.opened(&[there(4, 1), here(4, 2), there(4, 3)]), ["10.9.0.4: door"]);
+    assert_eq!(ear.opened(&[here(5, 1), here(5, 3), here(5, 2), here(5, 3)]), [""; 0]);
+}
+
+#[test]
 fn an_honest_knock_opens_amid_a_flood_of_spoofed_beginnings() {
     let net = Net::new().unwrap();
     let config = format!("[options]\nlogfile = /run/log\n{DOOR}command = echo opened for %IP%\n");

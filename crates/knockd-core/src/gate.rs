@@ -18,7 +18,7 @@ use crate::martian::{Martian, OwnAddresses};
 use crate::matcher::{Matcher, Underway};
 use crate::one_time::{OneTime, Unused};
 use crate::outcome::{DoorId, Event, EventKind, OpeningResult, Outcome, Visibility, Wanted};
-use crate::packet::Packet;
+use crate::packet::{OwnAddress, Packet};
 use crate::scanners::{LocalPorts, Scanner, Scanners, Sighting};
 use crate::seed::Seed;
 use crate::text::Text;
@@ -48,6 +48,8 @@ pub struct Gate {
     /// Openings that wait until their one-time sequence is struck out.
     burning: BTreeMap<BurnId, Burning>,
     last_burn: BurnId,
+    own: Vec<OwnAddress>,
+    /// The same, to find them.
     addresses: OwnAddresses,
     wanted: Arc<Wanted>,
     /// Reused to keep its memory; empty between calls.
@@ -98,6 +100,7 @@ impl Gate {
             files,
             burning: BTreeMap::new(),
             last_burn: BurnId(0),
+            own: Vec::new(),
             addresses: OwnAddresses::default(),
             wanted: Arc::default(),
             outcomes: Vec::new(),
@@ -130,8 +133,9 @@ impl Gate {
     }
 
     /// Sets our own addresses: the destinations that doors without a `Target` watch, and sources that nobody else has.
-    pub fn set_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
-        self.addresses = addresses.into_iter().collect();
+    pub fn set_addresses(&mut self, addresses: impl IntoIterator<Item = impl Into<OwnAddress>>) {
+        self.own = addresses.into_iter().map(Into::into).collect();
+        self.addresses = self.own.iter().map(|own| own.address).collect();
         self.watch();
     }
 
@@ -445,7 +449,7 @@ impl Gate {
 
     /// Derives everything that also depends on our own addresses.
     fn watch(&mut self) {
-        self.matcher.set_addresses(self.addresses.iter());
+        self.matcher.set_addresses(self.own.iter().copied());
         self.scanners.watch(&self.wanted.interests, self.addresses.iter());
     }
 }

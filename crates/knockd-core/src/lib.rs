@@ -113,7 +113,7 @@ pub use martian::Martian;
 pub use matcher::{Interest, Underway};
 pub use one_time::{OneTime, STRIKE, Unused};
 pub use outcome::{DoorId, Event, EventKind, OpeningResult, Outcome, Visibility, Wanted};
-pub use packet::{Arrival, Hit, Packet, Passage};
+pub use packet::{Arrival, Hit, OwnAddress, Packet, Passage};
 pub use scanners::{LocalPorts, Scanner};
 pub use seed::Seed;
 pub use sequence::{Protocol, Sequence, SequenceError, Step};

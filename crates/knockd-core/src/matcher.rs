@@ -10,12 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
-use self::doors::{Meaning, StepKey, Watched};
+use self::doors::{Destination, Meaning, StepKey, Watched};
 pub use self::view::Underway;
 use crate::attempts::{Attempt, Attempts, COOLING, ClassId};
 use crate::config::Door;
 use crate::outcome::{DoorId, Event, EventKind, Visibility};
-use crate::packet::{Hit, Packet};
+use crate::packet::{Hit, OwnAddress, Packet};
 use crate::seed::Seed;
 use crate::sequence::Step;
 use crate::tcp_flags::{FlagRule, TcpFlags};
@@ -42,13 +42,11 @@ pub struct Interest {
 #[derive(Debug)]
 pub struct Matcher {
     doors: Vec<Watched>,
-    addresses: BTreeSet<IpAddr>,
+    addresses: BTreeSet<OwnAddress>,
     /// The class of the doors with each target, and of those without one.
     classes: BTreeMap<Option<IpAddr>, ClassId>,
-    /// The classes of doors that watch each destination: doors without a `Target` if it is our own, and doors with it
-    /// as their target. Like the next one, only the administrator fills it, so it needs no hash that resists
-    /// attackers.
-    watched: hashbrown::HashMap<IpAddr, [Option<ClassId>; 2]>,
+    /// Like the next one, only the administrator fills it, so it needs no hash that resists attackers.
+    watched: hashbrown::HashMap<IpAddr, Destination>,
     /// What each step means to the doors of each class.
     steps: hashbrown::HashMap<StepKey, Meaning>,
     attempts: Attempts,
@@ -108,17 +106,20 @@ impl Matcher {
     pub fn handle_packet(&mut self, packet: &Packet, now: Timestamp) -> &[Event] {
         self.events.clear();
         self.expire(now);
-        let classes = self.classes_of(packet.destination);
+        let (classes, is_elsewhere) = self.classes_of(packet);
         let step = packet.hit.step();
         if self.visibility_to(classes, packet.hit) == Visibility::Visible {
             self.packet += 1;
             let own = self.events.len();
             let mut completed = false;
-            for class in classes.into_iter().flatten() {
-                completed |= self.judge(packet, class);
+            // Only to our own addresses is a packet sent that 0.8 does not see.
+            let classes = classes.into_iter().zip([is_elsewhere, false]);
+            let classes = classes.filter_map(|(class, is_lenient)| Some((class?, is_lenient)));
+            for (class, is_lenient) in classes.clone() {
+                completed |= self.judge(packet, class, is_lenient);
             }
-            for class in classes.into_iter().flatten() {
-                self.begin(packet, step, class, completed);
+            for (class, is_lenient) in classes {
+                self.begin(packet, step, class, completed, is_lenient);
             }
             self.events.get_mut(own..).unwrap_or_default().sort_by_key(|event| event.door);
         }
@@ -127,7 +128,7 @@ impl Matcher {
 
     /// Says whether any door sees a packet at present.
     pub fn visibility(&self, packet: &Packet) -> Visibility {
-        self.visibility_to(self.classes_of(packet.destination), packet.hit)
+        self.visibility_to(self.classes_of(packet).0, packet.hit)
     }
 
     /// Ends the attempts that have timed out and returns them as [`EventKind::TimedOut`], for each `Seq_Timeout` the
@@ -155,8 +156,13 @@ impl Matcher {
         });
     }
 
-    fn classes_of(&self, destination: IpAddr) -> [Option<ClassId>; 2] {
-        self.watched.get(&destination).copied().unwrap_or_default()
+    /// Returns the classes of doors that watch the packet's destination: doors without a `Target` if it is our own, and doors with
+    /// it as their target. Also says whether it is an address of another interface than the one that shows the packet.
+    fn classes_of(&self, packet: &Packet) -> ([Option<ClassId>; 2], bool) {
+        let Some(destination) = self.watched.get(&packet.destination) else { return Default::default() };
+        let is_elsewhere = !destination.is_of(packet.passage.interface);
+        let own = destination.own.filter(|_| !is_elsewhere || destination.is_global);
+        ([own, destination.target], is_elsewhere)
     }
 
     fn visibility_to(&self, classes: [Option<ClassId>; 2], hit: Hit) -> Visibility {
@@ -180,7 +186,9 @@ impl Matcher {
 
 #[cfg(test)]
 mod tests {
-    use super::EventKind::{Cooling, Evicted, Opened, Repeated, Spoiled, Stage, TimedOut, WrongFlags};
+    use super::EventKind::{
+        Cooling, Elsewhere, Evicted, Opened, Repeated, Spoiled, Stage, TimedOut, WrongFlags,
+    };
     use std::time::Duration;
 
     use super::*;
@@ -600,6 +608,28 @@ mod tests {
         matcher.set_addresses([address("192.0.2.9")]);
         assert_eq!(knock(&mut matcher, &[2]), []);
         assert_eq!(send(&mut matcher, &[to("192.0.2.9", syn(2))]), [(0, Stage(2)), (0, Opened)]);
+    }
+
+    #[test]
+    fn a_packet_to_an_address_of_another_interface_begins_and_advances_and_spoils_nothing() {
+        let mut matcher = matcher(&[door("a", "1,2,3,4"), with_target("192.0.2.2", door("b", "9,8"))]);
+        let own = |text, interface| OwnAddress { address: address(text), interface };
+        matcher.set_addresses([own("192.0.2.1", 7), own("192.0.2.2", 8), own("fe80::1", 8)]);
+        let on = |interface, packet| Packet { passage: Passage { interface, tag: 0 }, ..packet };
+        let there = |port| on(7, to("192.0.2.2", syn(port)));
+        let events = send(&mut matcher, &[there(1), on(7, syn(2)), there(4), there(3)]);
+        assert_eq!(events, [(0, Stage(1)), (0, Stage(2)), (0, Elsewhere(2)), (0, Stage(3))]);
+        assert_eq!(
+            send(&mut matcher, &[there(9), on(7, syn(4))]),
+            [(0, Elsewhere(3)), (1, Stage(1)), (0, Stage(4)), (0, Opened)]
+        );
+        assert_eq!(send(&mut matcher, &[there(4)]), [(1, Spoiled(1))], "a target is one on any interface");
+        let here = [on(8, there(1)), on(8, there(4)), there(1)];
+        assert_eq!(send(&mut matcher, &here), [(0, Stage(1)), (0, Spoiled(1)), (0, Stage(1))]);
+        for (interface, expected) in [(7, Visibility::NotWatched), (8, Visibility::Visible)] {
+            let local = on(interface, from("fe80::2", to("fe80::1", syn(1))));
+            assert_eq!(matcher.visibility(&local), expected);
+        }
     }
 
     #[test]

@@ -61,6 +61,8 @@ pub enum EventKind {
     /// A packet that another door sees has flags that this one does not want, and is ignored. Stage 0 means no
     /// attempt: the packet would have started one.
     WrongFlags(u8),
+    /// A packet to an address of another interface is neither the next step nor one already done, and is ignored.
+    Elsewhere(u8),
     /// The source opened the door, and its `Cooldown` is still running: the packet is ignored.
     Cooling,
 }

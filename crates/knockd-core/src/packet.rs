@@ -47,6 +47,37 @@ impl Passage {
     }
 }
 
+/// One of our own addresses.
+///
+/// A packet to it counts on whichever interface it is seen, because the host takes it there. On an interface other than its own it
+/// never spoils an attempt: knockd 0.8 does not see it. An address of a single link, such as a link-local one, and a loopback address
+/// count on their own interface only.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct OwnAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// The number of its interface, as in [`Passage::interface`]; 0 for all of them.
+    pub interface: u32,
+}
+
+/// An address of all interfaces.
+impl From<IpAddr> for OwnAddress {
+    fn from(address: IpAddr) -> Self {
+        Self { address, interface: 0 }
+    }
+}
+
+impl OwnAddress {
+    /// Says whether a packet to it can come over any interface.
+    pub const fn is_global(&self) -> bool {
+        match self.address {
+            IpAddr::V4(address) => !address.is_loopback() && !address.is_link_local(),
+            IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
+        }
+    }
+}
+
 /// How a packet came here, as far as a packet socket tells (`sll_pkttype` and `sll_hatype`, packet(7)).
 ///
 /// With it a gate refuses packets whose source is forged beyond doubt, or that do not concern this host: see

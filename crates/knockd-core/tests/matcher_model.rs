@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use knockd_core::config::Key;
 use knockd_core::{
-    Arrival, Door, DoorName, FlagRule, Hit, Packet, Passage, Protocol, Seconds, Sequence, Step, TcpFlags,
-    Text,
+    Arrival, Door, DoorName, FlagRule, Hit, OwnAddress, Packet, Passage, Protocol, Seconds, Sequence, Step,
+    TcpFlags, Text,
 };
 use model::{Op, compare};
 use proptest::collection::vec;
@@ -65,13 +65,27 @@ fn doors() -> impl Strategy<Value = Door> {
 fn packets() -> impl Strategy<Value = Packet> {
     let destination = prop_oneof![3 => Just(addresses()[0]), 1 => select(addresses().to_vec())];
     let flags = prop_oneof![3 => Just(TcpFlags::SYN), 1 => any::<u8>().prop_map(TcpFlags::from_wire)];
-    (sources(), destination, steps(), flags).prop_map(|(source, destination, step, flags)| {
-        let hit = match step.protocol {
-            Protocol::Tcp => Hit::Tcp { port: step.port, flags },
-            Protocol::Udp => Hit::Udp { port: step.port },
-        };
-        Packet { source, destination, hit, arrival: Arrival::Incoming, passage: Passage::default() }
-    })
+    (sources(), destination, steps(), flags, 0..3_u32).prop_map(
+        |(source, destination, step, flags, interface)| {
+            let hit = match step.protocol {
+                Protocol::Tcp => Hit::Tcp { port: step.port, flags },
+                Protocol::Udp => Hit::Udp { port: step.port },
+            };
+            Packet {
+                source,
+                destination,
+                hit,
+                arrival: Arrival::Incoming,
+                passage: Passage { interface, tag: 0 },
+            }
+        },
+    )
+}
+
+/// On one of two interfaces, or on all of them.
+fn own_addresses() -> impl Strategy<Value = OwnAddress> {
+    let address = select(addresses().to_vec());
+    (address, 0..3_u32).prop_map(|(address, interface)| OwnAddress { address, interface })
 }
 
 fn ops() -> impl Strategy<Value = Op> {
@@ -86,7 +100,7 @@ fn ops() -> impl Strategy<Value = Op> {
         2 => Just(Op::TimeoutWhenDue),
         2 => (0..5_usize, proptest::option::of(sequences()))
             .prop_map(|(door, sequence)| Op::Sequence(door, sequence)),
-        1 => vec(select(addresses().to_vec()), 0..3).prop_map(Op::Addresses),
+        1 => vec(own_addresses(), 0..4).prop_map(Op::Addresses),
         1 => sources().prop_map(Op::Forget),
     ]
 }

@@ -86,7 +86,7 @@ fn gate(guarded: bool) -> Result<Gate> {
         config.options.scan_limit = None;
     }
     let mut gate = Gate::new(config, OneTimeFiles::new(), Seed::new(1, 2));
-    gate.set_addresses([Ipv4Addr::new(10, 9, 0, 1).into()]);
+    gate.set_addresses([IpAddr::from([10, 9, 0, 1])]);
     Ok(gate)
 }
 

@@ -178,7 +178,7 @@ const RULES: &[Rule] = &[
     Rule::differs(
         "own_addresses_from_elsewhere",
         "A knock that arrives with the server's own address as its source counts.",
-        "It is forged and ignored. An address of an interface on which knockd listens counts as a source only of packets \
+        "It is forged and ignored. An address of the host itself counts as a source only of packets \
          that leave the host or come over `lo`.",
         |t| {
             t.start(&format!("{DOOR}[out]\nsequence = 7000\ntarget = 10.9.0.2\n"));
@@ -190,7 +190,7 @@ const RULES: &[Rule] = &[
     Rule::differs(
         "frames_for_another_machine",
         "While the interface is in promiscuous mode, a frame that is addressed to another machine counts.",
-        "It counts only for a `Target` that is not an address of an interface on which knockd listens.",
+        "It counts only for a `Target` that is not an address of the host itself.",
         |t| {
             t.sh("ip link set eth0 promisc on");
             t.start(&format!("{DOOR}[target]\nsequence = 7000\ntarget = 10.9.0.77\n"));

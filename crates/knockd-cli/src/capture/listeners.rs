@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender};
 use knockd_capture::{Buffer, Interface, PacketSocket, Program, interfaces};
-use knockd_core::{Timestamp, Wanted};
+use knockd_core::{OwnAddress, Timestamp, Wanted};
 
 use crate::capture::claim::{Claim, Claimant};
 use crate::capture::listener::{Fault, Listener, Message, State};
@@ -35,7 +35,7 @@ const RECOVERY: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(60);
 
-/// The inputs of every filter, except the addresses of its interface.
+/// What every filter is to pass.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) struct FilterSpec {
     pub(crate) wanted: Arc<Wanted>,
@@ -43,10 +43,23 @@ pub(crate) struct FilterSpec {
 }
 
 impl FilterSpec {
-    fn program(&self, interface: &Interface) -> Program {
+    /// Makes the program for an interface of a host with these addresses.
+    fn program(&self, interface: &Interface, own: &[OwnAddress]) -> Program {
         let Wanted { interests, strays } = &*self.wanted;
-        Program::guarded(interests, interface, strays.as_ref(), self.only_ipv4)
+        // The host takes packets to any of its addresses on any interface.
+        let is_elsewhere = |own: &&OwnAddress| own.interface != interface.index && own.is_global();
+        let elsewhere = own.iter().filter(is_elsewhere).map(|own| own.address);
+        let addresses = interface.addresses.iter().copied().chain(elsewhere).collect();
+        let interface = Interface { addresses, ..interface.clone() };
+        Program::guarded(interests, &interface, strays.as_ref(), self.only_ipv4)
     }
+}
+
+/// The addresses of all interfaces, whether or not they are listened to.
+fn addresses_of_all(interfaces: &[Interface]) -> Vec<OwnAddress> {
+    let mut own: Vec<_> = interfaces.iter().flat_map(Interface::own_addresses).collect();
+    own.sort_unstable();
+    own
 }
 
 /// Open sockets without threads.
@@ -54,6 +67,7 @@ pub(crate) struct Sockets {
     selection: Selection,
     filter: FilterSpec,
     claimant: Claimant,
+    own: Vec<OwnAddress>,
     open: Vec<(Interface, PacketSocket, Claim)>,
 }
 
@@ -69,23 +83,26 @@ impl Sockets {
         filter: FilterSpec,
         claimant: Claimant,
     ) -> anyhow::Result<Self> {
-        let chosen = selection.at_start(&interfaces(), waits)?;
+        let all = interfaces();
+        let own = addresses_of_all(&all);
+        let chosen = selection.at_start(&all, waits)?;
         let (chosen, _) = within_limit(chosen, |_| false);
         let open = chosen.into_iter().enumerate().map(|(others, interface)| {
             // First, so none of the packets that wait from then on is another daemon's as well.
             let claim =
                 claimant.claim_patiently(interface.index).with_context(|| cannot_listen(&interface))?;
-            let socket = PacketSocket::open(&interface, &filter.program(&interface), buffer(others))?;
+            let program = filter.program(&interface, &own);
+            let socket = PacketSocket::open(&interface, &program, buffer(others))?;
             log::debug!("interface {}: {}", interface.name, addresses_of(&interface));
             Ok((interface, socket, claim))
         });
         let open = open.collect::<anyhow::Result<_>>()?;
-        Ok(Self { selection, filter, claimant, open })
+        Ok(Self { selection, filter, claimant, own, open })
     }
 
-    /// Returns the addresses of all interfaces.
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.open.iter().flat_map(|(interface, ..)| interface.addresses.iter().copied())
+    /// Returns the addresses of this host.
+    pub(crate) fn own_addresses(&self) -> &[OwnAddress] {
+        &self.own
     }
 }
 
@@ -95,6 +112,8 @@ pub(crate) struct Listeners {
     selection: Selection,
     filter: FilterSpec,
     claimant: Claimant,
+    /// The addresses of this host.
+    own: Vec<OwnAddress>,
     open: Vec<Listener>,
     /// Selected interfaces above the limit.
     left_out: Vec<String>,
@@ -115,12 +134,13 @@ impl Listeners {
     /// # Errors
     /// When the system has no thread left, or an interface has no decoder that reads.
     pub(crate) fn start(sockets: Sockets) -> anyhow::Result<Self> {
-        let Sockets { selection, filter, claimant, open: sockets } = sockets;
+        let Sockets { selection, filter, claimant, own, open: sockets } = sockets;
         let (sender, messages) = crossbeam_channel::bounded(QUEUE);
         let mut listeners = Self {
             selection,
             filter,
             claimant,
+            own,
             open: Vec::new(),
             left_out: Vec::new(),
             next: 0,
@@ -146,7 +166,7 @@ impl Listeners {
         claim: Claim,
         now: Timestamp,
     ) -> anyhow::Result<()> {
-        let program = self.filter.program(&interface);
+        let program = self.filter.program(&interface, &self.own);
         let reporter = (self.next, self.sender.clone());
         self.open.push(Listener::start(reporter, socket, program, interface, claim, now)?);
         self.next += 1;
@@ -215,9 +235,17 @@ impl Listeners {
         })
     }
 
-    /// Returns the addresses of all interfaces.
+    /// Returns the addresses of this host to which packets are seen.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.open.iter().flat_map(|listener| listener.interface.addresses.iter().copied())
+        let is_of = |listener: &Listener, own: &OwnAddress| listener.interface.index == own.interface;
+        let is_seen =
+            move |own: &&OwnAddress| own.is_global() || self.open.iter().any(|listener| is_of(listener, own));
+        self.own.iter().filter(is_seen).map(|own| own.address)
+    }
+
+    /// Returns the addresses of this host.
+    pub(crate) fn own_addresses(&self) -> &[OwnAddress] {
+        &self.own
     }
 
     /// Stops listening: from now on, another daemon may.
@@ -244,7 +272,8 @@ impl Listeners {
         }
         self.filter = filter;
         for listener in &mut self.open {
-            if let Err(error) = listener.set_filter(self.filter.program(&listener.interface)) {
+            let program = self.filter.program(&listener.interface, &self.own);
+            if let Err(error) = listener.set_filter(program) {
                 log.write(&Line::warning(format!("{}: {error:#}", listener.interface.name)));
                 self.retry.get_or_insert((now.after(FIRST_PAUSE), FIRST_PAUSE));
             }
@@ -284,6 +313,9 @@ impl Listeners {
         if all.is_empty() {
             return fail("cannot list the network interfaces");
         }
+        let own = addresses_of_all(&all);
+        let has_moved = own != self.own;
+        self.own = own;
         let is_open = |index| self.open.iter().any(|listener| listener.interface.index == index);
         let (meant, left_out) = within_limit(self.selection.of(&all), is_open);
         let is_meant = |interface: &Interface| {
@@ -302,7 +334,7 @@ impl Listeners {
             let result = match known {
                 None => self.listen_to(found, now),
                 Some(listener) if listener.interface.addresses != found.addresses => {
-                    let changed = listener.set_filter(self.filter.program(&found));
+                    let changed = listener.set_filter(self.filter.program(&found, &self.own));
                     // Logged once it is true: a reader may knock at once.
                     log.write(&Line::notice(format!("{} now has {}", found.name, addresses_of(&found))));
                     listener.interface = found;
@@ -310,8 +342,11 @@ impl Listeners {
                 }
                 Some(listener) => {
                     listener.interface = found;
-                    let program = || self.filter.program(&listener.interface);
-                    if listener.has_filter { Ok(()) } else { listener.set_filter(program()) }
+                    if has_moved || !listener.has_filter {
+                        listener.set_filter(self.filter.program(&listener.interface, &self.own))
+                    } else {
+                        Ok(())
+                    }
                 }
             };
             if let Err(error) = result {
@@ -343,7 +378,8 @@ impl Listeners {
     fn listen_to(&mut self, interface: Interface, now: Timestamp) -> anyhow::Result<()> {
         let claim = self.claimant.claim(interface.index).with_context(|| cannot_listen(&interface))?;
         let rings = self.open.iter().filter(|listener| listener.buffer() == Buffer::Ring).count();
-        let socket = PacketSocket::open(&interface, &self.filter.program(&interface), buffer(rings))
+        let program = self.filter.program(&interface, &self.own);
+        let socket = PacketSocket::open(&interface, &program, buffer(rings))
             .with_context(|| cannot_listen(&interface))?;
         self.add(interface, socket, claim, now)
     }

@@ -106,6 +106,8 @@ pub enum What<'a> {
     Repeated { stage: u8 },
     /// A door wants other flags than another door that sees the packet; stage 0 means no attempt.
     WrongFlags { stage: u8 },
+    /// At an address of another interface, a packet that is not the next step spoils nothing.
+    Elsewhere { stage: u8 },
     /// The door's `Cooldown` is still running.
     Cooling,
     /// A start command starts.
@@ -227,6 +229,7 @@ fn of_event<'a>(event: &Event, doors: &'a [Door], packet: Option<&Packet>) -> No
         EventKind::Evicted(stage) => What::Evicted { stage },
         EventKind::Repeated(stage) => What::Repeated { stage },
         EventKind::WrongFlags(stage) => What::WrongFlags { stage },
+        EventKind::Elsewhere(stage) => What::Elsewhere { stage },
         EventKind::Cooling => What::Cooling,
     };
     let door = doors.get(event.door.index()).map(|door| &*door.name);
@@ -278,6 +281,9 @@ impl fmt::Display for What<'_> {
             Self::Repeated { .. } => f.write_str("ignored: repeated step"),
             Self::WrongFlags { stage: 0 } => f.write_str("not started: this door wants other TCP flags"),
             Self::WrongFlags { .. } => f.write_str("ignored: this door wants other TCP flags"),
+            Self::Elsewhere { .. } => {
+                f.write_str("ignored: not the next step, but sent to an address of another interface")
+            }
             Self::Cooling => f.write_str("ignored: still in `Cooldown` after opening this door"),
             Self::Start { command } => write!(f, "start command: {command}"),
             Self::Extended => f.write_str("already open: stays open for a full `Cmd_Timeout` from now"),

@@ -55,7 +55,11 @@ impl Counters {
             EventKind::TimedOut(_) => self.timeouts += 1,
             EventKind::Spoiled(_) => self.spoiled += 1,
             EventKind::Evicted(_) => self.evicted += 1,
-            EventKind::Stage(_) | EventKind::Repeated(_) | EventKind::WrongFlags(_) | EventKind::Cooling => {}
+            EventKind::Stage(_)
+            | EventKind::Repeated(_)
+            | EventKind::WrongFlags(_)
+            | EventKind::Elsewhere(_)
+            | EventKind::Cooling => {}
         }
     }
 }
@@ -190,6 +194,7 @@ impl Dispatcher {
             EventKind::Evicted(_)
             | EventKind::Repeated(_)
             | EventKind::WrongFlags(_)
+            | EventKind::Elsewhere(_)
             | EventKind::Cooling => {}
         }
     }

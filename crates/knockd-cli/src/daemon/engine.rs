@@ -367,7 +367,7 @@ impl Engine {
     /// Looks at the interfaces again because some have changed.
     pub(super) fn follow_interfaces(&mut self) {
         self.dispatcher.listeners.follow(&self.dispatcher.log, self.clock.now());
-        self.gate.set_addresses(self.dispatcher.listeners.addresses());
+        self.gate.set_addresses(self.dispatcher.listeners.own_addresses().iter().copied());
         service_manager::status(&self.summary());
     }
 

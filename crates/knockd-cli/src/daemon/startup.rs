@@ -48,7 +48,7 @@ impl Prepared {
         let filter = FilterSpec { wanted: Arc::clone(gate.wanted()), only_ipv4: args.only_ip_v4 };
         let claimant = Claimant::new(&setup.config_path);
         let sockets = Sockets::open(setup.selection.clone(), setup.waits, filter, claimant)?;
-        gate.set_addresses(sockets.addresses());
+        gate.set_addresses(sockets.own_addresses().iter().copied());
         for (index, door) in setup.config.doors.iter().enumerate() {
             let steps = gate.steps_of(DoorId::new(index));
             let steps = steps.map_or("no sequence left".to_owned(), |steps| count(steps, "step"));

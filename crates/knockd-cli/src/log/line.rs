@@ -158,6 +158,7 @@ impl Line {
             EventKind::Evicted(_)
             | EventKind::Repeated(_)
             | EventKind::WrongFlags(_)
+            | EventKind::Elsewhere(_)
             | EventKind::Cooling => return None,
         };
         let mut line = Self::of(event, source, text).at(door);

@@ -11,7 +11,7 @@ use super::{COOLING, Interest, Matcher};
 use crate::attempts::{Attempt, Attempts, ClassId, QueueId};
 use crate::config::{Door, Key};
 use crate::outcome::DoorId;
-use crate::packet::Hit;
+use crate::packet::{Hit, OwnAddress};
 use crate::sequence::{Protocol, Sequence, Step};
 use crate::tcp_flags::{FlagRule, TcpFlags};
 use crate::text::{DoorName, Text};
@@ -53,6 +53,26 @@ impl Watched {
     fn identity(&self) -> impl Eq + Hash + use<'_> {
         let secret = (self.one_time.as_ref(), self.sequence.as_ref().filter(|_| self.one_time.is_none()));
         (&self.name, secret, self.flags, self.target, self.timeout)
+    }
+}
+
+/// The doors that watch a destination.
+#[derive(Default, Debug)]
+pub(super) struct Destination {
+    /// The class of doors without a `Target`, if it is our own address.
+    pub(super) own: Option<ClassId>,
+    /// The class of doors with this target.
+    pub(super) target: Option<ClassId>,
+    /// The interfaces that have it as their address, 0 for all of them.
+    interfaces: Vec<u32>,
+    /// Whether packets to it can come over any interface.
+    pub(super) is_global: bool,
+}
+
+impl Destination {
+    /// Says whether it is an address of the interface with this number, or of one that is not known.
+    pub(super) fn is_of(&self, interface: u32) -> bool {
+        interface == 0 || self.interfaces.iter().any(|&own| own == 0 || own == interface)
     }
 }
 
@@ -126,9 +146,9 @@ impl Matcher {
         self.index_steps();
     }
 
-    /// Sets the interface's own addresses: the destinations that doors without a `Target` watch.
-    pub fn set_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
-        self.addresses = addresses.into_iter().collect();
+    /// Sets our own addresses: the destinations that doors without a `Target` watch.
+    pub fn set_addresses(&mut self, addresses: impl IntoIterator<Item = impl Into<OwnAddress>>) {
+        self.addresses = addresses.into_iter().map(Into::into).collect();
         self.index_destinations();
     }
 
@@ -193,13 +213,19 @@ impl Matcher {
     }
 
     fn index_destinations(&mut self) {
-        let targets = self.classes.keys().flatten();
-        let of = |destination: IpAddr| {
-            let own =
-                self.addresses.contains(&destination).then(|| self.classes.get(&None).copied()).flatten();
-            (destination, [own, self.classes.get(&Some(destination)).copied()])
-        };
-        self.watched = self.addresses.iter().chain(targets).copied().map(of).collect();
+        let own = self.classes.get(&None).copied();
+        self.watched.clear();
+        for (target, class) in &self.classes {
+            if let Some(target) = target {
+                self.watched.entry(*target).or_default().target = Some(*class);
+            }
+        }
+        for address in &self.addresses {
+            let destination = self.watched.entry(address.address).or_default();
+            destination.own = own;
+            destination.is_global = address.is_global();
+            destination.interfaces.push(address.interface);
+        }
     }
 
     fn index_steps(&mut self) {

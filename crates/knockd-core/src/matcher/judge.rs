@@ -42,7 +42,7 @@ enum Verdict {
 }
 
 /// Returns what a packet does to the attempts of its source at a door, of which this is the oldest.
-fn verdict_on(attempt: &Attempt, door: &Watched, packet: &Packet) -> (Verdict, EventKind) {
+fn verdict_on(attempt: &Attempt, door: &Watched, packet: &Packet, is_lenient: bool) -> (Verdict, EventKind) {
     let stage = attempt.stage;
     let done = usize::from(stage);
     if stage == COOLING {
@@ -57,6 +57,8 @@ fn verdict_on(attempt: &Attempt, door: &Watched, packet: &Packet) -> (Verdict, E
         (verdict, EventKind::Stage(stage + 1))
     } else if steps().take(done).any(|step| step.matches(packet.hit)) {
         (Verdict::Repeated, EventKind::Repeated(stage))
+    } else if is_lenient {
+        (Verdict::Ignored, EventKind::Elsewhere(stage))
     } else {
         (Verdict::Spoiled, EventKind::Spoiled(stage))
     }
@@ -64,7 +66,9 @@ fn verdict_on(attempt: &Attempt, door: &Watched, packet: &Packet) -> (Verdict, E
 
 impl Matcher {
     /// Advances, keeps or spoils every attempt of the source; says whether one with two or more steps was completed.
-    pub(super) fn judge(&mut self, packet: &Packet, class: ClassId) -> bool {
+    ///
+    /// A packet that 0.8 does not see is judged leniently: it spoils nothing.
+    pub(super) fn judge(&mut self, packet: &Packet, class: ClassId, is_lenient: bool) -> bool {
         let mut completed = false;
         let mut next = self.attempts.first_of_source(packet.source, class);
         while let Some(slot) = next {
@@ -73,7 +77,7 @@ impl Matcher {
             let Some(door) = self.doors.get_mut(attempt.door as usize) else { break };
             let is_oldest = door.judged.packet != self.packet;
             if is_oldest {
-                let (verdict, kind) = verdict_on(&attempt, door, packet);
+                let (verdict, kind) = verdict_on(&attempt, door, packet, is_lenient);
                 let event = self.events.len();
                 door.judged = Judged { packet: self.packet, verdict, event, ..Judged::default() };
                 self.events.push(Event { source: packet.source, door: DoorId(attempt.door), kind });
@@ -99,7 +103,11 @@ impl Matcher {
                     }
                 }
                 Verdict::Repeated | Verdict::Advanced => {
-                    if door.follow(slot, &attempt, packet, &mut self.attempts)
+                    let advances = door.follow(slot, &attempt, packet, &mut self.attempts);
+                    if is_lenient {
+                        self.attempts.set_lenient(slot);
+                    }
+                    if advances
                         && let Some(event) = self.events.get_mut(door.judged.event)
                         && std::mem::replace(&mut door.judged.verdict, Verdict::Advanced) == Verdict::Repeated
                     {
@@ -112,7 +120,14 @@ impl Matcher {
     }
 
     /// Starts an attempt at each door whose first step this is, unless the packet has already been used there.
-    pub(super) fn begin(&mut self, packet: &Packet, step: Step, class: ClassId, completed: bool) {
+    pub(super) fn begin(
+        &mut self,
+        packet: &Packet,
+        step: Step,
+        class: ClassId,
+        completed: bool,
+        is_lenient: bool,
+    ) {
         let source = packet.source;
         let Some(meaning) = self.steps.get(&StepKey::new(class, step)) else { return };
         for &id in &meaning.first_of {
@@ -127,7 +142,7 @@ impl Matcher {
                 class,
                 queue: door.queue,
                 stage: 1,
-                strict: true,
+                strict: !is_lenient,
                 begun: self.latest,
             };
             if door.judged.packet == self.packet {
@@ -183,13 +198,18 @@ fn begin_another(judged: &Judged, attempt: Attempt, attempts: &mut Attempts, eve
         _ => return,
     }
     // In 0.8, a hit that ends an attempt begins none.
-    let attempt = Attempt { strict: !had_strict, ..attempt };
+    let is_lenient = !attempt.strict;
+    let attempt = Attempt { strict: !is_lenient && !had_strict, ..attempt };
     let is_at_first = |slot: &Slot| attempts.get(*slot).is_some_and(|youngest| youngest.stage == 1);
     let kind = if let Some(youngest) = youngest.filter(is_at_first) {
         attempts.restart(youngest, attempt.begun, attempt.strict);
         EventKind::Repeated(1)
     } else {
         if count >= PER_DOOR {
+            // 0.8 may have the oldest, and does not see the packet.
+            if is_lenient {
+                return;
+            }
             remove_oldest(&attempt, attempts);
         }
         add(attempts, attempt, events);

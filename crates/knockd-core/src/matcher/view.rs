@@ -48,7 +48,7 @@ impl Matcher {
 
     /// Returns the first door that watches the packet's destination and has its port in its sequence with the other protocol.
     pub fn door_for_other_protocol(&self, packet: &Packet) -> Option<DoorId> {
-        let classes = self.classes_of(packet.destination);
+        let (classes, _) = self.classes_of(packet);
         let Step { port, protocol } = packet.hit.step();
         let is_meant = |step: Step| step.port == port && step.protocol != protocol;
         let wants = |sequence: &Sequence| sequence.steps().any(is_meant);

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use knockd_core::parts::Matcher;
 use knockd_core::{
-    Door, DoorId, Event, EventKind, Hit, Interest, Packet, Protocol, Seed, Sequence, Timestamp, Visibility,
+    Door, DoorId, Event, EventKind, Hit, Interest, OwnAddress, Packet, Protocol, Seed, Sequence, Timestamp,
+    Visibility,
 };
 
 use super::Model;
@@ -25,8 +26,8 @@ pub enum Op {
     TimeoutWhenDue,
     /// The door with this index gets this one-time sequence; nothing happens if it is not such a door.
     Sequence(usize, Option<Sequence>),
-    /// The interface has these addresses from now on.
-    Addresses(Vec<IpAddr>),
+    /// The host has these addresses from now on.
+    Addresses(Vec<OwnAddress>),
     /// What this source has begun does not count any more.
     Forget(IpAddr),
     /// The configuration is replaced.
@@ -40,7 +41,7 @@ pub fn compare(doors: &[Door], max_attempts: NonZeroU32, addresses: &[IpAddr], o
     let mut pair = Pair {
         is_exact: max_attempts.get() as usize >= 8 * (ops.len() + 1),
         max_attempts,
-        addresses: addresses.to_vec(),
+        addresses: vec![],
         now: Timestamp::ZERO,
         matcher: Matcher::new(doors, max_attempts, Seed::new(1, 2)),
         lazy: Matcher::new(doors, max_attempts, Seed::new(1, 2)),
@@ -48,7 +49,7 @@ pub fn compare(doors: &[Door], max_attempts: NonZeroU32, addresses: &[IpAddr], o
         events: vec![],
         lazy_events: vec![],
     };
-    pair.do_op(&Op::Addresses(addresses.to_vec()));
+    pair.do_op(&Op::Addresses(addresses.iter().copied().map(Into::into).collect()));
     for op in ops {
         pair.do_op(op);
     }
@@ -70,7 +71,7 @@ pub fn compare(doors: &[Door], max_attempts: NonZeroU32, addresses: &[IpAddr], o
 struct Pair {
     is_exact: bool,
     max_attempts: NonZeroU32,
-    addresses: Vec<IpAddr>,
+    addresses: Vec<OwnAddress>,
     now: Timestamp,
     matcher: Matcher,
     /// Another matcher, which is only shown what [`Matcher::interests`] names and never called before its time.
@@ -187,7 +188,7 @@ impl Pair {
         };
         let destination = match interest.target {
             Some(target) => target == packet.destination,
-            None => self.addresses.contains(&packet.destination),
+            None => self.addresses.iter().any(|own| own.address == packet.destination),
         };
         interest.step == packet.hit.step() && flags && destination
     }

@@ -9,7 +9,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use knockd_core::config::Key;
-use knockd_core::{Door, DoorId, Event, EventKind, Hit, Packet, Sequence, Step, Timestamp, Visibility};
+use knockd_core::{
+    Door, DoorId, Event, EventKind, Hit, OwnAddress, Packet, Sequence, Step, Timestamp, Visibility,
+};
 
 pub use compare::{Op, compare};
 
@@ -44,7 +46,7 @@ struct Attempt {
 /// The naive matcher. It has no bound but that on the attempts of one source at one door.
 pub struct Model {
     doors: Vec<(Door, Option<Sequence>)>,
-    addresses: Vec<IpAddr>,
+    addresses: Vec<OwnAddress>,
     notes: Vec<Note>,
     /// In the order in which they began.
     attempts: Vec<Attempt>,
@@ -59,7 +61,7 @@ impl Model {
         model
     }
 
-    pub fn set_addresses(&mut self, addresses: &[IpAddr]) {
+    pub fn set_addresses(&mut self, addresses: &[OwnAddress]) {
         self.addresses = addresses.to_vec();
     }
 
@@ -126,7 +128,7 @@ impl Model {
         let timed_out = self.handle_timeout(now);
         let step = packet.hit.step();
         let hit: Vec<usize> =
-            (0..self.doors.len()).filter(|&door| self.is_watched_by(door, packet.destination)).collect();
+            (0..self.doors.len()).filter(|&door| self.is_watched_by(door, packet)).collect();
         let is_visible = |&door: &usize| self.accepts(door, packet.hit) && self.steps(door).contains(&step);
         if !hit.iter().any(is_visible) {
             return (timed_out, vec![]);
@@ -145,11 +147,12 @@ impl Model {
             let furthest = mine.iter().map(|attempt| attempt.stage).max().unwrap_or(0);
             let stage = u8::try_from(furthest).unwrap();
             let next = |attempt: &Attempt| steps.get(attempt.stage) == Some(&step);
+            let is_lenient = self.is_lenient(door, packet);
             let had_strict = mine.iter().any(|attempt| attempt.strict);
             let kind = if self.is_cooling(source, door) {
                 EventKind::Cooling
             } else if mine.is_empty() {
-                to_begin.push((door, true));
+                to_begin.push((door, !is_lenient));
                 continue;
             } else if !accepts {
                 EventKind::WrongFlags(stage)
@@ -159,6 +162,8 @@ impl Model {
                 self.note(source, door, Mark::Opened);
                 events.push(event(source, door, EventKind::Stage(stage + 1)));
                 EventKind::Opened
+            } else if !steps[..=furthest].contains(&step) && is_lenient {
+                EventKind::Elsewhere(stage)
             } else if !steps[..=furthest].contains(&step) {
                 mine.clear();
                 EventKind::Spoiled(stage)
@@ -166,11 +171,8 @@ impl Model {
                 let advanced =
                     mine.iter().filter(|attempt| next(attempt)).map(|attempt| attempt.stage + 1).max();
                 for attempt in &mut mine {
-                    if next(attempt) {
-                        attempt.stage += 1;
-                    } else {
-                        attempt.strict = false;
-                    }
+                    attempt.strict &= next(attempt) && !is_lenient;
+                    attempt.stage += usize::from(next(attempt));
                 }
                 // Who began later and is as far has more time.
                 let all = mine.clone();
@@ -179,7 +181,7 @@ impl Model {
                     .map(|index| all[index])
                     .collect();
                 if advanced.is_none() || !had_strict {
-                    to_begin.push((door, !had_strict));
+                    to_begin.push((door, !had_strict && !is_lenient));
                 }
                 advanced
                     .map_or(EventKind::Repeated(stage), |stage| EventKind::Stage(stage.try_into().unwrap()))
@@ -200,6 +202,9 @@ impl Model {
             let is_restart = mine.last().is_some_and(|youngest| youngest.stage == 1);
             if is_restart {
                 mine.pop();
+            } else if mine.len() == 4 && self.is_lenient(door, packet) {
+                self.attempts.extend(mine);
+                continue;
             } else if mine.len() == 4 {
                 mine.remove(0);
             }
@@ -231,7 +236,7 @@ impl Model {
     /// How near a packet comes to what some door looks at.
     pub fn visibility(&self, packet: &Packet) -> Visibility {
         let watching: Vec<usize> =
-            (0..self.doors.len()).filter(|&door| self.is_watched_by(door, packet.destination)).collect();
+            (0..self.doors.len()).filter(|&door| self.is_watched_by(door, packet)).collect();
         let step = packet.hit.step();
         let with_step = || watching.iter().filter(|&&door| self.steps(door).contains(&step));
         match with_step().next() {
@@ -308,11 +313,19 @@ impl Model {
         self.doors[door].1.iter().flat_map(Sequence::steps).collect()
     }
 
-    fn is_watched_by(&self, door: usize, destination: IpAddr) -> bool {
+    fn is_watched_by(&self, door: usize, packet: &Packet) -> bool {
         match self.doors[door].0.target {
-            Some(target) => target == destination,
-            None => self.addresses.contains(&destination),
+            Some(target) => target == packet.destination,
+            None => self.addresses.iter().any(|own| own.address == packet.destination),
         }
+    }
+
+    /// Whether the door has no target, and the packet was sent to an address of another interface than shows it.
+    fn is_lenient(&self, door: usize, packet: &Packet) -> bool {
+        let shown = packet.passage.interface;
+        let is_of =
+            |own: &OwnAddress| [0, shown].contains(&own.interface) && own.address == packet.destination;
+        self.doors[door].0.target.is_none() && shown != 0 && !self.addresses.iter().any(is_of)
     }
 
     fn accepts(&self, door: usize, hit: Hit) -> bool {

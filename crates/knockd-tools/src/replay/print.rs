@@ -57,6 +57,7 @@ impl Summary {
                 EventKind::Stage(_)
                 | EventKind::Repeated(_)
                 | EventKind::WrongFlags(_)
+                | EventKind::Elsewhere(_)
                 | EventKind::Cooling => {}
             }
         }
