@@ -38,11 +38,11 @@ pub(crate) struct Programs {
 impl Programs {
     /// Builds ours, in the release profile, and finds the C one.
     pub(crate) fn find(peer: Option<PathBuf>) -> Result<Self> {
-        let c = ["/usr/sbin/knockd", "/usr/bin/knockd"].map(Path::new).into_iter().find(|path| path.exists());
+        let c = ["usr/sbin/knockd", "usr/bin/knockd"].into_iter().find_map(testbed::original);
         let bench = |bin| testbed::build_release("bench", bin);
         Ok(Self {
             peer,
-            c: c.context("the C program is not installed; it is Debian's package knockd")?.to_owned(),
+            c: c.context("the C program is not installed; it is Debian's package knockd")?,
             ours: testbed::build_release("knockd-cli", "knockd")?,
             stamp: bench("stamp")?,
             flood: bench("flood")?,

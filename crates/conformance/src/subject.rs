@@ -27,7 +27,7 @@ impl Subject {
                 )
             })),
             Self::Theirs => {
-                THEIRS.get_or_init(|| original("KNOCKD_THEIRS", "/usr/sbin/knockd", "knockd")).as_deref()
+                THEIRS.get_or_init(|| original("KNOCKD_THEIRS", "usr/sbin/knockd", "knockd")).as_deref()
             }
         }
     }
@@ -45,7 +45,7 @@ impl Subject {
                 )
             })),
             Self::Theirs => {
-                THEIRS.get_or_init(|| original("KNOCK_THEIRS", "/usr/bin/knock", "knock")).as_deref()
+                THEIRS.get_or_init(|| original("KNOCK_THEIRS", "usr/bin/knock", "knock")).as_deref()
             }
         }
     }
@@ -63,7 +63,7 @@ impl fmt::Display for Subject {
 /// Returns the C program named by the environment variable, or this one, if it reports version 0.8 of `name`: where
 /// our own package is installed, the usual path leads to ours.
 fn original(variable: &str, path: &str, name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os(variable).map_or_else(|| PathBuf::from(path), PathBuf::from);
+    let path = std::env::var_os(variable).map(PathBuf::from).or_else(|| testbed::original(path))?;
     let output = Command::new(&path).arg("-V").output().ok()?;
     let version = format!("{name} 0.8\nCopyright (C) 2004-2012 Judd Vinet");
     output.stdout.starts_with(version.as_bytes()).then_some(path)

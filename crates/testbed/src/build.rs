@@ -1,6 +1,6 @@
 //! Finds what cargo builds in this workspace, for tests and tools of any of its crates.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -114,6 +114,14 @@ fn artifacts(arguments: &[&str]) -> Result<Vec<Artifact>> {
 pub fn target_directory() -> Result<PathBuf> {
     let metadata = MetadataCommand::new().cargo_path(cargo()).current_dir(workspace_root()).no_deps().exec();
     Ok(metadata.context("cannot ask cargo for its target directory")?.target_directory.into())
+}
+
+/// Finds a program of knockd 0.8, the C program: where its package puts it, such as `usr/sbin/knockd`, or below the
+/// directory into which `cargo xtask` unpacks Debian's package.
+pub fn original(path: &str) -> Option<PathBuf> {
+    let installed = Some(Path::new("/").join(path)).filter(|file| file.exists());
+    let unpacked = || Some(target_directory().ok()?.join("tools/knockd/root").join(path));
+    installed.or_else(unpacked).filter(|file| file.exists())
 }
 
 /// Returns the directory of the workspace that the running test or tool belongs to.

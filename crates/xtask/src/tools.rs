@@ -61,7 +61,8 @@ pub(crate) const SSH_KEYSCAN: Tool = tool("ssh-keyscan", "openssh-client", "open
 pub(crate) const CXX: Tool = tool("c++", "g++", "gcc-c++");
 pub(crate) const LOGROTATE: Tool =
     Tool { unpacked: &["logrotate", "libpopt0"], ..tool("logrotate", "logrotate", "logrotate") };
-const KNOCKD: Tool = tool("knockd", "knockd", "knock-server");
+// Its package brings logrotate, which enables a timer.
+const KNOCKD: Tool = Tool { unpacked: &["knockd"], ..tool("knockd", "knockd", "knock-server") };
 
 impl Tool {
     /// Finds the program in `PATH` and in the directories where distributions keep system tools.
@@ -212,18 +213,28 @@ impl Tools {
         Ok(())
     }
 
-    /// Installs the C program for the conformance suite, if the system's packages are Debian's: the suite knows their
-    /// version 0.8. Returns whether it is present. The package neither enables nor starts its service.
+    /// Unpacks the C program for the conformance suite, if it is missing and the system's packages are Debian's: the
+    /// suite knows their version 0.8. Returns whether it is present.
     ///
     /// # Errors
     ///
     /// As [`Tools::ensure_present`].
     pub(crate) fn ensure_original(&mut self) -> Result<bool> {
-        let has_apt = MANAGERS.first().is_some_and(|apt| apt.program.find().is_some());
-        if KNOCKD.find().is_some() || has_apt {
-            return self.ensure_present(&[KNOCKD]).map(|()| true);
+        if testbed::original("usr/sbin/knockd").is_some() {
+            return Ok(true);
         }
-        Ok(false)
+        let Some(apt) =
+            MANAGERS.iter().find(|manager| manager.can_unpack && manager.program.find().is_some())
+        else {
+            return Ok(false);
+        };
+        // It uses the same library.
+        self.ensure_present(&[TCPDUMP])?;
+        if let Some(refresh) = apt.refresh.filter(|_| geteuid().is_root()) {
+            refresh_lists(refresh)?;
+        }
+        self.unpack(&KNOCKD)?;
+        Ok(true)
     }
 }
 
@@ -268,7 +279,7 @@ const MANAGERS: [Manager; 4] = [
         program: tool("apt-get", "apt", "apt"),
         refresh: Some("apt-get update -q"),
         install: "apt-get install -q -y -o DPkg::Lock::Timeout=300 --no-install-recommends --no-remove",
-        // Packages that were removed, but not their configuration, are not printed with this.
+        // Of some packages, only the configuration is left.
         list: "dpkg-query --show --showformat ${db:Status-Status}:${Package}\\n",
         can_unpack: true,
     },
@@ -348,14 +359,15 @@ mod tests {
     #[test]
     fn a_package_with_a_service_is_unpacked_or_left_to_a_person_and_never_installed() {
         for manager in &MANAGERS {
-            let Plan { packages, unpack, refused } = manager.plan(&[SSHD, IP, FAIL2BAN, UNSHARE, NSENTER]);
+            let Plan { packages, unpack, refused } =
+                manager.plan(&[SSHD, IP, FAIL2BAN, UNSHARE, KNOCKD, NSENTER]);
             assert_eq!(packages.len(), 2, "{packages:?}");
             assert!(packages.contains(&"util-linux"), "{packages:?}");
             let unpacked: Vec<_> = unpack.iter().map(|tool| tool.program).collect();
             if manager.can_unpack {
-                assert_eq!((unpacked, refused.len()), (vec!["sshd", "fail2ban-regex"], 0));
+                assert_eq!((unpacked, refused.len()), (vec!["sshd", "fail2ban-regex", "knockd"], 0));
             } else {
-                assert_eq!((unpacked.len(), refused.len()), (0, 2), "{refused:?}");
+                assert_eq!((unpacked.len(), refused.len()), (0, 3), "{refused:?}");
             }
         }
     }
