@@ -55,9 +55,12 @@ impl FilterSpec {
     }
 }
 
-/// The addresses of all interfaces, whether or not they are listened to.
-fn addresses_of_all(interfaces: &[Interface]) -> Vec<OwnAddress> {
-    let mut own: Vec<_> = interfaces.iter().flat_map(Interface::own_addresses).collect();
+/// The addresses of all interfaces, whether or not they are listened to; of those that are selected by a label, only the
+/// label's.
+fn addresses_of_all(all: &[Interface], selected: &[Interface]) -> Vec<OwnAddress> {
+    let is_other = |interface: &&Interface| selected.iter().all(|other| other.index != interface.index);
+    let interfaces = selected.iter().chain(all.iter().filter(is_other));
+    let mut own: Vec<_> = interfaces.flat_map(Interface::own_addresses).collect();
     own.sort_unstable();
     own
 }
@@ -84,8 +87,8 @@ impl Sockets {
         claimant: Claimant,
     ) -> anyhow::Result<Self> {
         let all = interfaces();
-        let own = addresses_of_all(&all);
         let chosen = selection.at_start(&all, waits)?;
+        let own = addresses_of_all(&all, &chosen);
         let (chosen, _) = within_limit(chosen, |_| false);
         let open = chosen.into_iter().enumerate().map(|(others, interface)| {
             // First, so none of the packets that wait from then on is another daemon's as well.
@@ -227,7 +230,7 @@ impl Listeners {
         self.selection.missing(&open)
     }
 
-    /// Returns the interfaces that have a listener, whether packets are read there, and why nobody can knock there.
+    /// Returns the interfaces that have a listener, whether packets are read there, and why knocks may be missed there.
     pub(crate) fn interfaces(&self) -> impl Iterator<Item = (&Interface, bool, Option<&str>)> {
         self.open.iter().map(|listener| {
             let is_read = matches!(listener.state, State::Reading(_));
@@ -313,11 +316,12 @@ impl Listeners {
         if all.is_empty() {
             return fail("cannot list the network interfaces");
         }
-        let own = addresses_of_all(&all);
+        let selected = self.selection.of(&all);
+        let own = addresses_of_all(&all, &selected);
         let has_moved = own != self.own;
         self.own = own;
         let is_open = |index| self.open.iter().any(|listener| listener.interface.index == index);
-        let (meant, left_out) = within_limit(self.selection.of(&all), is_open);
+        let (meant, left_out) = within_limit(selected, is_open);
         let is_meant = |interface: &Interface| {
             meant.iter().any(|found| (found.index, &found.name) == (interface.index, &interface.name))
         };
