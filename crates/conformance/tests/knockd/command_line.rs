@@ -279,7 +279,7 @@ const RULES: &[Rule] = &[
         "With `-d`, `-D` prints its messages before knockd detaches.",
         |t| {
             t.write(CONFIG, &format!("[options]\nlogfile = {LOG}\n{DOOR}"));
-            let printed = t.sh(&format!("{} -d -D -c {CONFIG} 2>&1", t.program()));
+            let printed = t.sh(&format!("'{}' -d -D -c {CONFIG} 2>&1", t.program()));
             assert!(printed.contains("door"), "{printed}");
         },
     ),

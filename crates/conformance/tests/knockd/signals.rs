@@ -87,7 +87,7 @@ const RULES: &[Rule] = &[
         |t| {
             t.write(CONFIG, "[door]\nsequence = 7000\n[last]\nsequence = 65000:udp\n");
             let mut command = t.net.server.command("bash");
-            let script = format!("exec {} -v -c <(cat {CONFIG})", t.program());
+            let script = format!("exec '{}' -v -c <(cat {CONFIG})", t.program());
             t.launch(command.args(["-c", &script]));
             t.wait_for("listening on ");
             t.send("7000");
