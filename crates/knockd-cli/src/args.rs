@@ -327,8 +327,8 @@ pub struct ReplayArgs {
     #[arg(short, long, value_name = "FILE", default_value = CONFIG, value_hint = ValueHint::FilePath)]
     pub config: PathBuf,
 
-    /// Treat these as the addresses of the machine that runs knockd [default: those of the running knockd or of this
-    /// machine or, if no packet in the file is from or for it, every destination]
+    /// Treat these as the addresses of the machine that runs knockd [default: those of this machine or, if no packet
+    /// in the file is from or for it, every destination]
     #[arg(short, long, value_name = "ADDRESS,...", value_delimiter = ',')]
     pub address: Vec<IpAddr>,
 

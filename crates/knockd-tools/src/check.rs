@@ -192,7 +192,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Looks for interfaces where nobody can knock; without `Interface`, at the one that knockd takes without `-i`.
+    /// Looks for interfaces where knocks may be missed; without `Interface`, at the one that knockd takes without `-i`.
     fn wrong_interfaces(&mut self, options: &Options) {
         let all = interfaces();
         let selection = options.interface.as_deref().and_then(Selection::parse);

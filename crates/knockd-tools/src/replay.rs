@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use knockd_capture::interfaces;
-use knockd_core::config::Options;
 use knockd_core::{
     Config, Effect, Gate, LocalPorts, Now, OneTime, OneTimeFiles, Outcome, Packet, Seed, Timestamp, UnixTime,
     Visibility,
@@ -25,11 +24,9 @@ use self::print::{Printer, Summary};
 use crate::capture_file::{self, Captured};
 use knockd_cli::Exit;
 use knockd_cli::args;
-use knockd_cli::control::{Reply, Request, explain};
+use knockd_cli::control::explain;
 use knockd_cli::system::config_file::ConfigFile;
 use knockd_cli::system::local_ports;
-use knockd_cli::system::selection::Selection;
-use knockd_cli::tools::client::Connection;
 
 /// The start of Linux's default ephemeral port range (ip(7)).
 const EPHEMERAL_FROM: u16 = 32768;
@@ -41,7 +38,7 @@ const EPHEMERAL_FROM: u16 = 32768;
 /// possible. When the output cannot be printed.
 pub fn run(args: &args::ReplayArgs) -> anyhow::Result<Exit> {
     let config = ConfigFile::read(&args.config, Path::new(""))?.parse()?.config;
-    let own = Own::choose(args, &config.options)?;
+    let own = Own::choose(args)?;
     let mut replay = Replay::new(config, own)?;
     let mut output = Printer::new(args.format, args.explain);
     let mut failure = None;
@@ -81,9 +78,7 @@ fn open(capture: &Path) -> anyhow::Result<Box<dyn Read + Send>> {
 enum Own {
     /// The addresses on the command line.
     Given(Vec<IpAddr>),
-    /// The addresses of the daemon that runs with this configuration file.
-    Daemon(Vec<IpAddr>),
-    /// The addresses of this machine, on the interfaces that the daemon would listen on.
+    /// The addresses of this machine.
     Machine(Vec<IpAddr>),
     /// Every destination except the `Target` of a door, for a file from another machine.
     Every,
@@ -92,23 +87,18 @@ enum Own {
 }
 
 impl Own {
-    fn choose(args: &args::ReplayArgs, options: &Options) -> anyhow::Result<Self> {
+    fn choose(args: &args::ReplayArgs) -> anyhow::Result<Self> {
         if !args.address.is_empty() {
             return Ok(Self::Given(args.address.clone()));
         }
-        // Standard input can be read only once.
         if args.capture == Path::new("-") {
             return Ok(Self::EveryOfStdin);
         }
         let all = interfaces();
-        let own = Self::of_daemon(args, options).unwrap_or_else(|| {
-            let selection = options.interface.as_deref().and_then(Selection::parse);
-            let meant = selection.unwrap_or_else(|| Selection::by_default(&all).0).of(&all);
-            Self::Machine(meant.into_iter().flat_map(|interface| interface.addresses).collect())
-        });
+        let own = all.iter().flat_map(|interface| interface.addresses.iter().copied()).collect();
         // Every machine has a loopback address.
-        let others = all.iter().filter(|interface| !interface.loopback).flat_map(|other| &other.addresses);
-        let here: Vec<_> = own.addresses().iter().chain(others).collect();
+        let others = all.iter().filter(|interface| !interface.loopback);
+        let here: Vec<_> = others.flat_map(|interface| &interface.addresses).collect();
         let mut is_from_here = false;
         // Reading the file to its end reports what is wrong with it.
         let _ = capture_file::read(open(&args.capture)?, |captured| {
@@ -117,23 +107,13 @@ impl Own {
                 .is_ok_and(|packet| here.contains(&&packet.destination) || here.contains(&&packet.source));
             if is_from_here { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
-        Ok(if is_from_here { own } else { Self::Every })
-    }
-
-    /// Asks the daemon, if one runs with this configuration file and answers this user: `-i` and waiting for interfaces
-    /// are known to it alone.
-    fn of_daemon(args: &args::ReplayArgs, options: &Options) -> Option<Self> {
-        let mut connection = Connection::open(Path::new(options.control_socket.as_deref()?)).ok()?;
-        let Ok((_, Reply::Status(status))) = connection.ask(&Request::Status {}) else { return None };
-        let is_same = fs::canonicalize(&args.config).ok()? == fs::canonicalize(&status.config).ok()?;
-        let addresses = status.interfaces.into_iter().flat_map(|interface| interface.addresses);
-        is_same.then(|| Self::Daemon(addresses.collect()))
+        Ok(if is_from_here { Self::Machine(own) } else { Self::Every })
     }
 
     /// Returns the addresses; none if every one counts.
     fn addresses(&self) -> &[IpAddr] {
         match self {
-            Self::Given(own) | Self::Daemon(own) | Self::Machine(own) => own,
+            Self::Given(own) | Self::Machine(own) => own,
             Self::Every | Self::EveryOfStdin => &[],
         }
     }
@@ -165,7 +145,7 @@ impl Replay {
         // The same file always gives the same output.
         let mut gate = Gate::new(config, files, Seed::new(0, 0));
         let local_ports = match own {
-            Own::Daemon(_) | Own::Machine(_) => local_ports::read(true).unwrap_or_default(),
+            Own::Machine(_) => local_ports::read(true).unwrap_or_default(),
             Own::Given(_) | Own::Every | Own::EveryOfStdin => LocalPorts::new(EPHEMERAL_FROM, Vec::new()),
         };
         // There is no filter here to change.

@@ -67,7 +67,7 @@ pub(crate) struct Listener {
     pub(crate) state: State,
     /// What is wrong, and since when, until a decoder has read for a while.
     pub(crate) trouble: Option<(Timestamp, String)>,
-    /// Why nobody can knock here.
+    /// Why knocks may be missed here.
     pub(crate) problem: Option<String>,
     /// Whether it has been logged that the interface is down.
     is_known_to_be_down: bool,

@@ -89,7 +89,7 @@ pub struct InterfaceStatus {
     pub up: bool,
     /// Its own addresses.
     pub addresses: Vec<IpAddr>,
-    /// Why nobody can knock there, such as: it has no address of its own, and belongs to an interface that has.
+    /// Why knocks may be missed there, such as: it has no address of its own, and belongs to an interface that has.
     pub problem: Option<String>,
 }
 

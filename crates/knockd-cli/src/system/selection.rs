@@ -75,7 +75,7 @@ impl Selection {
         all.iter().filter_map(chosen).collect()
     }
 
-    /// Says why nobody can knock at an interface of [`Self::of`]: no address has the label by which it is selected, or it
+    /// Says why knocks may be missed at an interface of [`Self::of`]: no address has the label by which it is selected, or it
     /// has no address of its own, and belongs to an interface that has.
     pub fn problem(&self, interface: &Interface, all: &[Interface]) -> Option<String> {
         let is_unused = |name: &&str| {

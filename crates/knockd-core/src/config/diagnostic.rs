@@ -113,7 +113,7 @@ codes! {
     LivePort = "live-port",
     /// An interface that `Interface` names does not exist.
     MissingInterface = "missing-interface",
-    /// Nobody can knock at an interface: it has no address of its own, and belongs to one that has; or no address has the
+    /// Knocks may be missed at an interface: it has no address of its own, and belongs to one that has; or no address has the
     /// label that stands for it.
     WrongInterface = "wrong-interface",
     /// The machine's clock is not synchronised.

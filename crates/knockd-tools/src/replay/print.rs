@@ -143,7 +143,6 @@ impl Printer {
         let addresses = own.addresses();
         let (name, whose) = match own {
             Own::Given(_) => ("given", "given"),
-            Own::Daemon(_) => ("daemon", "of the running knockd"),
             Own::Machine(_) => ("machine", "of this machine"),
             Own::Every => ("every", "no packet in the file is from or for this machine"),
             Own::EveryOfStdin => ("every", "standard input may be from any machine"),
@@ -264,7 +263,7 @@ impl Printer {
                 self.out,
                 "No door saw a packet. To see why, run with --explain and the source address of the knock."
             )?;
-            if matches!(own, Own::Daemon(_) | Own::Machine(_)) {
+            if matches!(own, Own::Machine(_)) {
                 writeln!(
                     self.out,
                     "If the file is from another machine, name its addresses with --address."
