@@ -209,12 +209,13 @@ fn what_a_reload_finds_in_a_named_pipe_is_the_configuration_if_it_comes_to_an_en
     let net = Net::new().unwrap();
     let mut knockd = Knockd::start(&net, &format!("{LOG}[old]\nsequence = 1\n"));
     sh(&net.server, &format!("rm {CONFIG}; mkfifo {CONFIG}"));
+    // Opened for both, it does not wait for a reader.
     let mut writer =
-        net.server.spawn(&["sh", "-c", &format!("exec 3>{CONFIG}; echo open; exec sleep 1000")]).unwrap();
+        net.server.spawn(&["sh", "-c", &format!("exec 3<>{CONFIG}; echo open; exec sleep 1000")]).unwrap();
+    writer.wait_for_line("open", SOON).unwrap();
     knockd.signal(Signal::SIGHUP);
     knockd.wait_for("cannot read /run/knockd.conf: not a regular file, and its end does not come");
     knockd.wait_for("keeping the old configuration");
-    writer.wait_for_line("open", SOON).unwrap();
     drop(writer);
     let new = format!("printf '{LOG}[new]\nsequence = 2\n' >{CONFIG}").replace('\n', "\\n");
     let writer = net.server.spawn(&["sh", "-c", &new]).unwrap();
