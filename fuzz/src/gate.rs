@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
-use knockd_core::{Arrival, DoorName, Hit, LeaseFilter, Packet, Passage, Seed, TcpFlags};
+use knockd_core::{DoorName, Hit, LeaseFilter, Packet, Seed, TcpFlags};
 
 use crate::gates::{Burnt, Call, NAMES, check, destinations};
 
@@ -32,12 +32,12 @@ fn call(input: &mut Unstructured<'_>) -> Result<Call> {
         // A SYN or, from 0x80 on, a datagram to the first address.
         0..=4 => {
             let hit = hit(byte(input)?, TcpFlags::SYN);
-            Call::Packet(Packet { source: source(argument), destination: destinations()[0], hit, arrival: Arrival::Incoming, passage: Passage::default() })
+            Call::Packet(Packet::incoming(source(argument), destinations()[0], hit))
         }
         5 => {
             let destination = destinations()[usize::from(byte(input)? % 3)];
             let flags = TcpFlags::from_wire(byte(input)?);
-            Call::Packet(Packet { source: source(argument), destination, hit: hit(byte(input)?, flags), arrival: Arrival::Incoming, passage: Passage::default() })
+            Call::Packet(Packet::incoming(source(argument), destination, hit(byte(input)?, flags)))
         }
         6 => Call::Wait(Duration::from_millis(u64::from(argument) * 250)),
         7 => Call::TimeoutWhenDue,

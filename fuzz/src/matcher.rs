@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
 use knockd_core::config::Key;
-use knockd_core::{Arrival, Door, DoorName, FlagRule, Hit, Packet, Passage, Protocol, Seconds, Sequence, Step, TcpFlags, Text};
+use knockd_core::{Door, DoorName, FlagRule, Hit, Packet, Protocol, Seconds, Sequence, Step, TcpFlags, Text};
 
 use crate::model::{Op, compare};
 
@@ -112,7 +112,7 @@ fn packet(source: u8, destination: IpAddr, step: Step, flags: TcpFlags) -> Packe
         Protocol::Tcp => Hit::Tcp { port: step.port, flags },
         Protocol::Udp => Hit::Udp { port: step.port },
     };
-    Packet { source: self::source(source), destination, hit, arrival: Arrival::Incoming, passage: Passage::default() }
+    Packet::incoming(self::source(source), destination, hit)
 }
 
 fn source(number: u8) -> IpAddr {

@@ -500,13 +500,7 @@ mod tests {
     fn tcp(source: &str, port: u16) -> Packet {
         let source = address(source);
         let destination = address(if source.is_ipv4() { "192.0.2.1" } else { "2001:db8::1" });
-        Packet {
-            source,
-            destination,
-            hit: Hit::Tcp { port, flags: TcpFlags::SYN },
-            arrival: Arrival::Incoming,
-            passage: Passage::default(),
-        }
+        Packet::incoming(source, destination, Hit::Tcp { port, flags: TcpFlags::SYN })
     }
 
     fn udp(source: &str, port: u16) -> Packet {

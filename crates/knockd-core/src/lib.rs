@@ -19,7 +19,7 @@
 //! use std::time::Duration;
 //!
 //! use knockd_core::{
-//!     Arrival, Config, Effect, Gate, Hit, Now, OneTimeFiles, Outcome, Packet, Passage, Run, Seed, TcpFlags,
+//!     Config, Effect, Gate, Hit, Now, OneTimeFiles, Outcome, Packet, Run, Seed, TcpFlags,
 //! };
 //!
 //! let config: Config = "
@@ -48,7 +48,7 @@
 //! let mut runs = Vec::new();
 //! for hit in hits {
 //!     now.monotonic = now.monotonic.after(Duration::from_secs(1));
-//!     let packet = Packet { source: client, destination: server, hit, arrival: Arrival::Incoming, passage: Passage::default() };
+//!     let packet = Packet::incoming(client, server, hit);
 //!     for outcome in gate.handle_packet(&packet, now) {
 //!         match outcome {
 //!             // In order: the record is on disk before the command runs, in case of a crash.

@@ -193,7 +193,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Key, Options};
-    use crate::packet::{Arrival, Passage};
+    use crate::packet::Passage;
     use crate::sequence::Sequence;
     use crate::text::{DoorName, Text};
     use crate::time::Seconds;
@@ -249,13 +249,7 @@ mod tests {
     }
 
     fn tcp(port: u16, flags: TcpFlags) -> Packet {
-        Packet {
-            source: address("203.0.113.1"),
-            destination: address("192.0.2.1"),
-            hit: Hit::Tcp { port, flags },
-            arrival: Arrival::Incoming,
-            passage: Passage::default(),
-        }
+        Packet::incoming(address("203.0.113.1"), address("192.0.2.1"), Hit::Tcp { port, flags })
     }
 
     fn syn(port: u16) -> Packet {
@@ -909,12 +903,12 @@ mod tests {
         ];
         for (most, max_attempts) in [(1024, 10_000), (100, 100)] {
             let mut matcher = limited(&doors, max_attempts);
-            let of = |host: u128, port, flags| Packet {
-                source: std::net::Ipv6Addr::from_bits(1 << 64 | host).into(),
-                destination: address("2001:db8::1"),
-                hit: Hit::Tcp { port, flags },
-                arrival: Arrival::Incoming,
-                passage: Passage::default(),
+            let of = |host: u128, port, flags| {
+                Packet::incoming(
+                    std::net::Ipv6Addr::from_bits(1 << 64 | host).into(),
+                    address("2001:db8::1"),
+                    Hit::Tcp { port, flags },
+                )
             };
             let mut send = |packet: Packet| {
                 let events = matcher.handle_packet(&packet, Timestamp::ZERO).iter();

@@ -23,6 +23,14 @@ pub struct Packet {
     pub passage: Passage,
 }
 
+impl Packet {
+    /// Returns a packet that came from elsewhere, over an interface that is not known.
+    pub const fn incoming(source: IpAddr, destination: IpAddr, hit: Hit) -> Self {
+        let passage = Passage { interface: 0, tag: 0 };
+        Self { source, destination, hit, arrival: Arrival::Incoming, passage }
+    }
+}
+
 /// Where a packet was seen, and what its copies share: a packet that passes several interfaces is one hit.
 ///
 /// By default nothing is known; such a packet is no copy of any other.

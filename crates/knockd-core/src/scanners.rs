@@ -342,7 +342,6 @@ mod tests {
 
     use super::Sighting::{AtDoor, Elsewhere, Ignored, NewScanner};
     use super::*;
-    use crate::packet::{Arrival, Passage};
     use crate::tcp_flags::FlagRule;
 
     const SYN: TcpFlags = TcpFlags::SYN;
@@ -372,13 +371,7 @@ mod tests {
     }
 
     fn tcp(port: u16, flags: TcpFlags) -> Packet {
-        Packet {
-            source: address(ME),
-            destination: address("192.0.2.1"),
-            hit: Hit::Tcp { port, flags },
-            arrival: Arrival::Incoming,
-            passage: Passage::default(),
-        }
+        Packet::incoming(address(ME), address("192.0.2.1"), Hit::Tcp { port, flags })
     }
 
     fn syn(port: u16) -> Packet {

@@ -10,7 +10,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use knockd_core::parts::Matcher;
-use knockd_core::{Arrival, Config, DoorId, EventKind, Hit, Packet, Passage, Seed, TcpFlags, Timestamp};
+use knockd_core::{Config, DoorId, EventKind, Hit, Packet, Seed, TcpFlags, Timestamp};
 
 /// The steps of the doors: one that the attacker knows nothing of, and two of which they know the first two steps.
 const DOORS: [[u16; 3]; 3] = [[7000, 8000, 9000], [1001, 1002, 1003], [2001, 2002, 2003]];
@@ -110,13 +110,7 @@ fn syn(source: IpAddr, port: u16) -> Packet {
         IpAddr::V4(_) => [192, 0, 2, 1].into(),
         IpAddr::V6(_) => "2001:db8:ffff::1".parse().unwrap(),
     };
-    Packet {
-        source,
-        destination,
-        hit: Hit::Tcp { port, flags: TcpFlags::SYN },
-        arrival: Arrival::Incoming,
-        passage: Passage::default(),
-    }
+    Packet::incoming(source, destination, Hit::Tcp { port, flags: TcpFlags::SYN })
 }
 
 fn matcher(seq_timeout: u32, max_attempts: NonZeroU32) -> Matcher {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use knockd_core::config::Options;
 use knockd_core::parts::Matcher;
-use knockd_core::{Arrival, Config, EventKind, Hit, Packet, Passage, Seed, TcpFlags, Timestamp};
+use knockd_core::{Config, EventKind, Hit, Packet, Seed, TcpFlags, Timestamp};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -20,7 +20,7 @@ type HitAt = (u64, u16);
 fn packet(port: u16) -> Packet {
     let [source, destination] = [1, 2].map(|host| IpAddr::from([192, 0, 2, host]));
     let hit = Hit::Tcp { port, flags: TcpFlags::SYN };
-    Packet { source, destination, hit, arrival: Arrival::Incoming, passage: Passage::default() }
+    Packet::incoming(source, destination, hit)
 }
 
 fn milliseconds(count: u64) -> Timestamp {

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use knockd_core::parts::{Matcher, Scanners, Sighting};
 use knockd_core::{
-    Arrival, Config, Door, Event, EventKind, Hit, LocalPorts, Packet, Passage, Seed, TcpFlags, Timestamp,
-    Underway,
+    Config, Door, Event, EventKind, Hit, LocalPorts, Packet, Seed, TcpFlags, Timestamp, Underway,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -39,13 +38,7 @@ fn doors() -> Vec<Door> {
 }
 
 fn syn(source: IpAddr, destination: IpAddr, port: u16) -> Packet {
-    Packet {
-        source,
-        destination,
-        hit: Hit::Tcp { port, flags: TcpFlags::SYN },
-        arrival: Arrival::Incoming,
-        passage: Passage::default(),
-    }
+    Packet::incoming(source, destination, Hit::Tcp { port, flags: TcpFlags::SYN })
 }
 
 fn seeds() -> impl Strategy<Value = Seed> {

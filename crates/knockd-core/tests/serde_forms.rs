@@ -79,8 +79,7 @@ command = once
         gate.set_local_ports(LocalPorts::new(32768, [Step::udp(53), Step::tcp(80)])).collect();
     for port in [1, 2, 5] {
         let hit = Hit::Tcp { port, flags: TcpFlags::SYN };
-        let packet =
-            Packet { source, destination: own, hit, arrival: Arrival::Incoming, passage: Passage::default() };
+        let packet = Packet::incoming(source, own, hit);
         check(&packet).unwrap();
         outcomes.extend(gate.handle_packet(&packet, now));
         for attempt in gate.attempts() {
@@ -106,16 +105,7 @@ command = once
     outcomes.extend(gate.handle_exit(id, true, now));
     for port in 100..111 {
         let hit = Hit::Tcp { port, flags: TcpFlags::SYN };
-        outcomes.extend(gate.handle_packet(
-            &Packet {
-                source,
-                destination: own,
-                hit,
-                arrival: Arrival::Incoming,
-                passage: Passage::default(),
-            },
-            now,
-        ));
+        outcomes.extend(gate.handle_packet(&Packet::incoming(source, own, hit), now));
     }
     for kind in ["attempt", "scanner", "opening", "effect", "used_up", "wanted"] {
         let is_kind = |outcome: &Outcome| to_value(outcome).unwrap().get(kind).is_some();

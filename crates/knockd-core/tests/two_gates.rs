@@ -53,16 +53,7 @@ fn knocks() -> impl Strategy<Value = Vec<Call>> {
             4 => Hit::Udp { port },
             _ => Hit::Tcp { port, flags: TcpFlags::SYN },
         });
-        hits.map(|hit| {
-            Call::Packet(Packet {
-                source,
-                destination,
-                hit,
-                arrival: Arrival::Incoming,
-                passage: Passage::default(),
-            })
-        })
-        .collect()
+        hits.map(|hit| Call::Packet(Packet::incoming(source, destination, hit))).collect()
     })
 }
 

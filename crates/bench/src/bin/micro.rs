@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use knockd_capture::decode;
-use knockd_core::{Arrival, Config, Gate, Hit, Now, OneTimeFiles, Packet, Passage, Seed, TcpFlags};
+use knockd_core::{Config, Gate, Hit, Now, OneTimeFiles, Packet, Seed, TcpFlags};
 use testbed::{Flags, Frame};
 
 const CONFIG: &str = "[door]\nsequence = 2000,2061,2122\ntcpflags = syn\nseq_timeout = 3600\n";
@@ -70,13 +70,11 @@ fn decoding(source: IpAddr, destination: IpAddr) -> Result<Box<dyn FnMut()>> {
 
 /// A packet from the source with this number; the first are in 16.0.0.0/8.
 fn packet(source: u32, port: u16) -> Packet {
-    Packet {
-        source: Ipv4Addr::from_bits((16 << 24) + source).into(),
-        destination: Ipv4Addr::new(10, 9, 0, 1).into(),
-        hit: Hit::Tcp { port, flags: TcpFlags::SYN },
-        arrival: Arrival::Incoming,
-        passage: Passage::default(),
-    }
+    Packet::incoming(
+        Ipv4Addr::from_bits((16 << 24) + source).into(),
+        Ipv4Addr::new(10, 9, 0, 1).into(),
+        Hit::Tcp { port, flags: TcpFlags::SYN },
+    )
 }
 
 /// Creates a gate with one door, with or without the scanner guard.

@@ -340,19 +340,13 @@ impl Serialize for Shown<'_> {
 #[cfg(test)]
 mod tests {
     use knockd_core::config::Key;
-    use knockd_core::{Arrival, DoorId, DoorName, Passage, Sequence};
+    use knockd_core::{DoorId, DoorName, Sequence};
 
     use super::*;
 
     fn packet(flags: TcpFlags) -> Packet {
         let [source, destination] = ["192.0.2.7", "192.0.2.1"].map(|address| address.parse().unwrap());
-        Packet {
-            source,
-            destination,
-            hit: Hit::Tcp { port: 9000, flags },
-            arrival: Arrival::Incoming,
-            passage: Passage::default(),
-        }
+        Packet::incoming(source, destination, Hit::Tcp { port: 9000, flags })
     }
 
     fn doors() -> Vec<Door> {

@@ -228,7 +228,7 @@ fn now() -> (String, String) {
 #[cfg(test)]
 mod tests {
     use crossbeam_channel::{Receiver, bounded};
-    use knockd_core::{Arrival, Hit, Passage};
+    use knockd_core::Hit;
 
     use super::*;
     use crate::control::Reply;
@@ -239,13 +239,7 @@ mod tests {
     }
 
     fn packet(source: &str) -> Packet {
-        Packet {
-            source: address(source),
-            destination: address("192.0.2.1"),
-            hit: Hit::Udp { port: 7101 },
-            arrival: Arrival::Incoming,
-            passage: Passage::default(),
-        }
+        Packet::incoming(address(source), address("192.0.2.1"), Hit::Udp { port: 7101 })
     }
 
     fn note(source: &str, stage: u8) -> Note<'static> {

@@ -105,7 +105,7 @@ mod tests {
     use crate::config::Config;
     use crate::gate::{Gate, OneTimeFiles};
     use crate::outcome::Outcome;
-    use crate::packet::{Arrival, Hit, Packet, Passage};
+    use crate::packet::{Hit, Packet};
     use crate::seed::Seed;
     use crate::tcp_flags::TcpFlags;
     use crate::time::Now;
@@ -148,13 +148,7 @@ mod tests {
         let mut opens = false;
         for &port in hits {
             let hit = Hit::Tcp { port, flags: TcpFlags::SYN };
-            let packet = Packet {
-                source,
-                destination: own,
-                hit,
-                arrival: Arrival::Incoming,
-                passage: Passage::default(),
-            };
+            let packet = Packet::incoming(source, own, hit);
             let outcomes = gate.handle_packet(&packet, Now::default());
             opens |= outcomes.into_iter().any(|outcome| matches!(outcome, Outcome::Opening { .. }));
         }
