@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -66,14 +67,17 @@ pub(crate) struct Daemon<'a> {
 impl<'a> Daemon<'a> {
     /// Starts the daemon with this configuration and waits until it listens.
     pub(crate) fn start(host: &'a Host, programs: &'a Programs, whose: Whose, config: &str) -> Result<Self> {
-        host.write_file("/run/knockd.conf", config)?;
+        // Ours does not listen twice with the same file, and the filter is measured with many copies at a time.
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let file = format!("/run/knockd-{}.conf", STARTED.fetch_add(1, Ordering::Relaxed));
+        host.write_file(&file, config)?;
         let program: &Path = match whose {
             Whose::C => &programs.c,
             Whose::Ours => &programs.ours,
             Whose::Peer => programs.peer.as_deref().context("there is no knock-rs")?,
         };
         let mut command = host.command("taskset");
-        command.args(["-c", CPU]).arg(program).args(["-c", "/run/knockd.conf"]);
+        command.args(["-c", CPU]).arg(program).args(["-c", &file]);
         // The peer cannot be told which.
         if whose != Whose::Peer {
             command.args(["-i", "eth0"]);
