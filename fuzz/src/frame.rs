@@ -13,7 +13,8 @@ pub fn frame(ip_packet: &[u8]) {
     if let Some(expected) = oracle(ip_packet) {
         assert_eq!(packet, expected);
     }
-    // A length of 0 means all bytes, so that padding is no padding; headers that are complete do not change all the same.
+    // A length of 0 means all bytes, so that padding is no padding; headers that are complete do not change all the
+    // same.
     let padded = [ip_packet, &[0xff; 7]].concat();
     assert_eq!(decode(&padded), Ok(packet), "what follows a packet changes it");
 }

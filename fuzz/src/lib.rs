@@ -1,7 +1,7 @@
 //! What each fuzz target does with its bytes: every one asserts something.
 //!
-//! The targets proper are in `fuzz_targets/` and need nightly: `cargo +nightly fuzz run TARGET`. The tests below run the same
-//! functions on stable.
+//! The targets proper are in `fuzz_targets/` and need nightly: `cargo +nightly fuzz run TARGET`. The tests below run
+//! the same functions on stable.
 
 mod capture;
 mod frame;
@@ -24,8 +24,8 @@ pub use frame::frame;
 pub use gate::gate;
 pub use matcher::matcher;
 
-/// Any text is either refused for a reason or used; every finding points into it; what is used prints as its equal, and an
-/// included file adds the same doors.
+/// Any text is either refused for a reason or used; every finding points into it; what is used prints as its equal, and
+/// an included file adds the same doors.
 pub fn config(text: &[u8]) {
     let sources = [Source::new(text), Source::included("again", text)];
     let twice = Config::parse_files(&sources);

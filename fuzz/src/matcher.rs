@@ -40,7 +40,8 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Two bits each for `Seq_Timeout`, `TCPFlags` and `Target`, one for a one-time door, one for its name; then the sequence.
+/// Two bits each for `Seq_Timeout`, `TCPFlags` and `Target`, one for a one-time door, one for its name; then the
+/// sequence.
 fn door(input: &mut Unstructured<'_>) -> Result<Door> {
     let bits = byte(input)?;
     let sequence = sequence(input)?;

@@ -1,10 +1,10 @@
 //! Packets in a compact notation, for tests that a person can read at a glance.
 //!
-//! `7000 8000u 9000/SA@10.9.0.11<10.9.0.3 1.5s 7000` is a SYN to port 7000, a UDP datagram to port 8000, a TCP segment with
-//! the flags SYN and ACK to port 9000 of 10.9.0.11 from 10.9.0.3, a pause of 1.5 seconds, and another SYN.
+//! `7000 8000u 9000/SA@10.9.0.11<10.9.0.3 1.5s 7000` is a SYN to port 7000, a UDP datagram to port 8000, a TCP segment
+//! with the flags SYN and ACK to port 9000 of 10.9.0.11 from 10.9.0.3, a pause of 1.5 seconds, and another SYN.
 //!
-//! The flags are `S A F R P U`, and `E` for ECE and `C` for CWR; `7000/` has none of them. The source is the client's address
-//! unless `<` names another, the destination the server's unless `@` does. Both are of the same family, so
+//! The flags are `S A F R P U`, and `E` for ECE and `C` for CWR; `7000/` has none of them. The source is the client's
+//! address unless `<` names another, the destination the server's unless `@` does. Both are of the same family, so
 //! `@fd00:9::1` comes from the client's IPv6 address, and `<fd00:9::3` goes to the server's.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -12,9 +12,9 @@
 //!
 //! The sentences become the tables of `docs/conformance.md`; the suite fails if the page does not match them.
 //!
-//! The C program is `/usr/sbin/knockd`, the one that `cargo xtask` has unpacked, or the path in the environment variable
-//! `KNOCKD_THEIRS`, provided that it is version 0.8; without it the rules run only against ours. `KNOCKD_OURS` replaces
-//! the workspace's own binary.
+//! The C program is `/usr/sbin/knockd`, the one that `cargo xtask` has unpacked, or the path in the environment
+//! variable `KNOCKD_THEIRS`, provided that it is version 0.8; without it the rules run only against ours. `KNOCKD_OURS`
+//! replaces the workspace's own binary.
 #![allow(
     clippy::expect_used,
     clippy::unwrap_used,

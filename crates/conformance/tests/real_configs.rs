@@ -1,6 +1,7 @@
 //! Configurations as they stand in tutorials, packages and container images, at knockd 0.8 and at ours.
 //!
-//! Each program is started with each file of `configs/`, every door is knocked at once, and both must run the same commands.
+//! Each program is started with each file of `configs/`, every door is knocked at once, and both must run the same
+//! commands.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeMap;
@@ -19,8 +20,8 @@ const ONE_TIME: &str = "# sequences\n 3501,3502:udp,3503\n 3601,3602,3603\n";
 /// How long to wait for what should not happen.
 const A_WHILE: Duration = Duration::from_millis(200);
 
-/// The doors that 0.8 cannot open: two doors begin alike, and where they part the attempt at one of them ends, which is the
-/// oldest of all, so that 0.8 forgets the other too. The rule is `matching::the_oldest_attempt_of_all`.
+/// The doors that 0.8 cannot open: two doors begin alike, and where they part the attempt at one of them ends, which is
+/// the oldest of all, so that 0.8 forgets the other too. The rule is `matching::the_oldest_attempt_of_all`.
 const ONLY_OURS: [(&str, &str); 1] = [("28-common-first-port.conf", "internalSSH")];
 
 /// A file and what it says, and where it is on the servers.
@@ -112,8 +113,8 @@ fn run_all(reals: &[Real], subject: Subject, program: &str) -> BTreeMap<String, 
     reals.iter().map(|real| (real.name.clone(), run(&net, subject, program, real))).collect()
 }
 
-/// Knocks at every door once, each from an address of its own, and returns what was opened and which start commands were run, in
-/// alphabetical order.
+/// Knocks at every door once, each from an address of its own, and returns what was opened and which start commands
+/// were run, in alphabetical order.
 fn run(net: &Net, subject: Subject, program: &str, real: &Real) -> Vec<String> {
     let path = format!("/run/{}", real.name);
     // Whatever the file says, these hosts have one interface.

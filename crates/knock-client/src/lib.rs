@@ -145,8 +145,8 @@ impl Hit {
         Self::parse_known(text, only_udp).ok_or_else(|| KnockError::NotAPort(text.to_owned()))
     }
 
-    /// Parses a list of hits, as `Sequence` in a knockd.conf has it: `7101,8202:udp, 9303`. A list may start or end with a comma,
-    /// because the shell splits one with spaces into several words.
+    /// Parses a list of hits, as `Sequence` in a knockd.conf has it: `7101,8202:udp, 9303`. A list may start or end
+    /// with a comma, because the shell splits one with spaces into several words.
     ///
     /// # Errors
     ///

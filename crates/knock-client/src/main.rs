@@ -15,7 +15,8 @@ use knockd_core::Protocol;
 enum Exit {
     /// Every hit was sent or reported as not sent.
     Sent = 0,
-    /// The host does not resolve or the privilege is missing, and nothing was sent; or, with `--strict`, a hit was not sent.
+    /// The host does not resolve or the privilege is missing, and nothing was sent; or, with `--strict`, a hit was not
+    /// sent.
     Failed = 1,
     /// The command line is invalid; nothing was sent.
     Usage = 2,

@@ -90,8 +90,8 @@ impl Program {
     /// Makes a program that also accepts what the scanner guard counts as a stray, if it is on: for that it has to
     /// know the ports in use ([`knockd_core::LocalPorts`]).
     ///
-    /// These are packets to a watched address and a port that is not in use: of TCP those with SYN and without ACK, or with
-    /// neither ACK nor RST; of UDP, if an interest is, all.
+    /// These are packets to a watched address and a port that is not in use: of TCP those with SYN and without ACK, or
+    /// with neither ACK nor RST; of UDP, if an interest is, all.
     pub fn guarded(
         interests: &[Interest],
         interface: &Interface,

@@ -87,8 +87,8 @@ pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Option
     // SAFETY: all of its fields are integers, for which zero is a value.
     let mut address: sockaddr_ll = unsafe { std::mem::zeroed() };
     let mut length = socklen_t::try_from(size_of::<sockaddr_ll>()).map_err(io::Error::other)?;
-    // SAFETY: `buffer` is valid for writes of its length during the call, `address` for writes of `length` bytes, any bytes are
-    // good for its integers, and `length` is valid for reads and writes.
+    // SAFETY: `buffer` is valid for writes of its length during the call, `address` for writes of `length` bytes, any
+    // bytes are good for its integers, and `length` is valid for reads and writes.
     let received = unsafe {
         libc::recvfrom(
             socket.as_fd().as_raw_fd(),
@@ -228,17 +228,17 @@ impl Ring {
 
     fn status(&self, frame: usize) -> &AtomicU32 {
         debug_assert!(frame < self.frames);
-        // SAFETY: the frame lies within the memory, which is mapped as long as `self` lives, and starts at a multiple of
-        // FRAME from the page where the memory starts, so it is aligned. The only other writer, the kernel, writes the
-        // status as a whole.
+        // SAFETY: the frame lies within the memory, which is mapped as long as `self` lives, and starts at a multiple
+        // of FRAME from the page where the memory starts, so it is aligned. The only other writer, the kernel, writes
+        // the status as a whole.
         unsafe { AtomicU32::from_ptr(self.field(frame, offset_of!(tpacket2_hdr, tp_status)).cast().as_ptr()) }
     }
 
     /// Returns when the packet in a frame arrived; the frame must be filled.
     fn time(&self, frame: usize) -> (u32, u32) {
         let read = |offset| {
-            // SAFETY: the field lies within the frame, and is aligned as in the header's type, which is `repr(C)`. The kernel
-            // does not touch a filled frame, and any bytes are good for an integer.
+            // SAFETY: the field lies within the frame, and is aligned as in the header's type, which is `repr(C)`. The
+            // kernel does not touch a filled frame, and any bytes are good for an integer.
             unsafe { self.field(frame, offset).cast::<u32>().read() }
         };
         (read(offset_of!(tpacket2_hdr, tp_sec)), read(offset_of!(tpacket2_hdr, tp_nsec)))
@@ -246,13 +246,13 @@ impl Ring {
 
     /// Returns the packet in a frame, which must be filled.
     fn packet(&self, frame: usize) -> &[u8] {
-        // SAFETY: the header lies at the start of the frame, and is aligned as above. The kernel does not touch a filled
-        // frame, and any bytes are good for its integers.
+        // SAFETY: the header lies at the start of the frame, and is aligned as above. The kernel does not touch a
+        // filled frame, and any bytes are good for its integers.
         let header = unsafe { self.field(frame, 0).cast::<tpacket2_hdr>().read() };
         let offset = usize::from(header.tp_mac).min(FRAME);
         let length = usize::try_from(header.tp_snaplen).unwrap_or(FRAME).min(FRAME - offset);
-        // SAFETY: `offset` and `length` together stay within the frame. It is filled, so nobody writes to it until it is given
-        // back, which takes `&mut self`; the slice borrows `self`.
+        // SAFETY: `offset` and `length` together stay within the frame. It is filled, so nobody writes to it until it
+        // is given back, which takes `&mut self`; the slice borrows `self`.
         unsafe { std::slice::from_raw_parts(self.field(frame, offset).as_ptr(), length) }
     }
 
@@ -300,14 +300,16 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: this is what was mapped, and nothing borrows from it any more. The only failure would be a wrong argument.
+        // SAFETY: this is what was mapped, and nothing borrows from it any more. The only failure would be a wrong
+        // argument.
         let _ = unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
     }
 }
 
 /// Says whether the calendar of this machine is kept right, by NTP for example; `None` if the system does not tell.
 pub fn clock_is_synchronised() -> Option<bool> {
-    // SAFETY: a structure of numbers, for which zeros are valid. They ask for a report and change nothing (adjtimex(2)).
+    // SAFETY: a structure of numbers, for which zeros are valid. They ask for a report and change nothing
+    // (adjtimex(2)).
     let state = unsafe {
         let mut clock: libc::timex = std::mem::zeroed();
         libc::adjtimex(&raw mut clock)

@@ -50,8 +50,8 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
     if args.daemon && foreground.is_none() {
         return background::start();
     }
-    // Without a handler, a file that is as long as it may become (setrlimit(2)) would end the daemon while doors are open.
-    // With one, writing fails as on a full disk; and commands start without it, because exec(2) drops it.
+    // Without a handler, a file that is as long as it may become (setrlimit(2)) would end the daemon while doors are
+    // open. With one, writing fails as on a full disk; and commands start without it, because exec(2) drops it.
     signal_hook::flag::register(SIGXFSZ, Arc::default()).context("cannot catch signals")?;
     print_debug_messages(&args);
     let directory = std::env::current_dir().context("cannot determine the current directory")?;

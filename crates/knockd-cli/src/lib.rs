@@ -19,8 +19,8 @@ use std::process::ExitCode;
 
 use crate::system::config_file::ConfigFileError;
 
-/// The exit status of `knockd` and `knockd-tools`. clap itself exits with 2 after a usage error, and with `Succeeded` after `--help` and
-/// `--version`.
+/// The exit status of `knockd` and `knockd-tools`. clap itself exits with 2 after a usage error, and with `Succeeded`
+/// after `--help` and `--version`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exit {
     /// A signal stopped it, or the command succeeded.

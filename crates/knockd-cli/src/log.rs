@@ -118,8 +118,8 @@ impl Log {
         }
     }
 
-    /// Writes a line that a single packet of this source has caused, unless there are too many. In a flood, nearly all are:
-    /// these are not even made.
+    /// Writes a line that a single packet of this source has caused, unless there are too many. In a flood, nearly all
+    /// are: these are not even made.
     pub(crate) fn write_attempt(&self, source: IpAddr, now: Timestamp, line: impl FnOnce() -> Option<Line>) {
         let causer = Causer::source(source);
         if self.limiter.borrow_mut().admits(Topic::Attempts, causer, None, false, now)
@@ -302,8 +302,8 @@ impl Destinations {
         }
     }
 
-    /// Appends a line to the log file. If it does not fit, because the disk is full or the file as long as it may become
-    /// (setrlimit(2)), the other destinations get a warning, once until a line fits again.
+    /// Appends a line to the log file. If it does not fit, because the disk is full or the file as long as it may
+    /// become (setrlimit(2)), the other destinations get a warning, once until a line fits again.
     fn write_to_file(&self, to: &LogFile, entry: &str) {
         let LogFile { path, file, is_failing } = to;
         let whole = if is_failing.get() { format!("\n{entry}") } else { entry.to_owned() };
@@ -316,8 +316,8 @@ impl Destinations {
     }
 }
 
-/// Returns where debug messages go: standard output, without waiting for a slow reader any longer than lines do. A process
-/// that `detaches` must not keep it open after that.
+/// Returns where debug messages go: standard output, without waiting for a slow reader any longer than lines do. A
+/// process that `detaches` must not keep it open after that.
 pub(crate) fn debug_output(detaches: bool) -> Output<Stdout> {
     if detaches { Output::shared(io::stdout()) } else { Output::new(io::stdout()) }
 }

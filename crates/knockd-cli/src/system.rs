@@ -59,8 +59,8 @@ pub(crate) fn patiently<T, E>(
 
 /// Reopens a terminal or a pipe so that writing to it does not block, if it is one of these and allows it.
 ///
-/// One with some room may lack room for a line, or others may take the room; and the non-blocking mode belongs to the open
-/// file, which other processes share. A socket or a file cannot be reopened.
+/// One with some room may lack room for a line, or others may take the room; and the non-blocking mode belongs to the
+/// open file, which other processes share. A socket or a file cannot be reopened.
 pub(crate) fn reopen(to: BorrowedFd<'_>) -> Option<File> {
     let is_pipe = || rustix::fs::fstat(to).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_fifo());
     if !to.is_terminal() && !is_pipe() {

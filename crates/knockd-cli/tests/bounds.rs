@@ -73,8 +73,8 @@ fn a_slow_reader_of_the_output_holds_up_no_knock() {
     assert_is_quick(&net);
 }
 
-/// Shows that the loop was never away for long. It would be for 8 seconds if it read the ports of 60,000 sockets itself,
-/// and for a second with each line of a batch if it waited for the reader.
+/// Shows that the loop was never away for long. It would be for 8 seconds if it read the ports of 60,000 sockets
+/// itself, and for a second with each line of a batch if it waited for the reader.
 fn assert_is_quick(net: &Net) {
     let longest = Duration::from_micros(status_json(net)["health"]["longest_iteration_us"].as_u64().unwrap());
     assert!(longest > Duration::ZERO && longest < Duration::from_secs(scale(10, 3)), "{longest:?}");

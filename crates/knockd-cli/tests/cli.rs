@@ -359,7 +359,8 @@ knockd: no such interface: eth7 (did you mean eth0?); available: lo,[..] eth0; c
 fn a_missing_tools_program_is_named_with_its_place() {
     let directory = tempfile::tempdir().unwrap();
     let alone = directory.path().join("knockd");
-    // By another process: while this one has it open to write, a child of another test has it, too, and nobody can run it.
+    // By another process: while this one has it open to write, a child of another test has it, too, and nobody can run
+    // it.
     Command::new("cp").arg(cargo_bin!("knockd")).arg(&alone).assert().code(0);
     for arguments in [&["check"][..], &["-t"], &["watch"], &["replay", "a.pcap"]] {
         let beside = directory.path().canonicalize().unwrap().join("knockd-tools");

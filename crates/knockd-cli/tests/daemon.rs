@@ -30,8 +30,8 @@ fn exists(net: &Net, path: &str) -> bool {
 #[test]
 fn it_detaches_from_its_terminal_and_directory() {
     let net = Net::new().unwrap();
-    // The file system of processes is the outer one: there a command finds the daemon as its parent. Then: the group, the
-    // session and the terminal of the daemon (proc_pid_stat(5)).
+    // The file system of processes is the outer one: there a command finds the daemon as its parent. Then: the group,
+    // the session and the terminal of the daemon (proc_pid_stat(5)).
     let command = "read -r self name state parent rest </proc/self/stat; cd /proc/$parent; \
                    { readlink cwd fd/0 fd/1 fd/2; cut -d' ' -f 5-7 stat; cut -d' ' -f 6 /proc/self/stat; } >/run/report.new; \
                    mv /run/report.new /run/report";

@@ -237,7 +237,8 @@ mod at_scale {
         assert_eq!((knockd.count(DEAF), processes(&knockd).1), (0, decoder));
     }
 
-    /// A kill can cost the knock that is under way, and no other: packets wait from a moment later on, and not for long.
+    /// A kill can cost the knock that is under way, and no other: packets wait from a moment later on, and not for
+    /// long.
     #[test]
     fn knocks_open_while_the_decoder_is_killed_at_random() {
         let count = testbed::scale(10, 100);

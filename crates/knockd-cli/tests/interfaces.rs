@@ -294,9 +294,11 @@ mod at_scale {
         }
     }
 
-    /// Fills the table with attempts at the second stage of the door `known`, goes on with that, and knocks 20 times meanwhile.
+    /// Fills the table with attempts at the second stage of the door `known`, goes on with that, and knocks 20 times
+    /// meanwhile.
     ///
-    /// Returns the packets a second that the generator reached, how many packets the kernel has dropped, and how many knocks opened.
+    /// Returns the packets a second that the generator reached, how many packets the kernel has dropped, and how many
+    /// knocks opened.
     fn knocks_amid_second_steps(rate: u64, delay: u64, sequence: &str) -> (u64, u64, usize) {
         let net = Net::new().unwrap();
         let doors = [("known", "1,2,3"), ("other", "11,12,13")].map(|(name, sequence)| {

@@ -90,7 +90,8 @@ fn dial(server: &Host, client: &str, address: Ipv4Addr) -> Running {
 #[test]
 #[ignore = "needs a machine that has slept"]
 fn what_became_due_while_the_machine_slept_is_closed_as_soon_as_it_is_awake() {
-    // What `sleep.sh` of `cargo xtask test` has seen at startup: a door was open for 30 seconds, and the machine slept for 40.
+    // What `sleep.sh` of `cargo xtask test` has seen at startup: a door was open for 30 seconds, and the machine slept
+    // for 40.
     let seen = std::fs::read_to_string("/run/slept").unwrap();
     let at = |what: &str| {
         let time =

@@ -12,8 +12,8 @@ use testbed::Net;
 const DOOR: &str = "[the ssh door]\nsequence = 7101\ncmd_timeout = 600\nstart_command = echo open %IP%\n\
                     stop_command = echo no such rule >&2; exit 3 # %IP%\n";
 
-/// Opens the door for 10.9.0.`neighbour` and has it closed in vain until its stop command is given up. A door that waits
-/// for a retry is retried at once when it is to be closed.
+/// Opens the door for 10.9.0.`neighbour` and has it closed in vain until its stop command is given up. A door that
+/// waits for a retry is retried at once when it is to be closed.
 fn leave_open(net: &Net, knockd: &mut Knockd, neighbour: u8) {
     let source = format!("10.9.0.{neighbour}");
     hit(net, neighbour, &[7101]);

@@ -116,8 +116,8 @@ fn a_log_file_that_cannot_be_opened_is_a_warning() {
     knockd.wait_for("10.9.0.2: door: OPEN SESAME");
 }
 
-/// Gives the server a `/dev` of its own, in which a system log can listen, and says where that is from outside as long as the
-/// program runs.
+/// Gives the server a `/dev` of its own, in which a system log can listen, and says where that is from outside as long
+/// as the program runs.
 fn with_system_log(net: &Net) -> (Running, PathBuf) {
     let script = "set -e
         mkdir /run/dev

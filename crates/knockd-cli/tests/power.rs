@@ -1,5 +1,5 @@
-//! What a disk has when the power fails: a loop device's backing file is copied while the start command runs, so whatever
-//! has not been written to the disk by then is lost, as it would be in memory.
+//! What a disk has when the power fails: a loop device's backing file is copied while the start command runs, so
+//! whatever has not been written to the disk by then is lost, as it would be in memory.
 //!
 //! Only root may mount a file system of its own; where the tests run as a plain user, they say so and show nothing.
 #![allow(clippy::unwrap_used, reason = "tests")]
@@ -28,8 +28,8 @@ fn with_disk() -> Option<Net> {
     Some(net)
 }
 
-/// Takes the power from the machine after the command that has copied the disk: what is mounted at `/run/disk` afterwards is
-/// what was on it then.
+/// Takes the power from the machine after the command that has copied the disk: what is mounted at `/run/disk`
+/// afterwards is what was on it then.
 fn lose_power(net: &Net, knockd: Knockd) {
     wait_for_file(&net.server, "/run/copied", "yes");
     drop(knockd);

@@ -1,5 +1,5 @@
-//! The firewall recipes of README.md and docs/firewall.md, word for word: nothing is closed before the closing command, the
-//! door then opens for whoever knocks and for nobody else, and the undo opens the port again.
+//! The firewall recipes of README.md and docs/firewall.md, word for word: nothing is closed before the closing command,
+//! the door then opens for whoever knocks and for nobody else, and the undo opens the port again.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod common;
@@ -101,7 +101,8 @@ impl Recipe {
         wait_until("closed again", || !self.is_open());
     }
 
-    /// Closes the port while the door of the first knock is still open, shows that only a knock opens it, and undoes it.
+    /// Closes the port while the door of the first knock is still open, shows that only a knock opens it, and undoes
+    /// it.
     fn follow(&mut self) {
         sh(&self.net.server, &self.close);
         wait_until("closed for others", || !self.is_open_for_stranger());

@@ -11,7 +11,8 @@ const DOOR: &str = "[door]\nsequence = 7101,8202,9303\ntcpflags = syn\n";
 #[test]
 fn connection_attempts_that_outlive_the_pauses_between_them_open_the_door() {
     let net = Net::new().unwrap();
-    // So nothing answers, as behind a firewall that drops, and the client's kernel sends each SYN again after 1 and 3 s.
+    // So nothing answers, as behind a firewall that drops, and the client's kernel sends each SYN again after 1 and 3
+    // s.
     sh(&net.server, "ip route add blackhole 10.9.0.2/32");
     let mut knockd = Knockd::start(&net, DOOR);
     let connect = "for port in 7101 8202 9303; do

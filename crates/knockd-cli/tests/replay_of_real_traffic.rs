@@ -9,8 +9,8 @@ use common::{Knockd, SOON, hit, knock, knockd_and_tools, send, sh, syn, wait_unt
 use nix::sys::signal::Signal;
 use testbed::{Flags, Frame, Net, Running};
 
-/// Doors with the same beginnings and ports, over TCP and UDP, with and without flags, a stop command, a cooldown, and a file
-/// of one-time sequences whose name takes the place of FILE.
+/// Doors with the same beginnings and ports, over TCP and UDP, with and without flags, a stop command, a cooldown, and
+/// a file of one-time sequences whose name takes the place of FILE.
 const DOORS: &str = "\
 [options]\nScanLimit = 5\n\
 [ssh]\nsequence = 1101,1202:udp,1303\nseq_timeout = 1\ntcpflags = syn\nstart_command = : open %IP%\n\
@@ -83,8 +83,8 @@ fn as_log(json: &str) -> Vec<String> {
     lines
 }
 
-/// The lines that packets cause, and in alphabetical order those that come when a time is over or a one-time sequence is struck
-/// out: the daemon's clock and disk are not exactly those of the capture.
+/// The lines that packets cause, and in alphabetical order those that come when a time is over or a one-time sequence
+/// is struck out: the daemon's clock and disk are not exactly those of the capture.
 fn in_two(lines: Vec<String>) -> (Vec<String>, Vec<String>) {
     let comes_with_time =
         |line: &String| [" timeout", ": close ", "once: running"].iter().any(|text| line.contains(text));

@@ -1,4 +1,5 @@
-//! The decoder process: what it may not do, what becomes of the daemon without it, and that commands are free of all this.
+//! The decoder process: what it may not do, what becomes of the daemon without it, and that commands are free of all
+//! this.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 mod common;

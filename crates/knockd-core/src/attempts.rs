@@ -1,9 +1,9 @@
 //! The table of attempts in progress: found by source, ordered by age, shared among doors and stages, bounded.
 //!
-//! A stranger can make it grow by one attempt per packet, so every operation takes constant time, and a full table drops
-//! an attempt that is in no share of a door: [`shares`] says which, and what an honest knock can rely on. A host in an IPv6
-//! network has 2^64 addresses, so each /64 keeps at most [`index::PER_NETWORK`] attempts, at any stages and doors; another
-//! one drops one of them, and nobody else's.
+//! A stranger can make it grow by one attempt per packet, so every operation takes constant time, and a full table
+//! drops an attempt that is in no share of a door: [`shares`] says which, and what an honest knock can rely on. A host
+//! in an IPv6 network has 2^64 addresses, so each /64 keeps at most [`index::PER_NETWORK`] attempts, at any stages and
+//! doors; another one drops one of them, and nobody else's.
 //!
 //! Every attempt has a place in one vector, and through it is in four lists, or in three if no network counts it:
 //!
@@ -22,9 +22,9 @@
 //! - Which attempt makes room: the front of the crowd in [`shares::Shares`].
 //! - Which attempt makes room for another of its network: the front of one of its two lists in [`index::Networks`].
 //!
-//! `list.rs` links, `entries.rs` stores, `index.rs` finds, `shares.rs` decides which attempt makes room, and this file does the
-//! rest; `properties.rs` states the invariants. Ordered maps were tried in place of the lists: docs/architecture.md has the
-//! figures.
+//! `list.rs` links, `entries.rs` stores, `index.rs` finds, `shares.rs` decides which attempt makes room, and this file
+//! does the rest; `properties.rs` states the invariants. Ordered maps were tried in place of the lists:
+//! docs/architecture.md has the figures.
 
 mod entries;
 mod index;
@@ -71,8 +71,8 @@ pub(crate) struct Attempt {
     pub(crate) queue: QueueId,
     /// Number of steps done, from 1; or [`COOLING`].
     pub(crate) stage: u8,
-    /// Whether knockd 0.8 has it as well, as far as this door goes: nothing else was under way when it began, and every hit
-    /// since has advanced it.
+    /// Whether knockd 0.8 has it as well, as far as this door goes: nothing else was under way when it began, and every
+    /// hit since has advanced it.
     pub(crate) strict: bool,
     /// When the first step was hit.
     pub(crate) begun: Timestamp,
@@ -138,8 +138,8 @@ impl Attempts {
         self.entries.links(slot, Order::Source)?.next
     }
 
-    /// Returns all attempts, most advanced first; [`Shares::iter`] has the whole order. Each takes the same time, however
-    /// many there are.
+    /// Returns all attempts, most advanced first; [`Shares::iter`] has the whole order. Each takes the same time,
+    /// however many there are.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Attempt> + '_ {
         self.slots().filter_map(|slot| self.get(slot).copied())
     }

@@ -92,8 +92,8 @@ impl Places {
 impl Config {
     /// Parses the text of a knockd.conf (man page knockd(1), section CONFIGURATION).
     ///
-    /// Lines end in LF or CRLF. The text must be UTF-8, except in comments. `Include` is refused, because this crate reads no
-    /// files: see [`Self::parse_files`].
+    /// Lines end in LF or CRLF. The text must be UTF-8, except in comments. `Include` is refused, because this crate
+    /// reads no files: see [`Self::parse_files`].
     ///
     /// # Errors
     /// Returns everything wrong and everything doubtful about the file.
@@ -113,9 +113,9 @@ impl Config {
 
     /// Parses the text of a knockd.conf together with the files that it includes.
     ///
-    /// The first source is the configuration itself, the others are the files that its [`Self::includes`] name, in their
-    /// order. They count as if they stood at its end, but each starts outside of any section. Included files include no
-    /// others.
+    /// The first source is the configuration itself, the others are the files that its [`Self::includes`] name, in
+    /// their order. They count as if they stood at its end, but each starts outside of any section. Included files
+    /// include no others.
     ///
     /// # Errors
     /// Returns everything wrong and everything doubtful about all files, file by file.
@@ -123,8 +123,9 @@ impl Config {
         parser::parse(sources, true).map_err(|findings| ConfigError { findings })
     }
 
-    /// Returns the values of `Include` in the text of a knockd.conf, as written and in their order, even if other parts of the
-    /// text are invalid. The caller finds the files: each is a path whose last component may be a pattern with `*` and `?`.
+    /// Returns the values of `Include` in the text of a knockd.conf, as written and in their order, even if other parts
+    /// of the text are invalid. The caller finds the files: each is a path whose last component may be a pattern with
+    /// `*` and `?`.
     pub fn includes(text: &[u8]) -> Vec<Text> {
         parser::includes(text)
     }

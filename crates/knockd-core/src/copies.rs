@@ -1,8 +1,9 @@
 //! Copies of one packet: a host sees it once on every interface that it passes.
 //!
-//! A router sees a packet come in on one interface and leave on another, and a host with a bridge sees it at a port and at the
-//! bridge. That is one hit. So the interface that shows a packet first is the one that counts, for a moment; what other interfaces
-//! show of it then are copies. On one interface, a packet that comes again is no copy: somebody has sent it again.
+//! A router sees a packet come in on one interface and leave on another, and a host with a bridge sees it at a port and
+//! at the bridge. That is one hit. So the interface that shows a packet first is the one that counts, for a moment;
+//! what other interfaces show of it then are copies. On one interface, a packet that comes again is no copy: somebody
+//! has sent it again.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -14,7 +15,8 @@ use crate::time::Timestamp;
 /// How much later a copy may come. TCP sends a packet again after a second at the earliest (RFC 6298, section 2.4).
 const MOMENT: Duration = Duration::from_millis(500);
 
-/// How many packets are remembered: 24 KiB. One that has the place of another takes it, which at worst counts a copy as a hit.
+/// How many packets are remembered: 24 KiB. One that has the place of another takes it, which at worst counts a copy as
+/// a hit.
 const PLACES: u16 = 1024;
 
 #[derive(Debug)]
@@ -58,7 +60,8 @@ impl Copies {
         is_copy
     }
 
-    /// Returns the hash of what copies of a packet share; `None` if it is not known where it was seen, or what it looked like.
+    /// Returns the hash of what copies of a packet share; `None` if it is not known where it was seen, or what it
+    /// looked like.
     fn hash(&self, packet: &Packet) -> Option<u64> {
         let Packet { source, destination, hit, passage, .. } = *packet;
         if passage.interface == 0 || passage.tag == 0 {

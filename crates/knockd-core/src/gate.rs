@@ -119,8 +119,8 @@ impl Gate {
 
     /// Replaces the configuration and the one-time files.
     ///
-    /// A door that is the same as before as far as matching goes (name, key, flags, target, timeout) keeps its attempts, and all
-    /// leases live on. What the scanner guard knows stays, unless the guard is off.
+    /// A door that is the same as before as far as matching goes (name, key, flags, target, timeout) keeps its
+    /// attempts, and all leases live on. What the scanner guard knows stays, unless the guard is off.
     pub fn set_config(&mut self, config: impl Into<Arc<Config>>, files: OneTimeFiles) -> Outcomes<'_> {
         self.config = config.into();
         self.files = files;
@@ -161,9 +161,9 @@ impl Gate {
     /// Judges a packet.
     ///
     /// Packets from a scanner are ignored, except that they can keep open what the scanner has opened. The outcomes
-    /// are, in order: timeouts of attempts of any source, then what the packet did, in door order, then the openings.
-    /// A packet that no knocker can have sent changes nothing: see [`Martian`]. Nor does one that another interface has shown within
-    /// the last half second: see [`Passage`](crate::Passage).
+    /// are, in order: timeouts of attempts of any source, then what the packet did, in door order, then the openings. A
+    /// packet that no knocker can have sent changes nothing: see [`Martian`]. Nor does one that another interface has
+    /// shown within the last half second: see [`Passage`](crate::Passage).
     pub fn handle_packet(&mut self, packet: &Packet, now: Now) -> Outcomes<'_> {
         if self.martian(packet).is_some() {
             return self.take_outcomes();
@@ -332,8 +332,8 @@ impl Gate {
         self.leases.len()
     }
 
-    /// Returns the attempts in progress, most advanced first, and within a stage of a door the longest there first; in a
-    /// flood, those that will be dropped last may come at the end. Each takes the same time, however many there are.
+    /// Returns the attempts in progress, most advanced first, and within a stage of a door the longest there first; in
+    /// a flood, those that will be dropped last may come at the end. Each takes the same time, however many there are.
     pub fn attempts(&self) -> impl Iterator<Item = Underway> + '_ {
         self.matcher.underway()
     }

@@ -1,9 +1,9 @@
 //! Port knocking without I/O: the configuration of knockd, who has knocked, and which door is open until when.
 //!
 //! Nothing here opens a file or a socket, starts a process or a thread, or reads a clock: time is an argument, text and
-//! packets come from the caller, and everything to be done is returned as plain values. So the same calls always have the
-//! same results, given the same [`Seed`]. No public function panics on any input, and everything that strangers can make
-//! grow is bounded.
+//! packets come from the caller, and everything to be done is returned as plain values. So the same calls always have
+//! the same results, given the same [`Seed`]. No public function panics on any input, and everything that strangers can
+//! make grow is bounded.
 //!
 //! - [`Config::parse`] reads a knockd.conf.
 //! - [`Gate`] takes packets, ends of commands, requests and the present, and returns what to report and what to do: an

@@ -156,8 +156,9 @@ impl Matcher {
         });
     }
 
-    /// Returns the classes of doors that watch the packet's destination: doors without a `Target` if it is our own, and doors with
-    /// it as their target. Also says whether it is an address of another interface than the one that shows the packet.
+    /// Returns the classes of doors that watch the packet's destination: doors without a `Target` if it is our own, and
+    /// doors with it as their target. Also says whether it is an address of another interface than the one that shows
+    /// the packet.
     fn classes_of(&self, packet: &Packet) -> ([Option<ClassId>; 2], bool) {
         let Some(destination) = self.watched.get(&packet.destination) else { return Default::default() };
         let is_elsewhere = !destination.is_of(packet.passage.interface);

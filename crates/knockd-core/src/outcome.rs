@@ -44,15 +44,15 @@ pub struct Event {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum EventKind {
-    /// It reached this stage. Stage 1 is its start; the last stage comes together with [`Self::Opened`]. If a packet advances
-    /// several attempts of its source at a door, this is about the most advanced one.
+    /// It reached this stage. Stage 1 is its start; the last stage comes together with [`Self::Opened`]. If a packet
+    /// advances several attempts of its source at a door, this is about the most advanced one.
     Stage(u8),
     /// The whole sequence was hit in time; the attempt is over.
     Opened,
     /// The rest of the sequence did not arrive within the door's `Seq_Timeout`; the attempt is over.
     TimedOut(u8),
-    /// A packet hit a watched port that is neither the next step nor one already done; this attempt and all others of the
-    /// source at the door, none of which is further, are over.
+    /// A packet hit a watched port that is neither the next step nor one already done; this attempt and all others of
+    /// the source at the door, none of which is further, are over.
     Spoiled(u8),
     /// The table of attempts was full, or its network had too many, and this one made room for another.
     Evicted(u8),

@@ -57,9 +57,9 @@ impl Passage {
 
 /// One of our own addresses.
 ///
-/// A packet to it counts on whichever interface it is seen, because the host takes it there. On an interface other than its own it
-/// never spoils an attempt: knockd 0.8 does not see it. An address of a single link, such as a link-local one, and a loopback address
-/// count on their own interface only.
+/// A packet to it counts on whichever interface it is seen, because the host takes it there. On an interface other than
+/// its own it never spoils an attempt: knockd 0.8 does not see it. An address of a single link, such as a link-local
+/// one, and a loopback address count on their own interface only.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct OwnAddress {

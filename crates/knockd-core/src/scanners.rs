@@ -6,8 +6,8 @@
 //!
 //! # Limits of detection
 //!
-//! A door opens at its last step without waiting for what comes after it, so only strays before it count. With the limit
-//! of 10 strays a minute:
+//! A door opens at its last step without waiting for what comes after it, so only strays before it count. With the
+//! limit of 10 strays a minute:
 //!
 //! - An ascending scan opens a sequence of neighbours (700,701,702) when it starts at most 10 strays below it. That is the case
 //!   for every scan from port 1 when the first step is 11 or less, and else, if scans start anywhere, for one in 6,000. A source
@@ -31,8 +31,8 @@
 //!   under its cover a scan slower than that is not seen. With j packets for each address it takes j times as long, and lets
 //!   sources with up to j strays be forgotten: scanners only if it makes 65,536 scanners within a minute.
 //!
-//! A source that has completed a TCP handshake has not forged its address, but is not spared for it: then anybody could scan
-//! unseen after one connection to any open port, and those who knock have no connection yet.
+//! A source that has completed a TCP handshake has not forged its address, but is not spared for it: then anybody could
+//! scan unseen after one connection to any open port, and those who knock have no connection yet.
 
 mod bucket;
 
@@ -58,23 +58,24 @@ const MINUTE: u32 = 60;
 
 /// Detects scanners, and says of every packet whether the matcher may judge it.
 ///
-/// A stray is a connection attempt at a port that no door uses and that [`LocalPorts`] does not have in use. A source is a
-/// scanner exactly while it has tried more different strays than the limit within the last minute. Nothing else that it sends
-/// makes it one or keeps it one, so whatever it does at doors and services, it is none a minute after the strays that made it
-/// one; and a scan that goes on keeps its source a scanner, since it goes on to try other ports. A connection attempt is
+/// A stray is a connection attempt at a port that no door uses and that [`LocalPorts`] does not have in use. A source
+/// is a scanner exactly while it has tried more different strays than the limit within the last minute. Nothing else
+/// that it sends makes it one or keeps it one, so whatever it does at doors and services, it is none a minute after the
+/// strays that made it one; and a scan that goes on keeps its source a scanner, since it goes on to try other ports. A
+/// connection attempt is
 ///
 /// - a TCP packet with SYN and without ACK, or with neither ACK nor RST, as NULL, FIN and Xmas scans send it;
 /// - a UDP packet, if any door uses UDP.
 ///
-/// TCP and UDP ports of the same number are different ports, a port that is tried again counts once, from its latest try on, and
-/// it does not matter which of the watched addresses was tried. Only services that use a new TCP port for every connection, such
-/// as passive FTP, can make a scanner of their users, until [`LocalPorts`] knows these ports.
+/// TCP and UDP ports of the same number are different ports, a port that is tried again counts once, from its latest
+/// try on, and it does not matter which of the watched addresses was tried. Only services that use a new TCP port for
+/// every connection, such as passive FTP, can make a scanner of their users, until [`LocalPorts`] knows these ports.
 ///
-/// All IPv6 addresses of a /64 are one source, because any host in it can use all of them (RFC 7421); its neighbours share
-/// its fate, like hosts behind one IPv4 address.
+/// All IPv6 addresses of a /64 are one source, because any host in it can use all of them (RFC 7421); its neighbours
+/// share its fate, like hosts behind one IPv4 address.
 ///
-/// A packet costs one hash and one look through a bucket. Memory is bounded by 65,536 sources of at most one port more than the
-/// limit: 12 MiB with the default limit, a quarter of that for sources of one stray each.
+/// A packet costs one hash and one look through a bucket. Memory is bounded by 65,536 sources of at most one port more
+/// than the limit: 12 MiB with the default limit, a quarter of that for sources of one stray each.
 #[derive(Debug)]
 pub struct Scanners {
     limit: Option<NonZeroU32>,
@@ -143,8 +144,9 @@ impl From<AsStored> for LocalPorts {
 }
 
 impl LocalPorts {
-    /// The ports of these sockets are in use: TCP sockets that listen, and bound UDP sockets. They may be in any order and repeat
-    /// themselves. From `ephemeral_from` on every UDP port is in use, because answers come there; answers of TCP show it.
+    /// The ports of these sockets are in use: TCP sockets that listen, and bound UDP sockets. They may be in any order
+    /// and repeat themselves. From `ephemeral_from` on every UDP port is in use, because answers come there; answers of
+    /// TCP show it.
     pub fn new(ephemeral_from: u16, sockets: impl IntoIterator<Item = Step>) -> Self {
         let (mut tcp, mut udp) = (Vec::new(), Vec::new());
         for Step { port, protocol } in sockets {
@@ -205,8 +207,8 @@ impl Scanners {
         scanners
     }
 
-    /// Changes the limit. What sources have tried stays known, as far as the old limit needed it; without a limit everything is
-    /// forgotten.
+    /// Changes the limit. What sources have tried stays known, as far as the old limit needed it; without a limit
+    /// everything is forgotten.
     pub fn set_limit(&mut self, limit: Option<NonZeroU32>) {
         self.limit = limit.min(NonZeroU32::new(Self::MAX_LIMIT));
         let buckets = if limit.is_some() { usize::from(BUCKETS) } else { 0 };
@@ -359,8 +361,8 @@ mod tests {
         Interest { step, flags: FlagRule::ANY, target: None }
     }
 
-    /// Doors use 700 to 702, and 7000 over UDP. UDP ports 53 and 5353 are bound, those from 32768 on are ephemeral. Programs listen
-    /// on TCP ports 80, 443, and 50000, which is ephemeral.
+    /// Doors use 700 to 702, and 7000 over UDP. UDP ports 53 and 5353 are bound, those from 32768 on are ephemeral.
+    /// Programs listen on TCP ports 80, 443, and 50000, which is ephemeral.
     fn guard(limit: u32) -> Scanners {
         let mut guard = Scanners::new(NonZeroU32::new(limit), Seed::new(1, 2));
         let steps = [Step::tcp(700), Step::tcp(701), Step::tcp(702), Step::udp(7000)];

@@ -1,7 +1,7 @@
 //! Honest knocks in the midst of floods of attempts, each packet at its exact moment.
 //!
-//! The table has a hundredth of its default size, and the rates are a hundredth of those in the names of the tests, which
-//! comes to the same, as `cargo xtask test --long` shows.
+//! The table has a hundredth of its default size, and the rates are a hundredth of those in the names of the tests,
+//! which comes to the same, as `cargo xtask test --long` shows.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 use std::collections::HashSet;
@@ -119,8 +119,9 @@ fn matcher(seq_timeout: u32, max_attempts: NonZeroU32) -> Matcher {
     matcher
 }
 
-/// How many knocks open each door, of 20 whose hits are 1 ms apart and of 20 whose hits are 100 ms apart, while this many
-/// packets a second of the flood come, or a hundredth of them. The knocks begin when the flood has filled the table.
+/// How many knocks open each door, of 20 whose hits are 1 ms apart and of 20 whose hits are 100 ms apart, while this
+/// many packets a second of the flood come, or a hundredth of them. The knocks begin when the flood has filled the
+/// table.
 fn opened_amid(pattern: Pattern, full_rate: u64, seq_timeout: u32) -> [[usize; 2]; 3] {
     let rate = full_rate / 100 * u64::from(hundredths());
     let moment = |number: u64| {

@@ -78,7 +78,8 @@ fn of_two_knocks_in_any_order_one_opens_whatever_was_left_over_from_before() {
     for steps in 2..=4 {
         let orders = interleavings(steps, steps);
         for sequence in sequences(steps) {
-            // A knock that stopped at some step. It ends while the others are under way, unless their beginning continues it.
+            // A knock that stopped at some step. It ends while the others are under way, unless their beginning
+            // continues it.
             let is_clear = !sequence[1..].contains(&sequence[0]);
             let starts = if is_clear { &[1, 3, 6, 9][..] } else { &[1] };
             for (left, start) in (0..steps).flat_map(|left| starts.iter().map(move |start| (left, start))) {

@@ -1,4 +1,5 @@
-//! Properties of the gate: the same calls have the same results, coming early changes nothing, and every opening is told once.
+//! Properties of the gate: the same calls have the same results, coming early changes nothing, and every opening is
+//! told once.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -1,9 +1,9 @@
 //! Two real hosts for demonstrations, tests and benchmarks, made of Linux namespaces.
 //!
-//! A [`Net`] is a `server` and a `client` joined by a virtual cable. Programs run on them as on machines of their own, with
-//! own interfaces, own firewall and own `/run`; nothing of the real machine's network is touched, and everything is gone when
-//! the `Net` is dropped or its process ends, however it ends. It works as root, and as a plain user wherever the
-//! kernel allows user namespaces. It needs `unshare` and `nsenter` (util-linux) and `ip` (iproute2).
+//! A [`Net`] is a `server` and a `client` joined by a virtual cable. Programs run on them as on machines of their own,
+//! with own interfaces, own firewall and own `/run`; nothing of the real machine's network is touched, and everything
+//! is gone when the `Net` is dropped or its process ends, however it ends. It works as root, and as a plain user
+//! wherever the kernel allows user namespaces. It needs `unshare` and `nsenter` (util-linux) and `ip` (iproute2).
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {

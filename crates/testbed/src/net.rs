@@ -92,8 +92,8 @@ impl Net {
         Ok(Self { server, client, has_ipv6, _client_holder: client_holder, _server_holder: server_holder })
     }
 
-    /// Adds a host that has nothing to do with the client: `10.9.1.2`, joined by a cable of its own to the server's `eth1`
-    /// (`10.9.1.1/24`). It reaches the server's `10.9.0.1` over that; it has no IPv6.
+    /// Adds a host that has nothing to do with the client: `10.9.1.2`, joined by a cable of its own to the server's
+    /// `eth1` (`10.9.1.1/24`). It reaches the server's `10.9.0.1` over that; it has no IPv6.
     ///
     /// # Errors
     ///

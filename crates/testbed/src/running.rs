@@ -121,7 +121,8 @@ impl Running {
         bail!("the program has ended; it printed:\n{}", self.output.lock())
     }
 
-    /// Returns the root directory of the program, through which this process reaches the files of its host (`proc_pid_root(5)`).
+    /// Returns the root directory of the program, through which this process reaches the files of its host
+    /// (`proc_pid_root(5)`).
     ///
     /// # Errors
     ///

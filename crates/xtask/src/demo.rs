@@ -65,7 +65,8 @@ pub(crate) fn run() -> Result<()> {
     timeline.heading("The client knocks: three connection attempts to ports on which nothing listens.");
     timeline.knock(&client, &knock, server)?;
     timeline.wait_for_knockd("ssh: running command")?;
-    // knockd announces a command just before it runs; the command needs a moment, as a person does to type the next one.
+    // knockd announces a command just before it runs; the command needs a moment, as a person does to type the next
+    // one.
     thread::sleep(Duration::from_millis(200));
 
     timeline.heading(firewall.opened());

@@ -24,26 +24,29 @@ use clap::Parser;
 enum Arguments {
     /// Open and close a port by knocking, between two hosts made of namespaces, and explain each step
     ///
-    /// Needs Linux and Rust, and runs as root, or as a plain user where the kernel allows user namespaces. It changes nothing on
-    /// this machine, except that, as root, it installs iproute2 and a firewall program if they are missing.
+    /// Needs Linux and Rust, and runs as root, or as a plain user where the kernel allows user namespaces. It changes
+    /// nothing on this machine, except that, as root, it installs iproute2 and a firewall program if they are missing.
     Demo,
     /// Run every check that must pass; the last line is `N passed, N failed, N skipped`
     ///
-    /// Needs root. It stops at the first failing check and shows the command that repeats it. Missing tools are installed with the
-    /// system's package manager and rustup; nothing is removed, and no service is enabled or started. What cannot run on this
-    /// machine is skipped and counted; with CI=true, a skip counts as a failure if the missing tool could be installed.
+    /// Needs root. It stops at the first failing check and shows the command that repeats it. Missing tools are
+    /// installed with the system's package manager and rustup; nothing is removed, and no service is enabled or
+    /// started. What cannot run on this machine is skipped and counted; with CI=true, a skip counts as a failure if the
+    /// missing tool could be installed.
     Test {
-        /// Run only the expensive tests, such as floods and kills, at full size and one at a time, and print their figures
+        /// Run only the expensive tests, such as floods and kills, at full size and one at a time, and print their
+        /// figures
         ///
-        /// It needs two idle processors, and takes an hour or so. Without this option, the same tests run at about a hundredth of
-        /// their size.
+        /// It needs two idle processors, and takes an hour or so. Without this option, the same tests run at about a
+        /// hundredth of their size.
         #[arg(long)]
         long: bool,
     },
     /// Benchmark knockd against the C program and write docs/benchmarks.md and its plots
     ///
-    /// Needs root, and two idle processors for meaningful figures. Fails if a figure misses its target by more than a fifth. Where
-    /// the machine cannot keep a packet rate, the highest rate it can keep is used instead and named in the results.
+    /// Needs root, and two idle processors for meaningful figures. Fails if a figure misses its target by more than a
+    /// fifth. Where the machine cannot keep a packet rate, the highest rate it can keep is used instead and named in
+    /// the results.
     Bench {
         /// Measure less, in about two minutes, and write nothing
         #[arg(long)]

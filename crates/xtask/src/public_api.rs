@@ -1,7 +1,7 @@
 //! `cargo xtask public-api`: what other crates can see of knockd-core, as a committed file.
 //!
-//! rustdoc writes it as JSON, in an unstable format, so this needs a nightly toolchain and a version of cargo-public-api
-//! that reads exactly this format. If these do not match, nothing is compared.
+//! rustdoc writes it as JSON, in an unstable format, so this needs a nightly toolchain and a version of
+//! cargo-public-api that reads exactly this format. If these do not match, nothing is compared.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -301,7 +301,8 @@ const MANAGERS: [Manager; 4] = [
     Manager {
         program: tool("pacman", "pacman", "pacman"),
         refresh: None,
-        // Without fresh lists, because these would take an upgrade of everything. It answers "no" where it would remove.
+        // Without fresh lists, because these would take an upgrade of everything. It answers "no" where it would
+        // remove.
         install: "pacman -S --needed --noconfirm",
         list: "pacman -Qq",
         can_unpack: false,

@@ -219,7 +219,8 @@ const RULES: &[Rule] = &[
 
 /// What a run of the client did.
 struct Knocked {
-    /// What it sent, in the notation of [`conformance::hits`]; the destination is left out when it is the server's IPv4 address.
+    /// What it sent, in the notation of [`conformance::hits`]; the destination is left out when it is the server's IPv4
+    /// address.
     wire: String,
     code: i32,
     stdout: String,

@@ -235,7 +235,8 @@ const RULES: &[Rule] = &[
             let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
             // A machine that is busy may be too slow for it, so there are several tries, each of a source of its own.
             let opened = (3..13).find_map(|source| {
-                // The first hit comes when half a second of the clock has passed, the second early in the third second after it.
+                // The first hit comes when half a second of the clock has passed, the second early in the third second
+                // after it.
                 thread::sleep(Duration::from_millis(1500 - u64::from(clock().subsec_millis())));
                 let (first, second) = (Instant::now(), clock().as_secs());
                 t.send(&format!("1<10.9.0.{source}"));

@@ -1,10 +1,11 @@
 //! Doors and packets at random, at knockd 0.8 and at ours side by side on the same interface.
 //!
-//! Each program has to open what a model of it says. Then the models are compared: ours must open whatever 0.8 opens, and
-//! what it opens beyond that must follow from rules that `docs/conformance.md` names. Of ours there are two models, the
-//! matcher of `knockd-core` and the model of 0.8 with those rules in force.
+//! Each program has to open what a model of it says. Then the models are compared: ours must open whatever 0.8 opens,
+//! and what it opens beyond that must follow from rules that `docs/conformance.md` names. Of ours there are two models,
+//! the matcher of `knockd-core` and the model of 0.8 with those rules in force.
 //!
-//! The environment variable `KNOCKD_SEEDS` says how many scenes there are, or which: `100`, or `17..18` for one of them.
+//! The environment variable `KNOCKD_SEEDS` says how many scenes there are, or which: `100`, or `17..18` for one of
+//! them.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "tests")]
 
 mod model;
@@ -267,8 +268,8 @@ fn shrink(pair: &mut Pair, scene: &Scene, story: Vec<Packet>) -> Vec<Packet> {
     story
 }
 
-/// Says whether ours may miss this opening: it has opened the door since 0.8 began, or the packet there completed another
-/// sequence.
+/// Says whether ours may miss this opening: it has opened the door since 0.8 began, or the packet there completed
+/// another sequence.
 fn is_overlap(scene: &Scene, open: &Open, ours: &[Open]) -> bool {
     let knock = open.begun + 1..=open.packet;
     let has_opened = |other: &Open| other.door == open.door && knock.contains(&other.packet);

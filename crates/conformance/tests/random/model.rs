@@ -1,7 +1,7 @@
 //! What knockd 0.8 opens, written from its observed behaviour, and the rules by which ours opens more.
 //!
-//! Time does not exist here: nothing times out. So one attempt of a source at a door stands for all that ours has there,
-//! because those begun later are only of use when it times out.
+//! Time does not exist here: nothing times out. So one attempt of a source at a door stands for all that ours has
+//! there, because those begun later are only of use when it times out.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

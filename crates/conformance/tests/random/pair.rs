@@ -10,13 +10,13 @@ use testbed::{Flags, Frame, Net, Running, Stream};
 
 use crate::scene::{self, Scene};
 
-/// So many packets fit into the queues of the kernel and of both programs; before the next the programs must have looked
-/// at them.
+/// So many packets fit into the queues of the kernel and of both programs; before the next the programs must have
+/// looked at them.
 const AT_ONCE: usize = 500;
 const SOON: Duration = Duration::from_secs(60);
 
-/// The first is begun before everything else and never completed, because knockd 0.8 forgets everybody's attempts when the
-/// oldest of them ends. The second, for a witness, shows that a program has looked at everything sent before.
+/// The first is begun before everything else and never completed, because knockd 0.8 forgets everybody's attempts when
+/// the oldest of them ends. The second, for a witness, shows that a program has looked at everything sent before.
 const GUARDS: &str = "
 [guard]
 sequence = 65001:udp,65002:udp

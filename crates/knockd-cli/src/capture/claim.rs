@@ -51,8 +51,8 @@ impl Claimant {
         Self { config: config.to_owned(), files: files.collect() }
     }
 
-    /// Claims the interface with this number at startup. A daemon that was killed holds its claims for a moment, so this
-    /// tries for up to 2 seconds.
+    /// Claims the interface with this number at startup. A daemon that was killed holds its claims for a moment, so
+    /// this tries for up to 2 seconds.
     ///
     /// # Errors
     /// When another daemon keeps its claim.
@@ -63,8 +63,8 @@ impl Claimant {
     /// Claims the interface with this number.
     ///
     /// # Errors
-    /// When another daemon has claimed it: one of root or of our user. Anybody can take the address, so a stranger is no
-    /// reason to stay away; nor is a system without such sockets.
+    /// When another daemon has claimed it: one of root or of our user. Anybody can take the address, so a stranger is
+    /// no reason to stay away; nor is a system without such sockets.
     pub(crate) fn claim(&self, index: u32) -> Result<Claim, Taken> {
         let mut sockets = Vec::new();
         for file in &self.files {

@@ -24,8 +24,8 @@ const MAX_LISTENERS: usize = 64;
 /// How many of them have a ring for their packets, 4 MiB each.
 const MAX_RINGS: usize = 8;
 
-/// An interface that is up and has been deaf for this long is a case for the service manager. A decoder that seems to read
-/// for this long ends the trouble.
+/// An interface that is up and has been deaf for this long is a case for the service manager. A decoder that seems to
+/// read for this long ends the trouble.
 const DEAF_LIMIT: Duration = Duration::from_secs(10);
 
 /// So does one that has read for this long before it ended: if decoders are killed now and then, packets are read.
@@ -55,8 +55,8 @@ impl FilterSpec {
     }
 }
 
-/// The addresses of all interfaces, whether or not they are listened to; of those that are selected by a label, only the
-/// label's.
+/// The addresses of all interfaces, whether or not they are listened to; of those that are selected by a label, only
+/// the label's.
 fn addresses_of_all(all: &[Interface], selected: &[Interface]) -> Vec<OwnAddress> {
     let is_other = |interface: &&Interface| selected.iter().all(|other| other.index != interface.index);
     let interfaces = selected.iter().chain(all.iter().filter(is_other));
@@ -78,8 +78,8 @@ impl Sockets {
     /// Starts to listen; packets wait in the kernel's buffers from now on.
     ///
     /// # Errors
-    /// When a named interface does not exist (unless `waits`), the process may not listen on it, or another daemon does so
-    /// with the same configuration file.
+    /// When a named interface does not exist (unless `waits`), the process may not listen on it, or another daemon does
+    /// so with the same configuration file.
     pub(crate) fn open(
         selection: Selection,
         waits: bool,

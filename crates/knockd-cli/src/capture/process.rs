@@ -64,7 +64,8 @@ impl Decoder {
 
     /// Ends the process, and says why in one line: for this reason, or by its exit status.
     ///
-    /// One that cannot be killed, because it hangs in the kernel, is still there afterwards; only dropping waits for it.
+    /// One that cannot be killed, because it hangs in the kernel, is still there afterwards; only dropping waits for
+    /// it.
     pub(super) fn end(&mut self, reason: Option<String>) -> String {
         // If it is ending already, its status is set. No other process can get its number before it is reaped.
         let _ = self.child.kill();

@@ -32,7 +32,8 @@ const NEWEST_LANDLOCK: ABI = ABI::V6;
 /// Gives up everything possible, and says what remained.
 ///
 /// What is left: reading packets from the socket on stdin, writing to stdout and stderr, [`MEMORY`], and exiting.
-/// Anything else ends the process. When the parent thread ends, the kernel kills the process. The caller must have no other thread.
+/// Anything else ends the process. When the parent thread ends, the kernel kills the process. The caller must have no
+/// other thread.
 pub(crate) fn enter() -> Kept {
     // Only an executed program could regain these, and execution is ruled out below; so a failure does not matter.
     let _ = caps::clear(None, CapSet::Bounding);

@@ -1,7 +1,7 @@
 //! What happened to a packet and to the attempts of its source, as sentences for people and as JSON for programs.
 //!
-//! Nothing is decided here: this module puts into words what the decoder, the guard, the matcher and the leases
-//! report. It never names a step that was not sent, neither the next one nor a later one; only a port that was hit with the
+//! Nothing is decided here: this module puts into words what the decoder, the guard, the matcher and the leases report.
+//! It never names a step that was not sent, neither the next one nor a later one; only a port that was hit with the
 //! wrong protocol is named with the right one.
 
 use std::fmt;

@@ -1,10 +1,10 @@
 //! Counters as a file in the Prometheus text format, for a textfile collector.
 //!
-//! A separate thread writes the file, so a slow or full disk delays nothing else. Everybody on the machine can read it, so it
-//! has no number that a packet changes, unless the packet completes a knock: whoever sees a counter move after a hit at one
-//! port after the other finds the steps one by one. That includes packets that pass the kernel filter, and those it drops,
-//! because only doors' ports pass it, and scanners, because doors' ports are no strays. Nor has it addresses: who opened a
-//! door is nobody else's business.
+//! A separate thread writes the file, so a slow or full disk delays nothing else. Everybody on the machine can read it,
+//! so it has no number that a packet changes, unless the packet completes a knock: whoever sees a counter move after a
+//! hit at one port after the other finds the steps one by one. That includes packets that pass the kernel filter, and
+//! those it drops, because only doors' ports pass it, and scanners, because doors' ports are no strays. Nor has it
+//! addresses: who opened a door is nobody else's business.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -21,8 +21,8 @@ use crate::system::users;
 /// The group that may use the socket, if there is one.
 const GROUP: &str = "knockd";
 
-/// The maximum number of clients; how many of them may belong to users other than root and the daemon's own; and how many to
-/// one of these. So nobody can take every seat from root, or from another user alone.
+/// The maximum number of clients; how many of them may belong to users other than root and the daemon's own; and how
+/// many to one of these. So nobody can take every seat from root, or from another user alone.
 const MAX_CLIENTS: usize = 16;
 const MAX_OTHERS: usize = 12;
 const MAX_OF_ONE: usize = 4;

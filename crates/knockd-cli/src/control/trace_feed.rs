@@ -14,8 +14,8 @@ use serde::Serialize;
 use crate::control::explain::{Note, Shown};
 use crate::control::socket::Answer;
 
-/// How many packets and notes are told within a second, to all subscribers together; each has an equal share, so one who asks
-/// for everything in a flood takes nothing from one who asks for an address.
+/// How many packets and notes are told within a second, to all subscribers together; each has an equal share, so one
+/// who asks for everything in a flood takes nothing from one who asks for an address.
 const TOLD: usize = 2048;
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -92,8 +92,8 @@ impl TraceFeed {
         }
     }
 
-    /// Says whether anybody is to be told about a packet of this source, and counts it for those who are not told because
-    /// their share is used up.
+    /// Says whether anybody is to be told about a packet of this source, and counts it for those who are not told
+    /// because their share is used up.
     pub(crate) fn takes(&mut self, source: IpAddr, now: Timestamp) -> bool {
         if self.all.is_empty() {
             return false;

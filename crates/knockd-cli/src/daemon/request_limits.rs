@@ -10,7 +10,8 @@ const REST: u32 = 9;
 /// The longest time for which no request is taken, after one that took long, such as a reload.
 const LONGEST_REST: Duration = Duration::from_millis(100);
 
-/// How many reloads clients may request within [`WINDOW`]: each holds up the loop, and writes lines about the configuration.
+/// How many reloads clients may request within [`WINDOW`]: each holds up the loop, and writes lines about the
+/// configuration.
 pub(super) const MAX_RELOADS: u32 = 60;
 const WINDOW: Duration = Duration::from_secs(60);
 

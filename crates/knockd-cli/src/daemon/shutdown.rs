@@ -54,8 +54,8 @@ impl Engine {
 
     /// Waits until no start command runs and, if they are being closed, no door is open.
     ///
-    /// This takes at most [`SHUTDOWN_LIMIT`]; start commands that are still running then are terminated, and there is as
-    /// much time again. Each further signal cuts one of the two short.
+    /// This takes at most [`SHUTDOWN_LIMIT`]; start commands that are still running then are terminated, and there is
+    /// as much time again. Each further signal cuts one of the two short.
     fn wait_for_commands(&mut self, closes: bool, signals: &Receiver<i32>) {
         let mut end = Instant::now() + SHUTDOWN_LIMIT;
         let mut has_ended_starts = false;

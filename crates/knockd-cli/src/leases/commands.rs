@@ -44,8 +44,8 @@ pub(crate) enum Report {
 pub(crate) struct Ended {
     pub(crate) run: Run,
     pub(crate) reason: ExitReason,
-    /// The first and the last line on the command's stderr that say something, without control characters; empty if there is
-    /// none or the command succeeded.
+    /// The first and the last line on the command's stderr that say something, without control characters; empty if
+    /// there is none or the command succeeded.
     pub(crate) message: String,
 }
 

@@ -1,4 +1,5 @@
-//! Doors that may still be open although their time is over: what is told about them until a person has dealt with them.
+//! Doors that may still be open although their time is over: what is told about them until a person has dealt with
+//! them.
 
 use std::path::PathBuf;
 

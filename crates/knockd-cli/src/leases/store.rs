@@ -63,8 +63,8 @@ impl LeaseStore {
     /// Opens the directory, creating it if necessary, readable only by its owner.
     ///
     /// # Errors
-    /// When it cannot be created, locked or written; when others may write to it, because its contents will be executed;
-    /// or when it contains anything that knockd did not write. Then nothing in it changes.
+    /// When it cannot be created, locked or written; when others may write to it, because its contents will be
+    /// executed; or when it contains anything that knockd did not write. Then nothing in it changes.
     pub(crate) fn open(path: PathBuf, lock: Lock) -> anyhow::Result<Self> {
         let in_path = || format!("cannot use the state directory {}", path.display());
         let opened = (|| {
@@ -173,8 +173,8 @@ impl LeaseStore {
         remove(&self.path_of(id, SUFFIX))
     }
 
-    /// Keeps a lease for a person to deal with, under a name that is not restored, with the reason why it was given up in
-    /// one line; durable only after [`Self::sync`].
+    /// Keeps a lease for a person to deal with, under a name that is not restored, with the reason why it was given up
+    /// in one line; durable only after [`Self::sync`].
     ///
     /// # Errors
     /// When it cannot be renamed or written.

@@ -50,8 +50,8 @@ pub(super) enum Prefix {
     Address,
     /// The source's address and, with `-l`, its host name.
     ///
-    /// Only on lines about a door that opens or closes: whoever has the DNS zone of an address is told of every lookup, so
-    /// a lookup for a stage would tell them which hits are right.
+    /// Only on lines about a door that opens or closes: whoever has the DNS zone of an address is told of every lookup,
+    /// so a lookup for a stage would tell them which hits are right.
     AddressAndName,
 }
 

@@ -54,8 +54,8 @@ impl Patience {
 
 /// One of the standard outputs: a terminal, a pipe, a socket or a file.
 ///
-/// Lines that do not fit while nobody reads are lost; once somebody reads again, a line gives their number. A reader that is
-/// slow costs at most a twentieth of the time.
+/// Lines that do not fit while nobody reads are lost; once somebody reads again, a line gives their number. A reader
+/// that is slow costs at most a twentieth of the time.
 #[derive(Debug)]
 pub(crate) struct Output<F> {
     to: F,

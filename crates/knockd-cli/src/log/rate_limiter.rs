@@ -1,5 +1,5 @@
-//! Keeps strangers from filling the log: bounds every line that somebody else than the administrator can cause, and counts
-//! what it leaves out.
+//! Keeps strangers from filling the log: bounds every line that somebody else than the administrator can cause, and
+//! counts what it leaves out.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};

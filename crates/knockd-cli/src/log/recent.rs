@@ -12,7 +12,8 @@ const KEPT: usize = 100;
 /// How many characters of a line are kept.
 const LENGTH: usize = 300;
 
-/// The events that are kept. Warnings and notices of any other kind may quote the configuration, which has the sequences.
+/// The events that are kept. Warnings and notices of any other kind may quote the configuration, which has the
+/// sequences.
 const EVENTS: [&str; 20] = [
     "start",
     "stop",

@@ -27,8 +27,8 @@ pub(super) struct Included {
 /// A path, and why it cannot be read.
 pub(super) type Unreadable = (PathBuf, io::Error);
 
-/// Reads the files that these paths name, in their order; those that match a pattern in the order of their names, without
-/// hidden ones. A pattern in a folder that does not exist names none.
+/// Reads the files that these paths name, in their order; those that match a pattern in the order of their names,
+/// without hidden ones. A pattern in a folder that does not exist names none.
 pub(super) fn read(paths: &[PathBuf]) -> Result<Vec<Included>, Unreadable> {
     let mut included = Vec::new();
     let mut left = MAX_BYTES;

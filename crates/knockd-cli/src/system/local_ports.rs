@@ -10,8 +10,8 @@ use knockd_core::{LocalPorts, Protocol, Step, Timestamp};
 /// The range of ports that the kernel gives to sockets that ask for none (ip(7)); the sysctl is for IPv6, too.
 const EPHEMERAL: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
-/// All sockets of this network namespace, the kernel's own ones (`WireGuard`) too (`proc_net(5)`). Those for IPv6 do not exist
-/// while the kernel has IPv6 switched off.
+/// All sockets of this network namespace, the kernel's own ones (`WireGuard`) too (`proc_net(5)`). Those for IPv6 do
+/// not exist while the kernel has IPv6 switched off.
 const TABLES: [(&str, Protocol, bool); 4] = [
     ("/proc/net/tcp", Protocol::Tcp, true),
     ("/proc/net/tcp6", Protocol::Tcp, false),
@@ -22,8 +22,8 @@ const TABLES: [(&str, Protocol, bool); 4] = [
 /// The state in which a TCP socket listens; the kernel calls it `TCP_LISTEN`.
 const LISTENING: &str = "0A";
 
-/// How much of each table is read, in bytes: more than 20,000 sockets. The kernel takes the longer for a line the further down it
-/// stands, seconds for a whole table of 60,000.
+/// How much of each table is read, in bytes: more than 20,000 sockets. The kernel takes the longer for a line the
+/// further down it stands, seconds for a whole table of 60,000.
 const MAX_TABLE: u64 = 4 << 20;
 
 /// How old the ports in use may be when a packet comes.
@@ -85,9 +85,9 @@ pub(crate) fn in_use(with_udp: bool) -> LocalPorts {
 
 /// Reads which ports are in use now; without UDP, all of its ports are.
 ///
-/// The tables need no privilege. A socket that is bound and closed between two looks is missed, so answers to a resolver that
-/// takes a random port below the ephemeral range for each question can look like strays. What stands in a table behind
-/// `MAX_TABLE` is not in use, so that nobody can switch the guard off with many sockets.
+/// The tables need no privilege. A socket that is bound and closed between two looks is missed, so answers to a
+/// resolver that takes a random port below the ephemeral range for each question can look like strays. What stands in a
+/// table behind `MAX_TABLE` is not in use, so that nobody can switch the guard off with many sockets.
 ///
 /// # Errors
 ///
@@ -117,11 +117,11 @@ fn first_port(range: &str) -> io::Result<u16> {
     first.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{range:?} is no range of ports")))
 }
 
-/// Takes the port from the second column, which is an address and a port in hexadecimal digits; a line that has none, such
-/// as the heading, is passed over, and so is one that is cut off.
+/// Takes the port from the second column, which is an address and a port in hexadecimal digits; a line that has none,
+/// such as the heading, is passed over, and so is one that is cut off.
 ///
-/// Of TCP, listening sockets come first (`Documentation/networking/proc_net_tcp.rst` in Linux), and no other is read: there may
-/// be very many.
+/// Of TCP, listening sockets come first (`Documentation/networking/proc_net_tcp.rst` in Linux), and no other is read:
+/// there may be very many.
 fn ports(table: impl Read, protocol: Protocol) -> io::Result<Vec<Step>> {
     let mut table = BufReader::new(table.take(MAX_TABLE));
     let mut steps = Vec::new();

@@ -75,8 +75,8 @@ impl Selection {
         all.iter().filter_map(chosen).collect()
     }
 
-    /// Says why knocks may be missed at an interface of [`Self::of`]: no address has the label by which it is selected, or it
-    /// has no address of its own, and belongs to an interface that has.
+    /// Says why knocks may be missed at an interface of [`Self::of`]: no address has the label by which it is selected,
+    /// or it has no address of its own, and belongs to an interface that has.
     pub fn problem(&self, interface: &Interface, all: &[Interface]) -> Option<String> {
         let is_unused = |name: &&str| {
             is_label_of(name, interface) && interface.labels.iter().all(|(label, _)| label != name)
@@ -148,15 +148,15 @@ fn is_there(name: &str, all: &[Interface]) -> bool {
     all.iter().any(|interface| is_name_of(name, interface, all) || is_label_of(name, interface))
 }
 
-/// Says whether a name is that of a label of an interface: no interface has a colon in its name. As in 0.8, there need not
-/// be an address with it; it may come later.
+/// Says whether a name is that of a label of an interface: no interface has a colon in its name. As in 0.8, there need
+/// not be an address with it; it may come later.
 fn is_label_of(name: &str, interface: &Interface) -> bool {
     name.split_once(':').is_some_and(|(parent, _)| parent == interface.name)
         || interface.labels.iter().any(|(label, _)| label == name)
 }
 
-/// Says whether a name means an interface as a whole. What ip(8) prints as `eth0@if2` is one; it has the name of the other
-/// end behind the `@`.
+/// Says whether a name means an interface as a whole. What ip(8) prints as `eth0@if2` is one; it has the name of the
+/// other end behind the `@`.
 fn is_name_of(name: &str, interface: &Interface, all: &[Interface]) -> bool {
     let is_exact = |interface: &Interface| {
         interface.name == name || interface.alternative_names.iter().any(|other| other == name)

@@ -17,8 +17,8 @@ struct Restrictions {
     mounts: bool,
 }
 
-/// Returns the name of the unit and the setting in it that may be why a command failed, if one may: by what it said, or by the
-/// signal that ended it.
+/// Returns the name of the unit and the setting in it that may be why a command failed, if one may: by what it said, or
+/// by the signal that ended it.
 pub(crate) fn suspect(said: &str, signal: Option<i32>) -> Option<(String, &'static str)> {
     // systemd gives this to every service (systemd.exec(5)).
     std::env::var_os("INVOCATION_ID")?;

@@ -1,7 +1,7 @@
 //! What the end-to-end tests share: a knockd on the server of a testbed, and ways to knock at it.
 //!
-//! What must happen is waited for with patience. That something does not happen is shown by what comes after it: the kernel
-//! hands packets to knockd in order, so the answer to a later packet tells that an earlier one had none.
+//! What must happen is waited for with patience. That something does not happen is shown by what comes after it: the
+//! kernel hands packets to knockd in order, so the answer to a later packet tells that an earlier one had none.
 
 #![allow(dead_code, reason = "every test file uses a part of it")]
 #![allow(clippy::indexing_slicing, reason = "tests")]
@@ -133,7 +133,8 @@ pub(crate) fn is_about_the_machine(line: &str) -> bool {
     line.contains("packet decoder is not fully sandboxed") || line.contains("eth0 now has ")
 }
 
-/// Whether the hosts have IPv6. The test that asks shows less than its name says if not, so it is counted as skipped then.
+/// Whether the hosts have IPv6. The test that asks shows less than its name says if not, so it is counted as skipped
+/// then.
 pub(crate) fn has_ipv6(net: &Net) -> bool {
     if !net.has_ipv6() {
         testbed::skip("IPv6 is switched off in the kernel");

@@ -27,7 +27,8 @@ impl Odds {
         Self::of_a_scan_of(ports(sequence), sequence.len(), limit)
     }
 
-    /// Returns the odds of the best that a scan can do before `limit` cuts it short: it hits the same ports in every order.
+    /// Returns the odds of the best that a scan can do before `limit` cuts it short: it hits the same ports in every
+    /// order.
     pub(super) fn of_every_order(sequence: &Sequence, limit: Option<NonZeroU32>) -> Self {
         let steps: BTreeSet<_> = sequence.steps().collect();
         Self::of_every_order_of(ports(sequence), steps.len(), limit)
@@ -48,11 +49,11 @@ impl Odds {
         Self { times: times.product() }
     }
 
-    /// Returns the odds of a scan that hits as many of `ports` ports as the limit allows, in every order, among which have to be
-    /// `steps` different steps.
+    /// Returns the odds of a scan that hits as many of `ports` ports as the limit allows, in every order, among which
+    /// have to be `steps` different steps.
     ///
-    /// All guesses that can be made of limit + k ports, one after the other, open the door if all steps are among them; if one is
-    /// not, nothing does.
+    /// All guesses that can be made of limit + k ports, one after the other, open the door if all steps are among them;
+    /// if one is not, nothing does.
     fn of_every_order_of(ports: u32, steps: usize, limit: Option<NonZeroU32>) -> Self {
         let places = places(ports, steps, limit);
         let times = (0..steps).map(count).map(|step| (f64::from(ports) - step) / (f64::from(places) - step));

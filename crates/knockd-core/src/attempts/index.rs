@@ -108,9 +108,9 @@ impl Sources {
 
 /// The attempts of each IPv6 /64 network.
 ///
-/// A network has one list for attempts at their first stage and one for the others, and the longer one makes room. So neither
-/// somebody who knows the first step nor somebody who knows more locks their neighbours out at once: an attempt stays until
-/// at least half of [`PER_NETWORK`] have come after it.
+/// A network has one list for attempts at their first stage and one for the others, and the longer one makes room. So
+/// neither somebody who knows the first step nor somebody who knows more locks their neighbours out at once: an attempt
+/// stays until at least half of [`PER_NETWORK`] have come after it.
 #[derive(Debug)]
 pub(super) struct Networks {
     table: HashTable<OfNetwork>,

@@ -1,7 +1,7 @@
 //! Which attempt makes room in a full table.
 //!
-//! Each stage of each door has a *share* of the table for the attempts that reached it last. All other attempts are the *crowd*,
-//! and a full table drops the attempt that has been in the crowd longest.
+//! Each stage of each door has a *share* of the table for the attempts that reached it last. All other attempts are the
+//! *crowd*, and a full table drops the attempt that has been in the crowd longest.
 //!
 //! ```text
 //!                     share of each stage                     everything else
@@ -12,9 +12,9 @@
 //!                └──────────────────┴────────────────┘
 //! ```
 //!
-//! After every [`Shares::size`] attempts that reach a stage, its old ones join the crowd and its young ones become old. That moves
-//! two whole lists, whatever their length. The sizes of all shares add up to an eighth of the table, so young and old ones together
-//! fill at most a quarter, and the crowd of a full table has the other three quarters.
+//! After every [`Shares::size`] attempts that reach a stage, its old ones join the crowd and its young ones become old.
+//! That moves two whole lists, whatever their length. The sizes of all shares add up to an eighth of the table, so
+//! young and old ones together fill at most a quarter, and the crowd of a full table has the other three quarters.
 //!
 //! Whatever a flood consists of, an attempt is dropped only after both of these:
 //!
@@ -25,12 +25,12 @@
 //!   0.26 s; hits 100 ms apart are safe up to 1,310,000 a second. It does not matter how many doors and stages the flood reaches,
 //!   or which of them were filled beforehand. (If several doors begin with the same steps, one packet starts an attempt at each.)
 //!
-//! With more stages than an eighth of the table, there are no shares, and only the second holds. Sources in a `Cooldown` have a
-//! share at their door, too, but a crowd of their own, which a full table drops first.
+//! With more stages than an eighth of the table, there are no shares, and only the second holds. Sources in a
+//! `Cooldown` have a share at their door, too, but a crowd of their own, which a full table drops first.
 //!
-//! Why not let the longest of all lists make room? Somebody who has filled the stages of ten doors would leave a twentieth of the
-//! table to the one that they flood next. Why does the crowd not take attempts one by one? That was tried: each packet touches one
-//! more entry, and starting an attempt in a full table takes up to a third longer.
+//! Why not let the longest of all lists make room? Somebody who has filled the stages of ten doors would leave a
+//! twentieth of the table to the one that they flood next. Why does the crowd not take attempts one by one? That was
+//! tried: each packet touches one more entry, and starting an attempt in a full table takes up to a third longer.
 
 use super::entries::{Entries, Slot};
 use super::list::{List, Order};
@@ -112,9 +112,9 @@ impl Shares {
         List::unlink_from([crowd, young, old], slot, Order::Share, entries);
     }
 
-    /// Returns all attempts, most advanced first, and within a stage of a door the longest there first; sources in a `Cooldown`
-    /// come last. If a flood makes the crowd large, only the part that is dropped next is sorted like this; the rest follows
-    /// after all other attempts.
+    /// Returns all attempts, most advanced first, and within a stage of a door the longest there first; sources in a
+    /// `Cooldown` come last. If a flood makes the crowd large, only the part that is dropped next is sorted like this;
+    /// the rest follows after all other attempts.
     pub(super) fn iter<'a>(&'a self, entries: &'a Entries) -> impl Iterator<Item = Slot> + 'a {
         let stages = self.doors.iter().map(Vec::len).max().unwrap_or_default();
         let mut sorted: Vec<Vec<Slot>> = vec![Vec::new(); stages];

@@ -113,8 +113,8 @@ codes! {
     LivePort = "live-port",
     /// An interface that `Interface` names does not exist.
     MissingInterface = "missing-interface",
-    /// Knocks may be missed at an interface: it has no address of its own, and belongs to one that has; or no address has the
-    /// label that stands for it.
+    /// Knocks may be missed at an interface: it has no address of its own, and belongs to one that has; or no address
+    /// has the label that stands for it.
     WrongInterface = "wrong-interface",
     /// The machine's clock is not synchronised.
     Clock = "clock",
@@ -202,7 +202,8 @@ impl Diagnostic {
     }
 }
 
-/// Prints one line: `3:12: error: the message: expected this; help`, after the name of the file if it is an included one.
+/// Prints one line: `3:12: error: the message: expected this; help`, after the name of the file if it is an included
+/// one.
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.file.iter().try_for_each(|file| write!(f, "{file}:"))?;

@@ -33,8 +33,8 @@ pub struct Options {
     pub max_commands: NonZeroU32,
     /// `CommandLimit`: how many seconds a command may run before it is terminated; `None` (written 0) for no limit.
     pub command_limit: Option<NonZeroU32>,
-    /// `ScanLimit`: how many closed ports that no door uses a source may try within a minute before it counts as a scanner;
-    /// `None` (written 0) for no limit.
+    /// `ScanLimit`: how many closed ports that no door uses a source may try within a minute before it counts as a
+    /// scanner; `None` (written 0) for no limit.
     pub scan_limit: Option<ScanLimit>,
     /// `StateDir`: the lease store. The path is as written.
     pub state_dir: Text,

@@ -100,8 +100,8 @@ fn read(config: &mut Config, report: &mut Report<'_>) {
     finish(section, config, report);
 }
 
-/// Returns the name of the encoding, if the text is in UTF-16: with a byte order mark or, without one, if it begins with a
-/// letter of ASCII.
+/// Returns the name of the encoding, if the text is in UTF-16: with a byte order mark or, without one, if it begins
+/// with a letter of ASCII.
 fn utf_16(text: &[u8]) -> Option<&'static str> {
     match text {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("UTF-16"),

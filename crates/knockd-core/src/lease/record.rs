@@ -25,7 +25,8 @@ const UNKNOWN: &str = "unknown";
 /// Everything needed to close a door after a restart of the daemon.
 ///
 /// Its text form has one line per value between a header and a footer, so no part of it is a record. The line about a
-/// running start command is there only if it was running, and the one about the run of the system only if that is known.
+/// running start command is there only if it was running, and the one about the run of the system only if that is
+/// known.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct LeaseRecord {

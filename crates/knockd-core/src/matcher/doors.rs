@@ -42,7 +42,8 @@ impl Watched {
         }
     }
 
-    /// Returns the number of stages at which the table may store somebody: one per step but the last, and the `Cooldown`.
+    /// Returns the number of stages at which the table may store somebody: one per step but the last, and the
+    /// `Cooldown`.
     fn stages(&self) -> usize {
         let steps = self.sequence.as_ref().filter(|_| self.one_time.is_none());
         steps.map_or(Sequence::MAX_STEPS, Sequence::len) - 1 + usize::from(self.cooldown.is_some())
@@ -102,8 +103,8 @@ impl Matcher {
     ///
     /// A door keeps its attempts and its current one-time sequence if nothing that matters for matching (name,
     /// sequence, flags, target, timeout) has changed; among several equal doors, the first takes over from the first.
-    /// If there are more attempts than the new limit allows, the same ones stay as if all had come in the order in which
-    /// they began.
+    /// If there are more attempts than the new limit allows, the same ones stay as if all had come in the order in
+    /// which they began.
     pub fn set_doors(&mut self, doors: &[Door], max_attempts: NonZeroU32) {
         let old = std::mem::take(&mut self.doors);
         self.classes.clear();
@@ -120,8 +121,8 @@ impl Matcher {
             Some(Attempt { door: id.0, class: door.class, queue, ..attempt })
         };
         let mut kept: Vec<_> = self.attempts.iter().filter_map(keep).collect();
-        // A queue is in the order in which its attempts end, and of a source's attempts at a door, the first to begin is the
-        // most advanced.
+        // A queue is in the order in which its attempts end, and of a source's attempts at a door, the first to begin
+        // is the most advanced.
         kept.sort_by_key(|attempt| (attempt.begun, Reverse(attempt.stage)));
         let stages = self.doors.iter().map(Watched::stages).sum();
         self.attempts = Attempts::new(max_attempts, stages, &lasts, self.seed);

@@ -1,11 +1,11 @@
 //! What a hit does to the attempts of its source.
 //!
-//! A hit at the next step of an attempt advances it. A hit at a step already done changes nothing: it may be a packet that comes
-//! again, or belong to another knock from the same address. A hit at the first step also begins another attempt, so a source can
-//! have several at one door. Any other hit spoils them all.
+//! A hit at the next step of an attempt advances it. A hit at a step already done changes nothing: it may be a packet
+//! that comes again, or belong to another knock from the same address. A hit at the first step also begins another
+//! attempt, so a source can have several at one door. Any other hit spoils them all.
 //!
-//! Of a source's attempts at a door, each is further than those that began later: one that gets as far as an older one has more
-//! time, so the older one goes. So the oldest decides: a step that it has neither done nor next, no other has.
+//! Of a source's attempts at a door, each is further than those that began later: one that gets as far as an older one
+//! has more time, so the older one goes. So the oldest decides: a step that it has neither done nor next, no other has.
 
 use super::doors::{StepKey, Watched};
 use super::{Event, EventKind, Matcher};

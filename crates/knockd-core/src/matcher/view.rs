@@ -29,8 +29,8 @@ impl Matcher {
         self.attempts.len() - self.attempts.cooling()
     }
 
-    /// Returns the attempts in progress, most advanced first, and within a stage of a door the longest there first; in a
-    /// flood, those that will be dropped last may come at the end. Each takes the same time, however many there are.
+    /// Returns the attempts in progress, most advanced first, and within a stage of a door the longest there first; in
+    /// a flood, those that will be dropped last may come at the end. Each takes the same time, however many there are.
     pub fn underway(&self) -> impl Iterator<Item = Underway> + '_ {
         let attempts = self.attempts.iter().take_while(|attempt| attempt.stage != COOLING);
         attempts.map(|Attempt { source, door, stage, begun, .. }| Underway {
@@ -46,7 +46,8 @@ impl Matcher {
         self.doors.get(door.index())?.sequence.as_ref().map(Sequence::len)
     }
 
-    /// Returns the first door that watches the packet's destination and has its port in its sequence with the other protocol.
+    /// Returns the first door that watches the packet's destination and has its port in its sequence with the other
+    /// protocol.
     pub fn door_for_other_protocol(&self, packet: &Packet) -> Option<DoorId> {
         let (classes, _) = self.classes_of(packet);
         let Step { port, protocol } = packet.hit.step();

@@ -13,9 +13,9 @@ use crate::time::Timestamp;
 
 /// The number of sources in a bucket; all buckets together hold 65,536.
 ///
-/// A full one makes room by dropping a source without a stray in the last minute, else the one that has tried the fewest
-/// ports, of those the one whose last stray is the oldest. Scanners have tried the most and go last. So one packet each from
-/// any number of sources pushes out only sources of one packet.
+/// A full one makes room by dropping a source without a stray in the last minute, else the one that has tried the
+/// fewest ports, of those the one whose last stray is the oldest. Scanners have tried the most and go last. So one
+/// packet each from any number of sources pushes out only sources of one packet.
 pub(super) const SOURCES: usize = 16;
 
 /// A time in whole seconds since the origin, which takes half the space.
@@ -50,9 +50,9 @@ pub(super) struct Try {
 pub(super) struct Bucket {
     networks: [Network; SOURCES],
     states: [State; SOURCES],
-    /// The ports that each has tried, every port once, the latest last. One more than the limit is enough to tell scanners, so
-    /// older ones are dropped. Used only from the second port on, since most of a flood's sources come once: what one of them
-    /// leaves behind is whatever was here before.
+    /// The ports that each has tried, every port once, the latest last. One more than the limit is enough to tell
+    /// scanners, so older ones are dropped. Used only from the second port on, since most of a flood's sources come
+    /// once: what one of them leaves behind is whatever was here before.
     tries: [Vec<Try>; SOURCES],
 }
 

@@ -1,5 +1,5 @@
-//! Two gates that get the same calls, of which one is called at any time besides, and a caller that carries out what they say
-//! and asserts at every call what is right. The fuzz target uses it too.
+//! Two gates that get the same calls, of which one is called at any time besides, and a caller that carries out what
+//! they say and asserts at every call what is right. The fuzz target uses it too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -59,8 +59,8 @@ pub fn destinations() -> [IpAddr; 3] {
     [[192, 0, 2, 1].into(), [192, 0, 2, 2].into(), [198, 51, 100, 1].into()]
 }
 
-/// As many attempts, leases and scanners as there may be are soon reached. The second configuration has the doors in another order,
-/// and other commands; the third one is without guard and has fewer doors.
+/// As many attempts, leases and scanners as there may be are soon reached. The second configuration has the doors in
+/// another order, and other commands; the third one is without guard and has fewer doors.
 const CONFIGS: [&str; 3] = [
     "[options]\nMaxAttempts = 5\nMaxOpen = 4\nScanLimit = 3\n
 [long]\nsequence = 1,2,3\nseq_timeout = 5\nstart_command = open %IP%\nstop_command = close %IP%\ncmd_timeout = 4\n

@@ -1,7 +1,7 @@
 //! A naive matcher to compare the real one with.
 //!
-//! It is written from the rules and not from the code: it keeps a note of every hit, and looks at all attempts for everything.
-//! The fuzz target uses it too.
+//! It is written from the rules and not from the code: it keeps a note of every hit, and looks at all attempts for
+//! everything. The fuzz target uses it too.
 
 mod compare;
 
@@ -260,7 +260,8 @@ impl Model {
         ended.into_iter().map(timed_out).collect()
     }
 
-    /// All attempts under way, ordered by source and door, the most advanced first: source, door, stage, and when it ends.
+    /// All attempts under way, ordered by source and door, the most advanced first: source, door, stage, and when it
+    /// ends.
     pub fn attempts(&self) -> Vec<(IpAddr, usize, u8, Timestamp)> {
         let mut attempts: Vec<_> = self.attempts.iter().collect();
         attempts.sort_by_key(|attempt| (attempt.source, attempt.door));

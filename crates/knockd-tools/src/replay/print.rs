@@ -294,7 +294,8 @@ impl Printer {
     }
 }
 
-/// Returns the number that prints as these seconds do: a difference of two such numbers has binary noise in its last digits.
+/// Returns the number that prints as these seconds do: a difference of two such numbers has binary noise in its last
+/// digits.
 fn seconds(time: Duration) -> f64 {
     format!("{}.{:09}", time.as_secs(), time.subsec_nanos()).parse().unwrap_or(f64::MAX)
 }

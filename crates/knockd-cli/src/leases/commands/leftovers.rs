@@ -47,7 +47,8 @@ pub(in crate::leases) fn end_of(records: &[LeaseRecord], log: &Log) {
     }
 }
 
-/// Ends the process groups of those that still run. Without any, it takes no time; otherwise usually less than 3 seconds.
+/// Ends the process groups of those that still run. Without any, it takes no time; otherwise usually less than 3
+/// seconds.
 fn end(shells: impl IntoIterator<Item = ProcessId>) -> Leftovers {
     let Some(place) = Place::here() else { return Leftovers::default() };
     let shells = shells.into_iter().filter(|shell| place.has(shell));

@@ -14,8 +14,8 @@ use rustix::process::{
 
 use crate::system::BACKGROUND;
 
-/// What a shell that has to wait executes first: it waits for a line on its stdin, and exits if nobody is left who could
-/// write one. It is on the same line as the command, so a shell that finds a syntax error in that does not wait.
+/// What a shell that has to wait executes first: it waits for a line on its stdin, and exits if nobody is left who
+/// could write one. It is on the same line as the command, so a shell that finds a syntax error in that does not wait.
 const WAIT: &str = "read -r _ || exit; exec </dev/null; ";
 
 /// A shell that was started.

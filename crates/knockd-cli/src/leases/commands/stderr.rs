@@ -19,8 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How many bytes wait for that reader; more are lost.
 const BACKLOG: usize = 64 * 1024;
 
-/// How many bytes commands may say within [`WINDOW`]: a door that opens at every packet, with a command that complains, would
-/// fill the disk of whoever keeps our stderr.
+/// How many bytes commands may say within [`WINDOW`]: a door that opens at every packet, with a command that complains,
+/// would fill the disk of whoever keeps our stderr.
 const VOLUME: usize = 1024 * 1024;
 const WINDOW: Duration = Duration::from_secs(60);
 
