@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use knockd_core::config::{LogFormat, OnExit, Reopen, ScanLimit};
 use knockd_core::{
-    Arrival, Burn, Config, ConfigError, DoorId, Effect, Event, EventKind, Gate, Hit, LeaseFilter, LeaseId,
-    LeaseState, LocalPorts, Now, OneTime, OneTimeFiles, OpeningResult, Outcome, Packet, Passage, Run, Seed,
-    Step, TcpFlags, Text, Timestamp, UnixTime, Visibility,
+    Burn, Config, ConfigError, DoorId, Effect, Event, EventKind, Gate, Hit, LeaseFilter, LeaseId, LeaseState,
+    LocalPorts, Now, OneTime, OneTimeFiles, OpeningResult, Outcome, Packet, Run, Seed, Step, TcpFlags, Text,
+    Timestamp, UnixTime, Visibility,
 };
 use proptest::prelude::*;
 use serde::Serialize;
