@@ -163,7 +163,7 @@ impl Gate {
     /// Packets from a scanner are ignored, except that they can keep open what the scanner has opened. The outcomes
     /// are, in order: timeouts of attempts of any source, then what the packet did, in door order, then the openings. A
     /// packet that no knocker can have sent changes nothing: see [`Martian`]. Nor does one that another interface has
-    /// shown within the last half second: see [`Passage`](crate::Passage).
+    /// shown within the last five seconds: see [`Passage`](crate::Passage).
     pub fn handle_packet(&mut self, packet: &Packet, now: Now) -> Outcomes<'_> {
         if self.martian(packet).is_some() {
             return self.take_outcomes();
@@ -625,7 +625,7 @@ mod tests {
         assert_eq!(gate.visibility(&seen(2, 7), at(0)), Visibility::Copy);
         assert_eq!(send(&mut gate, &[seen(2, 7)], at(0)), [""; 0]);
         assert_eq!(send(&mut gate, &[seen(1, 7), seen(2, 8)], at(0)).len(), 6);
-        assert_eq!(gate.visibility(&seen(2, 7), at(1)), Visibility::Visible);
+        assert_eq!(gate.visibility(&seen(2, 7), at(5)), Visibility::Visible);
     }
 
     #[test]
