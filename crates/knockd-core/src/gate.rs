@@ -4,22 +4,23 @@
 //! matcher sees what the guard lets through, and the leases see the openings. Whatever follows from doors, addresses
 //! and one-time files is derived here, whenever one of them changes.
 
+mod requests;
+
 use std::collections::BTreeMap;
 use std::iter::FusedIterator;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use std::vec::Drain;
 
 use crate::config::{Config, Door, Key, ScanLimit};
 use crate::copies::Copies;
-use crate::lease::{Burn, BurnId, Effect, LeaseFilter, LeaseId, LeaseRecord, LeaseView, Leases};
+use crate::lease::{Burn, BurnId, Effect, LeaseId, LeaseRecord, Leases};
 use crate::martian::{Martian, OwnAddresses};
-use crate::matcher::{Matcher, Underway};
+use crate::matcher::Matcher;
 use crate::one_time::{OneTime, Unused};
 use crate::outcome::{DoorId, Event, EventKind, OpeningResult, Outcome, Visibility, Wanted};
 use crate::packet::{OwnAddress, Packet};
-use crate::scanners::{LocalPorts, Scanner, Scanners, Sighting};
+use crate::scanners::{LocalPorts, Scanners, Sighting};
 use crate::seed::Seed;
 use crate::text::Text;
 use crate::time::{Now, Timestamp};
@@ -265,99 +266,6 @@ impl Gate {
         self.matcher.poll_timeout().into_iter().chain(self.leases.poll_timeout()).min()
     }
 
-    /// Opens the doors with this name for a source as if it had knocked, each with its own [`Outcome::Opening`]. No
-    /// one-time sequence is used up.
-    pub fn open(&mut self, name: &str, source: IpAddr, now: Now) -> Outcomes<'_> {
-        let config = Arc::clone(&self.config);
-        for door in config.doors.iter().filter(|door| door.name == *name) {
-            self.open_door(door, source, now);
-        }
-        self.take_outcomes()
-    }
-
-    /// Closes leases early.
-    ///
-    /// A lease whose start command is still running closes once that ends, unless another knock arrives before. A
-    /// running stop command is the last one, even if a knock arrived meanwhile, and one that waits for a retry is
-    /// retried at once.
-    pub fn close(&mut self, which: &LeaseFilter, now: Now) -> Outcomes<'_> {
-        let effects = self.leases.close(which, now);
-        self.outcomes.extend(effects.into_iter().map(Outcome::Effect));
-        self.take_outcomes()
-    }
-
-    /// Keeps leases open for `time` from now or, without one, for their `Cmd_Timeout`, but never shorter than before;
-    /// each returns an [`Effect::EndMoved`].
-    ///
-    /// If its start command is still running, the time starts when that ends. A lease that is closing does not
-    /// change.
-    pub fn extend(&mut self, which: &LeaseFilter, time: Option<Duration>, now: Now) -> Outcomes<'_> {
-        let effects = self.leases.extend(which, time, now);
-        self.outcomes.extend(effects.into_iter().map(Outcome::Effect));
-        self.take_outcomes()
-    }
-
-    /// Closes every door for good: from now on nothing opens, a lease whose start command is still running closes
-    /// once that ends, and a failed stop command is left to the next process that restores its record.
-    pub fn close_all(&mut self, now: Now) -> Outcomes<'_> {
-        let effects = self.leases.close_all(now);
-        self.outcomes.extend(effects.into_iter().map(Outcome::Effect));
-        self.take_outcomes()
-    }
-
-    /// Returns the sources that are scanners at present, in no particular order. This looks through everything that is
-    /// remembered of sources.
-    pub fn scanners(&self, now: Timestamp) -> impl Iterator<Item = Scanner> + '_ {
-        self.scanners.scanners(now)
-    }
-
-    /// Forgets what a source has tried so far, so it is no scanner any more, and says whether it was one. All addresses
-    /// of an IPv6 /64 are one source.
-    pub fn forgive(&mut self, source: IpAddr, now: Timestamp) -> bool {
-        self.scanners.forgive(source, now)
-    }
-
-    /// Returns all leases, oldest first, including those whose stop command is still running.
-    pub fn leases(&self) -> impl Iterator<Item = LeaseView<'_>> {
-        self.leases.iter()
-    }
-
-    /// Returns a lease, unless it has ended.
-    pub fn lease(&self, id: LeaseId) -> Option<LeaseView<'_>> {
-        self.leases.get(id)
-    }
-
-    /// Returns the number of leases.
-    pub fn lease_count(&self) -> usize {
-        self.leases.len()
-    }
-
-    /// Returns the attempts in progress, most advanced first, and within a stage of a door the longest there first; in
-    /// a flood, those that will be dropped last may come at the end. Each takes the same time, however many there are.
-    pub fn attempts(&self) -> impl Iterator<Item = Underway> + '_ {
-        self.matcher.underway()
-    }
-
-    /// Returns the number of attempts in progress.
-    pub fn attempt_count(&self) -> usize {
-        self.matcher.underway_count()
-    }
-
-    /// Returns the number of steps in a door's sequence; `None` if a door has no one-time sequence left.
-    pub fn steps_of(&self, door: DoorId) -> Option<usize> {
-        self.matcher.steps_of(door)
-    }
-
-    /// Returns the one-time files, including which lines have been used.
-    pub const fn one_time_files(&self) -> &OneTimeFiles {
-        &self.files
-    }
-
-    /// Returns the number of packets so far that some door saw.
-    pub const fn visible_packets(&self) -> u64 {
-        self.matcher.visible_packets()
-    }
-
     fn martian(&self, packet: &Packet) -> Option<Martian> {
         Martian::of(packet, &self.addresses)
     }
@@ -456,6 +364,8 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::lease::Run;
     use crate::packet::{Arrival, Hit, Passage};

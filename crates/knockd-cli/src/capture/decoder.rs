@@ -139,19 +139,14 @@ mod tests {
     use std::num::NonZeroU32;
 
     use knockd_capture::Ignored;
-    use knockd_core::{Arrival, Hit, Packet, Passage};
+    use knockd_core::{Arrival, Hit, Packet};
 
     use super::*;
 
     fn packet(port: u16) -> Packet {
         let address = "192.0.2.1".parse().unwrap();
-        Packet {
-            source: address,
-            destination: address,
-            hit: Hit::Udp { port },
-            arrival: Arrival::Loopback,
-            passage: Passage::default(),
-        }
+        let packet = Packet::incoming(address, address, Hit::Udp { port });
+        Packet { arrival: Arrival::Loopback, ..packet }
     }
 
     /// The records written before the link fails for good, one list per write. All of this takes no time, but comes

@@ -429,13 +429,8 @@ mod tests {
 
     fn packet(port: u16) -> Packet {
         let address = "192.0.2.1".parse().unwrap();
-        Packet {
-            source: address,
-            destination: address,
-            hit: Hit::Udp { port },
-            arrival: Arrival::Loopback,
-            passage: Passage::default(),
-        }
+        let packet = Packet::incoming(address, address, Hit::Udp { port });
+        Packet { arrival: Arrival::Loopback, ..packet }
     }
 
     fn bytes(records: &[Record]) -> Vec<u8> {
