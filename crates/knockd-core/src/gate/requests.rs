@@ -34,7 +34,7 @@ impl Gate {
     }
 
     /// Keeps leases open for `time` from now or, without one, for their `Cmd_Timeout`, but never shorter than before;
-    /// each returns an [`Effect::EndMoved`].
+    /// each returns an [`Effect::EndMoved`](crate::Effect::EndMoved).
     ///
     /// If its start command is still running, the time starts when that ends. A lease that is closing does not
     /// change.
