@@ -71,9 +71,9 @@ pub(crate) struct Attempt {
     pub(crate) queue: QueueId,
     /// Number of steps done, from 1; or [`COOLING`].
     pub(crate) stage: u8,
-    /// Whether knockd 0.8 has it as well, as far as this door goes: nothing else was under way when it began, and every
-    /// hit since has advanced it.
-    pub(crate) strict: bool,
+    /// The stage at which knockd 0.8 has an attempt with the same beginning, as far as this door goes; 0 if it has none.
+    /// A source has at most one such attempt at a door, and it is never further in 0.8 than here.
+    pub(crate) strict: u8,
     /// When the first step was hit.
     pub(crate) begun: Timestamp,
 }
@@ -214,10 +214,10 @@ impl Attempts {
         }
     }
 
-    /// Moves an attempt to the next stage, behind all others of its share and its network.
-    pub(crate) fn advance(&mut self, slot: Slot) {
+    /// Moves an attempt to another stage, behind all others of its share and its network.
+    pub(crate) fn move_to(&mut self, slot: Slot, stage: u8) {
         let Some(attempt) = self.get(slot).copied() else { return };
-        let next = Attempt { stage: attempt.stage + 1, ..attempt };
+        let next = Attempt { stage, ..attempt };
         self.shares.leave(slot, &attempt, &mut self.entries);
         self.networks.unlink(slot, &attempt, &mut self.entries);
         if let Some(attempt) = self.entries.get_mut(slot) {
@@ -227,15 +227,15 @@ impl Attempts {
         self.shares.join(slot, &next, &mut self.entries);
     }
 
-    /// Notes that an attempt is none that knockd 0.8 would have.
-    pub(crate) fn set_lenient(&mut self, slot: Slot) {
+    /// Notes at which stage knockd 0.8 has an attempt.
+    pub(crate) fn set_strict(&mut self, slot: Slot, strict: u8) {
         if let Some(attempt) = self.entries.get_mut(slot) {
-            attempt.strict = false;
+            attempt.strict = strict;
         }
     }
 
     /// Begins an attempt anew, at the back of its queue, its stage and its network.
-    pub(crate) fn restart(&mut self, slot: Slot, now: Timestamp, strict: bool) {
+    pub(crate) fn restart(&mut self, slot: Slot, now: Timestamp, strict: u8) {
         let Some(attempt) = self.get(slot).copied() else { return };
         self.leave_queue(slot, attempt.queue);
         self.shares.leave(slot, &attempt, &mut self.entries);
@@ -282,7 +282,7 @@ mod tests {
             class: ClassId(0),
             queue: QueueId(0),
             stage,
-            strict: true,
+            strict: 1,
             begun: Timestamp::ZERO,
         }
     }
@@ -406,8 +406,8 @@ mod tests {
             table.first_of_source(in_network(1, host, 1).source, ClassId(0)).unwrap()
         };
         // One moves on and counts as before; one restarts and is now the youngest.
-        table.advance(slot_of(&table, 0));
-        table.restart(slot_of(&table, 1), Timestamp::ZERO, true);
+        table.move_to(slot_of(&table, 0), 2);
+        table.restart(slot_of(&table, 1), Timestamp::ZERO, 1);
         for host in 2..limit {
             assert_eq!(table.insert(in_network(1, limit + host, 1)), Some(in_network(1, host, 1)));
         }

@@ -198,7 +198,7 @@ enum Op {
     Insert(Attempt),
     /// Do this to one of the existing attempts.
     Remove(prop::sample::Index),
-    Advance(prop::sample::Index),
+    MoveTo(prop::sample::Index, u8),
     Restart(prop::sample::Index),
     /// Remove the attempts of a door.
     RemoveDoor(u32),
@@ -225,7 +225,7 @@ fn attempts() -> impl Strategy<Value = Attempt> {
             class: ClassId(class),
             queue: QueueId(queue),
             stage,
-            strict: true,
+            strict: 1,
             begun: Timestamp::ZERO,
         }
     })
@@ -235,7 +235,7 @@ fn ops() -> impl Strategy<Value = Op> {
     prop_oneof![
         16 => attempts().prop_map(Op::Insert),
         3 => any::<prop::sample::Index>().prop_map(Op::Remove),
-        6 => any::<prop::sample::Index>().prop_map(Op::Advance),
+        6 => (any::<prop::sample::Index>(), 1..6_u8).prop_map(|(index, stage)| Op::MoveTo(index, stage)),
         3 => any::<prop::sample::Index>().prop_map(Op::Restart),
         1 => (0..3_u32).prop_map(Op::RemoveDoor),
         3 => Just(Op::Expire),
@@ -297,21 +297,19 @@ impl Pair {
                 assert_eq!(table.remove(known.slot), None, "it has gone");
                 naive.remove(|other| other.added == known.added);
             }
-            Op::Advance(index) => {
+            Op::MoveTo(index, stage) => {
                 let Some(known) = chosen(index) else { return };
-                if usize::from(known.attempt.stage) < crate::Sequence::MAX_STEPS {
-                    table.advance(known.slot);
-                    let known = naive.known.iter_mut().find(|other| other.added == known.added).unwrap();
-                    known.attempt.stage += 1;
-                    let added = known.added;
-                    naive.join(added);
-                }
+                table.move_to(known.slot, *stage);
+                let known = naive.known.iter_mut().find(|other| other.added == known.added).unwrap();
+                known.attempt.stage = *stage;
+                let added = known.added;
+                naive.join(added);
             }
             Op::Restart(index) => {
                 let Some(known) = chosen(index) else { return };
-                table.restart(known.slot, *now, false);
+                table.restart(known.slot, *now, 0);
                 let known = naive.known.iter_mut().find(|other| other.added == known.added).unwrap();
-                (known.attempt.begun, known.attempt.strict) = (*now, false);
+                (known.attempt.begun, known.attempt.strict) = (*now, 0);
                 known.queued = count;
                 let added = known.added;
                 naive.join(added);

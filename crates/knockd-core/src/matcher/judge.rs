@@ -6,12 +6,15 @@
 //!
 //! Of a source's attempts at a door, each is further than those that began later: one that gets as far as an older one
 //! has more time, so the older one goes. So the oldest decides: a step that it has neither done nor next, no other has.
+//!
+//! Whatever 0.8 would open has to open here. So one of the attempts, if 0.8 has any, is *strict*: it knows how far 0.8
+//! has got with it, outlives an opening by another attempt, and never makes room for one.
 
 use super::doors::{StepKey, Watched};
 use super::{Event, EventKind, Matcher};
 use crate::attempts::{Attempt, Attempts, COOLING, ClassId, PER_DOOR, Slot};
 use crate::outcome::DoorId;
-use crate::packet::Packet;
+use crate::packet::{Hit, Packet};
 use crate::sequence::{Sequence, Step};
 
 /// What a packet has done at a door that had attempts of its source.
@@ -25,8 +28,9 @@ pub(super) struct Judged {
     /// How many attempts are left, and which is the youngest.
     count: u8,
     youngest: Option<Slot>,
-    /// Whether one of them was strict.
+    /// Whether 0.8 had one of them before the packet, and whether it still has.
     had_strict: bool,
+    has_strict: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -44,18 +48,16 @@ enum Verdict {
 /// Returns what a packet does to the attempts of its source at a door, of which this is the oldest.
 fn verdict_on(attempt: &Attempt, door: &Watched, packet: &Packet, is_lenient: bool) -> (Verdict, EventKind) {
     let stage = attempt.stage;
-    let done = usize::from(stage);
     if stage == COOLING {
         return (Verdict::Ignored, EventKind::Cooling);
     }
     if !door.accepts(packet.hit) {
         return (Verdict::Ignored, EventKind::WrongFlags(stage));
     }
-    let steps = || door.sequence.iter().flat_map(Sequence::steps);
-    if steps().nth(done).is_some_and(|step| step.matches(packet.hit)) {
-        let verdict = if done + 1 == steps().count() { Verdict::Opened } else { Verdict::Advanced };
+    if door.is_next(stage, packet.hit) {
+        let verdict = if door.is_last(stage) { Verdict::Opened } else { Verdict::Advanced };
         (verdict, EventKind::Stage(stage + 1))
-    } else if steps().take(done).any(|step| step.matches(packet.hit)) {
+    } else if (0..stage).any(|done| door.is_next(done, packet.hit)) {
         (Verdict::Repeated, EventKind::Repeated(stage))
     } else if is_lenient {
         (Verdict::Ignored, EventKind::Elsewhere(stage))
@@ -86,11 +88,19 @@ impl Matcher {
             if attempt.stage == COOLING {
                 continue;
             }
+            let strict = door.stage_in_0_8(&attempt, packet.hit, is_lenient);
+            door.judged.had_strict |= attempt.strict > 0;
+            door.judged.has_strict |= strict > 0;
             match door.judged.verdict {
                 Verdict::Ignored => {}
                 Verdict::Spoiled => _ = self.attempts.remove(slot),
                 Verdict::Opened => {
-                    self.attempts.remove(slot);
+                    if strict > 0 && door.cooldown.is_none() {
+                        self.attempts.move_to(slot, strict);
+                        self.attempts.set_strict(slot, strict);
+                    } else {
+                        self.attempts.remove(slot);
+                    }
                     if is_oldest {
                         completed = true;
                         let kind = EventKind::Opened;
@@ -103,10 +113,8 @@ impl Matcher {
                     }
                 }
                 Verdict::Repeated | Verdict::Advanced => {
-                    let advances = door.follow(slot, &attempt, packet, &mut self.attempts);
-                    if is_lenient {
-                        self.attempts.set_lenient(slot);
-                    }
+                    self.attempts.set_strict(slot, strict);
+                    let advances = door.follow(slot, &attempt, packet.hit, &mut self.attempts);
                     if advances
                         && let Some(event) = self.events.get_mut(door.judged.event)
                         && std::mem::replace(&mut door.judged.verdict, Verdict::Advanced) == Verdict::Repeated
@@ -133,7 +141,9 @@ impl Matcher {
         for &id in &meaning.first_of {
             let Some(door) = self.doors.get(id.index()) else { continue };
             let single = door.sequence.as_ref().is_some_and(|sequence| sequence.len() == 1);
-            if completed && !single {
+            // In 0.8 it may not have completed what it did here.
+            let has_opened = door.judged.packet == self.packet && door.judged.verdict == Verdict::Opened;
+            if completed && !single && !has_opened {
                 continue;
             }
             let attempt = Attempt {
@@ -142,11 +152,11 @@ impl Matcher {
                 class,
                 queue: door.queue,
                 stage: 1,
-                strict: !is_lenient,
+                strict: u8::from(!is_lenient),
                 begun: self.latest,
             };
             if door.judged.packet == self.packet {
-                begin_another(&door.judged, attempt, &mut self.attempts, &mut self.events);
+                begin_another(door, attempt, is_lenient, &mut self.attempts, &mut self.events);
                 continue;
             }
             if !door.accepts(packet.hit) {
@@ -168,52 +178,85 @@ impl Matcher {
 
 impl Watched {
     /// Advances an attempt if the hit is its next step, and says whether it was.
-    fn follow(&mut self, slot: Slot, attempt: &Attempt, packet: &Packet, attempts: &mut Attempts) -> bool {
+    fn follow(&mut self, slot: Slot, attempt: &Attempt, hit: Hit, attempts: &mut Attempts) -> bool {
         let older = self.judged.youngest.replace(slot);
         self.judged.count += 1;
-        self.judged.had_strict |= attempt.strict;
-        let next = self.sequence.as_ref().and_then(|sequence| sequence.step(attempt.stage.into()));
-        if next.is_none_or(|step| !step.matches(packet.hit)) {
-            attempts.set_lenient(slot);
+        if !self.is_next(attempt.stage, hit) {
             return false;
         }
-        attempts.advance(slot);
-        let is_as_far =
-            |older: &Slot| attempts.get(*older).is_some_and(|older| older.stage <= attempt.stage + 1);
-        if let Some(older) = older.filter(is_as_far) {
-            attempts.remove(older);
+        attempts.move_to(slot, attempt.stage + 1);
+        let older = older.and_then(|slot| Some((slot, *attempts.get(slot)?)));
+        if let Some((older, Attempt { strict, .. })) =
+            older.filter(|(_, older)| older.stage <= attempt.stage + 1)
+        {
+            if strict == 0 {
+                attempts.remove(older);
+            } else {
+                attempts.remove(slot);
+                self.judged.youngest = Some(older);
+            }
             self.judged.count -= 1;
         }
         true
     }
+
+    /// Returns the stage that 0.8 has an attempt at after a hit; 0 if it has none any more.
+    fn stage_in_0_8(&self, attempt: &Attempt, hit: Hit, is_lenient: bool) -> u8 {
+        let stage = attempt.strict;
+        if stage == 0 || is_lenient {
+            return stage;
+        }
+        if self.is_next(stage, hit) && !self.is_last(stage) { stage + 1 } else { 0 }
+    }
+
+    /// Says whether the step after this stage is the last one.
+    fn is_last(&self, stage: u8) -> bool {
+        usize::from(stage) + 1 >= self.sequence.as_ref().map_or(0, Sequence::len)
+    }
+
+    /// Says whether a hit is the step after this stage.
+    fn is_next(&self, stage: u8, hit: Hit) -> bool {
+        let next = self.sequence.as_ref().and_then(|sequence| sequence.step(stage.into()));
+        next.is_some_and(|step| step.matches(hit))
+    }
 }
 
 /// Starts an attempt beside the others of its source at its door, after the packet has been judged there.
-fn begin_another(judged: &Judged, attempt: Attempt, attempts: &mut Attempts, events: &mut Vec<Event>) {
-    let Judged { verdict, event, count, youngest, had_strict, .. } = *judged;
+fn begin_another(
+    door: &Watched,
+    attempt: Attempt,
+    is_lenient: bool,
+    attempts: &mut Attempts,
+    events: &mut Vec<Event>,
+) {
+    let Judged { verdict, event, count, youngest, had_strict, has_strict, .. } = door.judged;
+    // In 0.8, a hit that ends an attempt begins none.
+    let begins_in_0_8 = !is_lenient && !had_strict;
     match verdict {
         Verdict::Repeated => {}
         // It is another step of a knock, unless that went wrong before: then 0.8 has none, and begins here.
         Verdict::Advanced if !had_strict => {}
+        Verdict::Opened if begins_in_0_8 && door.cooldown.is_none() => {}
         _ => return,
     }
-    // In 0.8, a hit that ends an attempt begins none.
-    let is_lenient = !attempt.strict;
-    let attempt = Attempt { strict: !is_lenient && !had_strict, ..attempt };
-    let is_at_first = |slot: &Slot| attempts.get(*slot).is_some_and(|youngest| youngest.stage == 1);
-    let kind = if let Some(youngest) = youngest.filter(is_at_first) {
-        attempts.restart(youngest, attempt.begun, attempt.strict);
-        EventKind::Repeated(1)
-    } else {
-        if count >= PER_DOOR {
-            // 0.8 may have the oldest, and does not see the packet.
-            if is_lenient {
-                return;
-            }
-            remove_oldest(&attempt, attempts);
+    let attempt = Attempt { strict: u8::from(begins_in_0_8), ..attempt };
+    let youngest = youngest.and_then(|slot| Some((slot, *attempts.get(slot)?)));
+    let kind = match youngest.filter(|(_, youngest)| youngest.stage == 1) {
+        Some((_, Attempt { strict: 1.., .. })) => return,
+        Some((slot, _)) => {
+            attempts.restart(slot, attempt.begun, attempt.strict);
+            EventKind::Repeated(1)
         }
-        add(attempts, attempt, events);
-        EventKind::Stage(1)
+        None => {
+            if count >= PER_DOOR {
+                if has_strict {
+                    return;
+                }
+                remove_oldest(&attempt, attempts);
+            }
+            add(attempts, attempt, events);
+            EventKind::Stage(1)
+        }
     };
     match events.get_mut(event) {
         Some(event) if verdict == Verdict::Repeated => event.kind = kind,

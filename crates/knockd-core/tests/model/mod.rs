@@ -39,8 +39,8 @@ struct Attempt {
     begun: Timestamp,
     /// The number of steps done.
     stage: usize,
-    /// Whether it began with no other beside it, and every hit since has advanced it.
-    strict: bool,
+    /// The number of steps that knockd 0.8 has done with the same beginning; 0 if it has no such attempt.
+    strict: usize,
 }
 
 /// The naive matcher. It has no bound but that on the attempts of one source at one door.
@@ -148,17 +148,30 @@ impl Model {
             let stage = u8::try_from(furthest).unwrap();
             let next = |attempt: &Attempt| steps.get(attempt.stage) == Some(&step);
             let is_lenient = self.is_lenient(door, packet);
-            let had_strict = mine.iter().any(|attempt| attempt.strict);
+            let had_strict = mine.iter().any(|attempt| attempt.strict > 0);
+            for attempt in mine.iter_mut().filter(|_| accepts && !is_lenient) {
+                // It goes on with the next step only, and has none left after the last one.
+                let goes_on = steps.get(attempt.strict) == Some(&step) && attempt.strict + 1 < steps.len();
+                attempt.strict = if attempt.strict > 0 && goes_on { attempt.strict + 1 } else { 0 };
+            }
             let kind = if self.is_cooling(source, door) {
                 EventKind::Cooling
             } else if mine.is_empty() {
-                to_begin.push((door, !is_lenient));
+                to_begin.push((door, usize::from(!is_lenient)));
                 continue;
             } else if !accepts {
                 EventKind::WrongFlags(stage)
             } else if steps[furthest] == step && furthest + 1 == steps.len() {
                 completed = true;
-                mine.clear();
+                // 0.8 goes on with what it has, or begins.
+                let ignores = !self.doors[door].0.cooldown.is_zero();
+                mine.retain(|attempt| attempt.strict > 0 && !ignores);
+                for attempt in &mut mine {
+                    attempt.stage = attempt.strict;
+                }
+                if !had_strict && !is_lenient && !ignores {
+                    to_begin.push((door, 1));
+                }
                 self.note(source, door, Mark::Opened);
                 events.push(event(source, door, EventKind::Stage(stage + 1)));
                 EventKind::Opened
@@ -171,17 +184,21 @@ impl Model {
                 let advanced =
                     mine.iter().filter(|attempt| next(attempt)).map(|attempt| attempt.stage + 1).max();
                 for attempt in &mut mine {
-                    attempt.strict &= next(attempt) && !is_lenient;
                     attempt.stage += usize::from(next(attempt));
                 }
-                // Who began later and is as far has more time.
+                // Who began later and is as far has more time, but what 0.8 has stays.
                 let all = mine.clone();
                 mine = (0..all.len())
-                    .filter(|&index| all[index + 1..].iter().all(|later| later.stage < all[index].stage))
+                    .filter(|&index| {
+                        let Attempt { stage, strict, .. } = all[index];
+                        let has_more_time = all[index + 1..].iter().all(|later| later.stage < stage);
+                        let stays = |older: &Attempt| older.strict > 0 && older.stage <= stage;
+                        strict > 0 || has_more_time && !all[..index].iter().any(stays)
+                    })
                     .map(|index| all[index])
                     .collect();
                 if advanced.is_none() || !had_strict {
-                    to_begin.push((door, !had_strict && !is_lenient));
+                    to_begin.push((door, usize::from(!had_strict && !is_lenient)));
                 }
                 advanced
                     .map_or(EventKind::Repeated(stage), |stage| EventKind::Stage(stage.try_into().unwrap()))
@@ -189,9 +206,25 @@ impl Model {
             events.push(event(source, door, kind));
             self.attempts.extend(mine);
         }
-        for (door, strict) in to_begin {
+        self.begin(packet, &to_begin, completed, &mut events);
+        events.sort_by_key(|event| event.door);
+        (timed_out, events)
+    }
+
+    /// What a packet begins at doors, each with the number of steps that 0.8 has done there then.
+    fn begin(
+        &mut self,
+        packet: &Packet,
+        to_begin: &[(usize, usize)],
+        completed: bool,
+        events: &mut Vec<Event>,
+    ) {
+        let (source, step) = (packet.source, packet.hit.step());
+        for &(door, strict) in to_begin {
             let steps = self.steps(door);
-            if steps.first() != Some(&step) || (completed && steps.len() > 1) {
+            let is_used =
+                completed && steps.len() > 1 && !events.contains(&event(source, door, EventKind::Opened));
+            if steps.first() != Some(&step) || is_used {
                 continue;
             }
             if !self.accepts(door, packet.hit) {
@@ -200,9 +233,10 @@ impl Model {
             }
             let mut mine = self.take_attempts(source, door);
             let is_restart = mine.last().is_some_and(|youngest| youngest.stage == 1);
-            if is_restart {
+            let makes_way = |attempt: &Attempt| attempt.strict == 0;
+            if is_restart && mine.last().is_some_and(makes_way) {
                 mine.pop();
-            } else if mine.len() == 4 && self.is_lenient(door, packet) {
+            } else if is_restart || mine.len() == 4 && !mine.iter().all(makes_way) {
                 self.attempts.extend(mine);
                 continue;
             } else if mine.len() == 4 {
@@ -223,8 +257,6 @@ impl Model {
             }
             self.attempts.extend(mine);
         }
-        events.sort_by_key(|event| event.door);
-        (timed_out, events)
     }
 
     /// The attempts of a source at a door, which the caller gives back.
