@@ -31,7 +31,7 @@ use self::setup::Setup;
 use self::startup::Prepared;
 use crate::Exit;
 use crate::args::Args;
-use crate::log::{Destinations, Level, Line, Log, complain, debug_output};
+use crate::log::{Level, Line, Log, complain, debug_output};
 use crate::system::config_file::Style;
 use crate::system::spawn;
 
@@ -65,7 +65,7 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
     };
     let prepared = Prepared::new(args, directory, setup)?;
     let Prepared { args, setup, .. } = &prepared;
-    let log = Log::new(Destinations::open(&setup.log_settings(args)), args.lookup, prepared.clock)?;
+    let log = Log::new(&setup.log_settings(args), args.lookup, prepared.clock)?;
     let pid_file = pid_file.unwrap_or_else(|error| {
         log.write(&Line::warning(error.to_string()));
         None

@@ -1,5 +1,6 @@
 //! The log: lines go to a file, to the system log and to the terminal, for people or for programs.
 
+mod file;
 mod host_names;
 mod journal;
 mod line;
@@ -7,12 +8,10 @@ pub(crate) mod output;
 pub(crate) mod rate_limiter;
 mod recent;
 
-use std::cell::{Cell, RefCell};
-use std::fs::{self, File, OpenOptions};
+use std::cell::RefCell;
 use std::io::{self, Stderr, Stdout, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -21,8 +20,8 @@ use crossbeam_channel::{Receiver, Sender};
 use jiff::Zoned;
 use knockd_core::Timestamp;
 use knockd_core::config::LogFormat;
-use rustix::fs::OFlags;
 
+use self::file::LogFile;
 use self::host_names::HostNames;
 use self::journal::{Journal, prefixed};
 pub(crate) use self::line::{Level, Line};
@@ -32,6 +31,7 @@ use self::rate_limiter::{Causer, RateLimiter, Topic};
 use self::recent::Recent;
 pub(crate) use self::recent::RecentLine;
 use crate::system::clock::Clock;
+use crate::system::text::count;
 
 /// How long a line waits for a host name.
 const NAME_WAIT: Duration = Duration::from_secs(2);
@@ -61,15 +61,6 @@ pub(crate) struct Destinations {
     journal: Journal,
 }
 
-/// A log file that is open.
-#[derive(Debug)]
-struct LogFile {
-    path: PathBuf,
-    file: File,
-    /// The last line could not be written, so what there is of it needs an end.
-    is_failing: Cell<bool>,
-}
-
 /// Writes lines, with host names if asked to, and never makes the caller wait for a name. Lines that others than the
 /// administrator can cause are limited.
 #[derive(Debug)]
@@ -93,15 +84,16 @@ enum LineWriter {
 #[derive(Debug)]
 enum QueuedLine {
     Line { time: Box<Zoned>, line: Box<Line>, name: Option<Receiver<String>>, until: Instant },
-    Destinations(Destinations),
+    Settings(Settings),
 }
 
 impl Log {
-    /// Creates a log; with `lookup` it starts threads.
+    /// Creates a log; for a log file and with `lookup`, it starts threads.
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub(crate) fn new(destinations: Destinations, lookup: bool, clock: Clock) -> anyhow::Result<Self> {
+    pub(crate) fn new(settings: &Settings, lookup: bool, clock: Clock) -> anyhow::Result<Self> {
+        let destinations = Destinations::open(settings, None);
         let writer = if lookup { LineWriter::named(destinations)? } else { LineWriter::Direct(destinations) };
         Ok(Self { clock, limiter: RefCell::default(), recent: RefCell::default(), writer })
     }
@@ -146,12 +138,12 @@ impl Log {
         self.limiter.borrow().poll_timeout()
     }
 
-    /// Writes to other destinations from now on.
-    pub(crate) fn redirect(&mut self, to: Destinations) {
+    /// Opens the destinations again, with these settings.
+    pub(crate) fn reopen(&mut self, settings: Settings) {
         match &mut self.writer {
-            LineWriter::Direct(destinations) => *destinations = to,
+            LineWriter::Direct(destinations) => destinations.reopen(&settings),
             LineWriter::Named { entries, .. } => {
-                let _ = entries.send(QueuedLine::Destinations(to));
+                let _ = entries.send(QueuedLine::Settings(settings));
             }
         }
     }
@@ -194,7 +186,7 @@ impl LineWriter {
                 let until = Instant::now() + NAME_WAIT;
                 let entry =
                     QueuedLine::Line { time: Zoned::now().into(), line: line.clone().into(), name, until };
-                // A full queue is drained without waiting for names, so this waits at most for the disk.
+                // A full queue is drained without waiting for names, so this waits at most for a slow reader.
                 let _ = entries.send(entry);
             }
         }
@@ -204,7 +196,7 @@ impl LineWriter {
 fn write_named(mut destinations: Destinations, incoming: &Receiver<QueuedLine>) {
     for entry in incoming {
         match entry {
-            QueuedLine::Destinations(to) => destinations = to,
+            QueuedLine::Settings(settings) => destinations.reopen(&settings),
             QueuedLine::Line { time, line, name, until } => {
                 let until = if incoming.is_full() { Instant::now() } else { until };
                 let name = name.and_then(|name| name.recv_deadline(until).ok());
@@ -214,21 +206,10 @@ fn write_named(mut destinations: Destinations, incoming: &Receiver<QueuedLine>) 
     }
 }
 
-/// Opens a log file. A pipe without a reader is an error; a full pipe loses the line.
-fn open_file(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options
-        .create(true)
-        .append(true)
-        // Otherwise its stages would show other users which hits were right.
-        .mode(0o640)
-        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
-        .open(path)
-}
-
 impl Destinations {
-    /// Opens the configured destinations. A log file that cannot be opened is reported to the others and left out.
-    pub(crate) fn open(settings: &Settings) -> Self {
+    /// Opens the configured destinations, keeping the thread of an `old` log file. A log file that cannot be opened is
+    /// reported to the others.
+    fn open(settings: &Settings, old: Option<LogFile>) -> Self {
         let mut destinations = Self {
             stdout: Output::new(io::stdout()),
             stderr: Output::new(io::stderr()),
@@ -239,32 +220,42 @@ impl Destinations {
             journal: Journal::find(),
         };
         if let Some(path) = &settings.file {
-            match open_file(path) {
+            let opened = match old {
+                Some(mut file) => {
+                    file.reopen(path);
+                    Ok(file)
+                }
+                None => LogFile::open(path),
+            };
+            match opened {
                 Ok(file) => {
-                    let is_for_all =
-                        |metadata: fs::Metadata| metadata.is_file() && metadata.mode() & 0o004 != 0;
-                    if file.metadata().is_ok_and(is_for_all) {
-                        let path = path.display();
-                        let text = format!(
-                            "{path} is world-readable and tells which hits were right; run: chmod o= {path}"
-                        );
-                        destinations.write(&Zoned::now(), &Line::warning(text), None);
-                    }
-                    let is_failing = Cell::new(false);
-                    destinations.file = Some(LogFile { path: path.clone(), file, is_failing });
+                    destinations.warn(file.problems());
+                    destinations.file = Some(file);
                 }
                 Err(error) => {
-                    let text = format!("cannot open log file {}: {error}", path.display());
-                    destinations.write(&Zoned::now(), &Line::warning(text), None);
+                    let text = format!("cannot open log file {}: {error:#}", path.display());
+                    destinations.warn([text]);
                 }
             }
         }
         destinations
     }
 
+    fn reopen(&mut self, settings: &Settings) {
+        let file = self.file.take();
+        *self = Self::open(settings, file);
+    }
+
+    fn warn(&self, problems: impl IntoIterator<Item = String>) {
+        for problem in problems {
+            self.write(&Zoned::now(), &Line::warning(problem), None);
+        }
+    }
+
     /// Writes a line to every destination. A full disk loses the line there, which the others are told once; a closed
     /// terminal loses it and has no other effect.
     fn write(&self, time: &Zoned, line: &Line, name: Option<&str>) {
+        self.warn(self.file.iter().flat_map(LogFile::problems));
         let knocker = match (line.knocker(), name) {
             (Some(source), Some(name)) => format!("{source} ({name}): "),
             (Some(source), None) => format!("{source}: "),
@@ -291,27 +282,35 @@ impl Destinations {
         }
         let Some(text) = &text else { return };
         if let Some(file) = &self.file {
-            let entry = match self.format {
-                LogFormat::Classic => format!("[{}] {text}\n", time.strftime("%Y-%m-%d %H:%M")),
-                LogFormat::Json => as_json() + "\n",
-            };
-            self.write_to_file(file, &entry);
+            self.write_to_file(file, time, self.entry(time, line, name, text));
         }
         if let Some(system_log) = &self.system_log {
             system_log.write_line(time, text);
         }
     }
 
-    /// Appends a line to the log file. If it does not fit, because the disk is full or the file as long as it may
-    /// become (setrlimit(2)), the other destinations get a warning, once until a line fits again.
-    fn write_to_file(&self, to: &LogFile, entry: &str) {
-        let LogFile { path, file, is_failing } = to;
-        let whole = if is_failing.get() { format!("\n{entry}") } else { entry.to_owned() };
-        let Err(error) = (&mut &*file).write_all(whole.as_bytes()) else { return is_failing.set(false) };
-        // A pipe that is full for a moment is no news, and has taken nothing of the line.
-        if error.kind() != io::ErrorKind::WouldBlock && !is_failing.replace(true) {
-            let text = format!("cannot write to log file {}: {error}; lines are lost", path.display());
-            self.write(&Zoned::now(), &Line::warning(text), None);
+    /// Returns a line as the log file has it.
+    fn entry(&self, time: &Zoned, line: &Line, name: Option<&str>, text: &str) -> String {
+        match self.format {
+            LogFormat::Classic => format!("[{}] {text}\n", time.strftime("%Y-%m-%d %H:%M")),
+            LogFormat::Json => line.to_json(time, name, text) + "\n",
+        }
+    }
+
+    /// Has an entry written to the log file, after one that counts those that were lost before it. If its disk hangs,
+    /// the other destinations get a warning, once until it takes lines again.
+    fn write_to_file(&self, file: &LogFile, time: &Zoned, mut entry: String) {
+        let lost = file.lost();
+        if lost > 0 {
+            let text =
+                format!("disk too slow: lost {}", count(usize::try_from(lost).unwrap_or(usize::MAX), "line"));
+            entry.insert_str(0, &self.entry(time, &Line::warning(text.clone()), None, &text));
+        }
+        if !file.write(entry) && lost == 0 {
+            self.warn([format!(
+                "cannot write to log file {}: disk too slow; lines are lost",
+                file.path().display()
+            )]);
         }
     }
 }
@@ -326,29 +325,4 @@ pub(crate) fn debug_output(detaches: bool) -> Output<Stdout> {
 pub(crate) fn complain(text: &str, level: Level) {
     let text = prefixed(text, level, Journal::find().stderr);
     let _ = writeln!(anstream::stderr(), "{text}");
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use rustix::fs::{CWD, FileType, Mode, mknodat};
-
-    use super::*;
-
-    #[test]
-    fn a_new_log_file_is_not_for_everybody() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("knockd.log");
-        let file = open_file(&path).unwrap();
-        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o007, 0);
-    }
-
-    #[test]
-    fn a_pipe_that_nobody_reads_is_an_error_and_holds_up_nothing() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("pipe");
-        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-        assert!(open_file(&path).is_err());
-    }
 }

@@ -28,7 +28,7 @@ use crate::leases::commands::Report;
 use crate::leases::one_time_file::StrikeError;
 use crate::leases::writer::Progress;
 use crate::log::rate_limiter::Topic;
-use crate::log::{Destinations, Line, Log};
+use crate::log::{Line, Log};
 use crate::system::clock::{self, Clock};
 use crate::system::local_ports;
 use crate::system::text::count;
@@ -135,7 +135,7 @@ impl Engine {
 
     /// Opens the log's destinations again: a log file may have been moved, or the standard streams replaced.
     pub(super) fn reopen_log(&mut self) {
-        self.dispatcher.log.redirect(Destinations::open(&self.setup.log_settings(&self.args)));
+        self.dispatcher.log.reopen(self.setup.log_settings(&self.args));
     }
 
     /// Says that packets are read.

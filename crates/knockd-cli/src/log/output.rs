@@ -25,7 +25,7 @@ const PRIORITY: u32 = 3 * 8 + 5;
 
 /// The time that may be spent waiting for a reader: a second at once, and a twentieth of the time that passes.
 #[derive(Clone, Copy, Debug)]
-struct Patience {
+pub(super) struct Patience {
     left: Duration,
     at: Instant,
 }
@@ -34,19 +34,19 @@ impl Patience {
     const MOST: Duration = Duration::from_secs(1);
     const SHARE: u32 = 20;
 
-    const fn new(now: Instant) -> Self {
+    pub(super) const fn new(now: Instant) -> Self {
         Self { left: Self::MOST, at: now }
     }
 
     /// Returns how long somebody may wait from now on.
-    fn left(&mut self, now: Instant) -> Duration {
+    pub(super) fn left(&mut self, now: Instant) -> Duration {
         let passed = now.saturating_duration_since(self.at);
         (self.left, self.at) = (Self::MOST.min(self.left + passed / Self::SHARE), now);
         self.left
     }
 
     /// Counts the time until `now` as spent.
-    fn spend_until(&mut self, now: Instant) {
+    pub(super) fn spend_until(&mut self, now: Instant) {
         let spent = now.saturating_duration_since(self.at);
         (self.left, self.at) = (self.left.saturating_sub(spent), now);
     }
