@@ -12,8 +12,8 @@ use std::ops::Range;
 use std::str::FromStr;
 
 pub use self::diagnostic::{Code, Diagnostic, Severity};
-pub use self::door::{Action, Commands, Door, Key, Reopen};
-pub use self::options::{LogFormat, OnExit, Options, ScanLimit, ScanLimitError};
+pub use self::door::{Action, Closed, Commands, Door, Key, Reopen};
+pub use self::options::{Firewall, LogFormat, OnExit, Options, ScanLimit, ScanLimitError};
 
 use crate::outcome::DoorId;
 use crate::text::{DoorName, Text};

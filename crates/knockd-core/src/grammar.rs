@@ -3,16 +3,19 @@
 //! Every failure says what was expected and where. A recognised branch is cut, so no alternative or list swallows the
 //! failure inside it.
 
+use std::num::NonZeroU32;
+
 use nom::branch::alt;
 use nom::bytes::complete::{tag_no_case, take_till, take_while, take_while1};
-use nom::character::complete::{char, digit1};
-use nom::combinator::{cut, eof, opt, peek, recognize, rest, value};
+use nom::character::complete::{alphanumeric1, char, digit1, hex_digit1};
+use nom::combinator::{cut, eof, map_opt, not, opt, peek, recognize, rest, value};
 use nom::error::{ErrorKind, ParseError};
 use nom::multi::many0;
 use nom::sequence::{delimited, preceded, terminated};
 use nom::{IResult, Parser};
 
 use crate::sequence::{Protocol, Sequence, Step};
+use crate::services::{Service, Services};
 use crate::tcp_flags::{FlagRule, TcpFlags};
 
 /// What was expected, and the rest of the text from where it was expected.
@@ -156,6 +159,39 @@ pub(crate) fn protocol(input: &str) -> Parse<'_, Protocol> {
 fn port(input: &str) -> Parse<'_, u16> {
     let number = |input| terminated(integer, peek(alt((end_of_word, recognize(char(':')))))).parse(input);
     expect("a port number from 0 to 65535", number).parse(input)
+}
+
+/// ```abnf
+/// services = service *( *WSP "," *WSP service )
+/// ```
+pub(crate) fn services(input: &str) -> Parse<'_, Services> {
+    let separator = (space, char(','), space);
+    let (input, first) = service(input)?;
+    let (input, rest) = many0(preceded(separator, cut(service))).parse(input)?;
+    Ok((input, Services::new(first, rest)))
+}
+
+/// ```abnf
+/// service = protocol "/" port [ "-" port ]   ; 1 to 65535, the smaller one first
+/// ```
+fn service(input: &str) -> Parse<'_, Service> {
+    let what = "a service such as `tcp/22` or `udp/60000-61000`";
+    let names = alt((value(Protocol::Tcp, tag_no_case("tcp")), value(Protocol::Udp, tag_no_case("udp"))));
+    let (input, protocol) = expect(what, terminated(names, peek(not(alphanumeric1)))).parse(input)?;
+    let (input, _) = expect("`/` and a port", char('/')).parse(input)?;
+    let ports = (integer, opt(preceded(char('-'), integer)));
+    let ports = map_opt(ports, |(first, last)| Service::new(protocol, first..=last.unwrap_or(first)));
+    let what = "a port from 1 to 65535, or a range such as `60000-61000`";
+    expect(what, terminated(ports, end_of_word)).parse(input)
+}
+
+/// ```abnf
+/// mark = "0x" 1*8HEXDIG                      ; not 0
+/// ```
+pub(crate) fn mark(input: &str) -> Parse<'_, NonZeroU32> {
+    let digits = terminated(hex_digit1, end_of_word);
+    let number = map_opt(digits, |digits| u32::from_str_radix(digits, 16).ok().and_then(NonZeroU32::new));
+    expect("a mark such as `0x01000000`", preceded(tag_no_case("0x"), number)).parse(input)
 }
 
 /// ```abnf

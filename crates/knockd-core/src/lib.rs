@@ -95,6 +95,7 @@ mod seed;
 mod sequence;
 #[cfg(feature = "serde")]
 mod serde_text;
+mod services;
 mod similar;
 mod tcp_flags;
 mod text;
@@ -117,6 +118,7 @@ pub use packet::{Arrival, Hit, OwnAddress, Packet, Passage};
 pub use scanners::{LocalPorts, Scanner};
 pub use seed::Seed;
 pub use sequence::{Protocol, Sequence, SequenceError, Step};
+pub use services::{Service, Services};
 pub use similar::similar;
 pub use tcp_flags::{FlagRule, TcpFlags};
 pub use text::{DoorName, Text, TextError};

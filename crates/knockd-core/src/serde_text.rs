@@ -7,8 +7,10 @@ use std::str::FromStr;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::{Serialize, Serializer};
 
-use crate::config::{Code, LogFormat, OnExit, Reopen, Severity};
-use crate::{CommandLine, CommandTemplate, DoorName, FlagRule, Protocol, Sequence, Step, TcpFlags, Text};
+use crate::config::{Closed, Code, Firewall, LogFormat, OnExit, Reopen, Severity};
+use crate::{
+    CommandLine, CommandTemplate, DoorName, FlagRule, Protocol, Sequence, Services, Step, TcpFlags, Text,
+};
 
 struct Reader<T>(PhantomData<T>);
 
@@ -41,16 +43,19 @@ macro_rules! as_text {
 }
 
 as_text!(
+    Closed,
     Code,
     CommandLine,
     CommandTemplate,
     DoorName,
+    Firewall,
     FlagRule,
     LogFormat,
     OnExit,
     Protocol,
     Reopen,
     Sequence,
+    Services,
     Severity,
     Step,
     TcpFlags,

@@ -138,6 +138,9 @@ impl FlagRule {
     /// The rule of a door without `TCPFlags`: every packet satisfies it.
     pub const ANY: Self = Self { set: TcpFlags::NONE, clear: TcpFlags::NONE };
 
+    /// Requires SYN to be set.
+    pub const SYN: Self = Self::ANY.and_set(TcpFlags::SYN);
+
     /// Returns this rule with `flags` required, whatever it said about them before.
     #[must_use]
     pub const fn and_set(self, flags: TcpFlags) -> Self {

@@ -5,8 +5,9 @@ use std::num::NonZeroU32;
 use std::ops::Range;
 
 use super::value::Value;
-use super::{DoorName, Key, LogFormat, OnExit, Options, Reopen, ScanLimit, Seconds, Text};
+use super::{Closed, DoorName, Firewall, Key, LogFormat, OnExit, Options, Reopen, ScanLimit, Seconds, Text};
 use crate::grammar;
+use crate::services::Services;
 use crate::tcp_flags::FlagRule;
 
 /// A directive: its name, its synonym, and what its value does to the section.
@@ -46,7 +47,7 @@ impl<Section> Directive<Section> {
     }
 }
 
-pub(super) const OPTION_DIRECTIVES: [Directive<Options>; 16] = [
+pub(super) const OPTION_DIRECTIVES: [Directive<Options>; 18] = [
     Directive::new("Include", |_: &mut Options, value| value.include()).repeated(),
     Directive::new("UseSyslog", |options: &mut Options, value| options.use_syslog = value.switch()).switch(),
     Directive::new("LogFile", |options, value| options.log_file = value.name()),
@@ -78,10 +79,14 @@ pub(super) const OPTION_DIRECTIVES: [Directive<Options>; 16] = [
     Directive::new("LogFormat", |options, value| {
         replace(&mut options.log_format, value.choice(LogFormat::WORDS, "`classic` or `json`"));
     }),
+    Directive::new("Firewall", |options, value| {
+        replace(&mut options.firewall, value.choice(Firewall::WORDS, "`nftables` or `none`"));
+    }),
+    Directive::new("Mark", |options, value| set(&mut options.mark, value.parse(grammar::mark))),
     Directive::new("Metrics", |options, value| set(&mut options.metrics, value.path())),
 ];
 
-pub(super) const DOOR_DIRECTIVES: [Directive<Draft>; 13] = [
+pub(super) const DOOR_DIRECTIVES: [Directive<Draft>; 15] = [
     Directive::new("Sequence", |door, value| {
         let sequence = value.remarked(grammar::remarked_sequence);
         set(&mut door.key, sequence.map(Key::Sequence));
@@ -99,7 +104,12 @@ pub(super) const DOOR_DIRECTIVES: [Directive<Draft>; 13] = [
         .with_alias("Command"),
     Directive::new("Start_Command_6", |door: &mut Draft, value| set(&mut door.start_6, value.command()))
         .with_alias("Command_6"),
-    Directive::new("Cmd_Timeout", |door, value| set(&mut door.cmd_timeout, value.seconds())),
+    Directive::new("Open", |door, value| set(&mut door.open, value.parse(grammar::services))),
+    Directive::new("Closed", |door, value| {
+        set(&mut door.closed, value.choice(Closed::WORDS, "`drop` or `reject`"));
+    }),
+    Directive::new("Cmd_Timeout", |door: &mut Draft, value| set(&mut door.cmd_timeout, value.seconds()))
+        .with_alias("Lease"),
     Directive::new("Stop_Command", |door, value| set(&mut door.stop, value.command())),
     Directive::new("Stop_Command_6", |door, value| set(&mut door.stop_6, value.command())),
     Directive::new("Reopen", |door, value| {
@@ -136,6 +146,8 @@ pub(super) struct Draft {
     pub(super) seq_timeout: Option<Seconds>,
     pub(super) tcp_flags: Option<FlagRule>,
     pub(super) target: Option<IpAddr>,
+    pub(super) open: Option<Services>,
+    pub(super) closed: Option<Closed>,
     /// The commands as written: an empty one differs from an absent one.
     pub(super) start: Option<String>,
     pub(super) start_6: Option<String>,
@@ -157,6 +169,8 @@ impl Draft {
             seq_timeout: None,
             tcp_flags: None,
             target: None,
+            open: None,
+            closed: None,
             start: None,
             start_6: None,
             stop: None,

@@ -7,6 +7,7 @@ use std::num::NonZeroU32;
 use super::words;
 use crate::command::{CommandLine, CommandTemplate};
 use crate::sequence::Sequence;
+use crate::services::Services;
 use crate::tcp_flags::FlagRule;
 use crate::text::{DoorName, Text};
 use crate::time::Seconds;
@@ -29,10 +30,16 @@ pub struct Door {
     /// `Target`: the destination to watch, instead of the interface's own addresses.
     #[cfg_attr(feature = "serde", serde(default))]
     pub target: Option<IpAddr>,
-    /// What opening does.
+    /// `Open`: what the firewall lets a knocker reach.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub open: Option<Services>,
+    /// `Closed`: what becomes of everybody else's packets to these services.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub closed: Closed,
+    /// What else opening does.
     #[cfg_attr(feature = "serde", serde(default))]
     pub action: Action,
-    /// `Cmd_Timeout`: how long the door stays open after the start command has ended.
+    /// `Cmd_Timeout` or `Lease`: how long the door stays open after the start command has ended.
     #[cfg_attr(feature = "serde", serde(default = "default_cmd_timeout"))]
     pub cmd_timeout: Seconds,
     /// `Reopen`.
@@ -62,6 +69,8 @@ impl Door {
     pub const DEFAULT_SEQ_TIMEOUT: Seconds = Seconds::new(25);
     /// The default of `Cmd_Timeout`.
     pub const DEFAULT_CMD_TIMEOUT: Seconds = Seconds::new(10);
+    /// The default of `Lease` for a door with `Open`.
+    pub const DEFAULT_LEASE: Seconds = Seconds::new(30);
 
     /// Creates a door with this name and key, and defaults for everything else.
     pub fn new(name: DoorName, key: Key) -> Self {
@@ -71,6 +80,8 @@ impl Door {
             seq_timeout: Self::DEFAULT_SEQ_TIMEOUT,
             tcp_flags: FlagRule::ANY,
             target: None,
+            open: None,
+            closed: Closed::default(),
             action: Action::default(),
             cmd_timeout: Self::DEFAULT_CMD_TIMEOUT,
             reopen: Reopen::default(),
@@ -165,6 +176,16 @@ impl Commands {
     }
 }
 
+/// What the firewall does with packets to a service whose door is closed for their source.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Closed {
+    /// It drops them, so the port looks as if nobody were there.
+    #[default]
+    Drop,
+    /// It answers as a port does on which nothing listens.
+    Reject,
+}
+
 /// What a knock does at a door that is already open for its source.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Reopen {
@@ -188,6 +209,12 @@ impl Door {
         }
         if let Some(target) = self.target {
             writeln!(f, "\tTarget = {target}")?;
+        }
+        if let Some(services) = &self.open {
+            writeln!(f, "\tOpen = {services}")?;
+        }
+        if self.closed == Closed::Reject {
+            writeln!(f, "\tClosed = {}", self.closed)?;
         }
         let Action::Commands { start, stop } = &self.action;
         for (key, Commands { v4, v6 }) in [("Start_Command", start), ("Stop_Command", stop)] {
@@ -214,4 +241,5 @@ impl Door {
     }
 }
 
+words!(Closed { Drop = "drop", Reject = "reject" });
 words!(Reopen { Extend = "extend", Run = "run" });

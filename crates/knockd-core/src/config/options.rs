@@ -44,6 +44,10 @@ pub struct Options {
     pub control_socket: Option<Text>,
     /// `LogFormat`: the format of log lines.
     pub log_format: LogFormat,
+    /// `Firewall`: what guards the services of doors with `Open`.
+    pub firewall: Firewall,
+    /// `Mark`: the bits that packets of knockers get in their mark, for other firewalls to let them through.
+    pub mark: Option<NonZeroU32>,
     /// `Metrics`: the file with the counters, rewritten regularly. The path is as written.
     pub metrics: Option<Text>,
 }
@@ -105,6 +109,16 @@ pub enum LogFormat {
     Json,
 }
 
+/// What guards the services of doors with `Open`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Firewall {
+    /// Nothing: no door may have `Open`.
+    #[default]
+    None,
+    /// A table of our own in the kernel's nftables.
+    Nftables,
+}
+
 /// What happens to open doors when the daemon exits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum OnExit {
@@ -150,6 +164,8 @@ impl Default for Options {
             on_exit: OnExit::default(),
             control_socket: Some(Text::from_static(Self::DEFAULT_CONTROL_SOCKET)),
             log_format: LogFormat::default(),
+            firewall: Firewall::default(),
+            mark: None,
             metrics: None,
         }
     }
@@ -182,6 +198,12 @@ impl Options {
         if self.log_format == LogFormat::Json {
             writeln!(f, "\tLogFormat = {}", self.log_format)?;
         }
+        if self.firewall != Firewall::None {
+            writeln!(f, "\tFirewall = {}", self.firewall)?;
+        }
+        if let Some(mark) = self.mark {
+            writeln!(f, "\tMark = {mark:#010x}")?;
+        }
         if let Some(path) = &self.metrics {
             writeln!(f, "\tMetrics = {path}")?;
         }
@@ -190,4 +212,5 @@ impl Options {
 }
 
 words!(OnExit { Close = "close", Keep = "keep" });
+words!(Firewall { None = "none", Nftables = "nftables" });
 words!(LogFormat { Classic = "classic", Json = "json" });

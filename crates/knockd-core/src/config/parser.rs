@@ -5,7 +5,8 @@ use std::ops::Range;
 use super::directives::{DOOR_DIRECTIVES, Directive, Draft, Given, OPTION_DIRECTIVES};
 use super::value::{BOM, Report, Value};
 use super::{
-    Action, Code, Commands, Config, Diagnostic, Door, DoorName, Key, Parsed, Places, Severity, Source, Text,
+    Action, Code, Commands, Config, Diagnostic, Door, DoorName, Firewall, Key, Parsed, Places, Severity,
+    Source, Text,
 };
 use crate::command::CommandTemplate;
 use crate::grammar::{self, Line};
@@ -38,6 +39,19 @@ pub(super) fn parse(sources: &[Source<'_>], may_include: bool) -> Result<Parsed,
     }
     if has_errors {
         return Err(findings);
+    }
+    if config.options.firewall == Firewall::None {
+        let pairs = config.doors.iter().zip(&places).filter(|(door, _)| door.open.is_some());
+        findings.extend(pairs.filter_map(|(_, places)| {
+            let source = *sources.iter().find(|source| source.name == places.file.as_deref())?;
+            let (message, expected) = ("`Open` without a firewall", "`Firewall = nftables` in `[options]`");
+            let span = places.of("Open");
+            Some(Diagnostic::new(source, span, Severity::Error, Code::Invalid, message, expected))
+        }));
+        if findings.iter().any(|finding| finding.severity == Severity::Error) {
+            findings.sort_by(Diagnostic::order);
+            return Err(findings);
+        }
     }
     if config.doors.is_empty()
         && let Some(&source) = sources.first()
@@ -254,19 +268,26 @@ fn finish(section: Section, config: &mut Config, report: &mut Report<'_>) {
         let v6 = six.map_or_else(|| v4.clone(), |text| CommandTemplate::parse(&text));
         Commands { v4, v6 }
     };
+    let is_native = draft.open.is_some();
     let file = report.source.name.map(str::to_owned);
     report.places.push(Places { file, header: draft.header, values: draft.given });
     config.doors.push(Door {
         name: draft.name,
         key,
         seq_timeout,
-        tcp_flags: draft.tcp_flags.unwrap_or(FlagRule::ANY),
+        tcp_flags: draft.tcp_flags.unwrap_or(if is_native { FlagRule::SYN } else { FlagRule::ANY }),
         target: draft.target,
+        open: draft.open,
+        closed: draft.closed.unwrap_or_default(),
         action: Action::Commands {
             start: commands(draft.start, draft.start_6),
             stop: commands(draft.stop, draft.stop_6),
         },
-        cmd_timeout: draft.cmd_timeout.unwrap_or(Door::DEFAULT_CMD_TIMEOUT),
+        cmd_timeout: draft.cmd_timeout.unwrap_or(if is_native {
+            Door::DEFAULT_LEASE
+        } else {
+            Door::DEFAULT_CMD_TIMEOUT
+        }),
         reopen: draft.reopen.unwrap_or_default(),
         max_open: draft.max_open,
         cooldown: draft.cooldown.unwrap_or_default(),
@@ -284,7 +305,7 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
-    use crate::config::{LogFormat, OnExit, Options, Reopen, ScanLimit, Seconds};
+    use crate::config::{Closed, LogFormat, OnExit, Options, Reopen, ScanLimit, Seconds};
     use crate::sequence::Sequence;
     use crate::tcp_flags::TcpFlags;
 
@@ -363,6 +384,8 @@ StateDir = /var/lib/knocks
 OnExit = keep
 ControlSocket = /run/knocks
 LogFormat = JSON
+Firewall = nftables
+Mark = 0x01000000
 Metrics = /var/lib/knockd.prom
 
 [door]
@@ -370,6 +393,8 @@ Sequence = 7000, 8000:udp ,9000:TCP
 Seq_Timeout = 5
 TCPFlags = syn,!ack
 Target = 192.0.2.1
+Open = tcp/22,udp/60000-61000
+Closed = reject
 Start_Command = open %IP%
 Start_Command_6 = open6 %IP%
 Cmd_Timeout = 20
@@ -399,6 +424,8 @@ One_Time_Sequences = /etc/knockd/sequences
                 on_exit: OnExit::Keep,
                 control_socket: Some(value("/run/knocks")),
                 log_format: LogFormat::Json,
+                firewall: Firewall::Nftables,
+                mark: NonZeroU32::new(0x0100_0000),
                 metrics: Some(value("/var/lib/knockd.prom")),
             },
             doors: vec![
@@ -408,6 +435,8 @@ One_Time_Sequences = /etc/knockd/sequences
                     seq_timeout: Seconds::new(5),
                     tcp_flags: FlagRule::ANY.and_set(TcpFlags::SYN).and_clear(TcpFlags::ACK),
                     target: Some("192.0.2.1".parse().unwrap()),
+                    open: Some("tcp/22, udp/60000-61000".parse().unwrap()),
+                    closed: Closed::Reject,
                     action: Action::Commands {
                         start: commands("open %IP%", "open6 %IP%"),
                         stop: commands("close %IP%", "close6 %IP%"),
