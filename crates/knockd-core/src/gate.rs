@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::iter::FusedIterator;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use std::vec::Drain;
 
 use crate::config::{Config, Door, Key, ScanLimit};
@@ -152,6 +153,15 @@ impl Gate {
     /// record whose ID is already in use is ignored, so call this before anything that can open a door.
     pub fn restore(&mut self, records: impl IntoIterator<Item = LeaseRecord>, last_id: LeaseId, now: Now) {
         self.leases.restore(records, last_id, now);
+    }
+
+    /// Takes over a source that the firewall lets in at a door for this time, because an earlier process has told it to. Doors that
+    /// do not exist any more are ignored. Call this after [`Self::restore`].
+    pub fn restore_admission(&mut self, door: &str, source: IpAddr, left: Duration, now: Now) {
+        if let Some(door) = self.config.doors.iter().find(|other| other.name == *door && other.open.is_some())
+        {
+            self.leases.restore_admission(door, source, left, now);
+        }
     }
 
     /// Returns what a packet filter must pass at present; every change is an [`Outcome::Wanted`].
@@ -367,7 +377,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::lease::Run;
+    use crate::lease::{Admission, LeaseFilter, Run};
     use crate::packet::{Arrival, Hit, Passage};
     use crate::tcp_flags::TcpFlags;
 
@@ -437,6 +447,12 @@ mod tests {
             Outcome::Effect(Effect::Forget(_)) => Some("forget".to_owned()),
             Outcome::Effect(Effect::SetAside(_)) => Some("set aside".to_owned()),
             Outcome::Effect(Effect::Run(Run { command, .. })) => Some(format!("run {command}")),
+            Outcome::Effect(Effect::Admit(Admission { door, source, .. }, time)) => {
+                Some(format!("admit {source} at {door} for {} s", time.as_secs()))
+            }
+            Outcome::Effect(Effect::Shut(Admission { door, source, .. })) => {
+                Some(format!("shut {door} for {source}"))
+            }
         };
         outcomes.filter_map(tell).collect()
     }
@@ -536,6 +552,33 @@ mod tests {
         assert_eq!(send(&mut gate, &[seen(2, 7)], at(0)), [""; 0]);
         assert_eq!(send(&mut gate, &[seen(1, 7), seen(2, 8)], at(0)).len(), 6);
         assert_eq!(gate.visibility(&seen(2, 7), at(5)), Visibility::Visible);
+    }
+
+    #[test]
+    fn a_door_of_the_firewall_admits_its_knocker_and_then_runs_commands() {
+        let config = "[options]\nFirewall = nftables\n[ssh]\nSequence = 1\nOpen = tcp/22\nLease = 20\n\
+             [web]\nSequence = 2\nOpen = tcp/80\nStart_Command = start\nStop_Command = stop\n";
+        let config = config.parse::<Config>().unwrap();
+        let mut gate = Gate::new(config, OneTimeFiles::new(), Seed::new(1, 2));
+        gate.set_addresses([address("192.0.2.1")]);
+        let knock = |gate: &mut Gate, port, seconds| send(gate, &[tcp(SOMEBODY, port)], at(seconds));
+        let opened = ["open 0", "ssh: Opened", "admit 203.0.113.7 at ssh for 20 s"];
+        assert_eq!(knock(&mut gate, 1, 0), opened);
+        assert!(told(gate.handle_exit(LeaseId(1), true, at(0))).is_empty());
+        assert_eq!(knock(&mut gate, 1, 5)[2..], ["admit 203.0.113.7 at ssh for 20 s", "moved"]);
+        // The firewall refuses, so the next knock begins anew.
+        assert!(told(gate.handle_exit(LeaseId(1), false, at(5))).is_empty());
+        assert_eq!(knock(&mut gate, 1, 6), opened);
+        assert!(told(gate.handle_exit(LeaseId(1), true, at(6))).is_empty());
+        let extended = told(gate.extend(&LeaseFilter::default(), Some(Duration::from_secs(60)), at(6)));
+        assert_eq!(extended, ["admit 203.0.113.7 at ssh for 60 s", "moved"]);
+        assert_eq!(told(gate.handle_timeout(at(66))), ["shut ssh for 203.0.113.7"]);
+        assert!(told(gate.handle_exit(LeaseId(1), true, at(66))).is_empty());
+        assert_eq!(gate.lease_count(), 0);
+        let both = knock(&mut gate, 2, 70);
+        assert_eq!(both[1..3], ["web: Opened", "admit 203.0.113.7 at web for 30 s"]);
+        assert!(both[3].starts_with("store ") && both[4] == "run start", "{both:?}");
+        assert_eq!(gate.lease_count(), 2);
     }
 
     #[test]

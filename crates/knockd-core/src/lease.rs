@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::control::{LeaseFilter, LeaseState, LeaseView};
-pub use self::effect::{Access, Burn, BurnId, Effect, LeaseId, LeaseKey, Run, RunKind};
+pub use self::effect::{Access, Admission, Burn, BurnId, Effect, LeaseId, LeaseKey, Run, RunKind};
 pub use self::record::{LeaseRecord, LeaseRecordError, ProcessId, ProcessIdError, StartState};
 use crate::command::CommandLine;
 use crate::config::{Action, Door, Reopen};
@@ -80,6 +80,8 @@ struct Lease {
     key: Arc<LeaseKey>,
     cmd_timeout: Duration,
     phase: Phase,
+    /// Whether limits count it: of the leases of one opening, the first.
+    counts: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,8 +98,8 @@ enum Phase {
 
 /// What an opening would do for one source.
 enum Wish {
-    /// It has to be undone later.
-    Lease(Access),
+    /// It has to be undone later; a knock meanwhile does this.
+    Lease(Access, Reopen),
     /// It is over once it has run.
     Once(CommandLine),
 }
@@ -132,13 +134,30 @@ impl Leases {
             self.current.insert(Arc::clone(&key), id);
             self.due.insert((until, id));
             let failed = failed || start != StartState::Ended;
-            self.insert(id, Lease { key, cmd_timeout, phase: Phase::Open { until, failed } });
+            self.insert(id, Lease { key, cmd_timeout, phase: Phase::Open { until, failed }, counts: true });
         }
+    }
+
+    /// Takes over a source that the firewall lets in for this time, because an earlier process has told it to.
+    pub fn restore_admission(&mut self, door: &Door, source: IpAddr, left: Duration, now: Now) {
+        let id = self.fresh_id();
+        let key = Arc::new(LeaseKey { door: door.name.clone(), source, access: Access::Firewall });
+        if self.current.contains_key(&key) {
+            return;
+        }
+        self.current.insert(Arc::clone(&key), id);
+        let until = now.monotonic.after(left);
+        self.due.insert((until, id));
+        let phase = Phase::Open { until, failed: false };
+        self.insert(id, Lease { key, cmd_timeout: door.cmd_timeout.into(), phase, counts: true });
     }
 
     /// Opens a door for a source that has knocked, and returns the result.
     ///
-    /// Without a start command for the source's address family, nothing runs. Without a stop command there is no
+    /// The firewall comes first; if it lets the source through already, or now, the commands run as well. Of the results, the
+    /// first counts.
+    ///
+    /// Without a start command for the source's address family, no command runs. Without a stop command, it has no
     /// lease: every knock runs the start command. While a lease is open, a knock moves its deadline to a full
     /// `Cmd_Timeout` from now, if that is later, and runs nothing, with two exceptions: a failed start command runs
     /// again, and with `Reopen = run` every knock has its own lease. If a knock arrives while the stop command is
@@ -151,47 +170,69 @@ impl Leases {
         max_open: NonZeroU32,
         now: Now,
     ) -> (OpeningResult, Vec<Effect>) {
-        let nothing = |result| (result, Vec::new());
         if self.closing {
-            return nothing(OpeningResult::Closing);
+            return (OpeningResult::Closing, Vec::new());
         }
-        let access = match wish(door, source) {
-            None => return nothing(OpeningResult::NothingToRun),
-            Some(Wish::Once(command)) => {
+        let [first, second] = wishes(door, source);
+        let Some(wish) = first else { return (OpeningResult::NothingToRun, Vec::new()) };
+        let (result, mut effects) = self.grant(wish, door, source, Some(max_open), now);
+        if let Some(wish) = second.filter(|_| !matches!(result, OpeningResult::Full(_))) {
+            effects.extend(self.grant(wish, door, source, None, now).1);
+        }
+        (result, effects)
+    }
+
+    /// Does one thing that an opening does, within the limits if there are any for it.
+    fn grant(
+        &mut self,
+        wish: Wish,
+        door: &Door,
+        source: IpAddr,
+        max_open: Option<NonZeroU32>,
+        now: Now,
+    ) -> (OpeningResult, Vec<Effect>) {
+        let (access, reopen) = match wish {
+            Wish::Once(command) => {
                 let (id, kind, door) = (self.fresh_id(), RunKind::Start, door.name.clone());
                 let run = Effect::Run(Run { id, kind, door, source, command });
                 return (OpeningResult::Opened, vec![run]);
             }
-            Some(Wish::Lease(access)) => access,
+            Wish::Lease(access, reopen) => (access, reopen),
         };
         let key = LeaseKey { door: door.name.clone(), source, access };
-        let current = match door.reopen {
+        let current = match reopen {
             Reopen::Extend => self.current.get(&key).copied(),
             Reopen::Run => None,
         };
         if let Some(id) = current {
             return self.knock_again(id, door.cmd_timeout.into(), now);
         }
-        if self.by_id.len() >= max_open.get() as usize {
-            return nothing(OpeningResult::Full(Full::Everywhere));
-        }
-        let at_door = self.of_door.get(&door.name).copied().unwrap_or(0);
-        if door.max_open.is_some_and(|limit| at_door >= limit.get()) {
-            return nothing(OpeningResult::Full(Full::Door));
-        }
-        let of_network = self.of_network.get(&at_network(&key)).copied().unwrap_or(0);
-        if of_network >= Self::MAX_OF_NETWORK {
-            return nothing(OpeningResult::Full(Full::Network));
+        if let Some(full) = max_open.and_then(|max_open| self.limit_reached(door, &key, max_open)) {
+            return (OpeningResult::Full(full), Vec::new());
         }
         let (id, key) = (self.fresh_id(), Arc::new(key));
-        if door.reopen == Reopen::Extend {
+        if reopen == Reopen::Extend {
             self.current.insert(Arc::clone(&key), id);
         }
         let phase = Phase::Starting { closes: false };
-        let mut lease = Lease { key, cmd_timeout: door.cmd_timeout.into(), phase };
+        let counts = max_open.is_some();
+        let mut lease = Lease { key, cmd_timeout: door.cmd_timeout.into(), phase, counts };
         let effects = lease.start(id, now);
         self.insert(id, lease);
         (OpeningResult::Opened, effects)
+    }
+
+    /// Returns the limit that keeps another lease from beginning, if any.
+    fn limit_reached(&self, door: &Door, key: &LeaseKey, max_open: NonZeroU32) -> Option<Full> {
+        if self.by_id.len() >= max_open.get() as usize {
+            return Some(Full::Everywhere);
+        }
+        let at_door = self.of_door.get(&door.name).copied().unwrap_or(0);
+        if door.max_open.is_some_and(|limit| at_door >= limit.get()) {
+            return Some(Full::Door);
+        }
+        let of_network = self.of_network.get(&at_network(key)).copied().unwrap_or(0);
+        (of_network >= Self::MAX_OF_NETWORK).then_some(Full::Network)
     }
 
     /// Handles the end of a command. `succeeded` says whether its exit status was 0. An unknown `id` is ignored.
@@ -204,12 +245,13 @@ impl Leases {
                 let until = now.monotonic.after(lease.cmd_timeout);
                 lease.phase = Phase::Open { until, failed: !succeeded };
                 self.due.insert((until, id));
-                vec![lease.store(id, until, !succeeded, now)]
+                lease.store(id, until, !succeeded, now).into_iter().collect()
             }
             Phase::Stopping { knocked: true, .. } if !closing => lease.start(id, now),
             Phase::Stopping { .. } if succeeded => {
+                let is_stored = lease.is_stored();
                 self.drop_lease(id);
-                vec![Effect::Forget(id)]
+                is_stored.then_some(Effect::Forget(id)).into_iter().collect()
             }
             Phase::Stopping { failures, .. } => match RETRIES.get(failures) {
                 // The record stays, so the next start retries.
@@ -224,11 +266,17 @@ impl Leases {
                     Vec::new()
                 }
                 None => {
-                    let record = lease.record(id, now.monotonic, true, now);
+                    // What the firewall does not close now, the kernel closes in time.
+                    let record = lease.is_stored().then(|| lease.record(id, now.monotonic, true, now));
                     self.drop_lease(id);
-                    vec![Effect::SetAside(record)]
+                    record.map(Effect::SetAside).into_iter().collect()
                 }
             },
+            // The firewall refused to let the source through for longer.
+            Phase::Open { until, .. } if !succeeded && lease.key.access == Access::Firewall => {
+                lease.phase = Phase::Open { until, failed: true };
+                Vec::new()
+            }
             Phase::Open { .. } | Phase::Failing { .. } => Vec::new(),
         }
     }
@@ -272,9 +320,13 @@ impl Leases {
 
     /// Says whether a knock at this door would use an existing lease.
     pub fn holds(&self, door: &Door, source: IpAddr) -> bool {
-        let Some(Wish::Lease(access)) = wish(door, source) else { return false };
-        let key = LeaseKey { door: door.name.clone(), source, access };
-        door.reopen == Reopen::Extend && self.current.contains_key(&key)
+        wishes(door, source).into_iter().flatten().any(|wish| match wish {
+            Wish::Lease(access, Reopen::Extend) => {
+                let key = LeaseKey { door: door.name.clone(), source, access };
+                self.current.contains_key(&key)
+            }
+            Wish::Lease(_, Reopen::Run) | Wish::Once(_) => false,
+        })
     }
 
     /// Returns the number of leases, including those whose stop command is still running.
@@ -294,7 +346,8 @@ impl Leases {
             Phase::Starting { .. } => {
                 lease.cmd_timeout = lease.cmd_timeout.max(cmd_timeout);
                 lease.phase = Phase::Starting { closes: false };
-                (OpeningResult::Queued, Vec::new())
+                let until = now.monotonic.after(lease.cmd_timeout);
+                (OpeningResult::Queued, lease.admit(id, until, now).into_iter().collect())
             }
             Phase::Open { until, failed } => {
                 self.due.remove(&(until, id));
@@ -303,8 +356,7 @@ impl Leases {
                     return (OpeningResult::Opened, lease.start(id, now));
                 }
                 self.due.insert((until, id));
-                let effects = vec![lease.store(id, until, failed, now), Effect::EndMoved(id, until)];
-                (OpeningResult::Extended { until }, effects)
+                (OpeningResult::Extended { until }, lease.move_end(id, until, failed, now))
             }
             Phase::Stopping { failures, .. } => {
                 lease.cmd_timeout = cmd_timeout;
@@ -320,20 +372,24 @@ impl Leases {
     }
 
     fn insert(&mut self, id: LeaseId, lease: Lease) {
-        *self.of_door.entry(lease.key.door.clone()).or_default() += 1;
         *self.of_source.entry(lease.key.source).or_default() += 1;
-        *self.of_network.entry(at_network(&lease.key)).or_default() += 1;
+        if lease.counts {
+            *self.of_door.entry(lease.key.door.clone()).or_default() += 1;
+            *self.of_network.entry(at_network(&lease.key)).or_default() += 1;
+        }
         self.by_id.insert(id, lease);
     }
 
     fn drop_lease(&mut self, id: LeaseId) {
-        let Some(Lease { key, .. }) = self.by_id.remove(&id) else { return };
+        let Some(Lease { key, counts, .. }) = self.by_id.remove(&id) else { return };
         if self.current.get(&key) == Some(&id) {
             self.current.remove(&key);
         }
-        one_less(self.of_door.entry(key.door.clone()));
         one_less(self.of_source.entry(key.source));
-        one_less(self.of_network.entry(at_network(&key)));
+        if counts {
+            one_less(self.of_door.entry(key.door.clone()));
+            one_less(self.of_network.entry(at_network(&key)));
+        }
     }
 
     fn fresh_id(&mut self) -> LeaseId {
@@ -342,17 +398,16 @@ impl Leases {
     }
 }
 
-/// Returns what an opening does for this source, if anything.
-fn wish(door: &Door, source: IpAddr) -> Option<Wish> {
-    match &door.action {
-        Action::Commands { start, stop } => {
-            let start = start.expand(source)?;
-            Some(match stop.expand(source) {
-                Some(stop) => Wish::Lease(Access::Commands { start, stop }),
-                None => Wish::Once(start),
-            })
-        }
-    }
+/// Returns what an opening does for this source, in order.
+fn wishes(door: &Door, source: IpAddr) -> [Option<Wish>; 2] {
+    // The time of the firewall cannot be counted twice for one source.
+    let firewall = door.open.is_some().then_some(Wish::Lease(Access::Firewall, Reopen::Extend));
+    let Action::Commands { start, stop } = &door.action;
+    let commands = start.expand(source).map(|start| match stop.expand(source) {
+        Some(stop) => Wish::Lease(Access::Commands { start, stop }, door.reopen),
+        None => Wish::Once(start),
+    });
+    if firewall.is_some() { [firewall, commands] } else { [commands, None] }
 }
 
 /// Returns what [`Leases::MAX_OF_NETWORK`] limits.
@@ -374,7 +429,13 @@ impl Lease {
     fn start(&mut self, id: LeaseId, now: Now) -> Vec<Effect> {
         self.phase = Phase::Starting { closes: false };
         let until = now.monotonic.after(self.cmd_timeout);
-        vec![self.store(id, until, false, now), self.run(id, RunKind::Start)]
+        self.store(id, until, false, now).into_iter().chain([self.act(id, RunKind::Start)]).collect()
+    }
+
+    /// Returns what has to be done because the end has moved.
+    fn move_end(&self, id: LeaseId, until: Timestamp, failed: bool, now: Now) -> Vec<Effect> {
+        let (store, admit) = (self.store(id, until, failed, now), self.admit(id, until, now));
+        store.into_iter().chain(admit).chain([Effect::EndMoved(id, until)]).collect()
     }
 
     /// Moves the deadline of an open lease to `time` from now, but never earlier than it was; returns the new one.
@@ -396,26 +457,44 @@ impl Lease {
         let failures = self.failures();
         let stop = self.stop(id, failures);
         // One that has failed before is overdue already.
-        let store = (failures == 0).then(|| self.store(id, now.monotonic, true, now));
+        let store = if failures == 0 { self.store(id, now.monotonic, true, now) } else { None };
         store.into_iter().chain([stop]).collect()
     }
 
     fn stop(&mut self, id: LeaseId, failures: usize) -> Effect {
         self.phase = Phase::Stopping { failures, knocked: false };
-        self.run(id, RunKind::Stop)
+        self.act(id, RunKind::Stop)
     }
 
-    fn run(&self, id: LeaseId, kind: RunKind) -> Effect {
-        let LeaseKey { door, source, access: Access::Commands { start, stop } } = &*self.key;
-        let command = match kind {
-            RunKind::Start => start,
-            RunKind::Stop => stop,
-        };
-        Effect::Run(Run { id, kind, door: door.clone(), source: *source, command: command.clone() })
+    fn act(&self, id: LeaseId, kind: RunKind) -> Effect {
+        let LeaseKey { door, source, access } = &*self.key;
+        let (door, source) = (door.clone(), *source);
+        match (access, kind) {
+            (Access::Commands { start: command, .. }, RunKind::Start)
+            | (Access::Commands { stop: command, .. }, RunKind::Stop) => {
+                Effect::Run(Run { id, kind, door, source, command: command.clone() })
+            }
+            (Access::Firewall, RunKind::Start) => {
+                Effect::Admit(Admission { id, door, source }, self.cmd_timeout)
+            }
+            (Access::Firewall, RunKind::Stop) => Effect::Shut(Admission { id, door, source }),
+        }
     }
 
-    fn store(&self, id: LeaseId, until: Timestamp, failed: bool, now: Now) -> Effect {
-        Effect::Store(self.record(id, until, failed, now))
+    /// Returns how to tell the firewall that the end has moved, if it keeps the time.
+    fn admit(&self, id: LeaseId, until: Timestamp, now: Now) -> Option<Effect> {
+        let LeaseKey { door, source, access: Access::Firewall } = &*self.key else { return None };
+        let admission = Admission { id, door: door.clone(), source: *source };
+        Some(Effect::Admit(admission, until.since(now.monotonic)))
+    }
+
+    /// Says whether a record of it is stored; the firewall's own are not.
+    fn is_stored(&self) -> bool {
+        self.key.access != Access::Firewall
+    }
+
+    fn store(&self, id: LeaseId, until: Timestamp, failed: bool, now: Now) -> Option<Effect> {
+        self.is_stored().then(|| Effect::Store(self.record(id, until, failed, now)))
     }
 
     fn record(&self, id: LeaseId, until: Timestamp, failed: bool, now: Now) -> LeaseRecord {
@@ -475,6 +554,8 @@ mod tests {
             Effect::Forget(_) => "forget".to_owned(),
             Effect::SetAside(..) => "set aside".to_owned(),
             Effect::Run(run) => format!("run {}", run.command),
+            Effect::Admit(Admission { source, .. }, time) => format!("admit {source} {}", time.as_secs()),
+            Effect::Shut(Admission { source, .. }) => format!("shut {source}"),
         };
         effects.into_iter().map(tell).collect()
     }

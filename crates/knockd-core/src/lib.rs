@@ -107,8 +107,8 @@ pub use command::{CommandLine, CommandTemplate};
 pub use config::{Config, ConfigError, Door};
 pub use gate::{Gate, OneTimeFiles, Outcomes};
 pub use lease::{
-    Access, Burn, BurnId, Effect, Full, LeaseFilter, LeaseId, LeaseKey, LeaseRecord, LeaseRecordError,
-    LeaseState, LeaseView, ProcessId, ProcessIdError, Run, RunKind, StartState,
+    Access, Admission, Burn, BurnId, Effect, Full, LeaseFilter, LeaseId, LeaseKey, LeaseRecord,
+    LeaseRecordError, LeaseState, LeaseView, ProcessId, ProcessIdError, Run, RunKind, StartState,
 };
 pub use martian::Martian;
 pub use matcher::{Interest, Underway};

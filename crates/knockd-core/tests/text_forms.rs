@@ -50,22 +50,18 @@ fn start_states() -> impl Strategy<Value = StartState> {
 
 fn records() -> impl Strategy<Value = LeaseRecord> {
     let commands = (command_lines(), command_lines());
+    let commands = commands.prop_map(|(start, stop)| Access::Commands { start, stop });
+    let access = prop_oneof![commands, Just(Access::Firewall)];
     let state = (any::<bool>(), start_states(), any::<Option<u128>>());
-    (any::<u64>(), names(), any::<IpAddr>(), commands, (times(), times()), state).prop_map(
-        |(id, door, source, (start_command, stop_command), (cmd_timeout, until), (failed, start, boot))| {
-            LeaseRecord {
-                id: LeaseId(id),
-                key: Arc::new(LeaseKey {
-                    door,
-                    source,
-                    access: Access::Commands { start: start_command, stop: stop_command },
-                }),
-                cmd_timeout: Milliseconds::new(cmd_timeout),
-                until: UnixTime::new(until),
-                failed,
-                start,
-                boot,
-            }
+    (any::<u64>(), names(), any::<IpAddr>(), access, (times(), times()), state).prop_map(
+        |(id, door, source, access, (cmd_timeout, until), (failed, start, boot))| LeaseRecord {
+            id: LeaseId(id),
+            key: Arc::new(LeaseKey { door, source, access }),
+            cmd_timeout: Milliseconds::new(cmd_timeout),
+            until: UnixTime::new(until),
+            failed,
+            start,
+            boot,
         },
     )
 }

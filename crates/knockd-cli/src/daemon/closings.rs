@@ -8,7 +8,6 @@ use knockd_core::{LeaseId, LeaseKey, LeaseState, Timestamp};
 
 use crate::control::Reply;
 use crate::control::socket::Answer;
-use crate::leases::commands::Ended;
 use crate::system::text::{count, span};
 
 /// How long a client waits. A command that takes longer may take for ever.
@@ -53,15 +52,22 @@ impl Closings {
         self.0.is_empty()
     }
 
-    /// Handles the end of a command of a lease; `state` is what has become of that, `None` if it has ended.
-    pub(super) fn handle_exit(&mut self, ended: &Ended, state: Option<LeaseState>, now: Timestamp) {
+    /// Handles the end of what was done for a lease, or why that failed; `state` is what has become of the lease, `None` if it has
+    /// ended.
+    pub(super) fn handle_exit(
+        &mut self,
+        id: LeaseId,
+        failure: Option<&str>,
+        state: Option<LeaseState>,
+        now: Timestamp,
+    ) {
         // When the start command has ended, the stop command follows.
         if state == Some(LeaseState::Closing) {
             return;
         }
         for closing in &mut self.0 {
-            let Some(name) = closing.left.remove(&ended.run.id) else { continue };
-            match outcome(ended, state, now) {
+            let Some(name) = closing.left.remove(&id) else { continue };
+            match outcome(failure, state, now) {
                 None => closing.closed += 1,
                 Some(failure) => closing.failed.push(format!("{name}: {failure}")),
             }
@@ -111,9 +117,8 @@ impl Closing {
     }
 }
 
-/// Says why a door is not closed, if it is not, after a command of it has ended.
-fn outcome(ended: &Ended, state: Option<LeaseState>, now: Timestamp) -> Option<String> {
-    let failure = ended.problem();
+/// Says why a door is not closed, if it is not, after something was done for it.
+fn outcome(failure: Option<&str>, state: Option<LeaseState>, now: Timestamp) -> Option<String> {
     match (state, failure) {
         (None | Some(LeaseState::Starting), None) => None,
         (None, Some(failure)) => Some(format!("{failure}; the door may still be open")),
@@ -128,10 +133,9 @@ fn outcome(ended: &Ended, state: Option<LeaseState>, now: Timestamp) -> Option<S
 #[cfg(test)]
 mod tests {
     use crossbeam_channel::bounded;
-    use knockd_core::{Access, Run, RunKind};
+    use knockd_core::Access;
 
     use super::*;
-    use crate::leases::commands::ExitReason;
 
     fn key() -> LeaseKey {
         let [start, stop] = ["open", "close"].map(|command| command.parse().unwrap());
@@ -139,12 +143,7 @@ mod tests {
         LeaseKey { door, source, access: Access::Commands { start, stop } }
     }
 
-    fn ended(id: u64, kind: RunKind, code: i32) -> Ended {
-        let LeaseKey { door, source, access: Access::Commands { stop: command, .. } } = key();
-        let run = Run { id: LeaseId(id), kind, door, source, command };
-        let message = if code == 0 { String::new() } else { "why".to_owned() };
-        Ended { run, reason: ExitReason::Status(code), message }
-    }
+    const FAILED: Option<&str> = Some("command returned non-zero status code (3): why");
 
     const START: Timestamp = Timestamp::ZERO;
 
@@ -162,11 +161,11 @@ mod tests {
         let (sender, reply) = bounded(1);
         let key = key();
         closings.add([(LeaseId(1), &key), (LeaseId(2), &key)], sender, START);
-        closings.handle_exit(&ended(1, RunKind::Start, 0), Some(LeaseState::Closing), START);
-        closings.handle_exit(&ended(2, RunKind::Stop, 0), None, START);
-        closings.handle_exit(&ended(3, RunKind::Stop, 1), None, START);
+        closings.handle_exit(LeaseId(1), None, Some(LeaseState::Closing), START);
+        closings.handle_exit(LeaseId(2), None, None, START);
+        closings.handle_exit(LeaseId(3), FAILED, None, START);
         assert_eq!((said(&reply), closings.poll_timeout()), (None, Some(START.after(LIMIT))));
-        closings.handle_exit(&ended(1, RunKind::Stop, 0), None, START);
+        closings.handle_exit(LeaseId(1), None, None, START);
         assert_eq!(said(&reply), Some(Ok("closed 2 open doors".to_owned())));
         assert_eq!(closings.poll_timeout(), None);
         let (sender, reply) = bounded(1);
@@ -182,14 +181,10 @@ mod tests {
         closings.add((1..=5).map(|id| (LeaseId(id), &key)), sender, START);
         let again = START.after(Duration::from_secs(2));
         let retrying = LeaseState::Retrying { again, failures: 1 };
-        closings.handle_exit(&ended(1, RunKind::Stop, 3), Some(retrying), START);
-        closings.handle_exit(&ended(2, RunKind::Stop, 3), None, START);
-        closings.handle_exit(&ended(3, RunKind::Stop, 0), Some(LeaseState::Starting), START);
-        closings.handle_exit(
-            &ended(4, RunKind::Start, 0),
-            Some(LeaseState::Open { until: again, failed: false }),
-            START,
-        );
+        closings.handle_exit(LeaseId(1), FAILED, Some(retrying), START);
+        closings.handle_exit(LeaseId(2), FAILED, None, START);
+        closings.handle_exit(LeaseId(3), None, Some(LeaseState::Starting), START);
+        closings.handle_exit(LeaseId(4), None, Some(LeaseState::Open { until: again, failed: false }), START);
         closings.handle_timeout(START.after(LIMIT / 2));
         assert_eq!(said(&reply), None);
         closings.handle_timeout(START.after(LIMIT));

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use knockd_capture::LinkWatch;
-use knockd_core::{DoorId, Gate, LocalPorts, Now, Outcome, Outcomes, Packet, Timestamp};
+use knockd_core::{DoorId, Gate, LeaseId, LocalPorts, Now, Outcome, Outcomes, Packet, Timestamp};
 use signal_hook::consts::SIGHUP;
 
 use super::closings::Closings;
@@ -266,12 +266,17 @@ impl Engine {
     pub(super) fn handle_report(&mut self, report: &Report) {
         if let Some((id, succeeded)) = self.dispatcher.handle_report(report) {
             self.apply(|gate, now| gate.handle_exit(id, succeeded, now));
-            if let Report::Ended(ended) = report
-                && !self.closings.is_empty()
-            {
-                let state = self.gate.lease(id).map(|lease| lease.state);
-                self.closings.handle_exit(ended, state, self.clock.now());
+            if let Report::Ended(ended) = report {
+                self.reply_to_closings(id, || ended.problem());
             }
+        }
+    }
+
+    /// Tells clients who wait for this lease to close what has become of it.
+    fn reply_to_closings(&mut self, id: LeaseId, failure: impl FnOnce() -> Option<String>) {
+        if !self.closings.is_empty() {
+            let state = self.gate.lease(id).map(|lease| lease.state);
+            self.closings.handle_exit(id, failure().as_deref(), state, self.clock.now());
         }
     }
 

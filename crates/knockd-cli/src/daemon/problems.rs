@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use knockd_core::{Access, LeaseRecord, UnixTime};
+use knockd_core::{LeaseRecord, UnixTime};
 
 use super::engine::Engine;
 use crate::control::{Problem, ProblemKind};
@@ -47,25 +47,23 @@ impl From<&LeftOpen> for Problem {
 
 fn given_up(record: &LeaseRecord, reason: &str) -> Problem {
     let (door, source) = (&record.key.door, record.key.source);
-    let Access::Commands { stop, .. } = &record.key.access;
+    let stop = record.key.access.stop_command();
     let since = timestamp(record.until);
     let reason = Some(reason).filter(|reason| !reason.is_empty());
     // As in the log file, so people find the line there.
     let local = since.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string();
     let failed = reason.map(|reason| format!("stop command failed: {reason}"));
-    let steps = [
-        format!("stop command: {stop}"),
-        format!("close it by hand, then run: knockd dismiss {} {source}", quoted(door)),
-    ];
+    let command = stop.map(|stop| format!("stop command: {stop}"));
+    let by_hand = format!("close it by hand, then run: knockd dismiss {} {source}", quoted(door));
     Problem {
         text: format!("{door} may still be open for {source}, since {local}"),
-        details: failed.into_iter().chain(steps).collect(),
+        details: failed.into_iter().chain(command).chain([by_hand]).collect(),
         kind: ProblemKind::LeftOpen {
             door: door.to_string(),
             source,
             since: since.to_string(),
             reason: reason.map(str::to_owned),
-            command: stop.to_string(),
+            command: stop.map(ToString::to_string).unwrap_or_default(),
         },
     }
 }
@@ -81,7 +79,7 @@ mod tests {
     use std::path::PathBuf;
     use std::time::Duration;
 
-    use knockd_core::{DoorName, LeaseId, LeaseKey, Milliseconds, StartState};
+    use knockd_core::{Access, DoorName, LeaseId, LeaseKey, Milliseconds, StartState};
 
     use super::*;
 

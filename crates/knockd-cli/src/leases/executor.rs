@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use knockd_core::config::Options;
-use knockd_core::{BurnId, Effect, LeaseFilter, LeaseId, LeaseRecord, ProcessId, Run, RunKind};
+use knockd_core::{Admission, BurnId, Effect, LeaseFilter, LeaseId, LeaseRecord, ProcessId, Run, RunKind};
 
 use super::commands::identity::boot_id;
 use super::commands::{Ended, ExitReason, Report, Runner, leftovers};
@@ -221,6 +221,9 @@ impl Executor {
             Effect::SetAside(record) => self.set_aside(record, log),
             Effect::Burn(burn) => {
                 self.writer.burn(burn.id, self.directory.join(&*burn.file), burn.line);
+            }
+            Effect::Admit(Admission { id, .. }, _) | Effect::Shut(Admission { id, .. }) => {
+                self.refused.push(id);
             }
             // Its record is on its way to disk, and a command does not know the deadline.
             Effect::EndMoved(..) => {}

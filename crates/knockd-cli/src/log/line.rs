@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use jiff::Zoned;
-use knockd_core::{Access, EventKind, Full, LeaseKey, Run};
+use knockd_core::{EventKind, Full, LeaseKey, Run};
 use serde::{Serialize, Serializer};
 
 use super::rate_limiter::{Causer, Topic};
@@ -219,10 +219,12 @@ impl Line {
 
     /// The line about a door that could not be closed.
     pub(crate) fn given_up(key: &LeaseKey) -> Self {
-        let LeaseKey { door, source, access: Access::Commands { stop, .. } } = key;
-        let text = format!("{door}: giving up on stop command; the door may still be open: {stop}");
+        let LeaseKey { door, source, access } = key;
+        let stop = access.stop_command().map(ToString::to_string);
+        let command = stop.as_deref().unwrap_or_default();
+        let text = format!("{door}: giving up on stop command; the door may still be open: {command}");
         let mut line = Self::of("given_up", *source, text).at(door).on_stderr(Level::Error);
-        line.facts.command = Some(stop.to_string());
+        line.facts.command = stop;
         line.limited(Topic::Commands)
     }
 

@@ -119,7 +119,7 @@ impl Leases {
                 }
                 Phase::Starting { closes: true } | Phase::Stopping { .. } | Phase::Failing { .. } => continue,
             };
-            effects.extend([lease.store(id, until, failed, now), Effect::EndMoved(id, until)]);
+            effects.extend(lease.move_end(id, until, failed, now));
         }
         effects
     }

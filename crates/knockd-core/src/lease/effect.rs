@@ -1,11 +1,13 @@
 //! What a lease is, and what its caller has to do for it.
 
+use std::net::IpAddr;
+use std::time::Duration;
+
 use super::LeaseRecord;
 use crate::command::CommandLine;
 use crate::one_time::Unused;
 use crate::text::{DoorName, Text};
 use crate::time::Timestamp;
-use std::net::IpAddr;
 
 /// Identifies a lease and its commands; unique as long as the lease's [`LeaseRecord`] is stored.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -14,7 +16,7 @@ pub struct LeaseId(pub u64);
 
 /// What the caller has to do, in the order returned.
 ///
-/// A [`Self::Run`] waits until everything before it in the same list is durable; nothing else waits.
+/// A [`Self::Run`] waits until everything before it in the same list is durable and done; nothing else waits.
 #[must_use = "an effect that is not carried out leaves a door open or a knock lost"]
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
@@ -35,6 +37,24 @@ pub enum Effect {
     SetAside(LeaseRecord),
     /// Run this command, and report its end to [`crate::Gate::handle_exit`].
     Run(Run),
+    /// Have the firewall let the source reach the services of the door for this time from now, however long it did so far, and report
+    /// the result to [`crate::Gate::handle_exit`].
+    Admit(Admission, Duration),
+    /// Have the firewall let the source reach the services of the door no longer, and report the result to
+    /// [`crate::Gate::handle_exit`]. It is a success if the time was over already.
+    Shut(Admission),
+}
+
+/// Whom the firewall lets through which door.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Admission {
+    /// The ID for [`crate::Gate::handle_exit`].
+    pub id: LeaseId,
+    /// Name of the door.
+    pub door: DoorName,
+    /// The source.
+    pub source: IpAddr,
 }
 
 /// A knocked line of a one-time file.
@@ -104,4 +124,16 @@ pub enum Access {
         /// The stop command.
         stop: CommandLine,
     },
+    /// The firewall lets the source reach the services of the door. It closes by itself when the time is over, so nothing is stored.
+    Firewall,
+}
+
+impl Access {
+    /// Returns the stop command, if a command ends the access.
+    pub const fn stop_command(&self) -> Option<&CommandLine> {
+        match self {
+            Self::Commands { stop, .. } => Some(stop),
+            Self::Firewall => None,
+        }
+    }
 }

@@ -19,6 +19,9 @@ const RUNS: &str = "start_process";
 /// The name of the value that only the record of a caller who knows the run of the system has.
 const BOOT: &str = "boot";
 
+/// Stands in place of the commands.
+const FIREWALL: &str = "firewall = true";
+
 /// Stands for a process that is not known.
 const UNKNOWN: &str = "unknown";
 
@@ -153,14 +156,12 @@ impl LeaseRecord {
         let until = lines.read::<UnixTime>("until", "milliseconds")?;
         let cmd_timeout = lines.read::<Milliseconds>("cmd_timeout", "milliseconds")?;
         let failed = lines.read("failed", "true or false")?;
-        let start_command = lines.read::<CommandLine>("start_command", "a command without a NUL byte")?;
-        let stop_command = lines.read::<CommandLine>("stop_command", "a command without a NUL byte")?;
+        let access = lines.access()?;
         let start = lines.start()?;
         let boot = lines.boot()?;
         if let Some(line) = lines.0.next() {
             return Err(LeaseRecordError::Surplus(line.to_owned()));
         }
-        let access = Access::Commands { start: start_command, stop: stop_command };
         let key = LeaseKey { door, source, access };
         Ok(Self { id, key: Arc::new(key), cmd_timeout, until, failed, start, boot })
     }
@@ -188,11 +189,16 @@ impl LeaseRecord {
 /// Prints what [`LeaseRecord::parse`] reads.
 impl fmt::Display for LeaseRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let LeaseKey { door, source, access: Access::Commands { start, stop } } = &*self.key;
+        let LeaseKey { door, source, access } = &*self.key;
         writeln!(f, "{}", Self::HEADER)?;
         writeln!(f, "door = {door}\nsource = {source}\nuntil = {}", self.until)?;
         writeln!(f, "cmd_timeout = {}\nfailed = {}", self.cmd_timeout, self.failed)?;
-        writeln!(f, "start_command = {start}\nstop_command = {stop}")?;
+        match access {
+            Access::Commands { start, stop } => {
+                writeln!(f, "start_command = {start}\nstop_command = {stop}")?;
+            }
+            Access::Firewall => writeln!(f, "{FIREWALL}")?,
+        }
         match self.start {
             StartState::Ended => {}
             StartState::Running(None) => writeln!(f, "{RUNS} = {UNKNOWN}")?,
@@ -209,6 +215,16 @@ impl fmt::Display for LeaseRecord {
 struct Lines<'a>(std::str::SplitTerminator<'a, char>);
 
 impl<'a> Lines<'a> {
+    fn access(&mut self) -> Result<Access, LeaseRecordError> {
+        if self.0.clone().next() == Some(FIREWALL) {
+            self.0.next();
+            return Ok(Access::Firewall);
+        }
+        let start = self.read::<CommandLine>("start_command", "a command without a NUL byte")?;
+        let stop = self.read::<CommandLine>("stop_command", "a command without a NUL byte")?;
+        Ok(Access::Commands { start, stop })
+    }
+
     /// Reads the optional value about the start command.
     fn start(&mut self) -> Result<StartState, LeaseRecordError> {
         if !self.begins_with(RUNS) {

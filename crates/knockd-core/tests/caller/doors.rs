@@ -49,7 +49,7 @@ pub(super) fn key_of(door: &Door, source: IpAddr, start: CommandLine, stop: Comm
 }
 
 pub(super) fn command_of(key: &LeaseKey, kind: RunKind) -> &str {
-    let Access::Commands { start, stop } = &key.access;
+    let Access::Commands { start, stop } = &key.access else { panic!("no commands") };
     match kind {
         RunKind::Start => start,
         RunKind::Stop => stop,

@@ -325,7 +325,7 @@ impl Caller {
                 }
                 Effect::Run(run) => self.run(run),
                 Effect::EndMoved(..) => {}
-                Effect::Burn(_) => panic!("{effect:?}"),
+                Effect::Admit(..) | Effect::Shut(_) | Effect::Burn(_) => panic!("{effect:?}"),
             }
         }
     }

@@ -354,6 +354,7 @@ impl Caller {
                     self.running.push(run);
                 }
                 Outcome::Effect(Effect::Burn(burn)) => burns.push(burn),
+                Outcome::Effect(Effect::Admit(..) | Effect::Shut(_)) => panic!("no door has a firewall"),
                 Outcome::Attempt(_) | Outcome::Scanner(_) | Outcome::UsedUp(_) | Outcome::Wanted(_) => {}
             }
         }
