@@ -7,6 +7,7 @@ pub mod args;
 pub mod capture;
 pub mod control;
 pub mod daemon;
+mod firewall;
 #[doc(hidden)]
 pub mod leases;
 mod log;

@@ -5,11 +5,15 @@ use std::io;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use knockd_capture::LinkWatch;
+use knockd_core::config;
 use knockd_core::{DoorId, Gate, LeaseId, LocalPorts, Now, Outcome, Outcomes, Packet, Timestamp};
+use nix::errno::Errno;
 use signal_hook::consts::SIGHUP;
 
 use super::closings::Closings;
@@ -24,6 +28,7 @@ use crate::capture::listener::Message;
 use crate::control::explain;
 use crate::control::metrics::Metrics;
 use crate::control::socket::{Control, QueuedRequest};
+use crate::firewall::{self, Admitted, Firewall};
 use crate::leases::commands::Report;
 use crate::leases::one_time_file::StrikeError;
 use crate::leases::writer::Progress;
@@ -53,6 +58,8 @@ pub(super) struct Engine {
     watchdog: Watchdog,
     /// Reads the ports in use.
     ports: local_ports::Reader,
+    /// What the firewall has done.
+    pub(super) firewall_reports: Receiver<firewall::Report>,
     /// A message whenever an interface changes.
     links: Receiver<io::Result<()>>,
     /// A message whenever the machine has slept.
@@ -73,6 +80,7 @@ enum Work {
     Message(Message),
     Report(Report),
     Progress(Progress),
+    Firewall(firewall::Report),
     Request(QueuedRequest),
     /// `None` if there will be no more.
     Ports(Option<LocalPorts>),
@@ -107,9 +115,10 @@ impl Engine {
         let (line_sender, log_lines) = bounded(LINES);
         let sender = || (control.sender(), line_sender.clone());
         let metrics = setup.metrics.clone().map(|path| Metrics::start(path, sender())).transpose()?;
-        Ok(Self {
+        let mut engine = Self {
             args,
             directory,
+            firewall_reports: never(),
             setup,
             pid_file,
             gate,
@@ -126,7 +135,28 @@ impl Engine {
             request_limits: RequestLimits::default(),
             closings: Closings::default(),
             longest_iteration: Duration::ZERO,
-        })
+        };
+        engine.guard().context("cannot guard the services of doors")?;
+        Ok(engine)
+    }
+
+    /// Guards the services of doors as configured.
+    ///
+    /// # Errors
+    /// When nothing guarded them so far, and the kernel refuses.
+    pub(super) fn guard(&mut self) -> anyhow::Result<()> {
+        let Self { setup: Setup { config, .. }, dispatcher: Dispatcher { executor, .. }, gate, .. } = self;
+        if let Some(firewall) = executor.firewall() {
+            firewall.guard(Arc::clone(config));
+        } else if config.options.firewall == config::Firewall::Nftables {
+            let (firewall, admitted) = Firewall::start(config)?;
+            self.firewall_reports = firewall.reports.clone();
+            executor.guard(firewall);
+            for Admitted { door, source, left } in admitted {
+                gate.restore_admission(&door, source, left, self.clock.both());
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn log(&self, line: &Line) {
@@ -174,6 +204,7 @@ impl Engine {
             recv(self.dispatcher.listeners.messages) -> message => message.map_or(Work::None, Work::Message),
             recv(self.dispatcher.executor.reports) -> report => report.map_or(Work::None, Work::Report),
             recv(self.dispatcher.executor.progress) -> progress => progress.map_or(Work::None, Work::Progress),
+            recv(self.firewall_reports) -> report => report.map_or(Work::None, Work::Firewall),
             recv(requests) -> request => request.map_or(Work::None, Work::Request),
             recv(self.ports.answers) -> ports => Work::Ports(ports.ok()),
             recv(self.log_lines) -> line => line.map_or(Work::None, Work::Line),
@@ -192,6 +223,7 @@ impl Engine {
             Work::Message(message) => self.handle_message(message),
             Work::Report(report) => self.handle_report(&report),
             Work::Progress(progress) => self.handle_progress(progress),
+            Work::Firewall(report) => self.handle_firewall(&report),
             Work::Request(request) => self.handle_request(request),
             Work::Ports(Some(ports)) => self.handle_ports(ports),
             Work::Ports(None) => self.ports.answers = never(),
@@ -277,6 +309,22 @@ impl Engine {
         if !self.closings.is_empty() {
             let state = self.gate.lease(id).map(|lease| lease.state);
             self.closings.handle_exit(id, failure().as_deref(), state, self.clock.now());
+        }
+    }
+
+    pub(super) fn handle_firewall(&mut self, report: &firewall::Report) {
+        match report {
+            firewall::Report::Set { admission, time, refused } => {
+                let reason = refused.map(Errno::desc);
+                self.log(&Line::admission(admission, *time, reason));
+                self.apply(|gate, now| gate.handle_exit(admission.id, refused.is_none(), now));
+                self.reply_to_closings(admission.id, || reason.map(str::to_owned));
+            }
+            firewall::Report::Guarded(None) => {}
+            firewall::Report::Guarded(Some(error)) => {
+                let text = format!("cannot guard the services of doors as now configured: {}", error.desc());
+                self.log(&Line::warning(text));
+            }
         }
     }
 

@@ -55,6 +55,9 @@ impl Engine {
         }
         let config = Arc::clone(&self.setup.config);
         self.dispatcher.set_config(Arc::clone(&config));
+        if let Err(error) = self.guard() {
+            self.log(&Line::warning(format!("cannot guard the services of doors: {error:#}")));
+        }
         let files = std::mem::take(&mut self.setup.one_time_files);
         self.apply(|gate, _| gate.set_config(config, files));
         self.ask_for_ports();

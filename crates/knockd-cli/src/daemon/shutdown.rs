@@ -68,6 +68,9 @@ impl Engine {
                 recv(self.dispatcher.executor.progress) -> progress => if let Ok(progress) = progress {
                     self.handle_progress(progress);
                 },
+                recv(self.firewall_reports) -> report => if let Ok(report) = report {
+                    self.handle_firewall(&report);
+                },
                 recv(signals) -> signal => if !matches!(signal, Ok(SIGHUP)) { end = Instant::now() },
                 default(end.saturating_duration_since(Instant::now())) => {}
             }

@@ -15,6 +15,7 @@ use super::one_time_file::StrikeError;
 use super::starting::Starting;
 use super::store::{LeaseStore, Restored};
 use super::writer::{Change, Progress, Ticket, Writer};
+use crate::firewall::Firewall;
 use crate::log::{Line, Log};
 use crate::system::text::count;
 use crate::system::{programs, unit};
@@ -42,6 +43,8 @@ pub(crate) struct Executor {
     writer: Writer,
     /// Progress of changes; pass each to [`Self::handle_progress`].
     pub(crate) progress: Receiver<Progress>,
+    /// Lets knockers in, if any door wants that.
+    firewall: Option<Firewall>,
     /// Where leases survive this process, if anywhere.
     state: Option<PathBuf>,
     /// Why they do not, or might not.
@@ -98,6 +101,7 @@ impl Executor {
             reports,
             writer,
             progress,
+            firewall: None,
             state: None,
             state_problem: None,
             starting: Starting::default(),
@@ -222,12 +226,28 @@ impl Executor {
             Effect::Burn(burn) => {
                 self.writer.burn(burn.id, self.directory.join(&*burn.file), burn.line);
             }
-            Effect::Admit(Admission { id, .. }, _) | Effect::Shut(Admission { id, .. }) => {
-                self.refused.push(id);
-            }
+            Effect::Admit(admission, time) => self.set(admission, Some(time)),
+            Effect::Shut(admission) => self.set(admission, None),
             // Its record is on its way to disk, and a command does not know the deadline.
             Effect::EndMoved(..) => {}
         }
+    }
+
+    fn set(&mut self, admission: Admission, time: Option<Duration>) {
+        match &self.firewall {
+            Some(firewall) => firewall.set(admission, time),
+            None => self.refused.push(admission.id),
+        }
+    }
+
+    /// Guards the services of doors from now on.
+    pub(crate) fn guard(&mut self, firewall: Firewall) {
+        self.firewall = Some(firewall);
+    }
+
+    /// Returns what guards them, if anything.
+    pub(crate) const fn firewall(&self) -> Option<&Firewall> {
+        self.firewall.as_ref()
     }
 
     /// Handles the writer's progress; returns the one-time line that was struck out, or could not be.

@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::Zoned;
-use knockd_core::{EventKind, Full, LeaseKey, Run};
+use knockd_core::{Admission, EventKind, Full, LeaseKey, Run};
 use serde::{Serialize, Serializer};
 
 use super::rate_limiter::{Causer, Topic};
@@ -215,6 +216,22 @@ impl Line {
     pub(crate) fn full(source: IpAddr, door: &str, full: Full) -> Self {
         let line = Self::of("full", source, format!("{door}: stays closed: {full}"));
         line.at(door).on_stderr(Level::Warning).limited(Topic::Refusals)
+    }
+
+    /// The line about what the firewall did.
+    pub(crate) fn admission(admission: &Admission, time: Option<Duration>, refused: Option<&str>) -> Self {
+        let Admission { door, source, .. } = admission;
+        let (event, text) = match (time, refused) {
+            (Some(time), None) => ("admit", format!("{door}: let in for {} s", time.as_secs())),
+            (None, None) => ("shut", format!("{door}: let in no longer")),
+            (Some(_), Some(reason)) => ("refused", format!("{door}: stays closed: {reason}")),
+            (None, Some(reason)) => ("refused", format!("{door}: cannot close: {reason}")),
+        };
+        let line = Self::of(event, *source, text).at(door);
+        if refused.is_some() {
+            return line.on_stderr(Level::Warning).limited(Topic::Refusals);
+        }
+        line.limited(Topic::Openings)
     }
 
     /// The line about a door that could not be closed.

@@ -1,0 +1,164 @@
+//! The socket to the kernel's nftables: one batch goes out, and the kernel has carried it out or refused it when the call returns.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use netlink_packet_core::{
+    ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_netfilter::nftables::NfTablesMessage;
+use netlink_packet_netfilter::none::ControlMessage;
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
+    socket, sockopt,
+};
+
+use super::nft::Batch;
+
+/// Enough for a batch of 100,000 addresses.
+const SEND_BUFFER: usize = 32 * 1024 * 1024;
+
+/// The subsystem of the messages between the begin and the end of a batch, `NFNL_SUBSYS_NFTABLES`.
+const NFTABLES: u16 = 10;
+
+/// Room for any answer: an error carries the message that it is about.
+const ANSWER: usize = 64 * 1024;
+
+#[derive(Debug)]
+pub(super) struct Netlink {
+    socket: OwnedFd,
+    /// The number of the latest message.
+    sequence: u32,
+}
+
+impl Netlink {
+    /// # Errors
+    /// When the kernel has no nfnetlink.
+    pub(super) fn open() -> Result<Self, Errno> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter)?;
+        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        // Without the right to exceed the limit, only very large batches are refused.
+        let _ = setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER);
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Has the kernel carry out a batch, all of it or nothing.
+    ///
+    /// # Errors
+    /// What the kernel has against the first message that it refuses.
+    pub(super) fn carry_out(&mut self, batch: Batch) -> Result<(), Errno> {
+        let header = |subsystem| NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, subsystem);
+        let control = |message| NetlinkMessage::from(NetfilterMessage::new(header(NFTABLES), message));
+        let first = self.sequence.wrapping_add(1);
+        let mut messages = vec![control(ControlMessage::BatchBegin)];
+        messages.extend(batch.into_messages());
+        // An answer to the last one shows that there is none to the others.
+        if let Some(last) = messages.last_mut() {
+            last.header.flags |= NLM_F_ACK;
+        }
+        messages.push(control(ControlMessage::BatchEnd));
+        let mut bytes = Vec::new();
+        for message in &mut messages {
+            self.sequence = self.sequence.wrapping_add(1);
+            message.header.sequence_number = self.sequence;
+            message.header.flags |= NLM_F_REQUEST;
+            message.finalize();
+            let start = bytes.len();
+            bytes.resize(start + message.buffer_len(), 0);
+            message.serialize(bytes.get_mut(start..).unwrap_or_default());
+        }
+        send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
+        self.read_answers(first)
+    }
+
+    /// Asks for all objects of one kind, and returns them.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell, or the objects have changed meanwhile.
+    pub(super) fn dump(
+        &mut self,
+        mut request: NetlinkMessage<NetfilterMessage>,
+    ) -> Result<Vec<NfTablesMessage>, Errno> {
+        self.sequence = self.sequence.wrapping_add(1);
+        request.header.sequence_number = self.sequence;
+        request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
+        let mut objects = Vec::new();
+        loop {
+            for answer in self.read()?.ok_or(Errno::ENOMSG)? {
+                if answer.header.sequence_number != self.sequence {
+                    continue;
+                }
+                if answer.header.flags & NLM_F_DUMP_INTR != 0 {
+                    return Err(Errno::EINTR);
+                }
+                match answer.payload {
+                    NetlinkPayload::Done(_) => return Ok(objects),
+                    NetlinkPayload::Error(error) => return Err(errno(&error)),
+                    NetlinkPayload::InnerMessage(NetfilterMessage {
+                        inner: NetfilterMessageInner::NfTables(object),
+                        ..
+                    }) => objects.push(object),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Reads the answers to the messages from this number on. The kernel has answered when a message has been sent.
+    fn read_answers(&self, first: u32) -> Result<(), Errno> {
+        let (mut refused, mut is_answered) = (None, false);
+        while let Some(answers) = self.read()? {
+            for NetlinkMessage { header, payload, .. } in answers {
+                // There may be answers to an earlier batch that were not read.
+                let is_ours = header.sequence_number.wrapping_sub(first) <= self.sequence.wrapping_sub(first);
+                if let NetlinkPayload::Error(error) = payload
+                    && is_ours
+                {
+                    is_answered = true;
+                    if error.code.is_some() {
+                        refused.get_or_insert(errno(&error));
+                    }
+                }
+            }
+        }
+        match refused {
+            Some(error) => Err(error),
+            None if is_answered => Ok(()),
+            None => Err(Errno::ENOMSG),
+        }
+    }
+
+    /// Reads some answers; `None` if there are no more.
+    fn read(&self) -> Result<Option<Vec<NetlinkMessage<NetfilterMessage>>>, Errno> {
+        let mut buffer = vec![0; ANSWER];
+        let length = loop {
+            match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(length) => break length,
+                Err(Errno::EAGAIN) => return Ok(None),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error),
+            }
+        };
+        let mut answers = Vec::new();
+        let mut rest = buffer.get(..length).unwrap_or_default();
+        while !rest.is_empty() {
+            let answer = NetlinkMessage::deserialize(rest).map_err(|_| Errno::EBADMSG)?;
+            let length = usize::try_from(answer.header.length).unwrap_or(usize::MAX);
+            rest = rest.get(length.next_multiple_of(4).max(4)..).unwrap_or_default();
+            answers.push(answer);
+        }
+        Ok(Some(answers))
+    }
+}
+
+fn errno(error: &ErrorMessage) -> Errno {
+    Errno::from_raw(error.raw_code().wrapping_neg())
+}

@@ -1,0 +1,417 @@
+//! The messages of nfnetlink for a ruleset, see `linux/netfilter/nf_tables.h`.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use netlink_packet_core::{DefaultNla, Emitable, NLM_F_APPEND, NLM_F_CREATE, NetlinkMessage};
+use netlink_packet_netfilter::nftables::{
+    DataAttribute, ListAttribute, NfTablesMessage, SetAttribute, SetElementAttribute, SetElementList,
+    SetElementMessage, SetMessage,
+};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
+
+use knockd_core::Protocol;
+
+use super::ruleset::{Chain, Family, Hook, Part, Ruleset, Set, TABLE};
+
+/// What a message does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    NewTable = 0,
+    NewChain = 3,
+    DeleteChain = 5,
+    NewRule = 6,
+    DeleteRule = 8,
+    NewSet = 9,
+    DeleteSet = 11,
+    NewElement = 12,
+    DeleteElement = 14,
+}
+
+const NFTA_LIST_ELEM: u16 = 1;
+const NFTA_EXPR_NAME: u16 = 1;
+const NFTA_EXPR_DATA: u16 = 2;
+const NFTA_DATA_VALUE: u16 = 1;
+const NFTA_DATA_VERDICT: u16 = 2;
+
+const NLA_F_NESTED: u16 = 0x8000;
+
+const REG_VERDICT: u32 = 0;
+const REG_1: u32 = 1;
+
+/// Verdicts, see `linux/netfilter.h`.
+const NF_DROP: i32 = 0;
+const NF_ACCEPT: i32 = 1;
+const NFT_JUMP: i32 = -3;
+
+fn bytes(kind: u16, value: impl AsRef<[u8]>) -> DefaultNla {
+    DefaultNla::new(kind, value.as_ref().to_vec())
+}
+
+fn text(kind: u16, value: &str) -> DefaultNla {
+    bytes(kind, [value.as_bytes(), &[0]].concat())
+}
+
+fn number(kind: u16, value: u32) -> DefaultNla {
+    bytes(kind, value.to_be_bytes())
+}
+
+fn nested(kind: u16, attributes: &[DefaultNla]) -> DefaultNla {
+    let mut value = vec![0; attributes.buffer_len()];
+    attributes.emit(&mut value);
+    bytes(kind | NLA_F_NESTED, value)
+}
+
+fn list(kind: u16, items: impl IntoIterator<Item = Vec<DefaultNla>>) -> DefaultNla {
+    let items: Vec<_> = items.into_iter().map(|item| nested(NFTA_LIST_ELEM, &item)).collect();
+    nested(kind, &items)
+}
+
+fn data(kind: u16, value: &[u8]) -> DefaultNla {
+    nested(kind, &[bytes(NFTA_DATA_VALUE, value)])
+}
+
+fn expression(name: &str, attributes: &[DefaultNla]) -> Vec<DefaultNla> {
+    vec![text(NFTA_EXPR_NAME, name), nested(NFTA_EXPR_DATA, attributes)]
+}
+
+fn cmp(operator: u32, value: &[u8]) -> Vec<DefaultNla> {
+    expression("cmp", &[number(1, REG_1), number(2, operator), data(3, value)])
+}
+const EQ: u32 = 0;
+const NEQ: u32 = 1;
+
+fn meta_load(key: u32) -> Vec<DefaultNla> {
+    expression("meta", &[number(2, key), number(1, REG_1)])
+}
+const META_MARK: u32 = 3;
+const META_IIF: u32 = 4;
+const META_NFPROTO: u32 = 15;
+const META_L4PROTO: u32 = 16;
+
+fn payload(base: u32, offset: u32, len: u32) -> Vec<DefaultNla> {
+    expression("payload", &[number(1, REG_1), number(2, base), number(3, offset), number(4, len)])
+}
+const NETWORK: u32 = 1;
+const TRANSPORT: u32 = 2;
+
+fn bitwise(mask: u32, xor: u32) -> Vec<DefaultNla> {
+    let (mask, xor) = (mask.to_ne_bytes(), xor.to_ne_bytes());
+    let attributes =
+        [number(1, REG_1), number(2, REG_1), number(3, 4), number(6, 0), data(4, &mask), data(5, &xor)];
+    expression("bitwise", &attributes)
+}
+
+fn verdict(code: i32, chain: Option<&str>) -> Vec<DefaultNla> {
+    let mut attributes = vec![bytes(1, code.to_be_bytes())];
+    attributes.extend(chain.map(|chain| text(2, chain)));
+    let verdict = nested(2, &[nested(NFTA_DATA_VERDICT, &attributes)]);
+    expression("immediate", &[number(1, REG_VERDICT), verdict])
+}
+
+fn lookup(set: &str, id: u32) -> Vec<DefaultNla> {
+    expression("lookup", &[text(1, set), number(2, REG_1), number(4, id), number(5, 0)])
+}
+
+/// Messages that the kernel carries out all together or not at all.
+#[derive(Default)]
+pub(super) struct Batch {
+    messages: Vec<NetlinkMessage<NetfilterMessage>>,
+    /// The number of the latest set that the batch has made.
+    last_set: u32,
+}
+
+impl Batch {
+    fn add(&mut self, kind: Kind, flags: u16, attributes: Vec<DefaultNla>) {
+        let inner = NfTablesMessage::Other { message_type: kind as u8, attributes };
+        let header = NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0);
+        let mut message = NetlinkMessage::from(NetfilterMessage::new(header, inner));
+        message.header.flags = flags;
+        self.messages.push(message);
+    }
+
+    /// Makes the table, unless it exists.
+    pub(super) fn make_table(&mut self, flags: u32) {
+        self.add(Kind::NewTable, NLM_F_CREATE, vec![text(1, TABLE), number(2, flags)]);
+    }
+
+    /// Makes the table's content what it should be. Sets that stay keep their addresses.
+    pub(super) fn make(&mut self, ruleset: &Ruleset, before: &Ruleset) {
+        self.add(Kind::DeleteRule, 0, vec![text(1, TABLE)]);
+        for Chain { name, hook, .. } in &ruleset.chains {
+            let mut attributes = vec![text(1, TABLE), text(3, name)];
+            if let Some(Hook::Prerouting) = hook {
+                let place = [number(1, 0), bytes(2, Hook::PRIORITY.to_be_bytes())];
+                attributes.extend([text(7, "filter"), number(5, 1), nested(4, &place)]);
+            }
+            self.add(Kind::NewChain, NLM_F_CREATE, attributes);
+        }
+        for set in &ruleset.sets {
+            self.make_set(set);
+        }
+        for Chain { name, rules, .. } in &ruleset.chains {
+            for rule in rules {
+                let expressions: Vec<_> = rule.iter().flat_map(|part| self.expressions(part)).collect();
+                let attributes = vec![text(1, TABLE), text(2, name), list(4, expressions)];
+                self.add(Kind::NewRule, NLM_F_CREATE | NLM_F_APPEND, attributes);
+            }
+        }
+        let is_gone = |chain: &&Chain| ruleset.chains.iter().all(|other| other.name != chain.name);
+        for Chain { name, .. } in before.chains.iter().filter(is_gone) {
+            self.add(Kind::DeleteChain, 0, vec![text(1, TABLE), text(3, name)]);
+        }
+        let is_gone = |set: &&Set| ruleset.sets.iter().all(|other| other.name != set.name);
+        for Set { name, .. } in before.sets.iter().filter(is_gone) {
+            self.add(Kind::DeleteSet, 0, vec![text(1, TABLE), text(2, name)]);
+        }
+    }
+
+    fn make_set(&mut self, Set { name, family, size, comment }: &Set) {
+        const TIMEOUT: u32 = 0x10;
+        let (key_type, len) = match family {
+            Family::Ipv4 => (7, 4),
+            Family::Ipv6 => (8, 16),
+        };
+        self.last_set += 1;
+        let attributes = vec![
+            text(1, TABLE),
+            text(2, name),
+            number(3, TIMEOUT),
+            number(4, key_type),
+            number(5, len),
+            number(10, self.last_set),
+            nested(9, &[number(1, *size)]),
+            bytes(13, user_data(comment)),
+        ];
+        self.add(Kind::NewSet, NLM_F_CREATE, attributes);
+    }
+
+    /// Makes a set without a name; returns its number.
+    fn make_anonymous(&mut self, flags: u32, key_type: u32, len: u32, elements: Vec<Vec<DefaultNla>>) -> u32 {
+        const ANONYMOUS_AND_CONSTANT: u32 = 3;
+        self.last_set += 1;
+        let attributes = vec![
+            text(1, TABLE),
+            text(2, ANONYMOUS),
+            number(3, ANONYMOUS_AND_CONSTANT | flags),
+            number(4, key_type),
+            number(5, len),
+            number(10, self.last_set),
+            nested(9, &[number(1, u32::try_from(elements.len()).unwrap_or(u32::MAX))]),
+        ];
+        self.add(Kind::NewSet, NLM_F_CREATE, attributes);
+        let id = self.last_set;
+        let attributes = vec![text(1, TABLE), text(2, ANONYMOUS), number(4, id), list(3, elements)];
+        self.add(Kind::NewElement, NLM_F_CREATE, attributes);
+        id
+    }
+
+    fn expressions(&mut self, part: &Part) -> Vec<Vec<DefaultNla>> {
+        match part {
+            Part::Ports(protocol, ports) => {
+                let protocol = match protocol {
+                    Protocol::Tcp => 6,
+                    Protocol::Udp => 17,
+                };
+                let mut all = vec![meta_load(META_L4PROTO), cmp(EQ, &[protocol]), payload(TRANSPORT, 2, 2)];
+                all.push(match ports.as_slice() {
+                    [one] if one.start() == one.end() => cmp(EQ, &one.start().to_be_bytes()),
+                    [one] => {
+                        let (from, to) = (one.start().to_be_bytes(), one.end().to_be_bytes());
+                        expression("range", &[number(1, REG_1), number(2, EQ), data(3, &from), data(4, &to)])
+                    }
+                    several => lookup(ANONYMOUS, self.make_ports(several)),
+                });
+                all
+            }
+            Part::ForThisHost => {
+                const FIB_ADDRESS: u32 = 38;
+                const ADDRESS_TYPE: u32 = 3;
+                const DESTINATION: u32 = 2;
+                // RTN_LOCAL, RTN_BROADCAST, RTN_ANYCAST, RTN_MULTICAST of linux/rtnetlink.h
+                let types = [2_u32, 3, 4, 5].map(|kind| vec![data(1, &kind.to_ne_bytes())]);
+                let id = self.make_anonymous(0, FIB_ADDRESS, 4, types.into());
+                let fib =
+                    expression("fib", &[number(3, DESTINATION), number(2, ADDRESS_TYPE), number(1, REG_1)]);
+                vec![fib, lookup(ANONYMOUS, id)]
+            }
+            Part::Destination(IpAddr::V4(address)) => {
+                vec![
+                    meta_load(META_NFPROTO),
+                    cmp(EQ, &[2]),
+                    payload(NETWORK, 16, 4),
+                    cmp(EQ, &address.octets()),
+                ]
+            }
+            Part::Destination(IpAddr::V6(address)) => {
+                vec![
+                    meta_load(META_NFPROTO),
+                    cmp(EQ, &[10]),
+                    payload(NETWORK, 24, 16),
+                    cmp(EQ, &address.octets()),
+                ]
+            }
+            // In every network namespace it is the first.
+            Part::FromLoopback => vec![meta_load(META_IIF), cmp(EQ, &1_u32.to_ne_bytes())],
+            Part::Established => {
+                const STATE: u32 = 0;
+                const ESTABLISHED: u32 = 2;
+                vec![
+                    expression("ct", &[number(2, STATE), number(1, REG_1)]),
+                    bitwise(ESTABLISHED, 0),
+                    cmp(NEQ, &[0; 4]),
+                ]
+            }
+            Part::SourceIn(family, set) => {
+                let (protocol, offset, len) = match family {
+                    Family::Ipv4 => (2, 12, 4),
+                    Family::Ipv6 => (10, 8, 16),
+                };
+                let lookup = expression("lookup", &[text(1, set), number(2, REG_1), number(5, 0)]);
+                vec![meta_load(META_NFPROTO), cmp(EQ, &[protocol]), payload(NETWORK, offset, len), lookup]
+            }
+            Part::Mark(mark) => {
+                let set = expression("meta", &[number(2, META_MARK), number(3, REG_1)]);
+                vec![meta_load(META_MARK), bitwise(!mark, *mark), set]
+            }
+            Part::Counter => vec![expression("counter", &[])],
+            Part::Reject(protocol) => {
+                // NFT_REJECT_TCP_RST, NFT_REJECT_ICMPX_UNREACH with NFT_REJECT_ICMPX_PORT_UNREACH
+                let (kind, code) = match protocol {
+                    Protocol::Tcp => (1, 0),
+                    Protocol::Udp => (2, 1),
+                };
+                vec![expression("reject", &[number(1, kind), bytes(2, [code])])]
+            }
+            Part::Accept => vec![verdict(NF_ACCEPT, None)],
+            Part::Drop => vec![verdict(NF_DROP, None)],
+            Part::Jump(chain) => vec![verdict(NFT_JUMP, Some(chain))],
+        }
+    }
+
+    fn make_ports(&mut self, ports: &[RangeInclusive<u16>]) -> u32 {
+        const PORT: u32 = 13;
+        const INTERVAL: u32 = 4;
+        const INTERVAL_END: u32 = 1;
+        let has_ranges = ports.iter().any(|range| range.start() != range.end());
+        let mut elements = Vec::new();
+        for range in ports {
+            elements.push(vec![data(1, &range.start().to_be_bytes())]);
+            if has_ranges && let Some(end) = range.end().checked_add(1) {
+                elements.push(vec![number(3, INTERVAL_END), data(1, &end.to_be_bytes())]);
+            }
+        }
+        self.make_anonymous(if has_ranges { INTERVAL } else { 0 }, PORT, 2, elements)
+    }
+
+    /// Returns the messages, without numbers.
+    pub(super) fn into_messages(self) -> Vec<NetlinkMessage<NetfilterMessage>> {
+        self.messages
+    }
+
+    /// Lets an address in for this time, however long it was let in so far.
+    pub(super) fn admit(&mut self, set: &str, address: IpAddr, time: Duration) {
+        let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
+        let element = vec![data(1, &octets(address)), bytes(4, milliseconds.to_be_bytes())];
+        // Before Linux 6.12, adding an address that is there does not change its time.
+        self.add_element(set, element.clone());
+        self.shut(set, address);
+        self.add_element(set, element);
+    }
+
+    /// Lets an address in no longer.
+    pub(super) fn shut(&mut self, set: &str, address: IpAddr) {
+        let element = vec![data(1, &octets(address))];
+        self.add(Kind::DeleteElement, 0, vec![text(1, TABLE), text(2, set), list(3, [element])]);
+    }
+
+    fn add_element(&mut self, set: &str, element: Vec<DefaultNla>) {
+        self.add(Kind::NewElement, NLM_F_CREATE, vec![text(1, TABLE), text(2, set), list(3, [element])]);
+    }
+}
+
+/// nft's own notes about a set, of which ours has one: type, length, and the text with a NUL byte.
+const COMMENT: u8 = 7;
+
+fn user_data(comment: &str) -> Vec<u8> {
+    let length = u8::try_from(comment.len() + 1).unwrap_or(u8::MAX);
+    let text = comment.as_bytes().get(..usize::from(length) - 1).unwrap_or_default();
+    [&[COMMENT, length], text, &[0]].concat()
+}
+
+/// Returns the comment of a set.
+fn comment(user_data: &[u8]) -> Option<&str> {
+    let [COMMENT, _, text @ .., 0] = user_data else { return None };
+    std::str::from_utf8(text).ok()
+}
+
+/// Asks for the sets of the table.
+pub(super) fn get_sets() -> NetlinkMessage<NetfilterMessage> {
+    request(NfTablesMessage::GetSet(SetMessage { attributes: vec![SetAttribute::Table(TABLE.to_owned())] }))
+}
+
+/// Asks for the addresses in a set.
+pub(super) fn get_addresses(set: &str) -> NetlinkMessage<NetfilterMessage> {
+    let attributes = vec![SetElementList::Table(TABLE.to_owned()), SetElementList::Set(set.to_owned())];
+    request(NfTablesMessage::GetSetElement(SetElementMessage { attributes }))
+}
+
+fn request(message: NfTablesMessage) -> NetlinkMessage<NetfilterMessage> {
+    let header = NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0);
+    NetlinkMessage::from(NetfilterMessage::new(header, message))
+}
+
+/// Returns name and comment of a set.
+pub(super) fn named_set(answer: &NfTablesMessage) -> Option<(&str, &str)> {
+    let NfTablesMessage::NewSet(SetMessage { attributes }) = answer else { return None };
+    let name = attributes.iter().find_map(|attribute| match attribute {
+        SetAttribute::Name(name) => Some(name.as_str()),
+        _ => None,
+    });
+    let notes = attributes.iter().find_map(|attribute| match attribute {
+        SetAttribute::UserData(bytes) => comment(bytes),
+        _ => None,
+    });
+    Some((name?, notes?))
+}
+
+/// Returns the addresses of a part of a set, with the time that each has left.
+pub(super) fn addresses(answer: &NfTablesMessage) -> impl Iterator<Item = (IpAddr, Duration)> {
+    let lists = match answer {
+        NfTablesMessage::NewSetElement(SetElementMessage { attributes }) => attributes.as_slice(),
+        _ => &[],
+    };
+    let elements = lists.iter().flat_map(|list| match list {
+        SetElementList::Elements(elements) => elements.as_slice(),
+        _ => &[],
+    });
+    elements.filter_map(|element| match element {
+        ListAttribute::Element(attributes) => address(attributes),
+        _ => None,
+    })
+}
+
+fn address(element: &[SetElementAttribute]) -> Option<(IpAddr, Duration)> {
+    let address = element.iter().find_map(|attribute| match attribute {
+        SetElementAttribute::Key(DataAttribute::Value(bytes)) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(bytes.as_slice()).ok().map(IpAddr::from),
+            _ => <[u8; 16]>::try_from(bytes.as_slice()).ok().map(IpAddr::from),
+        },
+        _ => None,
+    });
+    let left = element.iter().find_map(|attribute| match attribute {
+        SetElementAttribute::Expiration(milliseconds) => Some(Duration::from_millis(*milliseconds)),
+        _ => None,
+    });
+    Some((address?, left?))
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().into(),
+        IpAddr::V6(address) => address.octets().into(),
+    }
+}
+
+const ANONYMOUS: &str = "__set%d";

@@ -1,0 +1,142 @@
+//! From the configuration to the table that guards its doors.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
+
+use knockd_core::config::Closed;
+use knockd_core::{Config, Door, DoorName, Protocol, Services};
+
+use super::ruleset::{Chain, Family, Hook, Part, Ruleset, Set};
+
+/// The number of each door in the table, which its sets keep when the configuration changes.
+pub(super) type Numbers = BTreeMap<DoorName, u32>;
+
+const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
+const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
+
+/// Returns the table for this configuration. Doors without a number get one.
+pub(super) fn ruleset(config: &Config, numbers: &mut Numbers) -> Ruleset {
+    let mut ruleset = Ruleset::default();
+    let mut doors = Vec::new();
+    for door in &config.doors {
+        let Some(services) = &door.open else { continue };
+        let next = numbers.values().max().map_or(1, |last| last + 1);
+        let number = *numbers.entry(door.name.clone()).or_insert(next);
+        doors.push((number, door, services));
+    }
+    for (number, door, _) in &doors {
+        for family in FAMILIES {
+            let (name, comment) = (set_name(*number, family), door.name.to_string());
+            let set = Set { name, family, size: config.options.max_open.get(), comment };
+            if !ruleset.sets.contains(&set) {
+                ruleset.sets.push(set);
+            }
+        }
+    }
+    let mut guard = Vec::new();
+    for protocol in PROTOCOLS {
+        let watched = watch(&doors, protocol);
+        if watched.is_empty() {
+            continue;
+        }
+        guard.extend(watched);
+        // What has been let in once goes on, and so does the host with itself.
+        let mut rules = vec![vec![Part::Established, Part::Accept], vec![Part::FromLoopback, Part::Accept]];
+        rules.extend(doors.iter().flat_map(|door| admit(*door, protocol, config.options.mark)));
+        rules.extend(reject(&doors, protocol));
+        rules.push(vec![Part::Counter, Part::Drop]);
+        ruleset.chains.push(Chain { name: chain_name(protocol), hook: None, rules });
+    }
+    ruleset.chains.push(Chain { name: "guard".to_owned(), hook: Some(Hook::Prerouting), rules: guard });
+    ruleset
+}
+
+pub(super) fn set_name(number: u32, family: Family) -> String {
+    match family {
+        Family::Ipv4 => format!("d{number}_4"),
+        Family::Ipv6 => format!("d{number}_6"),
+    }
+}
+
+/// Returns the number and the family of a set with this name.
+pub(super) fn of_set_name(name: &str) -> Option<(u32, Family)> {
+    let (number, family) = name.strip_prefix('d')?.split_once('_')?;
+    let family = match family {
+        "4" => Family::Ipv4,
+        "6" => Family::Ipv6,
+        _ => return None,
+    };
+    Some((number.parse().ok()?, family))
+}
+
+fn chain_name(protocol: Protocol) -> String {
+    format!("{protocol}_doors")
+}
+
+/// Returns the rules that let a door's knockers in.
+fn admit(
+    (number, door, services): (u32, &Door, &Services),
+    protocol: Protocol,
+    mark: Option<NonZeroU32>,
+) -> Vec<Vec<Part>> {
+    let ports = ports(services, protocol);
+    if ports.is_empty() {
+        return Vec::new();
+    }
+    let families = FAMILIES.into_iter().filter(|family| door.target.is_none_or(|target| family.has(target)));
+    let rule = |family| {
+        let mut rule = vec![Part::Ports(protocol, ports.clone())];
+        rule.extend(door.target.map(Part::Destination));
+        rule.push(Part::SourceIn(family, set_name(number, family)));
+        rule.extend(mark.map(|mark| Part::Mark(mark.get())));
+        rule.push(Part::Accept);
+        rule
+    };
+    families.map(rule).collect()
+}
+
+/// Returns the rule that answers everybody else, if a door wants that.
+fn reject(doors: &[(u32, &Door, &Services)], protocol: Protocol) -> Option<Vec<Part>> {
+    let rejecting = doors.iter().filter(|(_, door, _)| door.closed == Closed::Reject);
+    let ports = merged(rejecting.flat_map(|(.., services)| ports(services, protocol)).collect());
+    (!ports.is_empty()).then(|| vec![Part::Ports(protocol, ports), Part::Counter, Part::Reject(protocol)])
+}
+
+/// Returns the rules that have the packets to guarded ports looked at.
+fn watch(doors: &[(u32, &Door, &Services)], protocol: Protocol) -> Vec<Vec<Part>> {
+    let mut of_target: BTreeMap<Option<IpAddr>, Vec<RangeInclusive<u16>>> = BTreeMap::new();
+    for (_, door, services) in doors {
+        of_target.entry(door.target).or_default().extend(ports(services, protocol));
+    }
+    let guarded = of_target.into_iter().filter(|(_, ports)| !ports.is_empty());
+    let rule = |(target, ports): (Option<IpAddr>, _)| {
+        vec![
+            Part::Ports(protocol, merged(ports)),
+            target.map_or(Part::ForThisHost, Part::Destination),
+            Part::Jump(chain_name(protocol)),
+        ]
+    };
+    guarded.map(rule).collect()
+}
+
+/// Returns the ports of one protocol, in order and without overlaps.
+fn ports(services: &Services, protocol: Protocol) -> Vec<RangeInclusive<u16>> {
+    let of_protocol = services.iter().filter(|service| service.protocol() == protocol);
+    merged(of_protocol.map(|service| service.ports().clone()).collect())
+}
+
+fn merged(mut ports: Vec<RangeInclusive<u16>>) -> Vec<RangeInclusive<u16>> {
+    ports.sort_by_key(|range| (*range.start(), *range.end()));
+    let mut merged: Vec<RangeInclusive<u16>> = Vec::new();
+    for range in ports {
+        match merged.last_mut() {
+            Some(last) if *range.start() <= last.end().saturating_add(1) => {
+                *last = *last.start()..=*last.end().max(range.end());
+            }
+            _ => merged.push(range),
+        }
+    }
+    merged
+}

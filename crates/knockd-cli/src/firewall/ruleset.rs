@@ -1,0 +1,157 @@
+//! The table as it should be: a value that can be printed as nft text and sent to the kernel.
+
+use std::fmt::{self, Display};
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use knockd_core::Protocol;
+
+/// The name of the table, of the family `inet`.
+pub(super) const TABLE: &str = "knockd";
+
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Ruleset {
+    pub(super) sets: Vec<Set>,
+    pub(super) chains: Vec<Chain>,
+}
+
+/// A set of addresses, each with a time-out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Set {
+    pub(super) name: String,
+    pub(super) family: Family,
+    pub(super) size: u32,
+    /// The name of its door.
+    pub(super) comment: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Chain {
+    pub(super) name: String,
+    /// Where packets enter it; other chains are entered from rules.
+    pub(super) hook: Option<Hook>,
+    pub(super) rules: Vec<Vec<Part>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Hook {
+    /// After conntrack, before destination NAT.
+    Prerouting,
+}
+
+impl Hook {
+    pub(super) const PRIORITY: i32 = -160;
+}
+
+/// A condition or an action of a rule.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Part {
+    /// The destination port is one of these; sorted, and they do not overlap.
+    Ports(Protocol, Vec<RangeInclusive<u16>>),
+    /// The packet is for this host: its own address, broadcast, multicast or anycast.
+    ForThisHost,
+    Destination(IpAddr),
+    /// It came over the loopback interface.
+    FromLoopback,
+    Established,
+    SourceIn(Family, String),
+    Mark(u32),
+    Counter,
+    /// Answers as a port does on which nothing listens.
+    Reject(Protocol),
+    Accept,
+    Drop,
+    Jump(String),
+}
+
+impl Family {
+    /// Returns the family of an address.
+    pub(super) const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::Ipv4,
+            IpAddr::V6(_) => Self::Ipv6,
+        }
+    }
+
+    pub(super) fn has(self, address: IpAddr) -> bool {
+        Self::of(address) == self
+    }
+
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "ip",
+            Self::Ipv6 => "ip6",
+        }
+    }
+
+    const fn type_name(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "ipv4_addr",
+            Self::Ipv6 => "ipv6_addr",
+        }
+    }
+}
+
+fn range(range: &RangeInclusive<u16>) -> String {
+    let (start, end) = range.clone().into_inner();
+    if start == end { start.to_string() } else { format!("{start}-{end}") }
+}
+
+impl Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ports(protocol, ports) => match ports.as_slice() {
+                [one] => write!(f, "{protocol} dport {}", range(one)),
+                several => {
+                    let several: Vec<_> = several.iter().map(range).collect();
+                    write!(f, "{protocol} dport {{ {} }}", several.join(", "))
+                }
+            },
+            Self::ForThisHost => f.write_str("fib daddr type { local, broadcast, anycast, multicast }"),
+            Self::Destination(IpAddr::V4(address)) => write!(f, "ip daddr {address}"),
+            Self::Destination(IpAddr::V6(address)) => write!(f, "ip6 daddr {address}"),
+            Self::FromLoopback => f.write_str("iif \"lo\""),
+            Self::Established => f.write_str("ct state established"),
+            Self::SourceIn(family, set) => write!(f, "{} saddr @{set}", family.prefix()),
+            Self::Mark(mark) => write!(f, "meta mark set meta mark | 0x{mark:08x}"),
+            Self::Counter => f.write_str("counter"),
+            Self::Reject(Protocol::Tcp) => f.write_str("reject with tcp reset"),
+            Self::Reject(Protocol::Udp) => f.write_str("reject"),
+            Self::Accept => f.write_str("accept"),
+            Self::Drop => f.write_str("drop"),
+            Self::Jump(chain) => write!(f, "jump {chain}"),
+        }
+    }
+}
+
+/// The text that `nft -s list table inet knockd` prints of it.
+impl Display for Ruleset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "table inet {TABLE} {{")?;
+        let mut between = "";
+        for Set { name, family, size, comment } in &self.sets {
+            write!(f, "{between}\tset {name} {{\n\t\ttype {}\n\t\tsize {size}\n", family.type_name())?;
+            write!(f, "\t\tflags timeout\n\t\tcomment \"{comment}\"\n\t}}\n")?;
+            between = "\n";
+        }
+        for Chain { name, hook, rules } in &self.chains {
+            writeln!(f, "{between}\tchain {name} {{")?;
+            between = "\n";
+            if hook.is_some() {
+                writeln!(f, "\t\ttype filter hook prerouting priority mangle - 10; policy accept;")?;
+            }
+            for rule in rules {
+                let parts: Vec<_> = rule.iter().map(Part::to_string).collect();
+                writeln!(f, "\t\t{}", parts.join(" "))?;
+            }
+            writeln!(f, "\t}}")?;
+        }
+        writeln!(f, "}}")
+    }
+}
