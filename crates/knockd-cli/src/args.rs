@@ -125,6 +125,8 @@ pub enum Command {
     Forgive(ForgiveArgs),
     /// Tell the running daemon to read its configuration again
     Reload(ReloadArgs),
+    /// Close the ports of doors with `Open`, before the daemon starts
+    Guard(GuardArgs),
 }
 
 /// The control socket of the running daemon.
@@ -285,6 +287,22 @@ pub struct ReloadArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "its type says it")]
     pub control: ControlArgs,
+}
+
+/// The command line of `knockd guard`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct GuardArgs {
+    /// Read the doors from this configuration file
+    #[arg(short, long, value_name = "FILE", default_value = CONFIG, value_hint = ValueHint::FilePath)]
+    pub config: PathBuf,
+
+    /// Print the nftables rules instead of loading them
+    #[arg(long, conflicts_with = "remove")]
+    pub check: bool,
+
+    /// Open the ports again: remove all rules; stop the daemon first
+    #[arg(long)]
+    pub remove: bool,
 }
 
 /// The command line of `knockd check`.

@@ -30,6 +30,32 @@ const PERSIST: u32 = 4;
 /// How many changes share one batch.
 const MOST_AT_ONCE: usize = 1000;
 
+/// Returns the table for this configuration, as nft prints it.
+pub(crate) fn text(config: &Config) -> String {
+    plan::ruleset(config, &mut Numbers::new()).to_string()
+}
+
+/// Makes the table for this configuration, unless it is there. It stays until it is removed; a daemon takes it over.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(crate) fn guard(config: &Config) -> Result<(), Errno> {
+    Table::take_over(config).map(drop)
+}
+
+/// Removes the table, if there is one.
+///
+/// # Errors
+/// When the kernel refuses, with `EPERM` if a running process owns it.
+pub(crate) fn remove() -> Result<(), Errno> {
+    let mut batch = Batch::default();
+    batch.delete_table();
+    match Netlink::open()?.carry_out(batch) {
+        Err(Errno::ENOENT) => Ok(()),
+        result => result,
+    }
+}
+
 /// The thread that changes the table.
 #[derive(Debug)]
 pub(crate) struct Firewall {

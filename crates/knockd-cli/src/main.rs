@@ -7,7 +7,7 @@ use knockd_cli::args::{
 };
 use knockd_cli::capture::decoder;
 use knockd_cli::control::Request;
-use knockd_cli::tools::{client, program, trace};
+use knockd_cli::tools::{client, guard, program, trace};
 use knockd_cli::{Exit, daemon};
 
 fn main() -> ExitCode {
@@ -42,6 +42,7 @@ fn run(mut args: Args) -> anyhow::Result<Exit> {
         Some(Command::Open(OpenArgs { door, address, control })) => {
             ask(&control, &Request::Open { door, address })
         }
+        Some(Command::Guard(arguments)) => guard::run(&arguments).map(|()| Exit::Succeeded),
         Some(Command::Reload(reload)) => ask(&reload.control, &Request::Reload {}),
     }
 }

@@ -4,6 +4,7 @@
 //! daemon has, and are in the program `knockd-tools`; `program` runs it.
 
 pub mod client;
+pub mod guard;
 pub mod program;
 pub mod status;
 pub mod trace;

@@ -19,6 +19,7 @@ use super::ruleset::{Chain, Family, Hook, Part, Ruleset, Set, TABLE};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
     NewTable = 0,
+    DeleteTable = 2,
     NewChain = 3,
     DeleteChain = 5,
     NewRule = 6,
@@ -134,6 +135,11 @@ impl Batch {
     /// Makes the table, unless it exists.
     pub(super) fn make_table(&mut self, flags: u32) {
         self.add(Kind::NewTable, NLM_F_CREATE, vec![text(1, TABLE), number(2, flags)]);
+    }
+
+    /// Deletes the table with everything in it.
+    pub(super) fn delete_table(&mut self) {
+        self.add(Kind::DeleteTable, 0, vec![text(1, TABLE)]);
     }
 
     /// Makes the table's content what it should be. Sets that stay keep their addresses.
