@@ -25,9 +25,25 @@ fn reaches(net: &Net, address: IpAddr) -> bool {
     net.client.can_connect(address, PORT).unwrap()
 }
 
-/// Whether the client's second address reaches the service.
+/// Gives the client a second address, and says whether that reaches the service.
 fn neighbour_reaches(net: &Net) -> bool {
-    net.client.run(&["sh", "-c", "timeout 1 nc -z -w 1 -s 10.9.0.3 10.9.0.1 22"]).is_ok()
+    sh(&net.client, "ip address replace 10.9.0.3/24 dev eth0");
+    reaches_from(&net.client, "10.9.0.3", net.server.ipv4)
+}
+
+/// Whether this address of a host reaches the service.
+fn reaches_from(host: &Host, source: &str, target: impl Into<IpAddr>) -> bool {
+    let script = format!(
+        "import socket\n\
+         try: socket.create_connection(('{}', {PORT}), 1, ('{source}', 0)); print('yes')\n\
+         except OSError: print('no')",
+        target.into()
+    );
+    match host.run(&["python3", "-c", &script]).unwrap().trim() {
+        "yes" => true,
+        "no" => false,
+        other => panic!("{other:?}"),
+    }
 }
 
 /// The table as nft prints it, without its flags: this nft may have no word for one of them.
@@ -48,14 +64,12 @@ fn a_guarded_port_is_open_for_the_knocker_alone_and_closes_again() {
     let net = Net::new().unwrap();
     let _service = listening(&net);
     let (v4, v6) = (net.server.ipv4.into(), net.server.ipv6.into());
-    assert!(reaches(&net, v4), "there is no guard yet");
+    assert!(reaches(&net, v4) && neighbour_reaches(&net), "there is no guard yet");
     let mut knockd = Knockd::start(&net, &DOOR.replace("Lease = 60", "Lease = 5"));
     assert!(!reaches(&net, v4));
     knock(&net.client, &format!("10.9.0.1 {KNOCK}"));
     knockd.wait_for("10.9.0.2: ssh: let in for 5 s");
     assert!(reaches(&net, v4));
-    let neighbour = "ip address add 10.9.0.3/24 dev eth0";
-    sh(&net.client, neighbour);
     assert!(!neighbour_reaches(&net));
     if has_ipv6(&net) {
         assert!(!reaches(&net, v6), "it has knocked over IPv4");
@@ -72,6 +86,7 @@ fn a_guarded_port_is_open_for_the_knocker_alone_and_closes_again() {
 fn what_guard_prints_is_what_is_loaded_and_what_nft_loads() {
     let net = Net::new().unwrap();
     let config = "[options]\nFirewall = nftables\nMark = 0x01000000\n\
+         GuardExcept = lo, docker0, br-*, 10.0.0.0/8, 172.16.0.0/12, 192.0.2.7, fd00::/8, fe80::/10, fd00::7\n\
          [ssh]\nSequence = 1\nOpen = tcp/22, udp/60000-61000\n\
          [web]\nSequence = 2\nOpen = tcp/80, tcp/443, tcp/8000-8080, udp/443, tcp/65535\nClosed = reject\n\
          [one]\nSequence = 3\nTarget = 10.9.0.7\nOpen = tcp/22, tcp/23\n\
@@ -114,7 +129,6 @@ fn a_killed_knockd_leaves_the_guard_and_the_next_one_keeps_its_doors() {
     knockd.signal(Signal::SIGKILL);
     knockd.running.wait(SOON).unwrap();
     assert!(reaches(&net, address), "the door stays open");
-    sh(&net.client, "ip address add 10.9.0.3/24 dev eth0");
     assert!(!neighbour_reaches(&net), "and closed for others");
     let mut knockd = Knockd::start(&net, DOOR);
     assert!(reaches(&net, address));
@@ -180,4 +194,34 @@ fn without_the_right_to_change_the_firewall_knockd_does_not_start() {
     assert_eq!(knockd.wait(SOON).unwrap().code(), Some(1));
     let lines: Vec<_> = knockd.lines().into_iter().map(|line| line.text).collect();
     assert_eq!(lines.last().unwrap(), "knockd: cannot guard the services of doors: Operation not permitted");
+}
+
+#[test]
+fn what_the_guard_excepts_reaches_the_service_and_nothing_else_does() {
+    let net = Net::new().unwrap();
+    let _service = listening(&net);
+    let v4 = net.server.ipv4;
+    net.server.write_file(CONFIG, DOOR).unwrap();
+    let guard = |exceptions: &str| {
+        let config = DOOR.replace("[ssh]", &format!("GuardExcept = {exceptions}\n[ssh]"));
+        net.server.write_file(CONFIG, &config).unwrap();
+        net.server.run(&[KNOCKD, "guard", "-c", CONFIG]).unwrap();
+    };
+    net.server.run(&[KNOCKD, "guard", "-c", CONFIG]).unwrap();
+    assert!(!reaches(&net, v4.into()) && reaches_from(&net.server, "0.0.0.0", v4), "the host itself");
+    guard("docker0");
+    assert!(!reaches(&net, v4.into()) && !reaches_from(&net.server, "0.0.0.0", v4));
+    guard("10.9.0.3, fd00::/8");
+    assert!(!reaches(&net, v4.into()) && neighbour_reaches(&net));
+    assert!(!has_ipv6(&net) || reaches(&net, net.server.ipv6.into()));
+    guard("10.9.0.2/31");
+    assert!(reaches(&net, v4.into()) && neighbour_reaches(&net));
+    guard("10.9.0.0/31");
+    assert!(!reaches(&net, v4.into()));
+    for interface in ["eth0", "e*", "nothing, eth*"] {
+        guard(interface);
+        assert!(reaches(&net, v4.into()), "{interface}");
+    }
+    guard("eth, eth0x, f*");
+    assert!(!reaches(&net, v4.into()));
 }

@@ -3,6 +3,7 @@
 //! Every failure says what was expected and where. A recognised branch is cut, so no alternative or list swallows the
 //! failure inside it.
 
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use nom::branch::alt;
@@ -14,9 +15,11 @@ use nom::multi::many0;
 use nom::sequence::{delimited, preceded, terminated};
 use nom::{IResult, Parser};
 
+use crate::exceptions::{Exception, Exceptions, Prefix};
 use crate::sequence::{Protocol, Sequence, Step};
 use crate::services::{Service, Services};
 use crate::tcp_flags::{FlagRule, TcpFlags};
+use crate::text::Text;
 
 /// What was expected, and the rest of the text from where it was expected.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -192,6 +195,48 @@ pub(crate) fn mark(input: &str) -> Parse<'_, NonZeroU32> {
     let digits = terminated(hex_digit1, end_of_word);
     let number = map_opt(digits, |digits| u32::from_str_radix(digits, 16).ok().and_then(NonZeroU32::new));
     expect("a mark such as `0x01000000`", preceded(tag_no_case("0x"), number)).parse(input)
+}
+
+/// ```abnf
+/// exceptions = exception *( *WSP "," *WSP exception )
+/// ```
+pub(crate) fn exceptions(input: &str) -> Parse<'_, Exceptions> {
+    let separator = (space, char(','), space);
+    let (input, first) = exception(input)?;
+    let (input, rest) = many0(preceded(separator, cut(exception))).parse(input)?;
+    Ok((input, Exceptions::new(first, rest)))
+}
+
+/// ```abnf
+/// exception = interface / network
+/// interface = 1*15( ALPHA / DIGIT / "." / "-" / "_" / ":" / "@" ) [ "*" ]   ; 15 in all, not "." or ".."
+/// network   = address [ "/" 1*3DIGIT ]       ; not 0, and no bits are set after these
+/// ```
+fn exception(input: &str) -> Parse<'_, Exception> {
+    let word = |input| take_while1(|c: char| !c.is_whitespace() && c != ',').parse(input);
+    let network = map_opt(word, |word: &str| {
+        let (address, length) = match word.split_once('/') {
+            Some((address, length)) => (address.parse().ok()?, Some(length)),
+            None => (word.parse().ok()?, None),
+        };
+        let all = if IpAddr::is_ipv4(&address) { 32 } else { 128 };
+        let length = match length {
+            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok()?,
+            Some(_) => return None,
+            None => all,
+        };
+        Prefix::new(address, length).map(Exception::Network)
+    });
+    let interface = map_opt(word, |word: &str| {
+        let name = word.strip_suffix('*').unwrap_or(word);
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:@".contains(&byte);
+        let is_name = !name.is_empty() && name.bytes().all(is_allowed) && ![".", ".."].contains(&word);
+        let name = Some(word).filter(|word| is_name && word.len() <= 15)?;
+        Text::new(name).ok().map(Exception::Interface)
+    });
+    let what =
+        "an interface such as `docker0` or `br-*`, or a network such as `10.0.0.0/8` with no other bits set";
+    expect(what, alt((network, interface))).parse(input)
 }
 
 /// ```abnf

@@ -81,6 +81,7 @@ mod attempts;
 mod command;
 pub mod config;
 mod copies;
+mod exceptions;
 mod gate;
 mod grammar;
 mod lease;
@@ -105,6 +106,7 @@ mod typography;
 pub use advice::advise;
 pub use command::{CommandLine, CommandTemplate};
 pub use config::{Config, ConfigError, Door};
+pub use exceptions::{Exception, Exceptions, Prefix};
 pub use gate::{Gate, OneTimeFiles, Outcomes};
 pub use lease::{
     Access, Admission, Burn, BurnId, Effect, Full, LeaseFilter, LeaseId, LeaseKey, LeaseRecord,

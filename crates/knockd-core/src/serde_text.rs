@@ -9,7 +9,8 @@ use serde::{Serialize, Serializer};
 
 use crate::config::{Closed, Code, Firewall, LogFormat, OnExit, Reopen, Severity};
 use crate::{
-    CommandLine, CommandTemplate, DoorName, FlagRule, Protocol, Sequence, Services, Step, TcpFlags, Text,
+    CommandLine, CommandTemplate, DoorName, Exceptions, FlagRule, Protocol, Sequence, Services, Step,
+    TcpFlags, Text,
 };
 
 struct Reader<T>(PhantomData<T>);
@@ -48,6 +49,7 @@ as_text!(
     CommandLine,
     CommandTemplate,
     DoorName,
+    Exceptions,
     Firewall,
     FlagRule,
     LogFormat,

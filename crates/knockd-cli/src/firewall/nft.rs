@@ -88,6 +88,9 @@ fn meta_load(key: u32) -> Vec<DefaultNla> {
 }
 const META_MARK: u32 = 3;
 const META_IIF: u32 = 4;
+const META_IIFNAME: u32 = 6;
+/// `IFNAMSIZ`
+const INTERFACE_NAME: usize = 16;
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 
@@ -97,11 +100,19 @@ fn payload(base: u32, offset: u32, len: u32) -> Vec<DefaultNla> {
 const NETWORK: u32 = 1;
 const TRANSPORT: u32 = 2;
 
-fn bitwise(mask: u32, xor: u32) -> Vec<DefaultNla> {
-    let (mask, xor) = (mask.to_ne_bytes(), xor.to_ne_bytes());
-    let attributes =
-        [number(1, REG_1), number(2, REG_1), number(3, 4), number(6, 0), data(4, &mask), data(5, &xor)];
+fn bitwise(mask: &[u8], xor: &[u8]) -> Vec<DefaultNla> {
+    let len = number(3, u32::try_from(mask.len()).unwrap_or(u32::MAX));
+    let attributes = [number(1, REG_1), number(2, REG_1), len, number(6, 0), data(4, mask), data(5, xor)];
     expression("bitwise", &attributes)
+}
+
+/// Compares the family, and loads the source.
+fn source(family: Family) -> [Vec<DefaultNla>; 3] {
+    let (protocol, offset, len) = match family {
+        Family::Ipv4 => (2, 12, 4),
+        Family::Ipv6 => (10, 8, 16),
+    };
+    [meta_load(META_NFPROTO), cmp(EQ, &[protocol]), payload(NETWORK, offset, len)]
 }
 
 fn verdict(code: i32, chain: Option<&str>) -> Vec<DefaultNla> {
@@ -260,26 +271,41 @@ impl Batch {
             }
             // In every network namespace it is the first.
             Part::FromLoopback => vec![meta_load(META_IIF), cmp(EQ, &1_u32.to_ne_bytes())],
+            Part::From(name) => {
+                // A whole name ends in a NUL byte; of one with `*`, only the beginning is compared.
+                let beginning = name.strip_suffix('*').map(|name| name.as_bytes().to_vec());
+                let whole = || {
+                    let mut bytes = name.as_bytes().to_vec();
+                    bytes.resize(INTERFACE_NAME, 0);
+                    bytes
+                };
+                vec![meta_load(META_IIFNAME), cmp(EQ, &beginning.unwrap_or_else(whole))]
+            }
+            Part::SourceOf(network) => {
+                let mut all = Vec::from(source(Family::of(network.address())));
+                if !network.is_host() {
+                    let mask = octets(network.mask());
+                    all.push(bitwise(&mask, &vec![0; mask.len()]));
+                }
+                all.push(cmp(EQ, &octets(network.address())));
+                all
+            }
             Part::Established => {
                 const STATE: u32 = 0;
                 const ESTABLISHED: u32 = 2;
                 vec![
                     expression("ct", &[number(2, STATE), number(1, REG_1)]),
-                    bitwise(ESTABLISHED, 0),
+                    bitwise(&ESTABLISHED.to_ne_bytes(), &[0; 4]),
                     cmp(NEQ, &[0; 4]),
                 ]
             }
             Part::SourceIn(family, set) => {
-                let (protocol, offset, len) = match family {
-                    Family::Ipv4 => (2, 12, 4),
-                    Family::Ipv6 => (10, 8, 16),
-                };
                 let lookup = expression("lookup", &[text(1, set), number(2, REG_1), number(5, 0)]);
-                vec![meta_load(META_NFPROTO), cmp(EQ, &[protocol]), payload(NETWORK, offset, len), lookup]
+                source(*family).into_iter().chain([lookup]).collect()
             }
             Part::Mark(mark) => {
                 let set = expression("meta", &[number(2, META_MARK), number(3, REG_1)]);
-                vec![meta_load(META_MARK), bitwise(!mark, *mark), set]
+                vec![meta_load(META_MARK), bitwise(&(!mark).to_ne_bytes(), &mark.to_ne_bytes()), set]
             }
             Part::Counter => vec![expression("counter", &[])],
             Part::Reject(protocol) => {

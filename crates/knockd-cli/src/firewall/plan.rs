@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 
 use knockd_core::config::Closed;
-use knockd_core::{Config, Door, DoorName, Protocol, Services};
+use knockd_core::{Config, Door, DoorName, Exception, Protocol, Services};
 
 use super::ruleset::{Chain, Family, Hook, Part, Ruleset, Set};
 
@@ -42,8 +42,9 @@ pub(super) fn ruleset(config: &Config, numbers: &mut Numbers) -> Ruleset {
             continue;
         }
         guard.extend(watched);
-        // What has been let in once goes on, and so does the host with itself.
-        let mut rules = vec![vec![Part::Established, Part::Accept], vec![Part::FromLoopback, Part::Accept]];
+        // What has been let in once goes on.
+        let mut rules = vec![vec![Part::Established, Part::Accept]];
+        rules.extend(config.options.guard_except.iter().map(except));
         rules.extend(doors.iter().flat_map(|door| admit(*door, protocol, config.options.mark)));
         rules.extend(reject(&doors, protocol));
         rules.push(vec![Part::Counter, Part::Drop]);
@@ -73,6 +74,17 @@ pub(super) fn of_set_name(name: &str) -> Option<(u32, Family)> {
 
 fn chain_name(protocol: Protocol) -> String {
     format!("{protocol}_doors")
+}
+
+/// Returns the rule that lets packets pass for which no door is closed.
+fn except(exception: &Exception) -> Vec<Part> {
+    let condition = match exception {
+        // Comparing its number is faster, and it is always there.
+        Exception::Interface(name) if &**name == "lo" => Part::FromLoopback,
+        Exception::Interface(name) => Part::From(name.to_string()),
+        Exception::Network(network) => Part::SourceOf(*network),
+    };
+    vec![condition, Part::Accept]
 }
 
 /// Returns the rules that let a door's knockers in.

@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use knockd_core::Protocol;
+use knockd_core::{Prefix, Protocol};
 
 /// The name of the table, of the family `inet`.
 pub(super) const TABLE: &str = "knockd";
@@ -59,6 +59,9 @@ pub(super) enum Part {
     Destination(IpAddr),
     /// It came over the loopback interface.
     FromLoopback,
+    /// It came over an interface with this name, or one that begins so before a `*`.
+    From(String),
+    SourceOf(Prefix),
     Established,
     SourceIn(Family, String),
     Mark(u32),
@@ -117,6 +120,10 @@ impl Display for Part {
             Self::Destination(IpAddr::V4(address)) => write!(f, "ip daddr {address}"),
             Self::Destination(IpAddr::V6(address)) => write!(f, "ip6 daddr {address}"),
             Self::FromLoopback => f.write_str("iif \"lo\""),
+            Self::From(name) => write!(f, "iifname \"{name}\""),
+            Self::SourceOf(network) => {
+                write!(f, "{} saddr {network}", Family::of(network.address()).prefix())
+            }
             Self::Established => f.write_str("ct state established"),
             Self::SourceIn(family, set) => write!(f, "{} saddr @{set}", family.prefix()),
             Self::Mark(mark) => write!(f, "meta mark set meta mark | 0x{mark:08x}"),

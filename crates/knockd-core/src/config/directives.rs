@@ -47,7 +47,7 @@ impl<Section> Directive<Section> {
     }
 }
 
-pub(super) const OPTION_DIRECTIVES: [Directive<Options>; 18] = [
+pub(super) const OPTION_DIRECTIVES: [Directive<Options>; 19] = [
     Directive::new("Include", |_: &mut Options, value| value.include()).repeated(),
     Directive::new("UseSyslog", |options: &mut Options, value| options.use_syslog = value.switch()).switch(),
     Directive::new("LogFile", |options, value| options.log_file = value.name()),
@@ -83,6 +83,9 @@ pub(super) const OPTION_DIRECTIVES: [Directive<Options>; 18] = [
         replace(&mut options.firewall, value.choice(Firewall::WORDS, "`nftables` or `none`"));
     }),
     Directive::new("Mark", |options, value| set(&mut options.mark, value.parse(grammar::mark))),
+    Directive::new("GuardExcept", |options, value| {
+        replace(&mut options.guard_except, value.parse(grammar::exceptions));
+    }),
     Directive::new("Metrics", |options, value| set(&mut options.metrics, value.path())),
 ];
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 
 use super::words;
+use crate::exceptions::Exceptions;
 use crate::text::Text;
 
 /// The directives of `[options]`. Paths and names are as written.
@@ -48,6 +49,8 @@ pub struct Options {
     pub firewall: Firewall,
     /// `Mark`: the bits that packets of knockers get in their mark, for other firewalls to let them through.
     pub mark: Option<NonZeroU32>,
+    /// `GuardExcept`: packets that the guard never looks at.
+    pub guard_except: Exceptions,
     /// `Metrics`: the file with the counters, rewritten regularly. The path is as written.
     pub metrics: Option<Text>,
 }
@@ -166,6 +169,7 @@ impl Default for Options {
             log_format: LogFormat::default(),
             firewall: Firewall::default(),
             mark: None,
+            guard_except: Exceptions::default(),
             metrics: None,
         }
     }
@@ -203,6 +207,9 @@ impl Options {
         }
         if let Some(mark) = self.mark {
             writeln!(f, "\tMark = {mark:#010x}")?;
+        }
+        if self.guard_except != Exceptions::default() {
+            writeln!(f, "\tGuardExcept = {}", self.guard_except)?;
         }
         if let Some(path) = &self.metrics {
             writeln!(f, "\tMetrics = {path}")?;

@@ -386,6 +386,7 @@ ControlSocket = /run/knocks
 LogFormat = JSON
 Firewall = nftables
 Mark = 0x01000000
+GuardExcept = lo,docker0, 10.0.0.0/8
 Metrics = /var/lib/knockd.prom
 
 [door]
@@ -426,6 +427,7 @@ One_Time_Sequences = /etc/knockd/sequences
                 log_format: LogFormat::Json,
                 firewall: Firewall::Nftables,
                 mark: NonZeroU32::new(0x0100_0000),
+                guard_except: "lo, docker0, 10.0.0.0/8".parse().unwrap(),
                 metrics: Some(value("/var/lib/knockd.prom")),
             },
             doors: vec![
