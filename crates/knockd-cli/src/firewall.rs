@@ -3,6 +3,8 @@
 //! [`plan`] says what the table should be, [`ruleset`] prints it, and [`nft`] turns it into messages for [`netlink`]. This folder knows
 //! nothing of packets, leases or the disk.
 
+mod earlier;
+mod hold;
 mod netlink;
 mod nft;
 mod plan;
@@ -12,20 +14,21 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::anyhow;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use knockd_core::{Admission, Config, DoorName};
 use nix::errno::Errno;
 
+use self::earlier::Earlier;
+use self::hold::strongest;
+pub(crate) use self::hold::{FirewallError, Hold, reason};
 use self::netlink::Netlink;
 use self::nft::Batch;
 use self::plan::Numbers;
-use self::ruleset::{Family, Ruleset, Set};
+use self::ruleset::{Family, Ruleset};
 use crate::system::spawn;
 
-/// `NFT_TABLE_F_OWNER` and `NFT_TABLE_F_PERSIST`: only our socket may change the table, and it stays when the socket is closed.
-const OWNER: u32 = 2;
-const PERSIST: u32 = 4;
+/// How long the thread may take to end.
+const END_LIMIT: Duration = Duration::from_secs(5);
 
 /// How many changes share one batch.
 const MOST_AT_ONCE: usize = 1000;
@@ -39,20 +42,23 @@ pub(crate) fn text(config: &Config) -> String {
 ///
 /// # Errors
 /// When the kernel refuses.
-pub(crate) fn guard(config: &Config) -> Result<(), Errno> {
-    Table::take_over(config).map(drop)
+pub(crate) fn guard(config: &Config) -> Result<(), FirewallError> {
+    // This process ends, so the table must not end with it.
+    Table::take_over(config, &[Hold::Persistent, Hold::Shared]).map(drop)
 }
 
 /// Removes the table, if there is one.
 ///
 /// # Errors
-/// When the kernel refuses, with `EPERM` if a running process owns it.
-pub(crate) fn remove() -> Result<(), Errno> {
+/// When the kernel refuses, for example because a running process owns it.
+pub(crate) fn remove() -> Result<(), FirewallError> {
+    let mut netlink = Netlink::open().map_err(FirewallError::when_asking)?;
+    Earlier::find(&mut netlink).map_err(FirewallError::when_asking)?;
     let mut batch = Batch::default();
     batch.delete_table();
-    match Netlink::open()?.carry_out(batch) {
+    match netlink.carry_out(batch) {
         Err(Errno::ENOENT) => Ok(()),
-        result => result,
+        result => result.map_err(FirewallError::when_changing),
     }
 }
 
@@ -62,6 +68,8 @@ pub(crate) struct Firewall {
     jobs: Sender<Job>,
     /// What came of each admission.
     pub(crate) reports: Receiver<Report>,
+    /// How well the kernel keeps the table.
+    pub(crate) hold: Hold,
 }
 
 /// Somebody whom an earlier process has let in.
@@ -94,16 +102,24 @@ impl Firewall {
     /// # Errors
     /// When the kernel refuses the table, or the system has no thread left.
     pub(crate) fn start(config: &Config) -> anyhow::Result<(Self, Vec<Admitted>)> {
-        let (table, admitted) = Table::take_over(config).map_err(|error| anyhow!("{}", error.desc()))?;
+        let (table, admitted) = Table::take_over(config, &Hold::BEST_FIRST)?;
+        let hold = table.hold;
         let (jobs, waiting) = unbounded();
         let (reporter, reports) = unbounded();
         spawn("firewall", move || table.run(&waiting, &reporter))?;
-        Ok((Self { jobs, reports }, admitted))
+        Ok((Self { jobs, reports, hold }, admitted))
     }
 
     /// Lets the source in for this time; without one, no longer. The result is in [`Self::reports`].
     pub(crate) fn set(&self, admission: Admission, time: Option<Duration>) {
         let _ = self.jobs.send(Job::Set(admission, time));
+    }
+
+    /// Ends the thread and waits until it has ended. The table stays.
+    pub(crate) fn finish(self) {
+        let Self { jobs, reports, .. } = self;
+        drop(jobs);
+        while reports.recv_timeout(END_LIMIT).is_ok() {}
     }
 
     /// Guards the doors of another configuration. Those that stay keep whom they let in.
@@ -118,62 +134,69 @@ struct Table {
     netlink: Netlink,
     ruleset: Ruleset,
     numbers: Numbers,
+    hold: Hold,
 }
 
 impl Table {
-    fn open() -> Result<Self, Errno> {
-        let mut netlink = Netlink::open()?;
-        let mut result = Ok(());
-        // Linux has owners since 5.12, and lets a table stay without its owner since 6.9.
-        for flags in [OWNER | PERSIST, OWNER, 0] {
+    /// Makes the table for this configuration, with the best of these holds that the kernel grants. Returns who is let in already.
+    ///
+    /// All of it is one batch, so at no time is anything open that was closed, and nobody who is let in is shut out.
+    fn take_over(config: &Config, holds: &[Hold]) -> Result<(Self, Vec<Admitted>), FirewallError> {
+        let mut netlink = Netlink::open().map_err(FirewallError::when_asking)?;
+        let earlier = Earlier::find(&mut netlink).map_err(FirewallError::when_asking)?;
+        let mut numbers = earlier.numbers;
+        let ruleset = plan::ruleset(config, &mut numbers);
+        let hold = strongest(holds, |hold, replaces| {
             let mut batch = Batch::default();
-            batch.make_table(flags);
-            result = netlink.carry_out(batch);
-            if result.is_ok() {
-                break;
+            if replaces {
+                batch.replace_table(hold.flags(), &ruleset, &earlier.admitted);
+            } else if ruleset.can_follow(&earlier.ruleset) {
+                batch.make_table(hold.flags());
+                batch.make(&ruleset, &earlier.ruleset);
+            } else {
+                return Err(Errno::EEXIST);
             }
-        }
-        result?;
-        Ok(Self { netlink, ruleset: Ruleset::default(), numbers: Numbers::new() })
-    }
-
-    /// Makes the table for this configuration, and returns who is let in already.
-    fn take_over(config: &Config) -> Result<(Self, Vec<Admitted>), Errno> {
-        let mut table = Self::open()?;
-        let admitted = table.restore()?;
-        table.guard(config)?;
-        Ok((table, admitted))
-    }
-
-    /// Learns what an earlier process has left in the table.
-    fn restore(&mut self) -> Result<Vec<Admitted>, Errno> {
-        let mut admitted = Vec::new();
-        for answer in self.netlink.dump(nft::get_sets())? {
-            let Some((name, door)) = nft::named_set(&answer) else { continue };
-            let Some((number, family)) = plan::of_set_name(name) else { continue };
-            let Ok(door) = DoorName::new(door) else { continue };
-            self.numbers.insert(door.clone(), number);
-            let set = Set { name: name.to_owned(), family, size: 0, comment: door.to_string() };
-            self.ruleset.sets.push(set);
-            for part in self.netlink.dump(nft::get_addresses(name))? {
-                let of_door = |(source, left)| Admitted { door: door.clone(), source, left };
-                admitted.extend(nft::addresses(&part).map(of_door));
-            }
-        }
-        Ok(admitted)
+            netlink.carry_out(batch)
+        });
+        let hold = hold.map_err(FirewallError::when_changing)?;
+        let admitted = earlier.admitted.into_iter().map(|(_, admitted)| admitted).collect();
+        Ok((Self { netlink, ruleset, numbers, hold }, admitted))
     }
 
     /// Makes the table what it should be, at once. The sets of doors that stay keep their addresses.
     fn guard(&mut self, config: &Config) -> Result<(), Errno> {
         let ruleset = plan::ruleset(config, &mut self.numbers);
         let mut batch = Batch::default();
-        batch.make(&ruleset, &self.ruleset);
+        if ruleset.can_follow(&self.ruleset) {
+            batch.make(&ruleset, &self.ruleset);
+        } else {
+            let earlier = Earlier::find(&mut self.netlink)?;
+            batch.replace_table(self.hold.flags(), &ruleset, &earlier.admitted);
+        }
         self.netlink.carry_out(batch)?;
         self.ruleset = ruleset;
         Ok(())
     }
 
+    /// Leaves the table to whoever comes next, although the kernel would remove it with its owner.
+    fn finish(mut self) -> Result<(), Errno> {
+        if self.hold == Hold::Owned {
+            let earlier = Earlier::find(&mut self.netlink)?;
+            let mut batch = Batch::default();
+            batch.replace_table(Hold::Shared.flags(), &self.ruleset, &earlier.admitted);
+            self.netlink.carry_out(batch)?;
+        }
+        Ok(())
+    }
+
     fn run(mut self, jobs: &Receiver<Job>, reports: &Sender<Report>) {
+        self.work(jobs, reports);
+        if let Err(error) = self.finish() {
+            let _ = reports.send(Report::Guarded(Some(error)));
+        }
+    }
+
+    fn work(&mut self, jobs: &Receiver<Job>, reports: &Sender<Report>) {
         let mut next = None;
         while let Some(job) = next.take().or_else(|| jobs.recv().ok()) {
             match job {
@@ -226,5 +249,193 @@ impl Table {
             }
         }
         self.netlink.carry_out(batch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::thread;
+    use std::time::Instant;
+
+    use nix::sched::{CloneFlags, unshare};
+    use nix::unistd::geteuid;
+
+    use super::*;
+
+    /// Runs a test in a network namespace of its own, in which nobody has a firewall.
+    fn in_namespace(test: impl FnOnce() + Send + 'static) {
+        if !geteuid().is_root() {
+            return testbed::skip("it takes root");
+        }
+        let body = || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            test();
+        };
+        thread::spawn(body).join().unwrap();
+    }
+
+    fn nft(arguments: &str) -> String {
+        let output = Command::new("nft").args(arguments.split(' ')).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        String::from_utf8(text).unwrap()
+    }
+
+    /// Whether nft shows the table; this nft may have no word for one of its flags, and then prints the others only.
+    fn has_table() -> bool {
+        nft("list ruleset").contains("table inet knockd")
+    }
+
+    fn config(doors: &str, max_open: u32) -> Config {
+        let options = format!("[options]\nFirewall = nftables\nMaxOpen = {max_open}\n");
+        let door = |name: &str| format!("[{name}]\nSequence = 1\nOpen = tcp/22\n");
+        let doors = doors.split_whitespace().map(door);
+        (options + &doors.collect::<String>()).parse().unwrap()
+    }
+
+    fn admission(door: &str, source: &str) -> Admission {
+        Admission {
+            id: knockd_core::LeaseId(1),
+            door: door.parse().unwrap(),
+            source: source.parse().unwrap(),
+        }
+    }
+
+    fn admit(table: &mut Table, door: &str, source: &str) {
+        table.carry_out(&[(admission(door, source), Some(Duration::from_secs(60)))]).unwrap();
+    }
+
+    fn sources(admitted: &[Admitted]) -> Vec<String> {
+        let lasts = |left| left > Duration::from_secs(30) && left <= Duration::from_secs(60);
+        assert!(admitted.iter().all(|admitted| lasts(admitted.left)), "{admitted:?}");
+        let mut sources: Vec<_> = admitted.iter().map(|it| format!("{} {}", it.door, it.source)).collect();
+        sources.sort();
+        sources
+    }
+
+    fn take_over(config: &Config, holds: &[Hold]) -> (Table, Vec<String>) {
+        let (table, admitted) = Table::take_over(config, holds).unwrap();
+        (table, sources(&admitted))
+    }
+
+    #[test]
+    fn a_kernel_without_persistent_tables_keeps_the_guard_over_an_orderly_restart() {
+        in_namespace(|| {
+            let (mut table, _) = take_over(&config("a b", 9), &[Hold::Owned]);
+            admit(&mut table, "b", "192.0.2.7");
+            admit(&mut table, "b", "2001:db8::7");
+            nft("flush ruleset");
+            assert!(has_table(), "nobody else can flush it");
+            drop(table);
+            assert!(!has_table(), "what this kernel does when knockd is killed");
+            let (mut table, admitted) = take_over(&config("a b", 9), &[Hold::Owned]);
+            assert_eq!(admitted, [""; 0]);
+            admit(&mut table, "b", "192.0.2.7");
+            admit(&mut table, "b", "2001:db8::7");
+            table.finish().unwrap();
+            assert!(has_table());
+            let (_table, admitted) = take_over(&config("b", 9), &[Hold::Owned]);
+            assert_eq!(admitted, ["b 192.0.2.7", "b 2001:db8::7"]);
+            nft("flush ruleset");
+            assert!(has_table(), "it is owned again");
+        });
+    }
+
+    #[test]
+    fn a_table_without_an_owner_is_taken_over_with_those_who_are_let_in() {
+        in_namespace(|| {
+            let (mut table, _) = take_over(&config("a b", 9), &[Hold::Shared]);
+            admit(&mut table, "b", "192.0.2.7");
+            drop(table);
+            let before = nft("-s list table inet knockd");
+            let (table, admitted) = take_over(&config("a b", 9), &Hold::BEST_FIRST);
+            assert_eq!(admitted, ["b 192.0.2.7"]);
+            assert_eq!(before.matches("192.0.2.7").count(), 1, "{before}");
+            nft("flush ruleset");
+            assert!(table.hold == Hold::Shared || nft("list table inet knockd").contains("192.0.2.7"));
+        });
+    }
+
+    #[test]
+    fn a_reload_that_changes_the_size_of_the_sets_keeps_those_who_are_let_in() {
+        in_namespace(|| {
+            let (mut table, _) = take_over(&config("a b", 9), &Hold::BEST_FIRST);
+            admit(&mut table, "b", "192.0.2.7");
+            table.guard(&config("a b", 1000)).unwrap();
+            assert_eq!(nft("list set inet knockd d2_4").matches("192.0.2.7").count(), 1);
+            assert_eq!(nft("list table inet knockd").matches("size 1000").count(), 4);
+            drop(table);
+            let (_table, admitted) = take_over(&config("b", 10), &Hold::BEST_FIRST);
+            assert_eq!(admitted, ["b 192.0.2.7"]);
+            assert_eq!(nft("list table inet knockd").matches("size 10\n").count(), 2);
+        });
+    }
+
+    #[test]
+    fn a_second_knockd_and_the_command_are_refused_in_one_clear_line() {
+        in_namespace(|| {
+            let config = config("a", 9);
+            let (table, _) = take_over(&config, &Hold::BEST_FIRST);
+            if table.hold == Hold::Shared {
+                return testbed::skip("this kernel's tables have no owner");
+            }
+            let said = "another process owns the table; is another knockd running?";
+            assert_eq!(guard(&config).unwrap_err().to_string(), said);
+            assert_eq!(remove().unwrap_err().to_string(), said);
+            drop(table);
+            guard(&config).unwrap();
+            remove().unwrap();
+            remove().unwrap();
+            assert!(!has_table());
+        });
+    }
+
+    #[test]
+    fn a_full_set_refuses_one_source_and_lets_the_others_in() {
+        in_namespace(|| {
+            let (mut table, _) = take_over(&config("a", 2), &Hold::BEST_FIRST);
+            let (sender, reports) = unbounded();
+            let change = |n: u8| (admission("a", &format!("192.0.2.{n}")), Some(Duration::from_secs(60)));
+            table.set((1..=4).map(change).collect(), &sender);
+            let refused = |report| match report {
+                Report::Set { refused, .. } => refused.map(reason),
+                Report::Guarded(_) => panic!("{report:?}"),
+            };
+            let full = Some("its set is full; see MaxOpen");
+            assert_eq!(reports.try_iter().map(refused).collect::<Vec<_>>(), [None, None, full, full]);
+            let shut = |n: u8| (admission("a", &format!("192.0.2.{n}")), None);
+            table.set(vec![shut(1), shut(9), change(3)], &sender);
+            assert_eq!(reports.try_iter().map(refused).collect::<Vec<_>>(), [None; 3]);
+        });
+    }
+
+    #[test]
+    fn a_hundred_thousand_sources_are_let_in_within_a_second_and_found_again() {
+        const SOURCES: u32 = 100_000;
+        in_namespace(|| {
+            let config = config("a", SOURCES);
+            let (mut table, _) = take_over(&config, &Hold::BEST_FIRST);
+            let (sender, reports) = unbounded();
+            let source = |n: u32| IpAddr::from((0x0a00_0000 + n).to_be_bytes());
+            let one = admission("a", "192.0.2.7");
+            let changes = (0..SOURCES)
+                .map(|n| (Admission { source: source(n), ..one.clone() }, Some(Duration::from_secs(600))));
+            let changes: Vec<_> = changes.collect();
+            let start = Instant::now();
+            for part in changes.chunks(MOST_AT_ONCE) {
+                table.set(part.to_vec(), &sender);
+            }
+            let took = start.elapsed();
+            let failed = |report: &Report| !matches!(report, Report::Set { refused: None, .. });
+            assert_eq!(reports.try_iter().filter(failed).count(), 0);
+            println!("let in {SOURCES} sources in {took:?}");
+            // A build without optimization on a busy machine takes longer.
+            assert!(took < Duration::from_secs(20), "{took:?}");
+            drop(table);
+            let start = Instant::now();
+            let (_table, admitted) = Table::take_over(&config, &Hold::BEST_FIRST).unwrap();
+            println!("found them again in {:?}", start.elapsed());
+            assert_eq!(admitted.len(), 100_000);
+        });
     }
 }

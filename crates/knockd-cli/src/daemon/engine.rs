@@ -13,7 +13,6 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use knockd_capture::LinkWatch;
 use knockd_core::config;
 use knockd_core::{DoorId, Gate, LeaseId, LocalPorts, Now, Outcome, Outcomes, Packet, Timestamp};
-use nix::errno::Errno;
 use signal_hook::consts::SIGHUP;
 
 use super::closings::Closings;
@@ -145,12 +144,16 @@ impl Engine {
     /// # Errors
     /// When nothing guarded them so far, and the kernel refuses.
     pub(super) fn guard(&mut self) -> anyhow::Result<()> {
-        let Self { setup: Setup { config, .. }, dispatcher: Dispatcher { executor, .. }, gate, .. } = self;
+        let Self { setup: Setup { config, .. }, dispatcher: Dispatcher { executor, log, .. }, gate, .. } =
+            self;
         if let Some(firewall) = executor.firewall() {
             firewall.guard(Arc::clone(config));
         } else if config.options.firewall == config::Firewall::Nftables {
             let (firewall, admitted) = Firewall::start(config)?;
             self.firewall_reports = firewall.reports.clone();
+            if let Some(warning) = firewall.hold.warning() {
+                log.write(&Line::warning(warning.to_owned()));
+            }
             executor.guard(firewall);
             for Admitted { door, source, left } in admitted {
                 gate.restore_admission(&door, source, left, self.clock.both());
@@ -315,14 +318,17 @@ impl Engine {
     pub(super) fn handle_firewall(&mut self, report: &firewall::Report) {
         match report {
             firewall::Report::Set { admission, time, refused } => {
-                let reason = refused.map(Errno::desc);
+                let reason = refused.map(firewall::reason);
                 self.log(&Line::admission(admission, *time, reason));
                 self.apply(|gate, now| gate.handle_exit(admission.id, refused.is_none(), now));
                 self.reply_to_closings(admission.id, || reason.map(str::to_owned));
             }
             firewall::Report::Guarded(None) => {}
             firewall::Report::Guarded(Some(error)) => {
-                let text = format!("cannot guard the services of doors as now configured: {}", error.desc());
+                let text = format!(
+                    "cannot guard the services of doors as now configured: {}",
+                    firewall::reason(*error)
+                );
                 self.log(&Line::warning(text));
             }
         }

@@ -81,8 +81,9 @@ impl Netlink {
     /// When the kernel refuses to tell, or the objects have changed meanwhile.
     pub(super) fn dump(
         &mut self,
-        mut request: NetlinkMessage<NetfilterMessage>,
+        request: &NetlinkMessage<NetfilterMessage>,
     ) -> Result<Vec<NfTablesMessage>, Errno> {
+        let mut request = request.clone();
         self.sequence = self.sequence.wrapping_add(1);
         request.header.sequence_number = self.sequence;
         request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use netlink_packet_core::{DefaultNla, Emitable, NLM_F_APPEND, NLM_F_CREATE, NetlinkMessage};
 use netlink_packet_netfilter::nftables::{
-    DataAttribute, ListAttribute, NfTablesMessage, SetAttribute, SetElementAttribute, SetElementList,
-    SetElementMessage, SetMessage,
+    DataAttribute, ListAttribute, NfTablesMessage, SetAttribute, SetDescription, SetElementAttribute,
+    SetElementList, SetElementMessage, SetMessage,
 };
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 
 use knockd_core::Protocol;
 
+use super::Admitted;
 use super::ruleset::{Chain, Family, Hook, Part, Ruleset, Set, TABLE};
 
 /// What a message does.
@@ -151,6 +152,18 @@ impl Batch {
     /// Deletes the table with everything in it.
     pub(super) fn delete_table(&mut self) {
         self.add(Kind::DeleteTable, 0, vec![text(1, TABLE)]);
+    }
+
+    /// Replaces the table by one with this content, and keeps who is let in through a set that it still has.
+    pub(super) fn replace_table(&mut self, flags: u32, ruleset: &Ruleset, admitted: &[(String, Admitted)]) {
+        self.delete_table();
+        self.make_table(flags);
+        self.make(ruleset, &Ruleset::default());
+        for (set, Admitted { source, left, .. }) in admitted {
+            if ruleset.sets.iter().any(|other| other.name == *set) {
+                self.add_element(set, element(*source, *left));
+            }
+        }
     }
 
     /// Makes the table's content what it should be. Sets that stay keep their addresses.
@@ -344,8 +357,7 @@ impl Batch {
 
     /// Lets an address in for this time, however long it was let in so far.
     pub(super) fn admit(&mut self, set: &str, address: IpAddr, time: Duration) {
-        let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
-        let element = vec![data(1, &octets(address)), bytes(4, milliseconds.to_be_bytes())];
+        let element = element(address, time);
         // Before Linux 6.12, adding an address that is there does not change its time.
         self.add_element(set, element.clone());
         self.shut(set, address);
@@ -394,8 +406,8 @@ fn request(message: NfTablesMessage) -> NetlinkMessage<NetfilterMessage> {
     NetlinkMessage::from(NetfilterMessage::new(header, message))
 }
 
-/// Returns name and comment of a set.
-pub(super) fn named_set(answer: &NfTablesMessage) -> Option<(&str, &str)> {
+/// Returns name, comment and size of a set.
+pub(super) fn named_set(answer: &NfTablesMessage) -> Option<(&str, &str, u32)> {
     let NfTablesMessage::NewSet(SetMessage { attributes }) = answer else { return None };
     let name = attributes.iter().find_map(|attribute| match attribute {
         SetAttribute::Name(name) => Some(name.as_str()),
@@ -405,7 +417,14 @@ pub(super) fn named_set(answer: &NfTablesMessage) -> Option<(&str, &str)> {
         SetAttribute::UserData(bytes) => comment(bytes),
         _ => None,
     });
-    Some((name?, notes?))
+    let size = attributes.iter().find_map(|attribute| match attribute {
+        SetAttribute::Description(description) => description.iter().find_map(|part| match part {
+            SetDescription::Size(size) => Some(*size),
+            _ => None,
+        }),
+        _ => None,
+    });
+    Some((name?, notes?, size.unwrap_or_default()))
 }
 
 /// Returns the addresses of a part of a set, with the time that each has left.
@@ -437,6 +456,11 @@ fn address(element: &[SetElementAttribute]) -> Option<(IpAddr, Duration)> {
         _ => None,
     });
     Some((address?, left?))
+}
+
+fn element(address: IpAddr, time: Duration) -> Vec<DefaultNla> {
+    let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
+    vec![data(1, &octets(address)), bytes(4, milliseconds.to_be_bytes())]
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {

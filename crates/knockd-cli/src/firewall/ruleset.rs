@@ -73,6 +73,14 @@ pub(super) enum Part {
     Jump(String),
 }
 
+impl Ruleset {
+    /// Says whether a table with the sets of another can have these instead: the kernel does not change a set that is there.
+    pub(super) fn can_follow(&self, before: &Self) -> bool {
+        let is_changed = |set: &Set| before.sets.iter().any(|other| other.name == set.name && other != set);
+        !self.sets.iter().any(is_changed)
+    }
+}
+
 impl Family {
     /// Returns the family of an address.
     pub(super) const fn of(address: IpAddr) -> Self {

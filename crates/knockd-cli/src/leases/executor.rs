@@ -323,6 +323,9 @@ impl Executor {
 
     /// Waits for the disk.
     pub(crate) fn finish(self) {
+        if let Some(firewall) = self.firewall {
+            firewall.finish();
+        }
         self.writer.finish();
     }
 

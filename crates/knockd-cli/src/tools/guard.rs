@@ -3,9 +3,8 @@
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use knockd_core::config::{Firewall, Parsed};
-use nix::errno::Errno;
 
 use crate::args::GuardArgs;
 use crate::firewall;
@@ -17,7 +16,7 @@ use crate::system::config_file::ConfigFile;
 /// When the configuration is unusable or has no firewall, or the kernel refuses.
 pub fn run(arguments: &GuardArgs) -> anyhow::Result<()> {
     if arguments.remove {
-        return firewall::remove().map_err(|error| explain(error).context("cannot open the ports"));
+        return firewall::remove().context("cannot open the ports");
     }
     let Parsed { config, .. } = ConfigFile::read(&arguments.config, Path::new(""))?.parse()?;
     if config.options.firewall == Firewall::None {
@@ -26,12 +25,5 @@ pub fn run(arguments: &GuardArgs) -> anyhow::Result<()> {
     if arguments.check {
         return write!(anstream::stdout(), "{}", firewall::text(&config)).context("cannot print");
     }
-    firewall::guard(&config).map_err(|error| explain(error).context("cannot close the ports"))
-}
-
-fn explain(error: Errno) -> anyhow::Error {
-    match error {
-        Errno::EPERM => anyhow!("permission denied; run this as root, and while knockd is not running"),
-        error => anyhow!("{}", error.desc()),
-    }
+    firewall::guard(&config).context("cannot close the ports")
 }
