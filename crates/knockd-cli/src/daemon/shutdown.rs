@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
+use knockd_core::Access;
 use knockd_core::config::OnExit;
 use signal_hook::consts::SIGHUP;
 
@@ -32,7 +33,10 @@ impl Engine {
         let mut keeps = self.setup.config.options.on_exit == OnExit::Keep;
         if keeps {
             self.wait_for_commands(false, signals);
-            keeps = self.dispatcher.executor.has_saved_all(SHUTDOWN_LIMIT);
+            // What the firewall lets in, the kernel remembers.
+            let is_stored = |lease: knockd_core::LeaseView<'_>| lease.key.access != Access::Firewall;
+            keeps =
+                !self.gate.leases().any(is_stored) || self.dispatcher.executor.has_saved_all(SHUTDOWN_LIMIT);
         }
         if !keeps {
             self.apply(knockd_core::Gate::close_all);
