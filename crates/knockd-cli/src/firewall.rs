@@ -21,7 +21,7 @@ use nix::errno::Errno;
 use self::earlier::Earlier;
 use self::hold::strongest;
 pub(crate) use self::hold::{FirewallError, Hold, reason};
-use self::netlink::Netlink;
+use self::netlink::{Netlink, Watch};
 use self::nft::Batch;
 use self::plan::Numbers;
 use self::ruleset::{Family, Ruleset};
@@ -87,6 +87,8 @@ pub(crate) enum Report {
     Set { admission: Admission, time: Option<Duration>, refused: Option<Errno> },
     /// It guards the doors of another configuration, or refuses.
     Guarded(Option<Errno>),
+    /// Another program has removed the table. It is there again and lets nobody in, unless the kernel refuses.
+    Lost(Option<Errno>),
 }
 
 #[derive(Debug)]
@@ -94,6 +96,9 @@ enum Job {
     /// Lets the source in for this time; without one, no longer.
     Set(Admission, Option<Duration>),
     Guard(Arc<Config>),
+    /// Another program may have removed the table.
+    Check,
+    End,
 }
 
 impl Firewall {
@@ -102,10 +107,18 @@ impl Firewall {
     /// # Errors
     /// When the kernel refuses the table, or the system has no thread left.
     pub(crate) fn start(config: &Config) -> anyhow::Result<(Self, Vec<Admitted>)> {
-        let (table, admitted) = Table::take_over(config, &Hold::BEST_FIRST)?;
+        Self::start_with(config, &Hold::BEST_FIRST)
+    }
+
+    fn start_with(config: &Config, holds: &[Hold]) -> anyhow::Result<(Self, Vec<Admitted>)> {
+        let (table, admitted) = Table::take_over(config, holds)?;
         let hold = table.hold;
         let (jobs, waiting) = unbounded();
         let (reporter, reports) = unbounded();
+        if hold == Hold::Shared {
+            let (watch, jobs) = (Watch::open().map_err(FirewallError::when_asking)?, jobs.clone());
+            spawn("firewall-watch", move || while watch.wait().is_ok() && jobs.send(Job::Check).is_ok() {})?;
+        }
         spawn("firewall", move || table.run(&waiting, &reporter))?;
         Ok((Self { jobs, reports, hold }, admitted))
     }
@@ -118,7 +131,7 @@ impl Firewall {
     /// Ends the thread and waits until it has ended. The table stays.
     pub(crate) fn finish(self) {
         let Self { jobs, reports, .. } = self;
-        drop(jobs);
+        let _ = jobs.send(Job::End);
         while reports.recv_timeout(END_LIMIT).is_ok() {}
     }
 
@@ -204,6 +217,8 @@ impl Table {
                     let result = self.guard(&config);
                     let _ = reports.send(Report::Guarded(result.err()));
                 }
+                Job::Check => self.mend(reports),
+                Job::End => return,
                 Job::Set(admission, time) => {
                     let mut changes = vec![(admission, time)];
                     while changes.len() < MOST_AT_ONCE
@@ -211,7 +226,7 @@ impl Table {
                     {
                         match job {
                             Job::Set(admission, time) => changes.push((admission, time)),
-                            Job::Guard(_) => {
+                            Job::Guard(_) | Job::Check | Job::End => {
                                 next = Some(job);
                                 break;
                             }
@@ -225,7 +240,11 @@ impl Table {
 
     /// Carries out changes together if possible, and reports each.
     fn set(&mut self, changes: Vec<(Admission, Option<Duration>)>, reports: &Sender<Report>) {
-        let together = self.carry_out(&changes);
+        let mut together = self.carry_out(&changes);
+        if together == Err(Errno::ENOENT) {
+            self.mend(reports);
+            together = self.carry_out(&changes);
+        }
         for change in changes {
             // If the kernel refuses a batch, only some of it are to blame.
             let result = together.or_else(|_| self.carry_out(std::slice::from_ref(&change)));
@@ -235,6 +254,21 @@ impl Table {
             let refused = result.err().filter(|_| !is_gone);
             let _ = reports.send(Report::Set { admission, time, refused });
         }
+    }
+
+    /// Makes the table again if it is gone.
+    fn mend(&mut self, reports: &Sender<Report>) {
+        let sets = self.netlink.dump(&nft::get_sets());
+        if self.ruleset.sets.is_empty()
+            || sets.is_ok_and(|sets| sets.iter().any(|it| nft::named_set(it).is_some()))
+        {
+            return;
+        }
+        let mut batch = Batch::default();
+        batch.make_table(self.hold.flags());
+        batch.make(&self.ruleset, &Ruleset::default());
+        let result = self.netlink.carry_out(batch);
+        let _ = reports.send(Report::Lost(result.err()));
     }
 
     fn carry_out(&mut self, changes: &[(Admission, Option<Duration>)]) -> Result<(), Errno> {
@@ -357,6 +391,44 @@ mod tests {
     }
 
     #[test]
+    fn a_table_that_is_removed_is_there_again_and_the_next_knock_gets_in() {
+        in_namespace(|| {
+            let config = config("a", 9);
+            let (mut table, _) = take_over(&config, &[Hold::Shared]);
+            let (sender, reports) = unbounded();
+            admit(&mut table, "a", "192.0.2.1");
+            nft("delete table inet knockd");
+            table.set(vec![(admission("a", "192.0.2.7"), Some(Duration::from_secs(60)))], &sender);
+            let said: Vec<_> = reports.try_iter().collect();
+            assert!(
+                matches!(said.as_slice(), [Report::Lost(None), Report::Set { refused: None, .. }]),
+                "{said:?}"
+            );
+            let text = nft("list table inet knockd");
+            assert!(text.contains("192.0.2.7") && text.contains("tcp dport 22"), "{text}");
+            // That an address is gone whose time was over is no loss.
+            table.set(vec![(admission("a", "192.0.2.9"), None)], &sender);
+            let said: Vec<_> = reports.try_iter().collect();
+            assert!(matches!(said.as_slice(), [Report::Set { refused: None, .. }]), "{said:?}");
+        });
+    }
+
+    #[test]
+    fn a_removed_table_is_noticed_without_a_knock() {
+        in_namespace(|| {
+            let (firewall, _) = Firewall::start_with(&config("a", 9), &[Hold::Shared]).unwrap();
+            for _ in 0..3 {
+                nft("flush ruleset");
+                let report = firewall.reports.recv_timeout(Duration::from_secs(60)).unwrap();
+                assert!(matches!(report, Report::Lost(None)), "{report:?}");
+                assert!(has_table());
+            }
+            firewall.finish();
+            assert!(has_table());
+        });
+    }
+
+    #[test]
     fn a_reload_that_changes_the_size_of_the_sets_keeps_those_who_are_let_in() {
         in_namespace(|| {
             let (mut table, _) = take_over(&config("a b", 9), &Hold::BEST_FIRST);
@@ -399,7 +471,7 @@ mod tests {
             table.set((1..=4).map(change).collect(), &sender);
             let refused = |report| match report {
                 Report::Set { refused, .. } => refused.map(reason),
-                Report::Guarded(_) => panic!("{report:?}"),
+                Report::Guarded(_) | Report::Lost(_) => panic!("{report:?}"),
             };
             let full = Some("its set is full; see MaxOpen");
             assert_eq!(reports.try_iter().map(refused).collect::<Vec<_>>(), [None, None, full, full]);

@@ -572,6 +572,8 @@ mod tests {
         assert!(told(gate.handle_exit(LeaseId(1), true, at(6))).is_empty());
         let extended = told(gate.extend(&LeaseFilter::default(), Some(Duration::from_secs(60)), at(6)));
         assert_eq!(extended, ["admit 203.0.113.7 at ssh for 60 s", "moved"]);
+        let again = told(gate.admit_again(at(16)));
+        assert_eq!(again, ["admit 203.0.113.7 at ssh for 50 s"]);
         assert_eq!(told(gate.handle_timeout(at(66))), ["shut ssh for 203.0.113.7"]);
         assert!(told(gate.handle_exit(LeaseId(1), true, at(66))).is_empty());
         assert_eq!(gate.lease_count(), 0);

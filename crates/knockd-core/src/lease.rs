@@ -298,6 +298,15 @@ impl Leases {
         self.due.first().map(|&(at, _)| at)
     }
 
+    /// Returns what lets in again everybody whom the firewall should have let in by now.
+    pub fn admit_again(&self, now: Now) -> Vec<Effect> {
+        let admit = |(&id, lease): (&LeaseId, &Lease)| match lease.phase {
+            Phase::Open { until, failed: false } => lease.admit(id, until, now),
+            _ => None,
+        };
+        self.by_id.iter().filter_map(admit).collect()
+    }
+
     /// Closes every door early: returns the stop commands of all open leases, each after its record.
     ///
     /// From now on nothing opens, a lease whose start command is still running closes once that ends, and a failed

@@ -324,6 +324,14 @@ impl Engine {
                 self.reply_to_closings(admission.id, || reason.map(str::to_owned));
             }
             firewall::Report::Guarded(None) => {}
+            firewall::Report::Lost(refused) => {
+                let text = "another program has removed the guard";
+                let refused = refused.map(firewall::reason);
+                let then = refused
+                    .map_or("it stands again".to_owned(), |reason| format!("cannot restore it: {reason}"));
+                self.log(&Line::warning(format!("{text}; {then}")));
+                self.apply(Gate::admit_again);
+            }
             firewall::Report::Guarded(Some(error)) => {
                 let text = format!(
                     "cannot guard the services of doors as now configured: {}",

@@ -27,6 +27,48 @@ const NFTABLES: u16 = 10;
 /// Room for any answer: an error carries the message that it is about.
 const ANSWER: usize = 64 * 1024;
 
+/// `NFNLGRP_NFTABLES`, as a bit.
+const CHANGES: u32 = 1 << (7 - 1);
+
+/// Notices when a table is removed.
+#[derive(Debug)]
+pub(super) struct Watch(OwnedFd);
+
+impl Watch {
+    /// # Errors
+    /// When the kernel has no nfnetlink.
+    pub(super) fn open() -> Result<Self, Errno> {
+        let (family, kind) = (AddressFamily::Netlink, SockType::Raw);
+        let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)?;
+        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, CHANGES))?;
+        Ok(Self(socket))
+    }
+
+    /// Waits until some table has been removed, or may have been.
+    ///
+    /// # Errors
+    /// When the kernel tells nothing any more.
+    pub(super) fn wait(&self) -> Result<(), Errno> {
+        const DELETE_TABLE: u16 = NFTABLES << 8 | 2;
+        let mut buffer = vec![0; ANSWER];
+        loop {
+            let length = match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(length) => length,
+                Err(Errno::EINTR) => continue,
+                // Some messages were lost.
+                Err(Errno::ENOBUFS) => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            let is_deletion =
+                |message: NetlinkMessage<NetfilterMessage>| message.header.message_type == DELETE_TABLE;
+            let messages = messages(buffer.get(..length).unwrap_or_default());
+            if messages.is_ok_and(|messages| messages.into_iter().any(is_deletion)) {
+                return Ok(());
+            }
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Netlink {
     socket: OwnedFd,
@@ -148,16 +190,19 @@ impl Netlink {
                 Err(error) => return Err(error),
             }
         };
-        let mut answers = Vec::new();
-        let mut rest = buffer.get(..length).unwrap_or_default();
-        while !rest.is_empty() {
-            let answer = NetlinkMessage::deserialize(rest).map_err(|_| Errno::EBADMSG)?;
-            let length = usize::try_from(answer.header.length).unwrap_or(usize::MAX);
-            rest = rest.get(length.next_multiple_of(4).max(4)..).unwrap_or_default();
-            answers.push(answer);
-        }
-        Ok(Some(answers))
+        messages(buffer.get(..length).unwrap_or_default()).map(Some)
     }
+}
+
+fn messages(mut rest: &[u8]) -> Result<Vec<NetlinkMessage<NetfilterMessage>>, Errno> {
+    let mut messages = Vec::new();
+    while !rest.is_empty() {
+        let message = NetlinkMessage::deserialize(rest).map_err(|_| Errno::EBADMSG)?;
+        let length = usize::try_from(message.header.length).unwrap_or(usize::MAX);
+        rest = rest.get(length.next_multiple_of(4).max(4)..).unwrap_or_default();
+        messages.push(message);
+    }
+    Ok(messages)
 }
 
 fn errno(error: &ErrorMessage) -> Errno {

@@ -44,6 +44,13 @@ impl Gate {
         self.take_outcomes()
     }
 
+    /// Has the firewall let in whom it let in before it forgot them.
+    pub fn admit_again(&mut self, now: Now) -> Outcomes<'_> {
+        let effects = self.leases.admit_again(now);
+        self.outcomes.extend(effects.into_iter().map(Outcome::Effect));
+        self.take_outcomes()
+    }
+
     /// Closes every door for good: from now on nothing opens, a lease whose start command is still running closes
     /// once that ends, and a failed stop command is left to the next process that restores its record.
     pub fn close_all(&mut self, now: Now) -> Outcomes<'_> {
