@@ -482,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_thousand_sources_are_let_in_within_a_second_and_found_again() {
+    fn a_hundred_thousand_sources_are_let_in_soon_and_found_again() {
         const SOURCES: u32 = 100_000;
         in_namespace(|| {
             let config = config("a", SOURCES);
@@ -506,7 +506,9 @@ mod tests {
             drop(table);
             let start = Instant::now();
             let (_table, admitted) = Table::take_over(&config, &Hold::BEST_FIRST).unwrap();
-            println!("found them again in {:?}", start.elapsed());
+            let took = start.elapsed();
+            println!("found them again in {took:?}");
+            assert!(took < Duration::from_secs(10), "{took:?}");
             assert_eq!(admitted.len(), 100_000);
         });
     }

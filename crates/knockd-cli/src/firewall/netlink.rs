@@ -3,13 +3,11 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use netlink_packet_core::{
-    ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+    NetlinkBuffer, NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_netfilter::nftables::NfTablesMessage;
 use netlink_packet_netfilter::none::ControlMessage;
-use netlink_packet_netfilter::{
-    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
-};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
@@ -23,6 +21,9 @@ const SEND_BUFFER: usize = 32 * 1024 * 1024;
 
 /// The subsystem of the messages between the begin and the end of a batch, `NFNL_SUBSYS_NFTABLES`.
 const NFTABLES: u16 = 10;
+
+/// The length of family, version and number before the attributes of a message, `nfgenmsg`.
+const NETFILTER_HEADER: usize = 4;
 
 /// Room for any answer: an error carries the message that it is about.
 const ANSWER: usize = 64 * 1024;
@@ -59,10 +60,10 @@ impl Watch {
                 Err(Errno::ENOBUFS) => return Ok(()),
                 Err(error) => return Err(error),
             };
-            let is_deletion =
-                |message: NetlinkMessage<NetfilterMessage>| message.header.message_type == DELETE_TABLE;
-            let messages = messages(buffer.get(..length).unwrap_or_default());
-            if messages.is_ok_and(|messages| messages.into_iter().any(is_deletion)) {
+            let is_deletion = |message| {
+                NetlinkBuffer::new_checked(message).is_ok_and(|it| it.message_type() == DELETE_TABLE)
+            };
+            if split(buffer.get(..length).unwrap_or_default()).any(is_deletion) {
                 return Ok(());
             }
         }
@@ -117,14 +118,11 @@ impl Netlink {
         self.read_answers(first)
     }
 
-    /// Asks for all objects of one kind, and returns them.
+    /// Asks for all objects of one kind, and returns the attributes of each.
     ///
     /// # Errors
     /// When the kernel refuses to tell, or the objects have changed meanwhile.
-    pub(super) fn dump(
-        &mut self,
-        request: &NetlinkMessage<NetfilterMessage>,
-    ) -> Result<Vec<NfTablesMessage>, Errno> {
+    pub(super) fn dump(&mut self, request: &NetlinkMessage<NetfilterMessage>) -> Result<Vec<Vec<u8>>, Errno> {
         let mut request = request.clone();
         self.sequence = self.sequence.wrapping_add(1);
         request.header.sequence_number = self.sequence;
@@ -135,21 +133,26 @@ impl Netlink {
         send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
         let mut objects = Vec::new();
         loop {
-            for answer in self.read()?.ok_or(Errno::ENOMSG)? {
-                if answer.header.sequence_number != self.sequence {
+            let answers = self.receive()?.ok_or(Errno::ENOMSG)?;
+            // The crate would take seconds to parse the elements of a large set.
+            for answer in split(&answers) {
+                let buffer = NetlinkBuffer::new_checked(answer).map_err(|_| Errno::EBADMSG)?;
+                if buffer.sequence_number() != self.sequence {
                     continue;
                 }
-                if answer.header.flags & NLM_F_DUMP_INTR != 0 {
+                if buffer.flags() & NLM_F_DUMP_INTR != 0 {
                     return Err(Errno::EINTR);
                 }
-                match answer.payload {
-                    NetlinkPayload::Done(_) => return Ok(objects),
-                    NetlinkPayload::Error(error) => return Err(errno(&error)),
-                    NetlinkPayload::InnerMessage(NetfilterMessage {
-                        inner: NetfilterMessageInner::NfTables(object),
-                        ..
-                    }) => objects.push(object),
-                    _ => {}
+                match buffer.message_type() {
+                    NLMSG_DONE => return Ok(objects),
+                    NLMSG_ERROR => {
+                        let parsed = NetlinkMessage::<NetfilterMessage>::deserialize(answer);
+                        return Err(match parsed.map(|message| message.payload) {
+                            Ok(NetlinkPayload::Error(error)) => errno(&error),
+                            _ => Errno::EBADMSG,
+                        });
+                    }
+                    _ => objects.extend(buffer.payload().get(NETFILTER_HEADER..).map(<[u8]>::to_vec)),
                 }
             }
         }
@@ -181,28 +184,37 @@ impl Netlink {
 
     /// Reads some answers; `None` if there are no more.
     fn read(&self) -> Result<Option<Vec<NetlinkMessage<NetfilterMessage>>>, Errno> {
+        let Some(answers) = self.receive()? else { return Ok(None) };
+        let parse = |answer| NetlinkMessage::deserialize(answer).map_err(|_| Errno::EBADMSG);
+        split(&answers).map(parse).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// Receives some answers; `None` if there are no more.
+    fn receive(&self) -> Result<Option<Vec<u8>>, Errno> {
         let mut buffer = vec![0; ANSWER];
-        let length = loop {
+        loop {
             match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                Ok(length) => break length,
+                Ok(length) => {
+                    buffer.truncate(length);
+                    return Ok(Some(buffer));
+                }
                 Err(Errno::EAGAIN) => return Ok(None),
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error),
             }
-        };
-        messages(buffer.get(..length).unwrap_or_default()).map(Some)
+        }
     }
 }
 
-fn messages(mut rest: &[u8]) -> Result<Vec<NetlinkMessage<NetfilterMessage>>, Errno> {
-    let mut messages = Vec::new();
-    while !rest.is_empty() {
-        let message = NetlinkMessage::deserialize(rest).map_err(|_| Errno::EBADMSG)?;
-        let length = usize::try_from(message.header.length).unwrap_or(usize::MAX);
-        rest = rest.get(length.next_multiple_of(4).max(4)..).unwrap_or_default();
-        messages.push(message);
-    }
-    Ok(messages)
+/// Splits what was received into messages.
+fn split(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let length = u32::from_ne_bytes(*rest.first_chunk()?);
+        let length = usize::try_from(length).unwrap_or(usize::MAX).clamp(4, rest.len());
+        let message = rest.get(..length);
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        message
+    })
 }
 
 fn errno(error: &ErrorMessage) -> Errno {

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use netlink_packet_core::{DefaultNla, Emitable, NLM_F_APPEND, NLM_F_CREATE, NetlinkMessage};
 use netlink_packet_netfilter::nftables::{
-    DataAttribute, ListAttribute, NfTablesMessage, SetAttribute, SetDescription, SetElementAttribute,
-    SetElementList, SetElementMessage, SetMessage,
+    NfTablesMessage, SetAttribute, SetElementList, SetElementMessage, SetMessage,
 };
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 
@@ -406,56 +405,46 @@ fn request(message: NfTablesMessage) -> NetlinkMessage<NetfilterMessage> {
     NetlinkMessage::from(NetfilterMessage::new(header, message))
 }
 
-/// Returns name, comment and size of a set.
-pub(super) fn named_set(answer: &NfTablesMessage) -> Option<(&str, &str, u32)> {
-    let NfTablesMessage::NewSet(SetMessage { attributes }) = answer else { return None };
-    let name = attributes.iter().find_map(|attribute| match attribute {
-        SetAttribute::Name(name) => Some(name.as_str()),
-        _ => None,
-    });
-    let notes = attributes.iter().find_map(|attribute| match attribute {
-        SetAttribute::UserData(bytes) => comment(bytes),
-        _ => None,
-    });
-    let size = attributes.iter().find_map(|attribute| match attribute {
-        SetAttribute::Description(description) => description.iter().find_map(|part| match part {
-            SetDescription::Size(size) => Some(*size),
-            _ => None,
-        }),
-        _ => None,
-    });
-    Some((name?, notes?, size.unwrap_or_default()))
-}
-
-/// Returns the addresses of a part of a set, with the time that each has left.
-pub(super) fn addresses(answer: &NfTablesMessage) -> impl Iterator<Item = (IpAddr, Duration)> {
-    let lists = match answer {
-        NfTablesMessage::NewSetElement(SetElementMessage { attributes }) => attributes.as_slice(),
-        _ => &[],
-    };
-    let elements = lists.iter().flat_map(|list| match list {
-        SetElementList::Elements(elements) => elements.as_slice(),
-        _ => &[],
-    });
-    elements.filter_map(|element| match element {
-        ListAttribute::Element(attributes) => address(attributes),
-        _ => None,
+/// Returns the kind and the value of each attribute.
+fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    const KIND: u16 = 0x3fff;
+    const HEADER: usize = 4;
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(*rest.first_chunk()?));
+        let kind = u16::from_ne_bytes(*rest.get(2..)?.first_chunk()?) & KIND;
+        let value = rest.get(HEADER..length)?;
+        rest = rest.get(length.next_multiple_of(HEADER)..).unwrap_or_default();
+        Some((kind, value))
     })
 }
 
-fn address(element: &[SetElementAttribute]) -> Option<(IpAddr, Duration)> {
-    let address = element.iter().find_map(|attribute| match attribute {
-        SetElementAttribute::Key(DataAttribute::Value(bytes)) => match bytes.len() {
-            4 => <[u8; 4]>::try_from(bytes.as_slice()).ok().map(IpAddr::from),
-            _ => <[u8; 16]>::try_from(bytes.as_slice()).ok().map(IpAddr::from),
-        },
-        _ => None,
-    });
-    let left = element.iter().find_map(|attribute| match attribute {
-        SetElementAttribute::Expiration(milliseconds) => Some(Duration::from_millis(*milliseconds)),
-        _ => None,
-    });
-    Some((address?, left?))
+/// Returns the value of the first attribute of this kind.
+fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes).find_map(|(other, value)| (other == kind).then_some(value))
+}
+
+/// Returns name, comment and size of a set.
+pub(super) fn named_set(set: &[u8]) -> Option<(&str, &str, u32)> {
+    let name = attribute(set, 2)?.strip_suffix(&[0])?;
+    let size = attribute(attribute(set, 9)?, 1)?;
+    let size = u32::from_be_bytes(size.try_into().ok()?);
+    Some((std::str::from_utf8(name).ok()?, comment(attribute(set, 13)?)?, size))
+}
+
+/// Returns the addresses of a part of a set, with the time that each has left.
+pub(super) fn addresses(part: &[u8]) -> impl Iterator<Item = (IpAddr, Duration)> {
+    let elements = attribute(part, 3).unwrap_or_default();
+    attributes(elements).filter_map(|(_, element)| address(element))
+}
+
+fn address(element: &[u8]) -> Option<(IpAddr, Duration)> {
+    let key = attribute(attribute(element, 1)?, NFTA_DATA_VALUE)?;
+    let address = match key.len() {
+        4 => IpAddr::from(<[u8; 4]>::try_from(key).ok()?),
+        _ => IpAddr::from(<[u8; 16]>::try_from(key).ok()?),
+    };
+    let left = u64::from_be_bytes(attribute(element, 5)?.try_into().ok()?);
+    Some((address, Duration::from_millis(left)))
 }
 
 fn element(address: IpAddr, time: Duration) -> Vec<DefaultNla> {
