@@ -82,6 +82,11 @@ pub struct Places {
 }
 
 impl Places {
+    /// Says whether a directive is given.
+    pub(crate) fn has(&self, directive: &str) -> bool {
+        self.values.iter().any(|(name, _)| *name == directive)
+    }
+
     /// Returns the bytes of a directive's value, or of the header if the directive is absent.
     pub fn of(&self, directive: &str) -> Range<usize> {
         let given = self.values.iter().rev().find(|(name, _)| *name == directive);

@@ -1,5 +1,6 @@
 //! From the text of a knockd.conf to a [`Config`], line by line, collecting everything that is wrong.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::directives::{DOOR_DIRECTIVES, Directive, Draft, Given, OPTION_DIRECTIVES};
@@ -40,18 +41,11 @@ pub(super) fn parse(sources: &[Source<'_>], may_include: bool) -> Result<Parsed,
     if has_errors {
         return Err(findings);
     }
-    if config.options.firewall == Firewall::None {
-        let pairs = config.doors.iter().zip(&places).filter(|(door, _)| door.open.is_some());
-        findings.extend(pairs.filter_map(|(_, places)| {
-            let source = *sources.iter().find(|source| source.name == places.file.as_deref())?;
-            let (message, expected) = ("`Open` without a firewall", "`Firewall = nftables` in `[options]`");
-            let span = places.of("Open");
-            Some(Diagnostic::new(source, span, Severity::Error, Code::Invalid, message, expected))
-        }));
-        if findings.iter().any(|finding| finding.severity == Severity::Error) {
-            findings.sort_by(Diagnostic::order);
-            return Err(findings);
-        }
+    let unguarded = of_firewall(&config, &places, sources);
+    if !unguarded.is_empty() {
+        findings.extend(unguarded);
+        findings.sort_by(Diagnostic::order);
+        return Err(findings);
     }
     if config.doors.is_empty()
         && let Some(&source) = sources.first()
@@ -64,6 +58,38 @@ pub(super) fn parse(sources: &[Source<'_>], may_include: bool) -> Result<Parsed,
     }
     Ok(Parsed { config, warnings: findings, places })
 }
+
+/// Returns why the firewall cannot guard what doors open.
+fn of_firewall(config: &Config, places: &[Places], sources: &[Source<'_>]) -> Vec<Diagnostic> {
+    let mut names = BTreeMap::<_, usize>::new();
+    for door in &config.doors {
+        *names.entry(&door.name).or_default() += 1;
+    }
+    let has_firewall = config.options.firewall != Firewall::None;
+    let check = |(door, places): (&Door, &Places)| {
+        let (directive, message, expected) = match &door.open {
+            None if places.has("Closed") => ("Closed", "`Closed` without `Open`", "`Open` in this door"),
+            Some(_) if !has_firewall => {
+                ("Open", "`Open` without a firewall", "`Firewall = nftables` in `[options]`")
+            }
+            Some(_) if door.name.len() > MAX_NAME || door.name.contains('"') => {
+                let expected = "a name of at most 127 bytes without quotation marks";
+                ("", "the firewall cannot keep the name of the door", expected)
+            }
+            Some(_) if names.get(&door.name) > Some(&1) => {
+                ("", "another door has the same name", "a name of its own for a door with `Open`")
+            }
+            None | Some(_) => return None,
+        };
+        let source = *sources.iter().find(|source| source.name == places.file.as_deref())?;
+        let span = places.of(directive);
+        Some(Diagnostic::new(source, span, Severity::Error, Code::Invalid, message, expected))
+    };
+    config.doors.iter().zip(places).filter_map(check).collect()
+}
+
+/// What nft keeps of a comment, in which the kernel keeps the name of a door.
+const MAX_NAME: usize = 127;
 
 /// Returns the paths of the files that a configuration includes.
 pub(super) fn includes(text: &[u8]) -> Vec<Text> {
@@ -876,6 +902,72 @@ sequence = 7000:sctp
     #[test]
     fn the_fork_s_name_of_the_cooldown_means_the_same() {
         assert_eq!(door("seq_cooldown = 30").cooldown, Seconds::new(30));
+    }
+
+    #[test]
+    fn a_firewall_that_cannot_be_is_an_error_with_its_place_and_what_to_write() {
+        let service = "a service such as `tcp/22` or `udp/60000-61000`";
+        let port = "a port from 1 to 65535, or a range such as `60000-61000`";
+        let exception = "an interface such as `docker0` or `br-*`, or a network such as `10.0.0.0/8` with no other bits set";
+        let mark = "a mark such as `0x01000000`";
+        for (options, door, message) in [
+            (
+                "Firewall = iptables",
+                "",
+                "2:12: error: unexpected \"iptables\": `nftables` or `none`".to_owned(),
+            ),
+            ("Firewall =", "", "2:11: error: unexpected \"\": `nftables` or `none`".to_owned()),
+            ("Mark = 1", "", format!("2:8: error: unexpected \"1\": {mark}")),
+            ("Mark = 0x0", "", format!("2:8: error: unexpected \"0x0\": {mark}")),
+            ("Mark = 0x123456789", "", format!("2:8: error: unexpected \"0x123456789\": {mark}")),
+            ("GuardExcept =", "", format!("2:14: error: empty value: {exception}")),
+            ("GuardExcept = lo,", "", format!("2:18: error: incomplete value: {exception}")),
+            (
+                "GuardExcept = lo, 10.0.0.1/8",
+                "",
+                format!("2:19: error: unexpected \"10.0.0.1/8\": {exception}"),
+            ),
+            (
+                "",
+                "Open = tcp/22",
+                "5:8: error: `Open` without a firewall: `Firewall = nftables` in `[options]`".to_owned(),
+            ),
+            (
+                "Firewall = nftables",
+                "Closed = drop",
+                "5:10: error: `Closed` without `Open`: `Open` in this door".to_owned(),
+            ),
+            (
+                "Firewall = nftables",
+                "Closed = deny",
+                "5:10: error: unexpected \"deny\": `drop` or `reject`".to_owned(),
+            ),
+            ("Firewall = nftables", "Open =", format!("5:7: error: empty value: {service}")),
+            ("Firewall = nftables", "Open = 22", format!("5:8: error: unexpected \"22\": {service}")),
+            (
+                "Firewall = nftables",
+                "Open = tcp/22, ssh",
+                format!("5:16: error: unexpected \"ssh\": {service}"),
+            ),
+            ("Firewall = nftables", "Open = tcp/0", format!("5:12: error: unexpected \"0\": {port}")),
+            ("Firewall = nftables", "Open = udp/9-8", format!("5:12: error: unexpected \"9-8\": {port}")),
+            ("Firewall = nftables", "Open = tcp", "5:11: error: incomplete value: `/` and a port".to_owned()),
+        ] {
+            let text = format!("[options]\n{options}\n[a]\nsequence = 1\n{door}\n");
+            assert_eq!(findings(&text).0, [message], "{text}");
+        }
+        for name in ["a\"b".to_owned(), "x".repeat(128)] {
+            let text = format!("[options]\nFirewall = nftables\n[{name}]\nsequence = 1\nOpen = tcp/22\n");
+            let (said, spans) = findings(&text);
+            assert!(
+                said[0].contains("cannot keep the name of the door: a name of at most 127 bytes"),
+                "{said:?}"
+            );
+            assert_eq!(spans, [format!("[{name}]")]);
+        }
+        let text = "[options]\nFirewall = nftables\n[a]\nsequence = 1\nOpen = tcp/22\n[a]\nsequence = 2\n";
+        let said = "3:1: error: another door has the same name: a name of its own for a door with `Open`";
+        assert_eq!(findings(text).0, [said]);
     }
 
     #[test]
