@@ -1,8 +1,10 @@
 //! The guard: a table of our own in the kernel's nftables, which lets only knockers reach the services of doors.
 //!
-//! [`plan`] says what the table should be, [`ruleset`] prints it, and [`nft`] turns it into messages for [`netlink`]. This folder knows
+//! [`plan`] says what the table should be, [`ruleset`] prints it, and [`nft`] turns it into messages for [`netlink`]; [`earlier`] is what
+//! the kernel has already, and [`hold`] how well it keeps it. This folder knows
 //! nothing of packets, leases or the disk.
 
+mod answers;
 mod earlier;
 mod hold;
 mod netlink;
@@ -258,9 +260,9 @@ impl Table {
 
     /// Makes the table again if it is gone.
     fn mend(&mut self, reports: &Sender<Report>) {
-        let sets = self.netlink.dump(&nft::get_sets());
+        let sets = self.netlink.dump(&answers::get_sets());
         if self.ruleset.sets.is_empty()
-            || sets.is_ok_and(|sets| sets.iter().any(|it| nft::named_set(it).is_some()))
+            || sets.is_ok_and(|sets| sets.iter().any(|it| answers::named_set(it).is_some()))
         {
             return;
         }

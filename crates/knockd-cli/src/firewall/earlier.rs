@@ -4,8 +4,8 @@ use knockd_core::DoorName;
 use nix::errno::Errno;
 
 use super::Admitted;
+use super::answers;
 use super::netlink::Netlink;
-use super::nft;
 use super::plan::{self, Numbers};
 use super::ruleset::{Ruleset, Set};
 
@@ -25,20 +25,20 @@ impl Earlier {
     /// When the kernel does not answer.
     pub(super) fn find(netlink: &mut Netlink) -> Result<Self, Errno> {
         let mut earlier = Self::default();
-        let sets = match netlink.dump(&nft::get_sets()) {
+        let sets = match netlink.dump(&answers::get_sets()) {
             Err(Errno::ENOENT) => return Ok(earlier),
             sets => sets?,
         };
         for answer in sets {
-            let Some((name, door, size)) = nft::named_set(&answer) else { continue };
+            let Some((name, door, size)) = answers::named_set(&answer) else { continue };
             let Some((number, family)) = plan::of_set_name(name) else { continue };
             let Ok(door) = DoorName::new(door) else { continue };
             earlier.numbers.insert(door.clone(), number);
             let set = Set { name: name.to_owned(), family, size, comment: door.to_string() };
             earlier.ruleset.sets.push(set);
-            for part in netlink.dump(&nft::get_addresses(name))? {
+            for part in netlink.dump(&answers::get_addresses(name))? {
                 let of_door = |(source, left)| Admitted { door: door.clone(), source, left };
-                let admitted = nft::addresses(&part).map(of_door);
+                let admitted = answers::addresses(&part).map(of_door);
                 earlier.admitted.extend(admitted.map(|admitted| (name.to_owned(), admitted)));
             }
         }

@@ -1,0 +1,77 @@
+//! Questions to the kernel about the table, and its answers.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use netlink_packet_core::NetlinkMessage;
+use netlink_packet_netfilter::nftables::{
+    NfTablesMessage, SetAttribute, SetElementList, SetElementMessage, SetMessage,
+};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
+
+use super::nft::{COMMENT, NFTA_DATA_VALUE};
+use super::ruleset::TABLE;
+
+/// Returns the comment of a set.
+fn comment(user_data: &[u8]) -> Option<&str> {
+    let [COMMENT, _, text @ .., 0] = user_data else { return None };
+    std::str::from_utf8(text).ok()
+}
+
+/// Asks for the sets of the table.
+pub(super) fn get_sets() -> NetlinkMessage<NetfilterMessage> {
+    request(NfTablesMessage::GetSet(SetMessage { attributes: vec![SetAttribute::Table(TABLE.to_owned())] }))
+}
+
+/// Asks for the addresses in a set.
+pub(super) fn get_addresses(set: &str) -> NetlinkMessage<NetfilterMessage> {
+    let attributes = vec![SetElementList::Table(TABLE.to_owned()), SetElementList::Set(set.to_owned())];
+    request(NfTablesMessage::GetSetElement(SetElementMessage { attributes }))
+}
+
+fn request(message: NfTablesMessage) -> NetlinkMessage<NetfilterMessage> {
+    let header = NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0);
+    NetlinkMessage::from(NetfilterMessage::new(header, message))
+}
+
+/// Returns the kind and the value of each attribute.
+fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    const KIND: u16 = 0x3fff;
+    const HEADER: usize = 4;
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(*rest.first_chunk()?));
+        let kind = u16::from_ne_bytes(*rest.get(2..)?.first_chunk()?) & KIND;
+        let value = rest.get(HEADER..length)?;
+        rest = rest.get(length.next_multiple_of(HEADER)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+/// Returns the value of the first attribute of this kind.
+fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes).find_map(|(other, value)| (other == kind).then_some(value))
+}
+
+/// Returns name, comment and size of a set.
+pub(super) fn named_set(set: &[u8]) -> Option<(&str, &str, u32)> {
+    let name = attribute(set, 2)?.strip_suffix(&[0])?;
+    let size = attribute(attribute(set, 9)?, 1)?;
+    let size = u32::from_be_bytes(size.try_into().ok()?);
+    Some((std::str::from_utf8(name).ok()?, comment(attribute(set, 13)?)?, size))
+}
+
+/// Returns the addresses of a part of a set, with the time that each has left.
+pub(super) fn addresses(part: &[u8]) -> impl Iterator<Item = (IpAddr, Duration)> {
+    let elements = attribute(part, 3).unwrap_or_default();
+    attributes(elements).filter_map(|(_, element)| address(element))
+}
+
+fn address(element: &[u8]) -> Option<(IpAddr, Duration)> {
+    let key = attribute(attribute(element, 1)?, NFTA_DATA_VALUE)?;
+    let address = match key.len() {
+        4 => IpAddr::from(<[u8; 4]>::try_from(key).ok()?),
+        _ => IpAddr::from(<[u8; 16]>::try_from(key).ok()?),
+    };
+    let left = u64::from_be_bytes(attribute(element, 5)?.try_into().ok()?);
+    Some((address, Duration::from_millis(left)))
+}
