@@ -84,7 +84,8 @@ pub enum Request {
 }
 
 impl Request {
-    /// Parses a line.
+    /// Parses a line. An IPv4 address in its IPv6 form (RFC 4291, section 2.5.5.2) becomes the former, which is the
+    /// source of packets.
     ///
     /// # Errors
     /// When the line is not a request; the text says why.
@@ -92,7 +93,24 @@ impl Request {
         if line.len() > MAX_REQUEST {
             return Err(format!("request longer than {MAX_REQUEST} bytes"));
         }
-        serde_json::from_slice(line).map_err(|error| format!("invalid request: {error}"))
+        let mut request: Self =
+            serde_json::from_slice(line).map_err(|error| format!("invalid request: {error}"))?;
+        if let Some(address) = request.address() {
+            *address = address.to_canonical();
+        }
+        Ok(request)
+    }
+
+    const fn address(&mut self) -> Option<&mut IpAddr> {
+        match self {
+            Self::Close { address, .. } | Self::Dismiss { address, .. } | Self::Trace { address } => {
+                address.as_mut()
+            }
+            Self::Forgive { address } | Self::Extend { address, .. } | Self::Open { address, .. } => {
+                Some(address)
+            }
+            Self::Status {} | Self::Scanners {} | Self::Events {} | Self::Reload {} => None,
+        }
     }
 }
 
@@ -176,7 +194,7 @@ mod tests {
 
     fn requests() -> impl Strategy<Value = Request> {
         let door = || any::<String>();
-        let address = || any::<IpAddr>();
+        let address = || any::<IpAddr>().prop_map(|address| address.to_canonical());
         let which = || (proptest::option::of(door()), proptest::option::of(address()));
         let extend = (door(), address(), proptest::option::of(any::<u32>()));
         prop_oneof![
@@ -191,6 +209,12 @@ mod tests {
             proptest::option::of(address()).prop_map(|address| Request::Trace { address }),
             (door(), address()).prop_map(|(door, address)| Request::Open { door, address }),
         ]
+    }
+
+    #[test]
+    fn the_address_of_a_request_is_the_one_that_packets_come_from() {
+        let line = br#"{"request":"open","door":"ssh","address":"::ffff:192.0.2.7"}"#;
+        assert_eq!(Request::parse(line).unwrap().to_string(), "open ssh 192.0.2.7");
     }
 
     /// Requests with some bytes changed, so many are almost valid and some still are.

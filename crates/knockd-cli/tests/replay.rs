@@ -319,3 +319,17 @@ fn doors_in_included_files_are_replayed() {
     let text = String::from_utf8(desk.replay("").code(0).get_output().stdout.clone()).unwrap();
     assert!(text.starts_with("Doors in k.conf: ssh, web\n") && text.contains("ssh: OPEN SESAME"), "{text}");
 }
+
+#[test]
+fn whom_the_firewall_would_let_in_and_for_how_long_is_told() {
+    let config = "[options]\nFirewall = nftables\n[ssh]\nSequence = 1101,1202:udp,1303\nOpen = tcp/22\n";
+    let desk = Desk::new(config, &pcap(&story()));
+    let text = String::from_utf8(desk.replay("-a 198.51.100.1").code(0).get_output().stdout.clone()).unwrap();
+    let lines: Vec<_> = text.lines().filter_map(|line| line.split_once("192.0.2.7: ssh: ")).collect();
+    let told: Vec<_> =
+        lines.iter().map(|(_, told)| *told).filter(|told| !told.starts_with("Stage")).collect();
+    let extended = "already open: stays open for a full `Cmd_Timeout` from now";
+    let expected =
+        ["OPEN SESAME", "let in for 30 s", "OPEN SESAME", extended, "let in for 30 s", "let in no longer"];
+    assert_eq!(told, expected, "{text}");
+}

@@ -16,8 +16,8 @@ use std::time::Duration;
 use anyhow::Context;
 use knockd_capture::interfaces;
 use knockd_core::{
-    Config, Effect, Gate, LocalPorts, Now, OneTime, OneTimeFiles, Outcome, Packet, Seed, Timestamp, UnixTime,
-    Visibility,
+    Admission, Config, Effect, Gate, LocalPorts, Now, OneTime, OneTimeFiles, Outcome, Packet, Run, Seed,
+    Timestamp, UnixTime, Visibility,
 };
 
 use self::print::{Printer, Summary};
@@ -216,7 +216,7 @@ impl Replay {
         Ok(())
     }
 
-    /// Prints outcomes and their consequences, as if every command succeeded and every line was struck out at once.
+    /// Prints outcomes and their consequences, as if everything succeeded at once.
     fn carry_out(
         &mut self,
         mut outcomes: VecDeque<Outcome>,
@@ -230,8 +230,12 @@ impl Replay {
                 output.note(captured, at, &note)?;
             }
             match outcome {
-                Outcome::Effect(Effect::Run(run)) => {
-                    outcomes.extend(self.gate.handle_exit(run.id, true, now));
+                Outcome::Effect(
+                    Effect::Run(Run { id, .. })
+                    | Effect::Admit(Admission { id, .. }, _)
+                    | Effect::Shut(Admission { id, .. }),
+                ) => {
+                    outcomes.extend(self.gate.handle_exit(id, true, now));
                 }
                 Outcome::Effect(Effect::Burn(burn)) => {
                     outcomes.extend(self.gate.handle_burnt(burn.id, Ok(()), now));

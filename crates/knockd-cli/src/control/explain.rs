@@ -9,8 +9,8 @@ use std::net::IpAddr;
 
 use knockd_capture::Ignored;
 use knockd_core::{
-    Door, Effect, Event, EventKind, Hit, Martian, OpeningResult, Outcome, Packet, Protocol, RunKind, Step,
-    TcpFlags, Visibility,
+    Admission, Door, Effect, Event, EventKind, Hit, Martian, OpeningResult, Outcome, Packet, Protocol,
+    RunKind, Step, TcpFlags, Visibility,
 };
 use serde::{Serialize, Serializer};
 
@@ -112,6 +112,8 @@ pub enum What<'a> {
     Cooling,
     /// A start command starts.
     Start { command: &'a str },
+    /// The firewall lets the source in for this many seconds from now.
+    LetIn { seconds: u64 },
     /// The door was already open, and stays open for a full `Cmd_Timeout` from now.
     Extended,
     /// A command of the door is still running; the knock counts when it ends.
@@ -126,6 +128,8 @@ pub enum What<'a> {
     Full { reason: String },
     /// A stop command starts.
     Stop { command: &'a str },
+    /// The firewall lets the source in no longer.
+    Shut,
 }
 
 /// Writes the name for programs.
@@ -194,7 +198,7 @@ pub fn of_outcome<'a>(outcome: &'a Outcome, doors: &'a [Door]) -> Option<Note<'a
         Outcome::Scanner(source) => Some(Note { source: *source, door: None, what: What::Scanner }),
         Outcome::Opening { door, source, result } => {
             let what = match result {
-                // The start command reports this.
+                // The start command or the firewall reports this.
                 OpeningResult::Opened => return None,
                 OpeningResult::Extended { .. } => What::Extended,
                 OpeningResult::Queued => What::Queued,
@@ -212,8 +216,16 @@ pub fn of_outcome<'a>(outcome: &'a Outcome, doors: &'a [Door]) -> Option<Note<'a
             };
             Some(Note { source: run.source, door: Some(&run.door), what })
         }
+        Outcome::Effect(Effect::Admit(admission, time)) => {
+            Some(of_admission(admission, What::LetIn { seconds: time.as_secs() }))
+        }
+        Outcome::Effect(Effect::Shut(admission)) => Some(of_admission(admission, What::Shut)),
         Outcome::Effect(_) | Outcome::UsedUp(_) | Outcome::Wanted(_) => None,
     }
+}
+
+fn of_admission<'a>(admission: &'a Admission, what: What<'a>) -> Note<'a> {
+    Note { source: admission.source, door: Some(&admission.door), what }
 }
 
 /// Explains what happened to an attempt; `packet` is the packet that caused it, if one did.
@@ -286,6 +298,7 @@ impl fmt::Display for What<'_> {
             }
             Self::Cooling => f.write_str("ignored: still in `Cooldown` after opening this door"),
             Self::Start { command } => write!(f, "start command: {command}"),
+            Self::LetIn { seconds } => write!(f, "let in for {seconds} s"),
             Self::Extended => f.write_str("already open: stays open for a full `Cmd_Timeout` from now"),
             Self::Queued => f.write_str("queued: a command of this door is still running for this address"),
             Self::NothingToRun => f.write_str("no start command for this address"),
@@ -293,6 +306,7 @@ impl fmt::Display for What<'_> {
             Self::NotStruckOut => f.write_str("stays closed: cannot strike out the one-time sequence"),
             Self::Full { reason } => write!(f, "stays closed: {reason}"),
             Self::Stop { command } => write!(f, "stop command: {command}"),
+            Self::Shut => f.write_str("let in no longer"),
         }
     }
 }
