@@ -89,7 +89,8 @@ pub(crate) enum Report {
     Set { admission: Admission, time: Option<Duration>, refused: Option<Errno> },
     /// It guards the doors of another configuration, or refuses.
     Guarded(Option<Errno>),
-    /// Another program has removed the table. It is there again and lets nobody in, unless the kernel refuses.
+    /// Another program has changed or removed the table. It is as it was, but may let nobody in, unless the kernel
+    /// refuses.
     Lost(Option<Errno>),
 }
 
@@ -98,7 +99,7 @@ enum Job {
     /// Lets the source in for this time; without one, no longer.
     Set(Admission, Option<Duration>),
     Guard(Arc<Config>),
-    /// Another program may have removed the table.
+    /// Another program may have changed or removed the table.
     Check,
     End,
 }
@@ -118,7 +119,8 @@ impl Firewall {
         let (jobs, waiting) = unbounded();
         let (reporter, reports) = unbounded();
         if hold == Hold::Shared {
-            let (watch, jobs) = (Watch::open().map_err(FirewallError::when_asking)?, jobs.clone());
+            let (watch, jobs) =
+                (Watch::open(&table.netlink).map_err(FirewallError::when_asking)?, jobs.clone());
             spawn("firewall-watch", move || while watch.wait().is_ok() && jobs.send(Job::Check).is_ok() {})?;
         }
         spawn("firewall", move || table.run(&waiting, &reporter))?;
@@ -243,7 +245,7 @@ impl Table {
     /// Carries out changes together if possible, and reports each.
     fn set(&mut self, changes: Vec<(Admission, Option<Duration>)>, reports: &Sender<Report>) {
         let mut together = self.carry_out(&changes);
-        if together == Err(Errno::ENOENT) {
+        if together == Err(Errno::ENOENT) && self.is_gone() {
             self.mend(reports);
             together = self.carry_out(&changes);
         }
@@ -258,19 +260,25 @@ impl Table {
         }
     }
 
-    /// Makes the table again if it is gone.
-    fn mend(&mut self, reports: &Sender<Report>) {
+    fn is_gone(&mut self) -> bool {
         let sets = self.netlink.dump(&answers::get_sets());
-        if self.ruleset.sets.is_empty()
-            || sets.is_ok_and(|sets| sets.iter().any(|it| answers::named_set(it).is_some()))
-        {
+        !sets.is_ok_and(|sets| sets.iter().any(|it| answers::named_set(it).is_some()))
+    }
+
+    /// Makes the table again, with those who are still let in.
+    fn mend(&mut self, reports: &Sender<Report>) {
+        if self.ruleset.sets.is_empty() {
             return;
         }
-        let mut batch = Batch::default();
-        batch.make_table(self.hold.flags());
-        batch.make(&self.ruleset, &Ruleset::default());
-        let result = self.netlink.carry_out(batch);
-        let _ = reports.send(Report::Lost(result.err()));
+        let mend = |table: &mut Self| {
+            let earlier = Earlier::find(&mut table.netlink)?;
+            let mut batch = Batch::default();
+            // What is not there cannot be replaced.
+            batch.make_table(table.hold.flags());
+            batch.replace_table(table.hold.flags(), &table.ruleset, &earlier.admitted);
+            table.netlink.carry_out(batch)
+        };
+        let _ = reports.send(Report::Lost(mend(self).err()));
     }
 
     fn carry_out(&mut self, changes: &[(Admission, Option<Duration>)]) -> Result<(), Errno> {
@@ -427,6 +435,35 @@ mod tests {
             }
             firewall.finish();
             assert!(has_table());
+        });
+    }
+
+    #[test]
+    fn rules_that_another_program_removes_or_adds_are_as_before_and_those_who_are_let_in_stay() {
+        in_namespace(|| {
+            let (firewall, _) = Firewall::start_with(&config("a", 9), &[Hold::Shared]).unwrap();
+            let report = || firewall.reports.recv_timeout(Duration::from_secs(60)).unwrap();
+            firewall.set(admission("a", "192.0.2.7"), Some(Duration::from_secs(60)));
+            assert!(matches!(report(), Report::Set { refused: None, .. }));
+            let table = || {
+                let text = nft("-s list table inet knockd");
+                assert_eq!(text.matches("192.0.2.7").count(), 1, "{text}");
+                // The time that is left is another.
+                text.lines().filter(|line| !line.contains("elements")).collect::<String>()
+            };
+            let before = table();
+            for change in [
+                "flush chain inet knockd tcp_doors",
+                "flush table inet knockd",
+                "insert rule inet knockd guard accept",
+            ] {
+                nft(change);
+                assert!(matches!(report(), Report::Lost(None)), "{change}");
+                assert_eq!(table(), before, "{change}");
+            }
+            // Nothing of this is told again: our own changes are not those of others.
+            firewall.set(admission("a", "192.0.2.8"), Some(Duration::from_secs(60)));
+            assert!(matches!(report(), Report::Set { refused: None, .. }));
         });
     }
 

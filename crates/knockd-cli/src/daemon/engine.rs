@@ -325,7 +325,7 @@ impl Engine {
             }
             firewall::Report::Guarded(None) => {}
             firewall::Report::Lost(refused) => {
-                let text = "another program has removed the guard";
+                let text = "another program has changed the guard";
                 let refused = refused.map(firewall::reason);
                 let then = refused
                     .map_or("it stands again".to_owned(), |reason| format!("cannot restore it: {reason}"));

@@ -35,9 +35,9 @@ impl Hold {
             Self::Owned => {
                 Some("guarded ports are open while knockd is dead if it is killed: Linux before 6.9")
             }
-            Self::Shared => {
-                Some("guarded ports are open once another program flushes nftables: Linux before 5.12")
-            }
+            Self::Shared => Some(
+                "guarded ports are open for a moment when another program flushes nftables: Linux before 5.12",
+            ),
         }
     }
 }

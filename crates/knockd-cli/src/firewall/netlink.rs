@@ -1,5 +1,6 @@
 //! The socket to the kernel's nftables: one batch goes out, and the kernel has carried it out or refused it when the call returns.
 
+use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use netlink_packet_core::{
@@ -10,8 +11,8 @@ use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
-    socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname, recv, send,
+    setsockopt, socket, sockopt,
 };
 
 use super::nft::Batch;
@@ -28,42 +29,51 @@ const NETFILTER_HEADER: usize = 4;
 /// Room for any answer: an error carries the message that it is about.
 const ANSWER: usize = 64 * 1024;
 
+/// The messages about new and removed tables, chains and rules, from `NFT_MSG_NEWTABLE` to `NFT_MSG_DELRULE`
+/// (linux/netfilter/nf_tables.h). Who is let in is not among them: addresses that others remove close, and do not open.
+const RULES: RangeInclusive<u16> = NFTABLES << 8..=NFTABLES << 8 | 8;
+
 /// `NFNLGRP_NFTABLES`, as a bit.
 const CHANGES: u32 = 1 << (7 - 1);
 
-/// Notices when a table is removed.
+/// Notices when others change what decides about packets.
 #[derive(Debug)]
-pub(super) struct Watch(OwnedFd);
+pub(super) struct Watch {
+    socket: OwnedFd,
+    /// The address of the socket whose changes are our own.
+    own: u32,
+}
 
 impl Watch {
     /// # Errors
     /// When the kernel has no nfnetlink.
-    pub(super) fn open() -> Result<Self, Errno> {
+    pub(super) fn open(own: &Netlink) -> Result<Self, Errno> {
+        let own = getsockname::<NetlinkAddr>(own.socket.as_raw_fd())?.pid();
         let (family, kind) = (AddressFamily::Netlink, SockType::Raw);
         let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, CHANGES))?;
-        Ok(Self(socket))
+        Ok(Self { socket, own })
     }
 
-    /// Waits until some table has been removed, or may have been.
+    /// Waits until others have changed or removed some table, chain or rule, or may have.
     ///
     /// # Errors
     /// When the kernel tells nothing any more.
     pub(super) fn wait(&self) -> Result<(), Errno> {
-        const DELETE_TABLE: u16 = NFTABLES << 8 | 2;
         let mut buffer = vec![0; ANSWER];
         loop {
-            let length = match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            let length = match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
                 Ok(length) => length,
                 Err(Errno::EINTR) => continue,
                 // Some messages were lost.
                 Err(Errno::ENOBUFS) => return Ok(()),
                 Err(error) => return Err(error),
             };
-            let is_deletion = |message| {
-                NetlinkBuffer::new_checked(message).is_ok_and(|it| it.message_type() == DELETE_TABLE)
+            let is_change = |message| {
+                NetlinkBuffer::new_checked(message)
+                    .is_ok_and(|it| RULES.contains(&it.message_type()) && it.port_number() != self.own)
             };
-            if split(buffer.get(..length).unwrap_or_default()).any(is_deletion) {
+            if split(buffer.get(..length).unwrap_or_default()).any(is_change) {
                 return Ok(());
             }
         }
