@@ -30,7 +30,7 @@ const NETFILTER_HEADER: usize = 4;
 const ANSWER: usize = 64 * 1024;
 
 /// The messages about new and removed tables, chains and rules, from `NFT_MSG_NEWTABLE` to `NFT_MSG_DELRULE`
-/// (linux/netfilter/nf_tables.h). Who is let in is not among them: addresses that others remove close, and do not open.
+/// (`linux/netfilter/nf_tables.h`). Who is let in is not among them: addresses that others remove close, and do not open.
 const RULES: RangeInclusive<u16> = NFTABLES << 8..=NFTABLES << 8 | 8;
 
 /// `NFNLGRP_NFTABLES`, as a bit.
