@@ -1,7 +1,7 @@
 //! What knockd 0.8 opens, written from its observed behaviour, and the rules by which ours opens more.
 //!
-//! Time does not exist here: nothing times out. So one attempt of a source at a door stands for all that ours has
-//! there, because those begun later are only of use when it times out.
+//! Time does not exist here: nothing times out. So of the attempts of a source that ours has at a door, the first stands
+//! for all but the one that 0.8 has: those begun later are only of use when it times out.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -83,6 +83,8 @@ pub(crate) struct Attempt {
     /// The packet that began it.
     pub(crate) begun: usize,
     stage: usize,
+    /// What 0.8 has there: the packet that began it, and its stage.
+    strict: Option<(usize, usize)>,
 }
 
 impl<'doors> Model<'doors> {
@@ -108,19 +110,28 @@ impl<'doors> Model<'doors> {
         }
 
         let mut opens = Vec::new();
+        // The doors at which 0.8 has nothing under way.
+        let mut free = Vec::new();
         let (concerned, mut remaining): (Vec<_>, Vec<_>) =
             self.attempts(source).iter().partition(|attempt| hit.contains(&attempt.door));
         for attempt in &concerned {
-            let Attempt { door, begun, stage } = *attempt;
+            let Attempt { door, begun, stage, strict } = *attempt;
             let steps = self.steps(door);
             if !self.fits(door, packet.hit) {
                 remaining.push(*attempt);
-            } else if steps[stage] == step && stage + 1 == steps.len() {
+                continue;
+            }
+            free.extend(strict.is_none().then_some(door));
+            let strict = strict.filter(|&(_, stage)| steps[stage] == step && stage + 1 < steps.len());
+            let strict = strict.map(|(begun, stage)| (begun, stage + 1));
+            if steps[stage] == step && stage + 1 == steps.len() {
                 opens.push(Open { source, packet: index, door, begun });
+                // 0.8 goes on with what it has.
+                remaining.extend(strict.map(|(begun, stage)| Attempt { door, begun, stage, strict }));
             } else if steps[stage] == step {
-                remaining.push(Attempt { stage: stage + 1, ..*attempt });
+                remaining.push(Attempt { stage: stage + 1, strict, ..*attempt });
             } else if self.rules.has(Rules::REPEAT) && steps[..stage].contains(&step) {
-                remaining.push(*attempt);
+                remaining.push(Attempt { strict, ..*attempt });
             }
         }
 
@@ -133,15 +144,22 @@ impl<'doors> Model<'doors> {
                 self.rules.has(Rules::ONE_STEP)
             } else {
                 let is_under_way = concerned.iter().any(|attempt| attempt.door == door);
-                self.rules.has(Rules::INDEPENDENT) && !has_completed && !is_under_way
+                let has_opened = opens.iter().any(|open| open.door == door);
+                self.rules.has(Rules::INDEPENDENT)
+                    && (!has_completed || has_opened)
+                    && (!is_under_way || free.contains(&door))
             };
             if !may_begin || steps[0] != step || !self.fits(door, packet.hit) {
                 continue;
             }
             if steps.len() == 1 {
                 opens.push(Open { source, packet: index, door, begun: index });
-            } else {
-                remaining.push(Attempt { door, begun: index, stage: 1 });
+                continue;
+            }
+            let strict = Some((index, 1));
+            match remaining.iter_mut().find(|attempt| attempt.door == door) {
+                Some(attempt) => attempt.strict = strict,
+                None => remaining.push(Attempt { door, begun: index, stage: 1, strict }),
             }
         }
         self.attempts.insert(source, remaining);
