@@ -83,11 +83,11 @@ fn as_log(json: &str) -> Vec<String> {
     lines
 }
 
-/// The lines that packets cause, and in alphabetical order those that come when a time is over or a one-time sequence
-/// is struck out: the daemon's clock and disk are not exactly those of the capture.
+/// The lines that packets cause, and in alphabetical order those that come when a time is over or the disk has stored
+/// something: the daemon's clock and disk are not exactly those of the capture.
 fn in_two(lines: Vec<String>) -> (Vec<String>, Vec<String>) {
     let comes_with_time =
-        |line: &String| [" timeout", ": close ", "once: running"].iter().any(|text| line.contains(text));
+        |line: &String| [" timeout", ": running command: "].iter().any(|text| line.contains(text));
     let (mut by_time, by_packets): (Vec<_>, Vec<_>) = lines.into_iter().partition(comes_with_time);
     by_time.sort();
     (by_packets, by_time)
