@@ -125,7 +125,7 @@ pub enum Command {
     Forgive(ForgiveArgs),
     /// Tell the running daemon to read its configuration again
     Reload(ReloadArgs),
-    /// Close the ports of doors with `Open`, before the daemon starts
+    /// Close the ports of doors with `Open`, try that, or open them again
     Guard(GuardArgs),
 }
 
@@ -297,12 +297,38 @@ pub struct GuardArgs {
     pub config: PathBuf,
 
     /// Print the nftables rules instead of loading them
-    #[arg(long, conflicts_with = "remove")]
+    #[arg(long, conflicts_with_all = ["trial", "remove"])]
     pub check: bool,
 
-    /// Open the ports again: remove all rules; stop the daemon first
+    /// Open the ports again after this time (`90s`, `5m`, `1h`), unless a knock lets a TCP connection in or you confirm
+    #[arg(
+        long = "try",
+        value_name = "TIME",
+        num_args = 0..=1,
+        default_missing_value = "5m",
+        value_parser = seconds,
+        conflicts_with = "remove"
+    )]
+    pub trial: Option<u32>,
+
+    /// Open the ports for everybody: remove all rules, whether knockd runs, hangs or is dead
     #[arg(long)]
     pub remove: bool,
+}
+
+/// Parses a number of seconds, or of minutes or hours, up to a day.
+fn seconds(text: &str) -> Result<u32, String> {
+    const DAY: u32 = 24 * 3600;
+    let units = [("s", 1), ("m", 60), ("h", 3600), ("", 1)];
+    let found = units.into_iter().find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)));
+    let (number, unit) = found.unwrap_or((text, 1));
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let seconds =
+        number.parse::<u32>().ok().filter(|_| is_number).and_then(|number| number.checked_mul(unit));
+    match seconds {
+        Some(seconds @ 1..=DAY) => Ok(seconds),
+        _ => Err("expected a time of up to a day, such as 90s, 5m or 1h".to_owned()),
+    }
 }
 
 /// The command line of `knockd check`.
@@ -432,6 +458,26 @@ mod tests {
         assert_eq!(args.interface.as_deref(), Some("eth1"));
         assert_eq!(args.config, PathBuf::from("k.conf"));
         assert!(args.daemon && args.verbose && args.only_ip_v4 && args.lookup && args.debug);
+    }
+
+    #[test]
+    fn the_time_of_a_trial_has_a_unit_or_is_in_seconds() {
+        let trial = |line: &str| match parse(format!("knockd guard {line}").trim_end()).unwrap().command {
+            Some(Command::Guard(arguments)) => arguments.trial,
+            other => panic!("{other:?}"),
+        };
+        for (line, expected) in [("", None), ("--try", Some(300)), ("--try 90", Some(90))] {
+            assert_eq!(trial(line), expected);
+        }
+        for (line, expected) in [("--try=2s", 2), ("--try 1m -c x", 60), ("--try 24h", 86400)] {
+            assert_eq!(trial(line), Some(expected));
+        }
+        for time in ["0", "-1", "+5m", "m", "5 m", "25h", "71582789m", "5d", "1.5h"] {
+            assert_eq!(parse(&format!("knockd guard --try={time}")).unwrap_err().exit_code(), 2, "{time}");
+        }
+        for both in ["--try --remove", "--check --try", "--check --remove"] {
+            assert_eq!(parse(&format!("knockd guard {both}")).unwrap_err().exit_code(), 2, "{both}");
+        }
     }
 
     #[test]

@@ -75,6 +75,14 @@ pub enum Request {
     },
     /// Read the configuration again.
     Reload {},
+    /// Guard the services of doors: for good, or for a time unless somebody gets in. Only root may.
+    Guard {
+        /// After so many seconds, the guard is lifted; `None` for never.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seconds: Option<u32>,
+    },
+    /// Guard the services of doors no longer, until [`Self::Guard`] or the next start. Only root may.
+    Unguard {},
     /// Report what happens to packets until the client disconnects.
     Trace {
         /// The source to report; `None` for all.
@@ -109,7 +117,12 @@ impl Request {
             Self::Forgive { address } | Self::Extend { address, .. } | Self::Open { address, .. } => {
                 Some(address)
             }
-            Self::Status {} | Self::Scanners {} | Self::Events {} | Self::Reload {} => None,
+            Self::Status {}
+            | Self::Scanners {}
+            | Self::Events {}
+            | Self::Reload {}
+            | Self::Guard { .. }
+            | Self::Unguard {} => None,
         }
     }
 }
@@ -136,6 +149,11 @@ impl fmt::Display for Request {
             }
             Self::Open { door, address } => write!(f, "open {door} {address}"),
             Self::Reload {} => write!(f, "reload"),
+            Self::Guard { seconds } => {
+                write!(f, "guard")?;
+                seconds.iter().try_for_each(|seconds| write!(f, " --try {seconds}s"))
+            }
+            Self::Unguard {} => write!(f, "guard --remove"),
             Self::Trace { address } => {
                 write!(f, "trace")?;
                 address.iter().try_for_each(|address| write!(f, " {address}"))

@@ -8,6 +8,7 @@ mod background;
 mod closings;
 mod dispatcher;
 mod engine;
+mod guarding;
 mod pid_file;
 mod problems;
 mod reload;
@@ -55,6 +56,7 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
     signal_hook::flag::register(SIGXFSZ, Arc::default()).context("cannot catch signals")?;
     print_debug_messages(&args);
     let directory = std::env::current_dir().context("cannot determine the current directory")?;
+    let kept_socket = service_manager::kept();
     let setup = Setup::load(&args, &directory, None)?;
     for warning in setup.warnings.lines(Style::Coloured) {
         complain(&warning, Level::Warning);
@@ -63,7 +65,7 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         Err(error @ PidFileError::InUse { .. }) => return Err(error.into()),
         pid_file => pid_file,
     };
-    let prepared = Prepared::new(args, directory, setup)?;
+    let prepared = Prepared::new(args, directory, setup, kept_socket)?;
     let Prepared { args, setup, .. } = &prepared;
     let log = Log::new(&setup.log_settings(args), args.lookup, prepared.clock)?;
     let pid_file = pid_file.unwrap_or_else(|error| {

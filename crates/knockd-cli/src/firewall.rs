@@ -9,10 +9,14 @@ mod earlier;
 mod hold;
 mod netlink;
 mod nft;
+mod owner;
 mod plan;
 mod ruleset;
+mod sessions;
+mod trial;
 
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,8 +29,11 @@ use self::hold::strongest;
 pub(crate) use self::hold::{FirewallError, Hold, reason};
 use self::netlink::{Netlink, Watch};
 use self::nft::Batch;
+pub(crate) use self::owner::Owner;
 use self::plan::Numbers;
 use self::ruleset::{Family, Ruleset};
+use self::trial::Trial;
+pub(crate) use self::trial::{Order, Standing};
 use crate::system::spawn;
 
 /// How long the thread may take to end.
@@ -40,27 +47,66 @@ pub(crate) fn text(config: &Config) -> String {
     plan::ruleset(config, &mut Numbers::new()).to_string()
 }
 
-/// Makes the table for this configuration, unless it is there. It stays until it is removed; a daemon takes it over.
+/// Makes the table for this configuration, for good or on trial. It stays until it is removed; a daemon takes it over.
+///
+/// # Errors
+/// When the kernel refuses, for example because a running daemon owns it.
+pub(crate) fn guard(config: &Config, order: Order) -> Result<(), FirewallError> {
+    let mut netlink = Netlink::open().map_err(FirewallError::when_asking)?;
+    // A daemon that has ended may have left its socket with the service manager.
+    if let Some((owner, Some(socket))) = owner::find(&mut netlink).map_err(FirewallError::when_asking)?
+        && owner.is_first()
+    {
+        netlink = Netlink::of(socket).map_err(FirewallError::when_asking)?;
+    }
+    // This process ends, so the table must not end with it.
+    Table::make(netlink, config, &[Hold::Persistent, Hold::Shared], Some(order.standing())).map(drop)
+}
+
+/// Removes the table that a daemon with another configuration has left, with its socket if that is there. Returns whether there was one.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub(crate) fn guard(config: &Config) -> Result<(), FirewallError> {
-    // This process ends, so the table must not end with it.
-    Table::take_over(config, &[Hold::Persistent, Hold::Shared]).map(drop)
-}
-
-/// Removes the table, if there is one.
-///
-/// # Errors
-/// When the kernel refuses, for example because a running process owns it.
-pub(crate) fn remove() -> Result<(), FirewallError> {
-    let mut netlink = Netlink::open().map_err(FirewallError::when_asking)?;
-    Earlier::find(&mut netlink).map_err(FirewallError::when_asking)?;
+pub(crate) fn abandon(left: Option<OwnedFd>) -> Result<bool, FirewallError> {
+    let mut netlink = left.map_or_else(Netlink::open, Netlink::of).map_err(FirewallError::when_asking)?;
     let mut batch = Batch::default();
     batch.delete_table();
     match netlink.carry_out(batch) {
-        Err(Errno::ENOENT) => Ok(()),
-        result => result.map_err(FirewallError::when_changing),
+        Err(Errno::ENOENT) => Ok(false),
+        result => result.map(|()| true).map_err(FirewallError::when_changing),
+    }
+}
+
+/// Whether the table guards now.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub(crate) fn standing() -> Result<Standing, FirewallError> {
+    let mut netlink = Netlink::open().map_err(FirewallError::when_asking)?;
+    Standing::find(&mut netlink).map_err(FirewallError::when_asking)
+}
+
+/// Removes the table whoever owns it. Returns whether there was one, and who owned it.
+///
+/// # Errors
+/// When the kernel refuses, or the owner's socket cannot be borrowed.
+pub(crate) fn remove() -> Result<(bool, Option<Owner>), FirewallError> {
+    let mut netlink = Netlink::open().map_err(FirewallError::when_asking)?;
+    if !owner::has_table(&mut netlink).map_err(FirewallError::when_asking)? {
+        return Ok((false, None));
+    }
+    let (owner, socket) = owner::find(&mut netlink).map_err(FirewallError::when_asking)?.unzip();
+    let mut batch = Batch::default();
+    batch.delete_table();
+    let deleted = match socket.flatten() {
+        Some(socket) => Netlink::of(socket).and_then(|mut borrowed| borrowed.carry_out(batch)),
+        None => netlink.carry_out(batch),
+    };
+    // The owner may have read the answer.
+    match owner::has_table(&mut netlink) {
+        Ok(false) => Ok((true, owner)),
+        Ok(true) => Err(FirewallError::when_changing(deleted.err().unwrap_or(Errno::EAGAIN))),
+        Err(error) => Err(FirewallError::when_asking(error)),
     }
 }
 
@@ -72,6 +118,9 @@ pub(crate) struct Firewall {
     pub(crate) reports: Receiver<Report>,
     /// How well the kernel keeps the table.
     pub(crate) hold: Hold,
+    pub(crate) standing: Standing,
+    /// The socket that owns the table, for whoever keeps it.
+    pub(crate) socket: Option<OwnedFd>,
 }
 
 /// Somebody whom an earlier process has let in.
@@ -92,6 +141,10 @@ pub(crate) enum Report {
     /// Another program has changed or removed the table. It is as it was, but may let nobody in, unless the kernel
     /// refuses.
     Lost(Option<Errno>),
+    /// What has come of an order.
+    Obeyed(Result<Standing, Errno>),
+    /// A trial has ended: somebody has got in, or nobody.
+    TrialEnded(Standing, Option<IpAddr>),
 }
 
 #[derive(Debug)]
@@ -102,20 +155,31 @@ enum Job {
     /// Another program may have changed or removed the table.
     Check,
     End,
+    Obey(Order, Arc<Config>),
 }
 
 impl Firewall {
-    /// Makes the table, unless an earlier process has, and starts the thread. Returns who is let in already.
+    /// Makes the table, unless an earlier process has, and starts the thread. Returns who is let in already. The earlier process may
+    /// have left its socket, too.
     ///
     /// # Errors
     /// When the kernel refuses the table, or the system has no thread left.
-    pub(crate) fn start(config: &Config) -> anyhow::Result<(Self, Vec<Admitted>)> {
-        Self::start_with(config, &Hold::BEST_FIRST)
+    pub(crate) fn start(config: &Config, left: Option<OwnedFd>) -> anyhow::Result<(Self, Vec<Admitted>)> {
+        let left = left.and_then(|socket| Netlink::of(socket).ok());
+        let netlink = left.map_or_else(Netlink::open, Ok).map_err(FirewallError::when_asking)?;
+        Self::start_with(netlink, config, &Hold::BEST_FIRST)
     }
 
-    fn start_with(config: &Config, holds: &[Hold]) -> anyhow::Result<(Self, Vec<Admitted>)> {
-        let (table, admitted) = Table::take_over(config, holds)?;
-        let hold = table.hold;
+    fn start_with(
+        netlink: Netlink,
+        config: &Config,
+        holds: &[Hold],
+    ) -> anyhow::Result<(Self, Vec<Admitted>)> {
+        let (mut table, admitted) = Table::make(netlink, config, holds, None)?;
+        if let Standing::OnTrial(_) = table.standing {
+            table.trial = Some(Trial::new(config));
+        }
+        let (hold, standing, socket) = (table.hold, table.standing, table.netlink.share().ok());
         let (jobs, waiting) = unbounded();
         let (reporter, reports) = unbounded();
         if hold == Hold::Shared {
@@ -124,7 +188,7 @@ impl Firewall {
             spawn("firewall-watch", move || while watch.wait().is_ok() && jobs.send(Job::Check).is_ok() {})?;
         }
         spawn("firewall", move || table.run(&waiting, &reporter))?;
-        Ok((Self { jobs, reports, hold }, admitted))
+        Ok((Self { jobs, reports, hold, standing, socket }, admitted))
     }
 
     /// Lets the source in for this time; without one, no longer. The result is in [`Self::reports`].
@@ -143,6 +207,11 @@ impl Firewall {
     pub(crate) fn guard(&self, config: Arc<Config>) {
         let _ = self.jobs.send(Job::Guard(config));
     }
+
+    /// Does what a person wants. The result is in [`Self::reports`].
+    pub(crate) fn obey(&self, order: Order, config: Arc<Config>) {
+        let _ = self.jobs.send(Job::Obey(order, config));
+    }
 }
 
 /// The table, and the socket that owns it.
@@ -152,14 +221,25 @@ struct Table {
     ruleset: Ruleset,
     numbers: Numbers,
     hold: Hold,
+    standing: Standing,
+    /// While it is on trial.
+    trial: Option<Trial>,
 }
 
 impl Table {
     /// Makes the table for this configuration, with the best of these holds that the kernel grants. Returns who is let in already.
     ///
     /// All of it is one batch, so at no time is anything open that was closed, and nobody who is let in is shut out.
-    fn take_over(config: &Config, holds: &[Hold]) -> Result<(Self, Vec<Admitted>), FirewallError> {
-        let mut netlink = Netlink::open().map_err(FirewallError::when_asking)?;
+    ///
+    /// It stands as it did, unless a person wants something else.
+    fn make(
+        mut netlink: Netlink,
+        config: &Config,
+        holds: &[Hold],
+        wanted: Option<Standing>,
+    ) -> Result<(Self, Vec<Admitted>), FirewallError> {
+        let before = Standing::find(&mut netlink).map_err(FirewallError::when_asking)?;
+        let standing = wanted.unwrap_or(if before == Standing::Gone { Standing::Firm } else { before });
         let earlier = Earlier::find(&mut netlink).map_err(FirewallError::when_asking)?;
         let mut numbers = earlier.numbers;
         let ruleset = plan::ruleset(config, &mut numbers);
@@ -173,34 +253,33 @@ impl Table {
             } else {
                 return Err(Errno::EEXIST);
             }
+            standing.put(&mut batch, (!replaces).then_some(before));
             netlink.carry_out(batch)
         });
         let hold = hold.map_err(FirewallError::when_changing)?;
         let admitted = earlier.admitted.into_iter().map(|(_, admitted)| admitted).collect();
-        Ok((Self { netlink, ruleset, numbers, hold }, admitted))
+        Ok((Self { netlink, ruleset, numbers, hold, standing, trial: None }, admitted))
     }
 
-    /// Makes the table what it should be, at once. The sets of doors that stay keep their addresses.
+    /// Makes the table what it should be, at once. The sets of doors that stay keep their addresses. One that a person has removed
+    /// does not come back by itself.
     fn guard(&mut self, config: &Config) -> Result<(), Errno> {
-        let ruleset = plan::ruleset(config, &mut self.numbers);
-        let mut batch = Batch::default();
-        if ruleset.can_follow(&self.ruleset) {
-            batch.make(&ruleset, &self.ruleset);
-        } else {
-            let earlier = Earlier::find(&mut self.netlink)?;
-            batch.replace_table(self.hold.flags(), &ruleset, &earlier.admitted);
+        if self.standing == Standing::Gone {
+            return Ok(());
         }
-        self.netlink.carry_out(batch)?;
-        self.ruleset = ruleset;
+        let ruleset = plan::ruleset(config, &mut self.numbers);
+        self.load(ruleset, self.standing)?;
+        self.trial = self.trial.take().map(|_| Trial::new(config));
         Ok(())
     }
 
     /// Leaves the table to whoever comes next, although the kernel would remove it with its owner.
     fn finish(mut self) -> Result<(), Errno> {
-        if self.hold == Hold::Owned {
+        if self.hold == Hold::Owned && self.standing != Standing::Gone {
             let earlier = Earlier::find(&mut self.netlink)?;
             let mut batch = Batch::default();
             batch.replace_table(Hold::Shared.flags(), &self.ruleset, &earlier.admitted);
+            self.standing.put(&mut batch, None);
             self.netlink.carry_out(batch)?;
         }
         Ok(())
@@ -215,7 +294,7 @@ impl Table {
 
     fn work(&mut self, jobs: &Receiver<Job>, reports: &Sender<Report>) {
         let mut next = None;
-        while let Some(job) = next.take().or_else(|| jobs.recv().ok()) {
+        while let Some(job) = next.take().or_else(|| self.next_job(jobs, reports)) {
             match job {
                 Job::Guard(config) => {
                     let result = self.guard(&config);
@@ -223,6 +302,10 @@ impl Table {
                 }
                 Job::Check => self.mend(reports),
                 Job::End => return,
+                Job::Obey(order, config) => {
+                    let result = self.obey(order, &config);
+                    let _ = reports.send(Report::Obeyed(result));
+                }
                 Job::Set(admission, time) => {
                     let mut changes = vec![(admission, time)];
                     while changes.len() < MOST_AT_ONCE
@@ -230,7 +313,7 @@ impl Table {
                     {
                         match job {
                             Job::Set(admission, time) => changes.push((admission, time)),
-                            Job::Guard(_) | Job::Check | Job::End => {
+                            Job::Guard(_) | Job::Check | Job::Obey(..) | Job::End => {
                                 next = Some(job);
                                 break;
                             }
@@ -276,12 +359,17 @@ impl Table {
             // What is not there cannot be replaced.
             batch.make_table(table.hold.flags());
             batch.replace_table(table.hold.flags(), &table.ruleset, &earlier.admitted);
+            table.standing.put(&mut batch, None);
             table.netlink.carry_out(batch)
         };
         let _ = reports.send(Report::Lost(mend(self).err()));
     }
 
     fn carry_out(&mut self, changes: &[(Admission, Option<Duration>)]) -> Result<(), Errno> {
+        // Nobody is shut out.
+        if self.standing == Standing::Gone {
+            return Ok(());
+        }
         let mut batch = Batch::default();
         for (Admission { door, source, .. }, time) in changes {
             // Of a door that is gone, the set is as well.
@@ -358,7 +446,7 @@ mod tests {
     }
 
     fn take_over(config: &Config, holds: &[Hold]) -> (Table, Vec<String>) {
-        let (table, admitted) = Table::take_over(config, holds).unwrap();
+        let (table, admitted) = Table::make(Netlink::open().unwrap(), config, holds, None).unwrap();
         (table, sources(&admitted))
     }
 
@@ -426,7 +514,8 @@ mod tests {
     #[test]
     fn a_removed_table_is_noticed_without_a_knock() {
         in_namespace(|| {
-            let (firewall, _) = Firewall::start_with(&config("a", 9), &[Hold::Shared]).unwrap();
+            let (firewall, _) =
+                Firewall::start_with(Netlink::open().unwrap(), &config("a", 9), &[Hold::Shared]).unwrap();
             for _ in 0..3 {
                 nft("flush ruleset");
                 let report = firewall.reports.recv_timeout(Duration::from_secs(60)).unwrap();
@@ -441,7 +530,8 @@ mod tests {
     #[test]
     fn rules_that_another_program_removes_or_adds_are_as_before_and_those_who_are_let_in_stay() {
         in_namespace(|| {
-            let (firewall, _) = Firewall::start_with(&config("a", 9), &[Hold::Shared]).unwrap();
+            let (firewall, _) =
+                Firewall::start_with(Netlink::open().unwrap(), &config("a", 9), &[Hold::Shared]).unwrap();
             let report = || firewall.reports.recv_timeout(Duration::from_secs(60)).unwrap();
             firewall.set(admission("a", "192.0.2.7"), Some(Duration::from_secs(60)));
             assert!(matches!(report(), Report::Set { refused: None, .. }));
@@ -491,13 +581,64 @@ mod tests {
                 return testbed::skip("this kernel's tables have no owner");
             }
             let said = "another process owns the table; is another knockd running?";
-            assert_eq!(guard(&config).unwrap_err().to_string(), said);
-            assert_eq!(remove().unwrap_err().to_string(), said);
+            assert_eq!(guard(&config, Order::Keep).unwrap_err().to_string(), said);
+            let again = Table::make(Netlink::open().unwrap(), &config, &Hold::BEST_FIRST, None);
+            assert_eq!(again.unwrap_err().to_string(), said);
             drop(table);
-            guard(&config).unwrap();
-            remove().unwrap();
-            remove().unwrap();
-            assert!(!has_table());
+            guard(&config, Order::Keep).unwrap();
+            assert!(has_table());
+        });
+    }
+
+    #[test]
+    fn the_guard_is_removed_by_the_socket_that_owns_it_whoever_has_that() {
+        in_namespace(|| {
+            let (table, _) = take_over(&config("a", 9), &Hold::BEST_FIRST);
+            let hold = table.hold;
+            let (was_there, owner) = remove().unwrap();
+            assert!(was_there && !has_table());
+            let process = i32::try_from(std::process::id()).unwrap();
+            let is_us = |owner| matches!(owner, Owner::Process(found, _) if found == process);
+            assert!(hold == Hold::Shared || owner.is_some_and(is_us));
+            assert_eq!(remove().unwrap(), (false, None));
+            drop(table);
+            guard(&config("a", 9), Order::Keep).unwrap();
+            assert_eq!(remove().unwrap(), (true, None), "nobody owns what the command leaves");
+        });
+    }
+
+    #[test]
+    fn the_kernel_lifts_a_guard_on_trial_and_the_next_process_leaves_it_so() {
+        in_namespace(|| {
+            let config = config("a", 9);
+            guard(&config, Order::Try(Duration::from_secs(60))).unwrap();
+            let limited = "meta l4proto != @trial accept";
+            let rules = nft("list chain inet knockd guard");
+            let first = rules.lines().find(|line| line.contains("accept") && !line.contains("policy"));
+            assert_eq!(first.map(str::trim), Some(limited), "{rules}");
+            assert!(matches!(standing().unwrap(), Standing::OnTrial(_)));
+            let (mut table, _) = take_over(&config, &Hold::BEST_FIRST);
+            assert!(matches!(table.standing, Standing::OnTrial(_)));
+            table.obey(Order::Try(Duration::from_millis(100)), &config).unwrap();
+            let end = Instant::now() + Duration::from_secs(60);
+            while standing().unwrap() != Standing::Lifted {
+                assert!(Instant::now() < end);
+                thread::sleep(Duration::from_millis(10));
+            }
+            drop(table);
+            let (mut table, _) = take_over(&config, &Hold::BEST_FIRST);
+            assert_eq!(table.standing, Standing::Lifted);
+            table.guard(&config).unwrap();
+            assert_eq!(standing().unwrap(), Standing::Lifted, "a reload changes nothing");
+            table.obey(Order::Keep, &config).unwrap();
+            assert_eq!(standing().unwrap(), Standing::Firm);
+            assert!(!nft("list table inet knockd").contains("trial"));
+            table.obey(Order::Remove, &config).unwrap();
+            table.guard(&config).unwrap();
+            assert!(!has_table(), "a reload changes nothing");
+            assert_eq!(table.carry_out(&[(admission("a", "192.0.2.7"), None)]), Ok(()));
+            table.obey(Order::Try(Duration::from_secs(60)), &config).unwrap();
+            assert!(nft("list table inet knockd").contains(limited));
         });
     }
 
@@ -510,7 +651,7 @@ mod tests {
             table.set((1..=4).map(change).collect(), &sender);
             let refused = |report| match report {
                 Report::Set { refused, .. } => refused.map(reason),
-                Report::Guarded(_) | Report::Lost(_) => panic!("{report:?}"),
+                report => panic!("{report:?}"),
             };
             let full = Some("its set is full; see MaxOpen");
             assert_eq!(reports.try_iter().map(refused).collect::<Vec<_>>(), [None, None, full, full]);
@@ -544,7 +685,8 @@ mod tests {
             assert!(took < Duration::from_secs(20), "{took:?}");
             drop(table);
             let start = Instant::now();
-            let (_table, admitted) = Table::take_over(&config, &Hold::BEST_FIRST).unwrap();
+            let (_table, admitted) =
+                Table::make(Netlink::open().unwrap(), &config, &Hold::BEST_FIRST, None).unwrap();
             let took = start.elapsed();
             println!("found them again in {took:?}");
             assert!(took < Duration::from_secs(10), "{took:?}");

@@ -4,6 +4,8 @@
 
 pub(crate) mod clock;
 pub mod config_file;
+pub(crate) mod connections;
+pub(crate) mod descriptors;
 mod include;
 pub mod local_ports;
 pub mod programs;

@@ -57,7 +57,7 @@ Commands:
   scanners  List the addresses that are ignored because they scan ports
   forgive   Stop ignoring an address that has scanned ports
   reload    Tell the running daemon to read its configuration again
-  guard     Close the ports of doors with `Open`, before the daemon starts
+  guard     Close the ports of doors with `Open`, try that, or open them again
   help      Print this message or the help of the given subcommand(s)
 
 Options:

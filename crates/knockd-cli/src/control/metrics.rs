@@ -205,7 +205,7 @@ impl<'a> LeftOpen<'a> {
                 }
                 ProblemKind::Unreadable { .. } => all.count += 1,
                 ProblemKind::MoreLeftOpen { count } => all.count += count,
-                ProblemKind::State | ProblemKind::Capture => {}
+                ProblemKind::Guard | ProblemKind::State | ProblemKind::Capture => {}
             }
         }
         all

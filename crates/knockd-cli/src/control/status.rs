@@ -72,6 +72,8 @@ pub enum ProblemKind {
         /// Their number.
         count: usize,
     },
+    /// The services of doors are not guarded, or not for good.
+    Guard,
     /// Open doors cannot be stored.
     State,
     /// Packets are not read on an interface that exists.

@@ -49,6 +49,10 @@ impl Engine {
                 }
                 Err(reason) => Reply::refused(reason),
             },
+            Request::Guard { .. } | Request::Unguard {} => match self.order(&request, &who, &reply) {
+                Ok(()) => return,
+                Err(reason) => Reply::refused(reason),
+            },
             _ => self.obey(&request, &who).map_or_else(Reply::refused, Reply::done),
         };
         // The client may be gone.
@@ -67,6 +71,8 @@ impl Engine {
             | Request::Scanners {}
             | Request::Events {}
             | Request::Trace { .. }
+            | Request::Guard { .. }
+            | Request::Unguard {}
             | Request::Close { .. } => Err("unsupported request".to_owned()),
             Request::Forgive { address } => {
                 let now = self.clock.now();

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use signal_hook::consts::SIGHUP;
 
 use super::closings::Closings;
 use super::dispatcher::Dispatcher;
+use super::guarding::Guarding;
 use super::pid_file::PidFile;
 use super::request_limits::RequestLimits;
 use super::service_manager::{self, Watchdog};
@@ -59,6 +61,7 @@ pub(super) struct Engine {
     ports: local_ports::Reader,
     /// What the firewall has done.
     pub(super) firewall_reports: Receiver<firewall::Report>,
+    pub(super) guarding: Guarding,
     /// A message whenever an interface changes.
     links: Receiver<io::Result<()>>,
     /// A message whenever the machine has slept.
@@ -97,7 +100,8 @@ impl Engine {
     /// # Errors
     /// When the system has no thread left.
     pub(super) fn start(prepared: Prepared, pid_file: Option<PidFile>, log: Log) -> anyhow::Result<Self> {
-        let Prepared { args, directory, setup, mut gate, sockets, links, clock, store, control } = prepared;
+        let Prepared { args, directory, setup, mut gate, sockets, links, clock, kept_socket, store, control } =
+            prepared;
         let control = control.transpose().unwrap_or_else(|error| {
             log.write(&Line::no_control(setup.control_socket.as_deref(), &error));
             None
@@ -118,6 +122,7 @@ impl Engine {
             args,
             directory,
             firewall_reports: never(),
+            guarding: Guarding::default(),
             setup,
             pid_file,
             gate,
@@ -135,21 +140,30 @@ impl Engine {
             closings: Closings::default(),
             longest_iteration: Duration::ZERO,
         };
-        engine.guard().context("cannot guard the services of doors")?;
+        engine.guard(kept_socket).context("cannot guard the services of doors")?;
         Ok(engine)
     }
 
-    /// Guards the services of doors as configured.
+    /// Guards the services of doors as configured, with the socket of an earlier run if that has left one.
     ///
     /// # Errors
     /// When nothing guarded them so far, and the kernel refuses.
-    pub(super) fn guard(&mut self) -> anyhow::Result<()> {
-        let Self { setup: Setup { config, .. }, dispatcher: Dispatcher { executor, log, .. }, gate, .. } =
-            self;
+    pub(super) fn guard(&mut self, kept_socket: Option<OwnedFd>) -> anyhow::Result<()> {
+        let Self {
+            setup: Setup { config, .. },
+            dispatcher: Dispatcher { executor, log, .. },
+            gate,
+            guarding,
+            ..
+        } = self;
         if let Some(firewall) = executor.firewall() {
             firewall.guard(Arc::clone(config));
         } else if config.options.firewall == config::Firewall::Nftables {
-            let (firewall, admitted) = Firewall::start(config)?;
+            let (mut firewall, admitted) = Firewall::start(config, kept_socket)?;
+            if let Some(Err(error)) = firewall.socket.take().map(|socket| service_manager::keep(&socket)) {
+                log.write(&Line::warning(format!("the service manager cannot keep the guard: {error}")));
+            }
+            guarding.standing = Some(firewall.standing);
             self.firewall_reports = firewall.reports.clone();
             if let Some(warning) = firewall.hold.warning() {
                 log.write(&Line::warning(warning.to_owned()));
@@ -158,6 +172,8 @@ impl Engine {
             for Admitted { door, source, left } in admitted {
                 gate.restore_admission(&door, source, left, self.clock.both());
             }
+        } else if kept_socket.is_some() {
+            self.abandon_guard(kept_socket);
         }
         Ok(())
     }
@@ -331,6 +347,15 @@ impl Engine {
                     .map_or("it stands again".to_owned(), |reason| format!("cannot restore it: {reason}"));
                 self.log(&Line::warning(format!("{text}; {then}")));
                 self.apply(Gate::admit_again);
+            }
+            firewall::Report::Obeyed(result) => self.handle_obeyed(result),
+            firewall::Report::TrialEnded(standing, newcomer) => {
+                self.guarding.standing = Some(*standing);
+                let text = match newcomer {
+                    Some(source) => format!("the guard stands: {source} has got in"),
+                    None => "the guard is lifted: nobody has got in or confirmed it".to_owned(),
+                };
+                self.log(&Line::warning(text));
             }
             firewall::Report::Guarded(Some(error)) => {
                 let text = format!(

@@ -14,7 +14,8 @@ impl Engine {
     pub(super) fn problems(&self) -> Vec<Problem> {
         let executor = &self.dispatcher.executor;
         let left_open = executor.left_open();
-        let mut problems: Vec<_> = left_open.iter().map(Problem::from).collect();
+        let mut problems: Vec<_> = self.guard_problem().into_iter().collect();
+        problems.extend(left_open.iter().map(Problem::from));
         if left_open.more() > 0 {
             problems.push(Problem {
                 text: format!("{} more may still be open", count(left_open.more(), "door")),

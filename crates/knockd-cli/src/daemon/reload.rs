@@ -55,7 +55,7 @@ impl Engine {
         }
         let config = Arc::clone(&self.setup.config);
         self.dispatcher.set_config(Arc::clone(&config));
-        if let Err(error) = self.guard() {
+        if let Err(error) = self.guard(None) {
             self.log(&Line::warning(format!("cannot guard the services of doors: {error:#}")));
         }
         let files = std::mem::take(&mut self.setup.one_time_files);

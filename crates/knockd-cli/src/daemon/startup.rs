@@ -1,5 +1,6 @@
 //! What is set up before there are threads.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -27,6 +28,8 @@ pub(super) struct Prepared {
     pub(super) sockets: Sockets,
     pub(super) links: LinkWatch,
     pub(super) clock: Clock,
+    /// The socket that owns the guard, from an earlier run.
+    pub(super) kept_socket: Option<OwnedFd>,
     /// The lease store, or why there is none; `None` if no door needs one.
     pub(super) store: Option<anyhow::Result<LeaseStore>>,
     /// The control socket with a notice about it, or why there is none; `None` if none is configured.
@@ -38,7 +41,12 @@ impl Prepared {
     ///
     /// # Errors
     /// When an interface does not exist, the process may not listen on it, or another daemon does with the same file.
-    pub(super) fn new(args: Args, directory: PathBuf, mut setup: Setup) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        args: Args,
+        directory: PathBuf,
+        mut setup: Setup,
+        kept_socket: Option<OwnedFd>,
+    ) -> anyhow::Result<Self> {
         let links = LinkWatch::open().context("cannot watch the network interfaces")?;
         let files = std::mem::take(&mut setup.one_time_files);
         let mut gate = Gate::new(Arc::clone(&setup.config), files, seed()?);
@@ -56,7 +64,8 @@ impl Prepared {
         }
         let store = setup.needs_state().then(|| LeaseStore::open(setup.state_dir.clone(), lock));
         let control = setup.control_socket.as_deref().map(Bound::make);
-        Ok(Self { args, directory, setup, gate, sockets, links, clock: Clock::start(), store, control })
+        let clock = Clock::start();
+        Ok(Self { args, directory, setup, gate, sockets, links, clock, kept_socket, store, control })
     }
 }
 

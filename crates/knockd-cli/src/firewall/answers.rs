@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use netlink_packet_core::NetlinkMessage;
 use netlink_packet_netfilter::nftables::{
-    NfTablesMessage, SetAttribute, SetElementList, SetElementMessage, SetMessage,
+    NfTablesMessage, SetAttribute, SetElementList, SetElementMessage, SetMessage, TableMessage,
 };
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 
@@ -21,6 +21,28 @@ fn comment(user_data: &[u8]) -> Option<&str> {
 /// Asks for the sets of the table.
 pub(super) fn get_sets() -> NetlinkMessage<NetfilterMessage> {
     request(NfTablesMessage::GetSet(SetMessage { attributes: vec![SetAttribute::Table(TABLE.to_owned())] }))
+}
+
+/// Asks for the tables.
+pub(super) fn get_tables() -> NetlinkMessage<NetfilterMessage> {
+    request(NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() }))
+}
+
+/// Says whether our table is among these.
+pub(super) fn has_table(tables: &[Vec<u8>]) -> bool {
+    table(tables).is_some()
+}
+
+/// Returns the port of the socket that owns our table, if it is among these and has an owner.
+pub(super) fn owner(tables: &[Vec<u8>]) -> Option<u32> {
+    const OWNER: u16 = 7;
+    attribute(table(tables)?, OWNER)?.try_into().ok().map(u32::from_be_bytes)
+}
+
+fn table(tables: &[Vec<u8>]) -> Option<&[u8]> {
+    let is_ours =
+        |table: &&Vec<u8>| attribute(table, 1) == Some([TABLE.as_bytes(), &[0]].concat().as_slice());
+    tables.iter().find(is_ours).map(Vec::as_slice)
 }
 
 /// Asks for the addresses in a set.
@@ -60,6 +82,16 @@ pub(super) fn named_set(set: &[u8]) -> Option<(&str, &str, u32)> {
     Some((std::str::from_utf8(name).ok()?, comment(attribute(set, 13)?)?, size))
 }
 
+/// Says whether a set has this name.
+pub(super) fn is_set(set: &[u8], name: &str) -> bool {
+    attribute(set, 2).is_some_and(|found| found.strip_suffix(&[0]) == Some(name.as_bytes()))
+}
+
+/// Returns the times that the elements of a part of a set have left.
+pub(super) fn times(part: &[u8]) -> impl Iterator<Item = Duration> {
+    attributes(attribute(part, 3).unwrap_or_default()).filter_map(|(_, element)| time_left(element))
+}
+
 /// Returns the addresses of a part of a set, with the time that each has left.
 pub(super) fn addresses(part: &[u8]) -> impl Iterator<Item = (IpAddr, Duration)> {
     let elements = attribute(part, 3).unwrap_or_default();
@@ -72,6 +104,10 @@ fn address(element: &[u8]) -> Option<(IpAddr, Duration)> {
         4 => IpAddr::from(<[u8; 4]>::try_from(key).ok()?),
         _ => IpAddr::from(<[u8; 16]>::try_from(key).ok()?),
     };
+    Some((address, time_left(element)?))
+}
+
+fn time_left(element: &[u8]) -> Option<Duration> {
     let left = u64::from_be_bytes(attribute(element, 5)?.try_into().ok()?);
-    Some((address, Duration::from_millis(left)))
+    Some(Duration::from_millis(left))
 }

@@ -1,5 +1,6 @@
 //! The socket to the kernel's nftables: one batch goes out, and the kernel has carried it out or refused it when the call returns.
 
+use std::io;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -97,6 +98,25 @@ impl Netlink {
         // Without the right to exceed the limit, only very large batches are refused.
         let _ = setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER);
         Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Takes a socket from another process, which may have left answers in it.
+    ///
+    /// # Errors
+    /// When it is none to nfnetlink.
+    pub(super) fn of(socket: OwnedFd) -> Result<Self, Errno> {
+        getsockname::<NetlinkAddr>(socket.as_raw_fd())?;
+        let netlink = Self { socket, sequence: 0 };
+        while netlink.read()?.is_some() {}
+        Ok(netlink)
+    }
+
+    /// Returns another descriptor for the socket.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub(super) fn share(&self) -> io::Result<OwnedFd> {
+        self.socket.try_clone()
     }
 
     /// Has the kernel carry out a batch, all of it or nothing.

@@ -1,5 +1,7 @@
 //! The messages of nfnetlink for a ruleset, see `linux/netfilter/nf_tables.h`.
 
+pub(super) mod limit;
+
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;

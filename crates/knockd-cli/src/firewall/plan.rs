@@ -13,6 +13,9 @@ use super::ruleset::{Chain, Family, Hook, Part, Ruleset, Set};
 /// The number of each door in the table, which its sets keep when the configuration changes.
 pub(super) type Numbers = BTreeMap<DoorName, u32>;
 
+/// The chain that every packet enters.
+pub(super) const GUARD: &str = "guard";
+
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
 
@@ -50,7 +53,7 @@ pub(super) fn ruleset(config: &Config, numbers: &mut Numbers) -> Ruleset {
         rules.push(vec![Part::Counter, Part::Drop]);
         ruleset.chains.push(Chain { name: chain_name(protocol), hook: None, rules });
     }
-    ruleset.chains.push(Chain { name: "guard".to_owned(), hook: Some(Hook::Prerouting), rules: guard });
+    ruleset.chains.push(Chain { name: GUARD.to_owned(), hook: Some(Hook::Prerouting), rules: guard });
     ruleset
 }
 

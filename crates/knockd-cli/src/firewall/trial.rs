@@ -1,0 +1,207 @@
+//! Whether the guard stands, and how it gets there: it can be on trial, and then the kernel lifts it by itself, whatever becomes of us.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use knockd_core::Config;
+use nix::errno::Errno;
+
+use super::answers;
+use super::earlier::Earlier;
+use super::netlink::Netlink;
+use super::nft::{Batch, limit};
+use super::plan;
+use super::ruleset::Ruleset;
+use super::{Job, Report, Table, sessions};
+use crate::system::connections::Connection;
+
+/// How often to look whether somebody has got in.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// How often to ask the kernel while the table changes.
+const TRIES: u32 = 10;
+
+/// Whether the guard stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Standing {
+    /// For good.
+    Firm,
+    /// Until then.
+    OnTrial(Instant),
+    /// Nobody has confirmed it in time.
+    Lifted,
+    /// There is no table: nothing was guarded, or a person has removed the guard.
+    Gone,
+}
+
+/// What a person wants of the guard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Order {
+    /// Guard, for good.
+    Keep,
+    /// Guard, and lift the guard after this time unless somebody gets in.
+    Try(Duration),
+    Remove,
+}
+
+impl Order {
+    /// What it makes of the guard.
+    pub(super) fn standing(self) -> Standing {
+        match self {
+            Self::Keep => Standing::Firm,
+            Self::Try(time) => Standing::OnTrial(Instant::now() + time),
+            Self::Remove => Standing::Gone,
+        }
+    }
+}
+
+impl Standing {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(super) fn find(netlink: &mut Netlink) -> Result<Self, Errno> {
+        for _ in 0..TRIES {
+            match Self::look(netlink) {
+                // The table has changed meanwhile.
+                Err(Errno::EINTR | Errno::ENOENT) => {}
+                result => return result,
+            }
+        }
+        Err(Errno::EINTR)
+    }
+
+    fn look(netlink: &mut Netlink) -> Result<Self, Errno> {
+        if !answers::has_table(&netlink.dump(&answers::get_tables())?) {
+            return Ok(Self::Gone);
+        }
+        let sets = netlink.dump(&answers::get_sets())?;
+        if sets.iter().any(|set| answers::is_set(set, limit::SET)) {
+            let elements = netlink.dump(&answers::get_addresses(limit::SET))?;
+            let left = elements.iter().flat_map(|part| answers::times(part)).max();
+            return Ok(left.map_or(Self::Lifted, |left| Self::OnTrial(Instant::now() + left)));
+        }
+        // A table without sets guards nothing.
+        Ok(if sets.is_empty() { Self::Gone } else { Self::Firm })
+    }
+
+    /// Whether the table has the set for this.
+    const fn has_limit(self) -> bool {
+        matches!(self, Self::OnTrial(_) | Self::Lifted)
+    }
+
+    /// Adds this to a batch that has made the chains; before, the table was as `before`, or it has just been made.
+    pub(super) fn put(self, batch: &mut Batch, before: Option<Self>) {
+        if before.is_some_and(Self::has_limit) {
+            batch.forget_limit();
+        }
+        match self {
+            Self::Firm | Self::Gone => {}
+            Self::Lifted => batch.limit_guard(plan::GUARD, None),
+            Self::OnTrial(until) => {
+                let left = until.saturating_duration_since(Instant::now());
+                batch.limit_guard(plan::GUARD, Some(left));
+            }
+        }
+    }
+}
+
+/// Looks for somebody who gets in while the guard is on trial.
+#[derive(Debug)]
+pub(super) struct Trial {
+    /// The guarded TCP ports.
+    ports: Vec<RangeInclusive<u16>>,
+    /// Connections from before.
+    known: HashSet<Connection>,
+    /// When to look next.
+    next: Instant,
+}
+
+impl Trial {
+    pub(super) fn new(config: &Config) -> Self {
+        let ports = sessions::ports(config);
+        let known = sessions::to(&ports);
+        Self { ports, known, next: Instant::now() + LOOK }
+    }
+
+    /// Returns somebody who is let in and has a connection since the trial began.
+    fn newcomer(&self, netlink: &mut Netlink) -> Option<IpAddr> {
+        let connections = sessions::to(&self.ports);
+        let mut new = connections.difference(&self.known).map(|(_, other)| other.ip()).peekable();
+        new.peek()?;
+        let admitted = Earlier::find(netlink).ok()?.admitted;
+        new.find(|source| admitted.iter().any(|(_, admitted)| admitted.source == *source))
+    }
+}
+
+impl Table {
+    /// Makes the table guard by these rules, in this way, all at once.
+    pub(super) fn load(&mut self, ruleset: Ruleset, standing: Standing) -> Result<(), Errno> {
+        let mut batch = Batch::default();
+        let mut before = Some(self.standing);
+        if self.standing == Standing::Gone {
+            batch.make_table(self.hold.flags());
+            batch.make(&ruleset, &Ruleset::default());
+        } else if ruleset.can_follow(&self.ruleset) {
+            batch.make(&ruleset, &self.ruleset);
+        } else {
+            let earlier = Earlier::find(&mut self.netlink)?;
+            batch.replace_table(self.hold.flags(), &ruleset, &earlier.admitted);
+            before = None;
+        }
+        standing.put(&mut batch, before);
+        self.netlink.carry_out(batch)?;
+        (self.ruleset, self.standing) = (ruleset, standing);
+        Ok(())
+    }
+
+    /// Does what a person wants.
+    pub(super) fn obey(&mut self, order: Order, config: &Config) -> Result<Standing, Errno> {
+        let standing = order.standing();
+        if standing == Standing::Gone {
+            let mut batch = Batch::default();
+            batch.delete_table();
+            match self.netlink.carry_out(batch) {
+                Err(Errno::ENOENT) => {}
+                result => result?,
+            }
+            (self.ruleset, self.standing, self.trial) = (Ruleset::default(), standing, None);
+            return Ok(standing);
+        }
+        let ruleset = plan::ruleset(config, &mut self.numbers);
+        self.load(ruleset, standing)?;
+        self.trial = matches!(standing, Standing::OnTrial(_)).then(|| Trial::new(config));
+        Ok(standing)
+    }
+
+    /// Waits for the next job, and meanwhile for the end of a trial.
+    pub(super) fn next_job(&mut self, jobs: &Receiver<Job>, reports: &Sender<Report>) -> Option<Job> {
+        while let Some(trial) = &self.trial {
+            match jobs.recv_deadline(trial.next) {
+                Ok(job) => return Some(job),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => self.look(reports),
+            }
+        }
+        jobs.recv().ok()
+    }
+
+    fn look(&mut self, reports: &Sender<Report>) {
+        let (Some(trial), Standing::OnTrial(until)) = (&mut self.trial, self.standing) else { return };
+        let now = Instant::now();
+        trial.next = (now + LOOK).min(until.max(now));
+        if let Some(source) = trial.newcomer(&mut self.netlink)
+            && self.load(self.ruleset.clone(), Standing::Firm).is_ok()
+        {
+            self.trial = None;
+            let _ = reports.send(Report::TrialEnded(Standing::Firm, Some(source)));
+        } else if until <= now {
+            // The kernel has lifted it.
+            (self.standing, self.trial) = (Standing::Lifted, None);
+            let _ = reports.send(Report::TrialEnded(Standing::Lifted, None));
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! `knockd guard`: on trial, for good, and the way out, whatever the daemon does.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "tests")]
+
+mod common;
+
+use common::{CONFIG, KNOCKD, Knockd, SOON, knock, sh, status_json, wait_until};
+use nix::sys::signal::Signal;
+use testbed::{Host, Net, Running};
+
+const PORT: u16 = 22;
+
+const DOOR: &str =
+    "[options]\nFirewall = nftables\n[ssh]\nSequence = 7101,8202:udp,9303\nOpen = tcp/22\nLease = 600\n";
+
+/// The same door, with nothing behind it.
+const UNGUARDED: &str = "[ssh]\nSequence = 7101,8202:udp,9303\nStart_Command = true\n";
+
+const KNOCK: &str = "10.9.0.1 7101 8202:udp 9303";
+
+/// A server that sends back what it gets, to any number of clients.
+const ECHO: &str = "import os, socket, threading
+s = socket.create_server(('::', 22), family=socket.AF_INET6, dualstack_ipv6=True) if os.path.exists('/proc/net/if_inet6') else socket.create_server(('', 22))
+print('ready', flush=True)
+def serve(c):
+    while data := c.recv(99): c.sendall(data)
+while True: threading.Thread(target=serve, args=(s.accept()[0],)).start()";
+
+/// A client that sends a line whenever a file changes, and prints what comes back.
+const SESSION: &str = "import socket, time
+c = socket.create_connection(('10.9.0.1', 22)); c.settimeout(60)
+print('connected', flush=True)
+last = ''
+while True:
+    try: word = open('/run/word').read()
+    except OSError: word = ''
+    if word and word != last:
+        c.sendall(word.encode()); print('back: ' + c.recv(99).decode(), flush=True); last = word
+    time.sleep(0.02)";
+
+fn service(net: &Net) -> Running {
+    // The machine's has the processes of the machine, with other numbers.
+    sh(&net.server, "mount -t proc proc /proc");
+    let mut service = net.server.spawn(&["python3", "-c", ECHO]).unwrap();
+    service.wait_for_line("ready", SOON).unwrap();
+    service
+}
+
+fn session(net: &Net) -> Running {
+    let mut session = net.client.spawn(&["python3", "-c", SESSION]).unwrap();
+    session.wait_for_line("connected", SOON).unwrap();
+    session
+}
+
+/// Shows that a session goes on.
+fn talk(net: &Net, session: &mut Running, word: &str) {
+    net.client.write_file("/run/word", word).unwrap();
+    session.wait_for_line(&format!("back: {word}"), SOON).unwrap();
+}
+
+fn reaches(net: &Net) -> bool {
+    net.client.can_connect(net.server.ipv4, PORT).unwrap()
+}
+
+fn guard(server: &Host, arguments: &str) -> String {
+    sh(server, &format!("{KNOCKD} guard -c {CONFIG} {arguments} 2>&1"))
+}
+
+/// Starts a trial and waits until the guard stands.
+fn start_trial(net: &Net, time: &str) -> Running {
+    let mut trial = net.server.spawn(&[KNOCKD, "guard", "-c", CONFIG, "--try", time]).unwrap();
+    trial.wait_for_line("closed: tcp/22 (door ssh)", SOON).unwrap();
+    trial.wait_for_line("or run: knockd guard", SOON).unwrap();
+    trial
+}
+
+/// Has another configuration read; returns when that is in force.
+fn reload(net: &Net, knockd: &mut Knockd, config: &str) {
+    net.server.write_file(CONFIG, config).unwrap();
+    knockd.signal(Signal::SIGHUP);
+    knockd.wait_for("re-reading config file: /run/knockd.conf");
+    status_json(net);
+}
+
+fn guard_problem(net: &Net) -> Option<String> {
+    let status = status_json(net);
+    let problems = status["problems"].as_array().unwrap().clone();
+    let problem = problems.into_iter().find(|problem| problem["what"] == "guard");
+    problem.map(|problem| problem["text"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn the_guard_is_removed_while_knockd_runs_hangs_and_is_dead() {
+    let net = Net::new().unwrap();
+    let _service = service(&net);
+    let mut session = session(&net);
+    let mut knockd = Knockd::start(&net, DOOR);
+    assert!(!reaches(&net));
+    let refused = sh(&net.server, "nft delete table inet knockd 2>&1 || true");
+    assert!(refused.contains("Operation not permitted"), "what a person tries first: {refused}");
+
+    assert!(guard(&net.server, "--remove").starts_with("the guard is removed; knockd goes on without it\n"));
+    assert!(reaches(&net));
+    assert_eq!(sh(&net.server, "nft list ruleset"), "");
+    assert!(guard_problem(&net).unwrap().ends_with("the guard is removed"));
+    reload(&net, &mut knockd, DOOR);
+    knock(&net.client, KNOCK);
+    knockd.wait_for("10.9.0.2: ssh: let in for 600 s");
+    assert!(reaches(&net), "a reload, as by logrotate, does not shut anybody out");
+    net.server.run(&[KNOCKD, "close", "ssh", "10.9.0.2"]).unwrap();
+    assert_eq!(guard(&net.server, ""), "the guard stands\n");
+    assert!(!reaches(&net));
+    assert_eq!(guard_problem(&net), None);
+    talk(&net, &mut session, "running");
+
+    knockd.signal(Signal::SIGSTOP);
+    let said = guard(&net.server, "--remove");
+    assert!(
+        said.starts_with("the guard is removed\n") && said.contains("does not answer and still runs"),
+        "{said}"
+    );
+    assert!(reaches(&net));
+    knockd.signal(Signal::SIGCONT);
+    assert!(reaches(&net));
+    assert_eq!(guard(&net.server, ""), "the guard stands\n");
+    assert!(!reaches(&net));
+    talk(&net, &mut session, "hung");
+
+    // nsenter has stopped with it, and does not say when it ends.
+    let pid = status_json(&net)["pid"].clone();
+    sh(&net.server, &format!("kill -9 {pid}"));
+    wait_until("knockd is dead", || net.server.run(&[KNOCKD, "status"]).is_err());
+    assert!(!reaches(&net));
+    assert!(guard(&net.server, "--remove").starts_with("the guard is removed\n"));
+    assert!(reaches(&net));
+    assert_eq!(guard(&net.server, "--remove"), "there is no guard\n");
+    talk(&net, &mut session, "dead");
+}
+
+#[test]
+fn the_way_out_needs_no_configuration() {
+    let net = Net::new().unwrap();
+    let _service = service(&net);
+    let knockd = Knockd::start(&net, DOOR);
+    net.server.write_file(CONFIG, "[broken").unwrap();
+    assert!(guard(&net.server, "--remove").contains("knockd goes on without it"));
+    assert!(reaches(&net));
+    sh(&net.server, &format!("rm {CONFIG}"));
+    assert!(guard(&net.server, "--remove").contains("knockd goes on without it"));
+    drop(knockd);
+}
+
+#[test]
+fn a_trial_without_a_daemon_is_ended_by_the_kernel_although_its_command_was_killed() {
+    let net = Net::new().unwrap();
+    let _service = service(&net);
+    let mut session = session(&net);
+    net.server.write_file(CONFIG, DOOR).unwrap();
+    let mut trial = start_trial(&net, "5s");
+    assert!(!reaches(&net));
+    trial.signal(Signal::SIGKILL).unwrap();
+    trial.wait(SOON).unwrap();
+    wait_until("the guard is lifted", || reaches(&net));
+    talk(&net, &mut session, "lifted");
+    assert_eq!(guard(&net.server, ""), "the guard stands\n");
+    assert!(!reaches(&net));
+    talk(&net, &mut session, "guarded");
+}
+
+#[test]
+fn a_trial_is_confirmed_by_enter_and_by_the_command_and_by_no_end_of_the_input() {
+    let net = Net::new().unwrap();
+    let _service = service(&net);
+    net.server.write_file(CONFIG, DOOR).unwrap();
+    let try_for = |time: &str, input: &[u8]| {
+        net.server.run_with_input(&[KNOCKD, "guard", "-c", CONFIG, "--try", time], input)
+    };
+    let refused = try_for("1s", b"").unwrap_err().to_string();
+    assert!(refused.contains("the guard is lifted"), "{refused}");
+    assert!(reaches(&net));
+    assert!(try_for("600s", b"\n").unwrap().ends_with("\nthe guard stands\n"));
+    assert!(!reaches(&net));
+    guard(&net.server, "--remove");
+    let mut trial = start_trial(&net, "600s");
+    guard(&net.server, "");
+    trial.wait_for_line("the guard stands", SOON).unwrap();
+    assert!(trial.wait(SOON).unwrap().success());
+    assert!(!sh(&net.server, "nft list table inet knockd").contains("trial"));
+}
+
+#[test]
+fn a_trial_with_a_daemon_reads_the_configuration_and_ends_well_once_a_knock_has_let_somebody_in() {
+    let net = Net::new().unwrap();
+    let _service = service(&net);
+    let mut old = session(&net);
+    let mut knockd = Knockd::start(&net, UNGUARDED);
+    net.server.write_file(CONFIG, DOOR).unwrap();
+    let mut trial = start_trial(&net, "600s");
+    assert!(!reaches(&net));
+    assert!(guard_problem(&net).unwrap().starts_with("the guard is on trial, and lifted in "));
+    talk(&net, &mut old, "old");
+    knock(&net.client, KNOCK);
+    knockd.wait_for("10.9.0.2: ssh: let in for 600 s");
+    // Neither the old session nor a knock alone shows that anybody can get in.
+    talk(&net, &mut old, "older");
+    assert!(guard_problem(&net).is_some());
+    let _new = session(&net);
+    knockd.wait_for("the guard stands: 10.9.0.2 has got in");
+    trial.wait_for_line("the guard stands", SOON).unwrap();
+    assert!(trial.wait(SOON).unwrap().success());
+    assert_eq!(guard_problem(&net), None);
+    assert!(!sh(&net.server, "nft list table inet knockd").contains("trial"));
+    talk(&net, &mut old, "oldest");
+}
+
+#[test]
+fn a_trial_that_nobody_confirms_stays_lifted_over_a_reload_and_a_crash() {
+    let net = Net::new().unwrap();
+    let _service = service(&net);
+    let mut knockd = Knockd::start(&net, UNGUARDED);
+    net.server.write_file(CONFIG, DOOR).unwrap();
+    let mut trial = start_trial(&net, "2s");
+    knockd.wait_for("the guard is lifted: nobody has got in or confirmed it");
+    assert_eq!(trial.wait(SOON).unwrap().code(), Some(1));
+    assert!(reaches(&net));
+    reload(&net, &mut knockd, DOOR);
+    assert!(guard_problem(&net).unwrap().contains("open for everybody"));
+    assert!(reaches(&net));
+    knockd.signal(Signal::SIGKILL);
+    knockd.running.wait(SOON).unwrap();
+    let knockd = Knockd::start(&net, DOOR);
+    assert!(guard_problem(&net).unwrap().contains("open for everybody"));
+    assert!(reaches(&net));
+    guard(&net.server, "");
+    assert!(!reaches(&net));
+    drop(knockd);
+}
+
+#[test]
+fn a_daemon_that_takes_a_trial_over_ends_it_as_well() {
+    let net = Net::new().unwrap();
+    let _service = service(&net);
+    net.server.write_file(CONFIG, DOOR).unwrap();
+    let mut trial = start_trial(&net, "600s");
+    let mut knockd = Knockd::start(&net, DOOR);
+    assert!(guard_problem(&net).unwrap().starts_with("the guard is on trial"));
+    knock(&net.client, KNOCK);
+    knockd.wait_for("10.9.0.2: ssh: let in for 600 s");
+    let _session = session(&net);
+    knockd.wait_for("the guard stands: 10.9.0.2 has got in");
+    assert!(trial.wait(SOON).unwrap().success());
+}
+
+#[test]
+fn a_trial_of_an_unusable_configuration_changes_nothing() {
+    let net = Net::new().unwrap();
+    let _service = service(&net);
+    let knockd = Knockd::start(&net, UNGUARDED);
+    net.server.write_file(CONFIG, "[broken").unwrap();
+    let refused = net.server.run(&[KNOCKD, "guard", "-c", CONFIG, "--try"]).unwrap_err().to_string();
+    assert!(refused.contains("invalid configuration"), "{refused}");
+    assert!(reaches(&net));
+    // A file that has become good for the command and not for the daemon is refused by that.
+    net.server
+        .write_file(CONFIG, &format!("{DOOR}[b]\nOne_Time_Sequences = /run/none\nOpen = tcp/23\n"))
+        .unwrap();
+    let refused = net.server.run(&[KNOCKD, "guard", "-c", CONFIG, "--try"]).unwrap_err().to_string();
+    assert!(refused.contains("cannot read and write /run/none"), "{refused}");
+    assert!(reaches(&net));
+    drop(knockd);
+}
+
+/// A service manager that keeps what it is given, and starts knockd with it when a file appears.
+const MANAGER: &str = "import os, socket, subprocess, sys, time
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.bind('/run/notify')
+print('ready', flush=True)
+kept = None
+while True:
+    s.settimeout(0.05)
+    try:
+        text, fds, _, _ = socket.recv_fds(s, 4096, 1)
+        if b'FDSTORE=1' in text.splitlines():
+            assert b'FDNAME=guard' in text.splitlines() and b'FDPOLL=0' in text.splitlines()
+            kept = fds[0]
+            print('kept', flush=True)
+    except TimeoutError: pass
+    if kept and os.path.exists('/run/start'):
+        os.remove('/run/start')
+        def pass_on():
+            os.dup2(kept, 3)
+            os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', LISTEN_FDNAMES='guard', NOTIFY_SOCKET='/run/notify')
+            os.execv(sys.argv[1], [sys.argv[1], '-v', '-c', sys.argv[2]])
+        if os.fork() == 0: pass_on()";
+
+#[test]
+fn what_the_service_manager_keeps_holds_the_guard_and_the_next_knockd_takes_it_back() {
+    let net = Net::new().unwrap();
+    let _service = service(&net);
+    // Without one, what a dead knockd leaves goes with the next flush.
+    let mut knockd = Knockd::start(&net, DOOR);
+    knockd.signal(Signal::SIGKILL);
+    knockd.running.wait(SOON).unwrap();
+    assert!(!reaches(&net));
+    sh(&net.server, "nft flush ruleset");
+    assert!(reaches(&net), "the fault");
+
+    let mut manager = net.server.spawn(&["python3", "-c", MANAGER, KNOCKD, CONFIG]).unwrap();
+    manager.wait_for_line("ready", SOON).unwrap();
+    let mut command = net.server.command(KNOCKD);
+    let mut knockd = Knockd::run(command.args(["-v", "-c", CONFIG]).env("NOTIFY_SOCKET", "/run/notify"));
+    manager.wait_for_line("kept", SOON).unwrap();
+    knock(&net.client, KNOCK);
+    knockd.wait_for("10.9.0.2: ssh: let in for 600 s");
+    knockd.signal(Signal::SIGKILL);
+    knockd.running.wait(SOON).unwrap();
+    sh(&net.server, "nft flush ruleset");
+    assert!(reaches(&net), "the door is still open");
+    let refused = sh(&net.server, "nft delete table inet knockd 2>&1 || true");
+    assert!(refused.contains("Operation not permitted"), "{refused}");
+
+    net.server.write_file("/run/start", "").unwrap();
+    manager.wait_for_line("listening on eth0", SOON).unwrap();
+    assert_eq!(status_json(&net)["leases"]["total"], 1);
+    net.server.run(&[KNOCKD, "close", "ssh", "10.9.0.2"]).unwrap();
+    assert!(!reaches(&net));
+
+    // Dead again, the way out borrows what is kept.
+    let pid = status_json(&net)["pid"].clone();
+    sh(&net.server, &format!("kill -9 {pid}"));
+    wait_until("dead", || net.server.run(&[KNOCKD, "status"]).is_err());
+    assert!(!reaches(&net));
+    let said = guard(&net.server, "--remove");
+    assert!(said.starts_with("the guard is removed\n"), "{said}");
+    assert!(reaches(&net));
+}
+
+#[test]
+fn only_root_may_change_the_guard_of_a_running_daemon() {
+    let net = Net::new().unwrap();
+    if !common::is_root() {
+        return;
+    }
+    let _service = service(&net);
+    let knockd = Knockd::start(&net, DOOR);
+    sh(&net.server, "chmod 666 /run/knockd/control");
+    let ask = "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/knockd/control'); \
+               s.sendall(b'{\"request\":\"unguard\"}\\n'); print(s.recv(999).decode())";
+    let mut command = net.server.command("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "/usr/bin/python3", "-c", ask]);
+    let mut asking = Running::start(&mut command).unwrap();
+    asking.wait_for_line("only root may change the guard", SOON).unwrap();
+    assert!(!reaches(&net));
+    drop(knockd);
+}
