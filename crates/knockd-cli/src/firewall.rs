@@ -243,6 +243,7 @@ impl Table {
         let earlier = Earlier::find(&mut netlink).map_err(FirewallError::when_asking)?;
         let mut numbers = earlier.numbers;
         let ruleset = plan::ruleset(config, &mut numbers);
+        sessions::keep(&mut netlink, config);
         let hold = strongest(holds, |hold, replaces| {
             let mut batch = Batch::default();
             if replaces {
@@ -267,6 +268,7 @@ impl Table {
         if self.standing == Standing::Gone {
             return Ok(());
         }
+        sessions::keep(&mut self.netlink, config);
         let ruleset = plan::ruleset(config, &mut self.numbers);
         self.load(ruleset, self.standing)?;
         self.trial = self.trial.take().map(|_| Trial::new(config));

@@ -137,6 +137,36 @@ fn the_guard_is_removed_while_knockd_runs_hangs_and_is_dead() {
 }
 
 #[test]
+fn a_session_from_before_the_guard_goes_on_although_only_its_client_speaks() {
+    let net = Net::new().unwrap();
+    let _service = service(&net);
+    net.server.write_file(CONFIG, DOOR).unwrap();
+    let mut first = session(&net);
+    let text = net.server.run(&[KNOCKD, "guard", "--check", "-c", CONFIG]).unwrap();
+    net.server.run_with_input(&["nft", "-f", "-"], text.as_bytes()).unwrap();
+    net.client.write_file("/run/word", "lost").unwrap();
+    let drops = || {
+        sh(&net.server, "nft list table inet knockd | grep 'counter packets' | grep -c 'packets 0 ' || true")
+    };
+    wait_until("the fault: to conntrack, it is a stranger", || drops().trim() == "0");
+    assert_eq!(first.lines().len(), 1);
+    sh(&net.server, "nft delete table inet knockd");
+    first.wait_for_line("back: lost", SOON).unwrap();
+
+    let mut sessions = vec![session(&net)];
+    if common::has_ipv6(&net) {
+        let six = SESSION.replace("10.9.0.1", &net.server.ipv6.to_string());
+        sessions.push(net.client.spawn(&["python3", "-c", &six]).unwrap());
+        sessions[1].wait_for_line("connected", SOON).unwrap();
+    }
+    assert_eq!(guard(&net.server, ""), "the guard stands\n");
+    assert!(!reaches(&net));
+    for session in &mut sessions {
+        talk(&net, session, "goes on");
+    }
+}
+
+#[test]
 fn the_way_out_needs_no_configuration() {
     let net = Net::new().unwrap();
     let _service = service(&net);

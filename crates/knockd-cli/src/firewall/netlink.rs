@@ -148,6 +148,21 @@ impl Netlink {
         self.read_answers(first)
     }
 
+    /// Sends one message of its own.
+    ///
+    /// # Errors
+    /// What the kernel has against it.
+    pub(super) fn tell(&mut self, mut message: NetlinkMessage<NetfilterMessage>) -> Result<(), Errno> {
+        self.sequence = self.sequence.wrapping_add(1);
+        message.header.sequence_number = self.sequence;
+        message.header.flags |= NLM_F_REQUEST | NLM_F_ACK;
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
+        self.read_answers(self.sequence)
+    }
+
     /// Asks for all objects of one kind, and returns the attributes of each.
     ///
     /// # Errors

@@ -46,7 +46,7 @@ const NF_DROP: i32 = 0;
 const NF_ACCEPT: i32 = 1;
 const NFT_JUMP: i32 = -3;
 
-fn bytes(kind: u16, value: impl AsRef<[u8]>) -> DefaultNla {
+pub(super) fn bytes(kind: u16, value: impl AsRef<[u8]>) -> DefaultNla {
     DefaultNla::new(kind, value.as_ref().to_vec())
 }
 
@@ -54,11 +54,11 @@ fn text(kind: u16, value: &str) -> DefaultNla {
     bytes(kind, [value.as_bytes(), &[0]].concat())
 }
 
-fn number(kind: u16, value: u32) -> DefaultNla {
+pub(super) fn number(kind: u16, value: u32) -> DefaultNla {
     bytes(kind, value.to_be_bytes())
 }
 
-fn nested(kind: u16, attributes: &[DefaultNla]) -> DefaultNla {
+pub(super) fn nested(kind: u16, attributes: &[DefaultNla]) -> DefaultNla {
     let mut value = vec![0; attributes.buffer_len()];
     attributes.emit(&mut value);
     bytes(kind | NLA_F_NESTED, value)

@@ -171,6 +171,7 @@ impl Table {
             (self.ruleset, self.standing, self.trial) = (Ruleset::default(), standing, None);
             return Ok(standing);
         }
+        sessions::keep(&mut self.netlink, config);
         let ruleset = plan::ruleset(config, &mut self.numbers);
         self.load(ruleset, standing)?;
         self.trial = matches!(standing, Standing::OnTrial(_)).then(|| Trial::new(config));
