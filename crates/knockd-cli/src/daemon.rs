@@ -57,7 +57,10 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
     print_debug_messages(&args);
     let directory = std::env::current_dir().context("cannot determine the current directory")?;
     let kept_socket = service_manager::kept();
-    let setup = Setup::load(&args, &directory, None)?;
+    let setup = Setup::load_at_start(&args, &directory)?;
+    for line in setup.unusable.iter().flat_map(|reason| reason.lines()) {
+        complain(line, Level::Error);
+    }
     for warning in setup.warnings.lines(Style::Coloured) {
         complain(&warning, Level::Warning);
     }

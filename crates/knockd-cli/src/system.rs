@@ -7,6 +7,7 @@ pub mod config_file;
 pub(crate) mod connections;
 pub(crate) mod descriptors;
 mod include;
+pub(crate) mod last_good;
 pub mod local_ports;
 pub mod programs;
 pub mod selection;

@@ -167,6 +167,22 @@ fn a_session_from_before_the_guard_goes_on_although_only_its_client_speaks() {
 }
 
 #[test]
+fn a_configuration_without_a_guard_removes_that_of_the_one_before() {
+    let net = Net::new().unwrap();
+    let _service = service(&net);
+    Knockd::start(&net, DOOR).stop();
+    assert!(!reaches(&net));
+    let mut knockd = Knockd::start(&net, UNGUARDED);
+    assert!(reaches(&net), "what was no door any more would stay shut for everybody");
+    assert_eq!(sh(&net.server, "nft list ruleset"), "");
+    knockd.stop();
+    // A table that is not ours stays.
+    sh(&net.server, "nft add table inet knockd");
+    Knockd::start(&net, UNGUARDED).stop();
+    assert_eq!(sh(&net.server, "nft list tables"), "table inet knockd\n");
+}
+
+#[test]
 fn the_way_out_needs_no_configuration() {
     let net = Net::new().unwrap();
     let _service = service(&net);

@@ -205,7 +205,10 @@ impl<'a> LeftOpen<'a> {
                 }
                 ProblemKind::Unreadable { .. } => all.count += 1,
                 ProblemKind::MoreLeftOpen { count } => all.count += count,
-                ProblemKind::Guard | ProblemKind::State | ProblemKind::Capture => {}
+                ProblemKind::Configuration { .. }
+                | ProblemKind::Guard
+                | ProblemKind::State
+                | ProblemKind::Capture => {}
             }
         }
         all

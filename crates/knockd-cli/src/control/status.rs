@@ -72,6 +72,11 @@ pub enum ProblemKind {
         /// Their number.
         count: usize,
     },
+    /// The configuration is unusable, and the last good one is in force.
+    Configuration {
+        /// The file.
+        path: String,
+    },
     /// The services of doors are not guarded, or not for good.
     Guard,
     /// Open doors cannot be stored.

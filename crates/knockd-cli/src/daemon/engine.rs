@@ -189,6 +189,7 @@ impl Engine {
 
     /// Says that packets are read.
     pub(super) fn begin(&mut self) {
+        self.keep_configuration();
         self.log(&Line::starting_up(&self.setup.selection.to_string()));
         self.log_one_time_files();
         self.log_filter();

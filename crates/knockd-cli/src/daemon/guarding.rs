@@ -1,4 +1,4 @@
-//! The guard of the services of doors, as a person wants it.
+//! The guard of the services of doors, as a person wants it, and what stands in for an unusable configuration.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -14,6 +14,7 @@ use crate::control::socket::{Answer, Who};
 use crate::control::{Problem, ProblemKind, Reply, Request};
 use crate::firewall::{self, Order, Standing};
 use crate::log::Line;
+use crate::system::last_good;
 use crate::system::text::span;
 
 /// The guard, as far as the loop knows.
@@ -118,6 +119,21 @@ impl Engine {
         Some(Problem { text, details: vec![hint.to_owned()], kind: ProblemKind::Guard })
     }
 
+    /// Returns what a person has to know about the configuration.
+    pub(super) fn configuration_problem(&self) -> Option<Problem> {
+        let reason = self.setup.unusable.as_ref()?;
+        let path = self.setup.config_path.display().to_string();
+        Some(Problem {
+            text: format!("{path} is unusable; the last good configuration is in force"),
+            details: reason
+                .lines()
+                .map(str::to_owned)
+                .chain(["correct it, then run: knockd reload".to_owned()])
+                .collect(),
+            kind: ProblemKind::Configuration { path },
+        })
+    }
+
     /// Removes the guard that an earlier run has left, which would keep ports shut that are no longer those of a door.
     pub(super) fn abandon_guard(&self, kept_socket: Option<OwnedFd>) {
         match firewall::abandon(kept_socket) {
@@ -127,6 +143,31 @@ impl Engine {
                 let text = format!("cannot remove the guard of an earlier configuration: {error}");
                 self.log(&Line::warning(text));
             }
+        }
+    }
+
+    /// Logs that the last good configuration is in force, if it is; otherwise keeps this one for the next start.
+    pub(super) fn keep_configuration(&self) {
+        if let Some(problem) = self.configuration_problem() {
+            for line in [problem.text].into_iter().chain(problem.details) {
+                self.log(&Line::warning(line));
+            }
+            return;
+        }
+        let (config, path, state_dir) = (&self.setup.config, &self.setup.config_path, &self.setup.state_dir);
+        // Without a guard, nothing is shut when knockd cannot start.
+        let result = match config.options.firewall {
+            config::Firewall::Nftables => last_good::keep(config, path, state_dir),
+            config::Firewall::None => last_good::forget(path, state_dir).map(|had_guard| {
+                // With a firewall, that has made its table empty.
+                if had_guard && self.dispatcher.executor.firewall().is_none() {
+                    self.abandon_guard(None);
+                }
+            }),
+        };
+        if let Err(error) = result {
+            let text = format!("cannot keep this configuration in {}: {error}", state_dir.display());
+            self.log(&Line::warning(text));
         }
     }
 }

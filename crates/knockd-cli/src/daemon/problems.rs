@@ -14,7 +14,8 @@ impl Engine {
     pub(super) fn problems(&self) -> Vec<Problem> {
         let executor = &self.dispatcher.executor;
         let left_open = executor.left_open();
-        let mut problems: Vec<_> = self.guard_problem().into_iter().collect();
+        let mut problems: Vec<_> =
+            self.configuration_problem().into_iter().chain(self.guard_problem()).collect();
         problems.extend(left_open.iter().map(Problem::from));
         if left_open.more() > 0 {
             problems.push(Problem {

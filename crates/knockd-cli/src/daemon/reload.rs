@@ -68,6 +68,7 @@ impl Engine {
         self.dispatcher.listeners.select(self.setup.selection.clone());
         self.follow_interfaces();
         self.log_filter();
+        self.keep_configuration();
         Ok(())
     }
 

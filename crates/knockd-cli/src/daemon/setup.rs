@@ -11,6 +11,7 @@ use crate::args::Args;
 use crate::leases::one_time_file;
 use crate::log;
 use crate::system::config_file::{ConfigFile, ConfigFileError, Style, check_access};
+use crate::system::last_good;
 use crate::system::selection::Selection;
 
 /// A usable configuration in which everything that depends on the command line is decided.
@@ -22,6 +23,8 @@ pub(crate) struct Setup {
     /// The contents of the one-time files; the gate takes them.
     pub(crate) one_time_files: OneTimeFiles,
     pub(crate) config_path: PathBuf,
+    /// Why the configuration there is unusable: this one is its last good copy.
+    pub(crate) unusable: Option<String>,
     pub(crate) selection: Selection,
     /// Whether the interfaces were chosen by default.
     pub(crate) is_default_selection: bool,
@@ -52,6 +55,20 @@ impl Warnings {
 }
 
 impl Setup {
+    /// Does what [`Self::load`] does, with the last good configuration if the present one is unusable.
+    ///
+    /// # Errors
+    /// When there is none of these, or that is unusable as well.
+    pub(crate) fn load_at_start(args: &Args, directory: &Path) -> Result<Self, ConfigFileError> {
+        let error = match Self::load(args, directory, None) {
+            Err(error) => error,
+            setup => return setup,
+        };
+        let config_path = directory.join(&args.config);
+        let Some(file) = last_good::find(&config_path, directory) else { return Err(error) };
+        Self::of(file, Some(error.to_string()), config_path, args, directory, None).or(Err(error))
+    }
+
     /// Reads the configuration and the one-time files; relative paths start at `directory`. If neither chooses
     /// interfaces, a default selection of `before` stays.
     ///
@@ -67,6 +84,18 @@ impl Setup {
             None => ConfigFile::read(&config_path, directory)?,
             Some(_) => ConfigFile::read_again(&config_path, directory)?,
         };
+        Self::of(file, None, config_path, args, directory, before)
+    }
+
+    /// Loads this file, which is the one at `config_path` or, if that is `unusable`, its last good copy.
+    fn of(
+        file: ConfigFile,
+        unusable: Option<String>,
+        config_path: PathBuf,
+        args: &Args,
+        directory: &Path,
+        before: Option<&Self>,
+    ) -> Result<Self, ConfigFileError> {
         let mut texts = Vec::new();
         for path in file.paths() {
             texts.extend(check_access(path)?);
@@ -77,9 +106,16 @@ impl Setup {
         for (door, places) in config.doors.iter().zip(&places) {
             let Some(name) = door.key.one_time_file() else { continue };
             let path = directory.join(&**name);
-            texts.extend(check_access(&path)?);
+            match check_access(&path) {
+                Err(error) if unusable.is_none() => return Err(error),
+                access => texts.extend(access.unwrap_or_default()),
+            }
             match one_time_file::read(&path) {
                 Ok(content) => drop(one_time_files.insert(name.clone(), content)),
+                // The other doors are needed all the more.
+                Err(error) if unusable.is_some() => {
+                    texts.push(format!("cannot read and write {}: {error}", path.display()));
+                }
                 Err(error) => {
                     let (source, span) =
                         (file.source(places.file.as_deref()), places.of("One_Time_Sequences"));
@@ -121,6 +157,7 @@ impl Setup {
             warnings: Warnings { file, findings, texts },
             one_time_files,
             config_path,
+            unusable,
         })
     }
 

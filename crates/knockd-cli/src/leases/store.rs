@@ -10,6 +10,7 @@ use knockd_core::{LeaseId, LeaseRecord};
 use nix::libc;
 
 use super::left_open::LeftOpen;
+use crate::system::last_good;
 
 /// The file that the daemon locks.
 const LOCK: &str = "lock";
@@ -119,7 +120,7 @@ impl LeaseStore {
                     restored.left_open.push((id, read_kept(path, id)));
                     continue;
                 }
-                Some(OwnFile::Lock | OwnFile::Unfinished) | None => continue,
+                Some(OwnFile::Lock | OwnFile::LastGood | OwnFile::Unfinished) | None => continue,
             };
             restored.last_id = restored.last_id.max(id);
             match read(&path, id) {
@@ -217,6 +218,8 @@ fn remove(path: &Path) -> io::Result<()> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum OwnFile {
     Lock,
+    /// The last good configuration.
+    LastGood,
     Unfinished,
     Lease(LeaseId),
     Kept(LeaseId),
@@ -233,6 +236,7 @@ impl OwnFile {
         };
         match name {
             LOCK => Some(Self::Lock),
+            last_good::NAME | last_good::UNFINISHED => Some(Self::LastGood),
             _ if is_unfinished(name) => Some(Self::Unfinished),
             _ => match number(SUFFIX) {
                 Some(id) => Some(Self::Lease(id)),
@@ -254,7 +258,7 @@ fn foreign_entry(directory: &Path) -> io::Result<Option<String>> {
         let entry = entry?;
         let is_ours = match OwnFile::named(&entry.path()) {
             None => entry.file_name() == LOST_AND_FOUND,
-            Some(OwnFile::Lock | OwnFile::Kept(_)) => entry.file_type()?.is_file(),
+            Some(OwnFile::Lock | OwnFile::LastGood | OwnFile::Kept(_)) => entry.file_type()?.is_file(),
             // knockd may remove or rename a file with such a name, so its contents must look like a lease as well.
             Some(OwnFile::Lease(_) | OwnFile::Unfinished) => begins_like_a_lease(&entry.path())?,
         };

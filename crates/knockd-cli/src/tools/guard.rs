@@ -16,6 +16,7 @@ use crate::args::GuardArgs;
 use crate::control::Request;
 use crate::firewall::{self, FirewallError, Order, Owner, Standing};
 use crate::system::config_file::{ConfigFile, ConfigFileError, check_access};
+use crate::system::last_good;
 
 /// What a person can do where we cannot.
 const BY_HAND: &str = "cannot borrow the socket of the table's owner; run: systemctl stop knockd; systemctl clean --what=fdstore knockd; nft delete \
@@ -38,13 +39,36 @@ pub fn run(arguments: &GuardArgs) -> anyhow::Result<()> {
     if let Some(time) = arguments.trial {
         return trial::run(&with_firewall(read(&path, &directory)?, &path)?, time);
     }
-    keep(&with_firewall(read(&path, &directory)?, &path)?)
+    keep(&with_firewall(read_or_last_good(&path, &directory)?, &path)?)
 }
 
 fn read(path: &Path, directory: &Path) -> Result<Config, ConfigFileError> {
     let file = ConfigFile::read(path, directory)?;
     file.paths().try_for_each(|path| check_access(path).map(drop))?;
     file.parse().map(|parsed| parsed.config)
+}
+
+/// Reads the configuration or, if it is unusable, its last good copy: whatever is wrong with it, a port must not be open for everybody.
+fn read_or_last_good(path: &Path, directory: &Path) -> Result<Config, ConfigFileError> {
+    let error = match read(path, directory) {
+        Err(error) => error,
+        config => return config,
+    };
+    let kept = last_good::find(path, directory);
+    let Some(parsed) = kept.as_ref().and_then(|file| file.parse().ok()) else {
+        let is_there = firewall::standing().is_ok_and(|standing| standing != Standing::Gone);
+        let outcome = if is_there { "the guard stays as it is" } else { "nothing is guarded" };
+        warn(format_args!("{outcome}: the configuration is unusable, and there is no last good one"));
+        return Err(error);
+    };
+    warn(error);
+    let used = kept.map(|file| file.path).unwrap_or_default();
+    warn(format_args!(
+        "{} is unusable; the last good configuration is in force: {}",
+        path.display(),
+        used.display()
+    ));
+    Ok(parsed.config)
 }
 
 fn with_firewall(config: Config, path: &Path) -> anyhow::Result<Config> {
@@ -84,6 +108,7 @@ fn stands() -> bool {
 /// Removes the guard in whatever state the daemon is.
 fn remove(path: &Path, directory: &Path) -> anyhow::Result<()> {
     let config = read(path, directory).ok();
+    let config = config.or_else(|| Some(last_good::find(path, directory)?.parse().ok()?.config));
     let default = || Some(PathBuf::from(Options::DEFAULT_CONTROL_SOCKET));
     // A daemon that knows of it does not wonder, and says so in its status.
     let answer = ask(config.map_or_else(default, |config| socket(&config)), Request::Unguard {});
