@@ -52,13 +52,7 @@ pub(crate) fn text(config: &Config) -> String {
 /// # Errors
 /// When the kernel refuses, for example because a running daemon owns it.
 pub(crate) fn guard(config: &Config, order: Order) -> Result<(), FirewallError> {
-    let mut netlink = Netlink::open().map_err(FirewallError::when_asking)?;
-    // A daemon that has ended may have left its socket with the service manager.
-    if let Some((owner, Some(socket))) = owner::find(&mut netlink).map_err(FirewallError::when_asking)?
-        && owner.is_first()
-    {
-        netlink = Netlink::of(socket).map_err(FirewallError::when_asking)?;
-    }
+    let netlink = owner::open().map_err(FirewallError::when_asking)?;
     // This process ends, so the table must not end with it.
     Table::make(netlink, config, &[Hold::Persistent, Hold::Shared], Some(order.standing())).map(drop)
 }
@@ -166,7 +160,7 @@ impl Firewall {
     /// When the kernel refuses the table, or the system has no thread left.
     pub(crate) fn start(config: &Config, left: Option<OwnedFd>) -> anyhow::Result<(Self, Vec<Admitted>)> {
         let left = left.and_then(|socket| Netlink::of(socket).ok());
-        let netlink = left.map_or_else(Netlink::open, Ok).map_err(FirewallError::when_asking)?;
+        let netlink = left.map_or_else(owner::open, Ok).map_err(FirewallError::when_asking)?;
         Self::start_with(netlink, config, &Hold::BEST_FIRST)
     }
 

@@ -396,6 +396,11 @@ fn the_way_out_works_while_systemd_keeps_the_guard_whatever_knockd_does() {
     assert_eq!(machine.run("knockd guard"), "the guard stands\n");
     assert!(!reaches(&net));
 
+    // A knockd that systemd has not started takes the guard over all the same.
+    machine.run("knockd -d && knockd status && kill $(cat /run/knockd.pid)");
+    wait_until("it has ended", || machine.try_run("knockd status").is_err());
+    assert!(!reaches(&net));
+
     // By hand, which takes a message bus.
     if machine.try_run("systemctl start dbus").is_err() {
         testbed::skip("dbus is not installed");

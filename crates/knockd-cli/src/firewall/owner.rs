@@ -23,9 +23,21 @@ pub(crate) enum Owner {
 }
 
 impl Owner {
-    /// The service manager, or the first process of a container.
-    pub(crate) fn is_first(&self) -> bool {
-        matches!(self, Self::Process(1, _))
+    /// Whether it is the service manager; the first process of a container may be a daemon that needs its socket.
+    fn is_service_manager(&self) -> bool {
+        matches!(self, Self::Process(1, name) if name != "knockd")
+    }
+}
+
+/// Opens a socket to change the table with: the one that owns it, if a daemon that has ended has left that with the service manager.
+///
+/// # Errors
+/// When the kernel has no nfnetlink, or does not answer.
+pub(super) fn open() -> Result<Netlink, Errno> {
+    let mut netlink = Netlink::open()?;
+    match find(&mut netlink)? {
+        Some((owner, Some(socket))) if owner.is_service_manager() => Netlink::of(socket),
+        _ => Ok(netlink),
     }
 }
 
