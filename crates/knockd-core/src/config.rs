@@ -3,6 +3,7 @@
 mod diagnostic;
 mod directives;
 mod door;
+mod extend;
 mod options;
 mod parser;
 mod value;
@@ -13,6 +14,7 @@ use std::str::FromStr;
 
 pub use self::diagnostic::{Code, Diagnostic, Severity};
 pub use self::door::{Action, Closed, Commands, Door, Key, Reopen};
+pub use self::extend::{AtEnd, Extend};
 pub use self::options::{Firewall, LogFormat, OnExit, Options, ScanLimit, ScanLimitError};
 
 use crate::outcome::DoorId;

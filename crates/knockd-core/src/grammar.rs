@@ -15,6 +15,7 @@ use nom::multi::many0;
 use nom::sequence::{delimited, preceded, terminated};
 use nom::{IResult, Parser};
 
+use crate::config::Extend;
 use crate::exceptions::{Exception, Exceptions, Prefix};
 use crate::sequence::{Protocol, Sequence, Step};
 use crate::services::{Service, Services};
@@ -237,6 +238,33 @@ fn exception(input: &str) -> Parse<'_, Exception> {
     let what =
         "an interface such as `docker0` or `br-*`, or a network such as `10.0.0.0/8` with no other bits set";
     expect(what, alt((network, interface))).parse(input)
+}
+
+/// ```abnf
+/// extend = ( "idle" / "connected" ) 1*WSP time   ; in any case
+/// ```
+pub(crate) fn extend(input: &str) -> Parse<'_, Extend> {
+    let what = "`idle` or `connected` and a number of seconds, such as `idle 300`";
+    let names = alt((value(true, tag_no_case("idle")), value(false, tag_no_case("connected"))));
+    let (input, is_idle) = expect(what, terminated(names, peek(not(alphanumeric1)))).parse(input)?;
+    let (input, time) = preceded(space, time).parse(input)?;
+    let connected = Extend::Connected { time, idle_limit: Extend::DEFAULT_IDLE_LIMIT };
+    Ok((input, if is_idle { Extend::Idle(time) } else { connected }))
+}
+
+/// ```abnf
+/// time = [ "+" ] 1*DIGIT                     ; 1 to 4294967295
+/// ```
+pub(crate) fn time(input: &str) -> Parse<'_, NonZeroU32> {
+    let number = map_opt(terminated(integer, end_of_number), NonZeroU32::new);
+    expect("a whole number of seconds from 1 to 4294967295", number).parse(input)
+}
+
+/// ```abnf
+/// uses = "1"
+/// ```
+pub(crate) fn uses(input: &str) -> Parse<'_, ()> {
+    expect("`1`", value((), terminated(char('1'), end_of_number))).parse(input)
 }
 
 /// ```abnf

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::{Serialize, Serializer};
 
-use crate::config::{Closed, Code, Firewall, LogFormat, OnExit, Reopen, Severity};
+use crate::config::{AtEnd, Closed, Code, Firewall, LogFormat, OnExit, Reopen, Severity};
 use crate::{
     CommandLine, CommandTemplate, DoorName, Exceptions, FlagRule, Protocol, Sequence, Services, Step,
     TcpFlags, Text,
@@ -44,6 +44,7 @@ macro_rules! as_text {
 }
 
 as_text!(
+    AtEnd,
     Closed,
     Code,
     CommandLine,

@@ -5,7 +5,10 @@ use std::num::NonZeroU32;
 use std::ops::Range;
 
 use super::value::Value;
-use super::{Closed, DoorName, Firewall, Key, LogFormat, OnExit, Options, Reopen, ScanLimit, Seconds, Text};
+use super::{
+    AtEnd, Closed, DoorName, Extend, Firewall, Key, LogFormat, OnExit, Options, Reopen, ScanLimit, Seconds,
+    Text,
+};
 use crate::grammar;
 use crate::services::Services;
 use crate::tcp_flags::FlagRule;
@@ -89,7 +92,7 @@ pub(super) const OPTION_DIRECTIVES: [Directive<Options>; 19] = [
     Directive::new("Metrics", |options, value| set(&mut options.metrics, value.path())),
 ];
 
-pub(super) const DOOR_DIRECTIVES: [Directive<Draft>; 15] = [
+pub(super) const DOOR_DIRECTIVES: [Directive<Draft>; 19] = [
     Directive::new("Sequence", |door, value| {
         let sequence = value.remarked(grammar::remarked_sequence);
         set(&mut door.key, sequence.map(Key::Sequence));
@@ -110,6 +113,12 @@ pub(super) const DOOR_DIRECTIVES: [Directive<Draft>; 15] = [
     Directive::new("Open", |door, value| set(&mut door.open, value.parse(grammar::services))),
     Directive::new("Closed", |door, value| {
         set(&mut door.closed, value.choice(Closed::WORDS, "`drop` or `reject`"));
+    }),
+    Directive::new("Extend", |door, value| set(&mut door.extend, value.parse(grammar::extend))),
+    Directive::new("Idle_Limit", |door, value| set(&mut door.idle_limit, value.parse(grammar::time))),
+    Directive::new("Uses", |door, value| door.single_use |= value.parse(grammar::uses).is_some()),
+    Directive::new("At_End", |door, value| {
+        set(&mut door.at_end, value.choice(AtEnd::WORDS, "`keep` or `cut`"));
     }),
     Directive::new("Cmd_Timeout", |door: &mut Draft, value| set(&mut door.cmd_timeout, value.seconds()))
         .with_alias("Lease"),
@@ -151,6 +160,10 @@ pub(super) struct Draft {
     pub(super) target: Option<IpAddr>,
     pub(super) open: Option<Services>,
     pub(super) closed: Option<Closed>,
+    pub(super) extend: Option<Extend>,
+    pub(super) idle_limit: Option<NonZeroU32>,
+    pub(super) single_use: bool,
+    pub(super) at_end: Option<AtEnd>,
     /// The commands as written: an empty one differs from an absent one.
     pub(super) start: Option<String>,
     pub(super) start_6: Option<String>,
@@ -174,6 +187,10 @@ impl Draft {
             target: None,
             open: None,
             closed: None,
+            extend: None,
+            idle_limit: None,
+            single_use: false,
+            at_end: None,
             start: None,
             start_6: None,
             stop: None,

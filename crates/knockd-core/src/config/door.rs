@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
-use super::words;
+use super::{AtEnd, Extend, words};
 use crate::command::{CommandLine, CommandTemplate};
 use crate::sequence::Sequence;
 use crate::services::Services;
@@ -36,6 +36,15 @@ pub struct Door {
     /// `Closed`: what becomes of everybody else's packets to these services.
     #[cfg_attr(feature = "serde", serde(default))]
     pub closed: Closed,
+    /// `Extend`: what keeps these services open beyond the time of a knock.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub extend: Option<Extend>,
+    /// `Uses = 1`: the first new connection to these services closes the door for its source.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub single_use: bool,
+    /// `At_End`: what becomes of connections to these services when the door closes for their source.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub at_end: AtEnd,
     /// What else opening does.
     #[cfg_attr(feature = "serde", serde(default))]
     pub action: Action,
@@ -82,6 +91,9 @@ impl Door {
             target: None,
             open: None,
             closed: Closed::default(),
+            extend: None,
+            single_use: false,
+            at_end: AtEnd::default(),
             action: Action::default(),
             cmd_timeout: Self::DEFAULT_CMD_TIMEOUT,
             reopen: Reopen::default(),
@@ -215,6 +227,18 @@ impl Door {
         }
         if self.closed == Closed::Reject {
             writeln!(f, "\tClosed = {}", self.closed)?;
+        }
+        if let Some(extend) = self.extend {
+            writeln!(f, "\tExtend = {extend}")?;
+            if let Extend::Connected { idle_limit, .. } = extend {
+                writeln!(f, "\tIdle_Limit = {idle_limit}")?;
+            }
+        }
+        if self.single_use {
+            writeln!(f, "\tUses = 1")?;
+        }
+        if self.at_end == AtEnd::Cut {
+            writeln!(f, "\tAt_End = {}", self.at_end)?;
         }
         let Action::Commands { start, stop } = &self.action;
         for (key, Commands { v4, v6 }) in [("Start_Command", start), ("Stop_Command", stop)] {

@@ -6,8 +6,8 @@ use std::ops::Range;
 use super::directives::{DOOR_DIRECTIVES, Directive, Draft, Given, OPTION_DIRECTIVES};
 use super::value::{BOM, Report, Value};
 use super::{
-    Action, Code, Commands, Config, Diagnostic, Door, DoorName, Firewall, Key, Parsed, Places, Severity,
-    Source, Text,
+    Action, AtEnd, Code, Commands, Config, Diagnostic, Door, DoorName, Extend, Firewall, Key, Parsed, Places,
+    Severity, Source, Text,
 };
 use crate::command::CommandTemplate;
 use crate::grammar::{self, Line};
@@ -266,9 +266,57 @@ fn is_key(name: &str) -> bool {
     name == "Sequence" || name == "One_Time_Sequences"
 }
 
+/// Directives that say something about the services of a door.
+const OF_SERVICES: [&str; 4] = ["Extend", "Idle_Limit", "Uses", "At_End"];
+
+/// Reports directives of a door that make no sense without another one, or together.
+fn check_services(draft: &Draft, report: &mut Report<'_>) {
+    let place = |wanted: &str| {
+        let given = draft.given.iter().rev().find(|(name, _)| *name == wanted);
+        given.map(|(_, span)| span.clone())
+    };
+    if place("Open").is_none() {
+        for name in OF_SERVICES {
+            let Some(span) = place(name) else { continue };
+            report.error(span, &format!("`{name}` without `Open`"), "`Open` in this door", None);
+        }
+        return;
+    }
+    let is_connected = matches!(draft.extend, Some(Extend::Connected { .. }));
+    if let Some(span) = place("Idle_Limit")
+        && (draft.extend.is_some() || place("Extend").is_none())
+        && !is_connected
+    {
+        let expected = "`Extend = connected` with a number of seconds, or no `Idle_Limit`";
+        report.error(span, "`Idle_Limit` without `Extend = connected`", expected, None);
+    }
+    if let (Some(span), Some(limit), Some(Extend::Connected { time, .. })) =
+        (place("Idle_Limit"), draft.idle_limit, draft.extend)
+        && limit < time
+    {
+        let expected =
+            format!("at least {time}, the time of `Extend`: connections are not looked at more often");
+        report.warning(span, "short idle limit", &expected, None);
+    }
+    if draft.single_use
+        && let Some(span) = place("Extend")
+    {
+        let expected = "one of both: the first connection closes the door, and nothing extends it";
+        report.error(span, "`Extend` with `Uses = 1`", expected, None);
+    }
+    if draft.single_use
+        && draft.at_end == Some(AtEnd::Cut)
+        && let Some(span) = place("At_End")
+    {
+        let expected = "`At_End = keep`: the first connection closes the door, which would cut it off";
+        report.error(span, "`At_End = cut` with `Uses = 1`", expected, None);
+    }
+}
+
 /// Finishes the section that just ended; if it is a door, adds it.
 fn finish(section: Section, config: &mut Config, report: &mut Report<'_>) {
     let Section::Door(draft) = section else { return };
+    check_services(&draft, report);
     let Some(key) = draft.key else {
         if !draft.given.iter().any(|(name, _)| is_key(name)) {
             let message = format!("door `{}` has no sequence", draft.name);
@@ -305,6 +353,12 @@ fn finish(section: Section, config: &mut Config, report: &mut Report<'_>) {
         target: draft.target,
         open: draft.open,
         closed: draft.closed.unwrap_or_default(),
+        extend: draft.extend.map(|extend| match (extend, draft.idle_limit) {
+            (Extend::Connected { time, .. }, Some(idle_limit)) => Extend::Connected { time, idle_limit },
+            _ => extend,
+        }),
+        single_use: draft.single_use,
+        at_end: draft.at_end.unwrap_or_default(),
         action: Action::Commands {
             start: commands(draft.start, draft.start_6),
             stop: commands(draft.stop, draft.stop_6),
@@ -374,6 +428,10 @@ mod tests {
         (start, stop)
     }
 
+    fn connected(time: u32, idle_limit: u32) -> Option<Extend> {
+        Some(Extend::Connected { time: NonZeroU32::new(time)?, idle_limit: NonZeroU32::new(idle_limit)? })
+    }
+
     fn value(text: &str) -> Text {
         Text::new(text).unwrap()
     }
@@ -422,6 +480,9 @@ TCPFlags = syn,!ack
 Target = 192.0.2.1
 Open = tcp/22,udp/60000-61000
 Closed = reject
+Extend = Connected 60
+Idle_Limit = 120
+At_End = cut
 Start_Command = open %IP%
 Start_Command_6 = open6 %IP%
 Cmd_Timeout = 20
@@ -465,6 +526,9 @@ One_Time_Sequences = /etc/knockd/sequences
                     target: Some("192.0.2.1".parse().unwrap()),
                     open: Some("tcp/22, udp/60000-61000".parse().unwrap()),
                     closed: Closed::Reject,
+                    extend: connected(60, 120),
+                    single_use: false,
+                    at_end: AtEnd::Cut,
                     action: Action::Commands {
                         start: commands("open %IP%", "open6 %IP%"),
                         stop: commands("close %IP%", "close6 %IP%"),
@@ -645,6 +709,83 @@ command = y
             ]
         );
         assert_eq!(spans, ["Sequence", "seq_timeout", "command"]);
+    }
+
+    #[test]
+    fn a_door_says_how_its_services_follow_connections() {
+        let door = |lines: &str| {
+            let text =
+                format!("[options]\nFirewall = nftables\n[a]\nSequence = 1,2\nOpen = tcp/22\n{lines}\n");
+            config(&text).doors.remove(0)
+        };
+        assert_eq!(door("extend = idle 300").extend, NonZeroU32::new(300).map(Extend::Idle));
+        assert_eq!(door("extend = CONNECTED 60").extend, connected(60, 3600));
+        assert_eq!(door("idle_limit = 60\nextend = connected 60").extend, connected(60, 60));
+        assert_eq!((door("").extend, door("").single_use, door("").at_end), (None, false, AtEnd::Keep));
+        assert!(door("uses = 1\nat_end = keep").single_use);
+        assert_eq!(door("at_end = CUT").at_end, AtEnd::Cut);
+    }
+
+    #[test]
+    fn what_follows_connections_senselessly_is_pointed_out_with_a_remedy() {
+        let found = |lines: &str| {
+            let text = format!("[options]\nFirewall = nftables\n[a]\nSequence = 1,2\n{lines}\n");
+            let (messages, spans) = findings(&text);
+            let pairs = messages.into_iter().zip(spans);
+            pairs.map(|(message, span)| format!("{span}: {message}")).collect::<Vec<_>>()
+        };
+        for (name, value) in [("Extend", "idle 5"), ("Idle_Limit", "5"), ("Uses", "1"), ("At_End", "cut")] {
+            let column = name.len() + 4;
+            assert_eq!(
+                found(&format!("{name} = {value}")),
+                [format!("{value}: 5:{column}: error: `{name}` without `Open`: `Open` in this door")]
+            );
+        }
+        let with_services = |lines: &str| found(&format!("Open = tcp/22\n{lines}"));
+        for (lines, expected) in [
+            ("Uses = 2", "2: 6:8: error: unexpected \"2\": `1`"),
+            ("Uses = 1x", "1x: 6:8: error: unexpected \"1x\": `1`"),
+            (
+                "Extend = idle",
+                ": 6:14: error: incomplete value: a whole number of seconds from 1 to 4294967295",
+            ),
+            (
+                "Extend = 5",
+                "5: 6:10: error: unexpected \"5\": `idle` or `connected` and a number of seconds, such as `idle 300`",
+            ),
+            ("At_End = drop", "drop: 6:10: error: unexpected \"drop\": `keep` or `cut`"),
+            (
+                "Extend = connected 5\nIdle_Limit = 0",
+                "0: 7:14: error: unexpected \"0\": a whole number of seconds from 1 to 4294967295",
+            ),
+            (
+                "Idle_Limit = 60",
+                "60: 6:14: error: `Idle_Limit` without `Extend = connected`: `Extend = connected` with a number of \
+                 seconds, or no `Idle_Limit`",
+            ),
+            (
+                "Extend = idle 9\nIdle_Limit = 60",
+                "60: 7:14: error: `Idle_Limit` without `Extend = connected`: `Extend = connected` with a number of \
+                 seconds, or no `Idle_Limit`",
+            ),
+            (
+                "Extend = connected 60\nIdle_Limit = 59",
+                "59: 7:14: warning: short idle limit: at least 60, the time of `Extend`: connections are not looked at \
+                 more often",
+            ),
+            (
+                "Uses = 1\nExtend = idle 5",
+                "idle 5: 7:10: error: `Extend` with `Uses = 1`: one of both: the first connection closes the door, and \
+                 nothing extends it",
+            ),
+            (
+                "Uses = 1\nAt_End = cut",
+                "cut: 7:10: error: `At_End = cut` with `Uses = 1`: `At_End = keep`: the first connection closes the \
+                 door, which would cut it off",
+            ),
+        ] {
+            assert_eq!(with_services(lines), [expected], "{lines:?}");
+        }
     }
 
     #[test]
