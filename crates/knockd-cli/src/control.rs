@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::status::{
     AttemptStatus, AttemptsStatus, CommandsStatus, CountersStatus, DoorStatus, Health, InterfaceStatus,
-    LeasePhase, LeaseStatus, LeasesStatus, LogEvent, Problem, ProblemKind, ScannerStatus, ScannersStatus,
-    Status,
+    KeptOpenBy, LeasePhase, LeaseStatus, LeasesStatus, LogEvent, Problem, ProblemKind, ScannerStatus,
+    ScannersStatus, Status,
 };
 
 /// The longest request, in bytes, its line end included.

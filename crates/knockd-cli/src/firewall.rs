@@ -1,11 +1,13 @@
 //! The guard: a table of our own in the kernel's nftables, which lets only knockers reach the services of doors.
 //!
 //! [`plan`] says what the table should be, [`ruleset`] prints it, and [`nft`] turns it into messages for [`netlink`]; [`earlier`] is what
-//! the kernel has already, and [`hold`] how well it keeps it. This folder knows
-//! nothing of packets, leases or the disk.
+//! the kernel has already, and [`hold`] how well it keeps it. [`connections`] looks for connections, [`sockets`] ends them, and [`follow`]
+//! is when. This folder knows nothing of packets, leases or the disk.
 
 mod answers;
+mod connections;
 mod earlier;
+mod follow;
 mod hold;
 mod netlink;
 mod nft;
@@ -13,18 +15,21 @@ mod owner;
 mod plan;
 mod ruleset;
 mod sessions;
+mod sockets;
 mod trial;
 
+use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use knockd_core::{Admission, Config, DoorName};
+use knockd_core::{Admission, Config, Door, DoorName, LeaseId, Sight};
 use nix::errno::Errno;
 
 use self::earlier::Earlier;
+use self::follow::Looks;
 use self::hold::strongest;
 pub(crate) use self::hold::{FirewallError, Hold, reason};
 use self::netlink::{Netlink, Watch};
@@ -130,6 +135,12 @@ pub(crate) struct Admitted {
 pub(crate) enum Report {
     /// It lets the source in for this time, or no longer; or refuses.
     Set { admission: Admission, time: Option<Duration>, refused: Option<Errno> },
+    /// It lets the source in for longer because it is connected; the refusal is a [`Self::Set`].
+    Prolonged(LeaseId),
+    /// What keeps a door open for a source, or why that cannot be seen.
+    Seen(Admission, Result<Sight, Errno>),
+    /// How many connections to this host have ended because a door has closed.
+    Cut(Admission, Result<usize, Errno>),
     /// It guards the doors of another configuration, or refuses.
     Guarded(Option<Errno>),
     /// Another program has changed or removed the table. It is as it was, but may let nobody in, unless the kernel
@@ -145,6 +156,11 @@ pub(crate) enum Report {
 enum Job {
     /// Lets the source in for this time; without one, no longer.
     Set(Admission, Option<Duration>),
+    /// Lets the source in for this time because it is connected.
+    Prolong(Admission, Duration),
+    /// Looks what keeps a door open for a source.
+    Look(Admission),
+    Ask(Question),
     Guard(Arc<Config>),
     /// Another program may have changed or removed the table.
     Check,
@@ -190,6 +206,26 @@ impl Firewall {
         let _ = self.jobs.send(Job::Set(admission, time));
     }
 
+    /// Lets the source in for this time because it is connected.
+    pub(crate) fn prolong(&self, admission: Admission, time: Duration) {
+        let _ = self.jobs.send(Job::Prolong(admission, time));
+    }
+
+    /// Looks what keeps a door open for a source. The result is in [`Self::reports`].
+    pub(crate) fn look(&self, admission: Admission) {
+        let _ = self.jobs.send(Job::Look(admission));
+    }
+
+    /// Asks for how long each of these sources is still let in at a door; another thread calls `answer` with that, zero for those who
+    /// are let in no longer.
+    pub(crate) fn ask(
+        &self,
+        of: Vec<(DoorName, IpAddr)>,
+        answer: impl FnOnce(Vec<Duration>) + Send + 'static,
+    ) {
+        let _ = self.jobs.send(Job::Ask(Question { of, answer: Box::new(answer) }));
+    }
+
     /// Ends the thread and waits until it has ended. The table stays.
     pub(crate) fn finish(self) {
         let Self { jobs, reports, .. } = self;
@@ -208,6 +244,18 @@ impl Firewall {
     }
 }
 
+/// A question about sources at doors.
+struct Question {
+    of: Vec<(DoorName, IpAddr)>,
+    answer: Box<dyn FnOnce(Vec<Duration>) + Send>,
+}
+
+impl fmt::Debug for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Question").field(&self.of).finish()
+    }
+}
+
 /// The table, and the socket that owns it.
 #[derive(Debug)]
 struct Table {
@@ -218,6 +266,9 @@ struct Table {
     standing: Standing,
     /// While it is on trial.
     trial: Option<Trial>,
+    /// Doors with services.
+    doors: Vec<Door>,
+    looks: Looks,
 }
 
 impl Table {
@@ -252,8 +303,11 @@ impl Table {
             netlink.carry_out(batch)
         });
         let hold = hold.map_err(FirewallError::when_changing)?;
-        let admitted = earlier.admitted.into_iter().map(|(_, admitted)| admitted).collect();
-        Ok((Self { netlink, ruleset, numbers, hold, standing, trial: None }, admitted))
+        let (doors, looks) = (follow::doors(config), Looks::default());
+        let table = Self { netlink, ruleset, numbers, hold, standing, trial: None, doors, looks };
+        let admitted = earlier.admitted.into_iter().map(|(_, admitted)| table.without_grace(admitted));
+        let admitted = admitted.collect();
+        Ok((table, admitted))
     }
 
     /// Makes the table what it should be, at once. The sets of doors that stay keep their addresses. One that a person has removed
@@ -266,6 +320,7 @@ impl Table {
         let ruleset = plan::ruleset(config, &mut self.numbers);
         self.load(ruleset, self.standing)?;
         self.trial = self.trial.take().map(|_| Trial::new(config));
+        self.doors = follow::doors(config);
         Ok(())
     }
 
@@ -292,6 +347,12 @@ impl Table {
         let mut next = None;
         while let Some(job) = next.take().or_else(|| self.next_job(jobs, reports)) {
             match job {
+                Job::Prolong(admission, time) => self.prolong(admission, time, reports),
+                Job::Look(admission) => self.begin_look(admission, reports),
+                Job::Ask(Question { of, answer }) => {
+                    let left = |(door, source): &(_, _)| self.left(door, *source).unwrap_or_default();
+                    answer(of.iter().map(left).collect());
+                }
                 Job::Guard(config) => {
                     let result = self.guard(&config);
                     let _ = reports.send(Report::Guarded(result.err()));
@@ -309,34 +370,35 @@ impl Table {
                     {
                         match job {
                             Job::Set(admission, time) => changes.push((admission, time)),
-                            Job::Guard(_) | Job::Check | Job::Obey(..) | Job::End => {
-                                next = Some(job);
+                            other => {
+                                next = Some(other);
                                 break;
                             }
                         }
                     }
-                    self.set(changes, reports);
+                    self.set(&changes, reports);
                 }
             }
         }
     }
 
     /// Carries out changes together if possible, and reports each.
-    fn set(&mut self, changes: Vec<(Admission, Option<Duration>)>, reports: &Sender<Report>) {
-        let mut together = self.carry_out(&changes);
+    fn set(&mut self, changes: &[(Admission, Option<Duration>)], reports: &Sender<Report>) {
+        let mut together = self.carry_out(changes);
         if together == Err(Errno::ENOENT) && self.is_gone() {
             self.mend(reports);
-            together = self.carry_out(&changes);
+            together = self.carry_out(changes);
         }
         for change in changes {
             // If the kernel refuses a batch, only some of it are to blame.
-            let result = together.or_else(|_| self.carry_out(std::slice::from_ref(&change)));
-            let (admission, time) = change;
+            let result = together.or_else(|_| self.carry_out(std::slice::from_ref(change)));
+            let (admission, time) = change.clone();
             // Its time was over.
             let is_gone = time.is_none() && result == Err(Errno::ENOENT);
             let refused = result.err().filter(|_| !is_gone);
             let _ = reports.send(Report::Set { admission, time, refused });
         }
+        self.cut(changes, reports);
     }
 
     fn is_gone(&mut self) -> bool {
@@ -372,7 +434,7 @@ impl Table {
             let number = self.numbers.get(door).copied().unwrap_or_default();
             let set = plan::set_name(number, Family::of(*source));
             match time {
-                Some(time) => batch.admit(&set, *source, *time),
+                Some(time) => batch.admit(&set, *source, *time + self.grace(door)),
                 None => batch.shut(&set, *source),
             }
         }
@@ -392,7 +454,7 @@ mod tests {
     use super::*;
 
     /// Runs a test in a network namespace of its own, in which nobody has a firewall.
-    fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    pub(super) fn in_namespace(test: impl FnOnce() + Send + 'static) {
         if !geteuid().is_root() {
             return testbed::skip("it takes root");
         }
@@ -403,7 +465,7 @@ mod tests {
         thread::spawn(body).join().unwrap();
     }
 
-    fn nft(arguments: &str) -> String {
+    pub(super) fn nft(arguments: &str) -> String {
         let output = Command::new("nft").args(arguments.split(' ')).output().unwrap();
         let text = [output.stdout, output.stderr].concat();
         String::from_utf8(text).unwrap()
@@ -492,7 +554,7 @@ mod tests {
             let (sender, reports) = unbounded();
             admit(&mut table, "a", "192.0.2.1");
             nft("delete table inet knockd");
-            table.set(vec![(admission("a", "192.0.2.7"), Some(Duration::from_secs(60)))], &sender);
+            table.set(&[(admission("a", "192.0.2.7"), Some(Duration::from_secs(60)))], &sender);
             let said: Vec<_> = reports.try_iter().collect();
             assert!(
                 matches!(said.as_slice(), [Report::Lost(None), Report::Set { refused: None, .. }]),
@@ -501,7 +563,7 @@ mod tests {
             let text = nft("list table inet knockd");
             assert!(text.contains("192.0.2.7") && text.contains("tcp dport 22"), "{text}");
             // That an address is gone whose time was over is no loss.
-            table.set(vec![(admission("a", "192.0.2.9"), None)], &sender);
+            table.set(&[(admission("a", "192.0.2.9"), None)], &sender);
             let said: Vec<_> = reports.try_iter().collect();
             assert!(matches!(said.as_slice(), [Report::Set { refused: None, .. }]), "{said:?}");
         });
@@ -644,7 +706,7 @@ mod tests {
             let (mut table, _) = take_over(&config("a", 2), &Hold::BEST_FIRST);
             let (sender, reports) = unbounded();
             let change = |n: u8| (admission("a", &format!("192.0.2.{n}")), Some(Duration::from_secs(60)));
-            table.set((1..=4).map(change).collect(), &sender);
+            table.set(&(1..=4).map(change).collect::<Vec<_>>(), &sender);
             let refused = |report| match report {
                 Report::Set { refused, .. } => refused.map(reason),
                 report => panic!("{report:?}"),
@@ -652,7 +714,7 @@ mod tests {
             let full = Some("its set is full; see MaxOpen");
             assert_eq!(reports.try_iter().map(refused).collect::<Vec<_>>(), [None, None, full, full]);
             let shut = |n: u8| (admission("a", &format!("192.0.2.{n}")), None);
-            table.set(vec![shut(1), shut(9), change(3)], &sender);
+            table.set(&[shut(1), shut(9), change(3)], &sender);
             assert_eq!(reports.try_iter().map(refused).collect::<Vec<_>>(), [None; 3]);
         });
     }
@@ -671,7 +733,7 @@ mod tests {
             let changes: Vec<_> = changes.collect();
             let start = Instant::now();
             for part in changes.chunks(MOST_AT_ONCE) {
-                table.set(part.to_vec(), &sender);
+                table.set(part, &sender);
             }
             let took = start.elapsed();
             let failed = |report: &Report| !matches!(report, Report::Set { refused: None, .. });

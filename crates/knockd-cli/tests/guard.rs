@@ -90,7 +90,12 @@ fn what_guard_prints_is_what_is_loaded_and_what_nft_loads() {
          [ssh]\nSequence = 1\nOpen = tcp/22, udp/60000-61000\n\
          [web]\nSequence = 2\nOpen = tcp/80, tcp/443, tcp/8000-8080, udp/443, tcp/65535\nClosed = reject\n\
          [one]\nSequence = 3\nTarget = 10.9.0.7\nOpen = tcp/22, tcp/23\n\
-         [six]\nSequence = 4\nTarget = fd00:9::7\nOpen = udp/53\n";
+         [six]\nSequence = 4\nTarget = fd00:9::7\nOpen = udp/53\n\
+         [idle]\nSequence = 5\nOpen = tcp/24, udp/24-25\nExtend = idle 93784\n\
+         [cut]\nSequence = 6\nOpen = tcp/26, tcp/28, udp/26\nExtend = connected 60\nAt_End = cut\n\
+         [once]\nSequence = 7\nOpen = tcp/27, tcp/30, udp/60000-61000\nUses = 1\n\
+         [inner]\nSequence = 8\nOpen = tcp/27\nUses = 1\nTarget = 10.9.0.8\n\
+         [inner6]\nSequence = 9\nOpen = tcp/27\nUses = 1\nTarget = fd00:9::8\n";
     net.server.write_file(CONFIG, config).unwrap();
     let printed = net.server.run(&[KNOCKD, "guard", "--check", "-c", CONFIG]).unwrap();
     for _ in 0..2 {

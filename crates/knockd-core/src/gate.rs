@@ -15,7 +15,7 @@ use std::vec::Drain;
 
 use crate::config::{Config, Door, Key, ScanLimit};
 use crate::copies::Copies;
-use crate::lease::{Burn, BurnId, Effect, LeaseId, LeaseRecord, Leases};
+use crate::lease::{Burn, BurnId, Effect, LeaseId, LeaseRecord, Leases, Sight};
 use crate::martian::{Martian, OwnAddresses};
 use crate::matcher::Matcher;
 use crate::one_time::{OneTime, Unused};
@@ -122,13 +122,14 @@ impl Gate {
     /// Replaces the configuration and the one-time files.
     ///
     /// A door that is the same as before as far as matching goes (name, key, flags, target, timeout) keeps its
-    /// attempts, and all leases live on. What the scanner guard knows stays, unless the guard is off.
+    /// attempts, and all leases live on; the services of a door with `Open` are kept open by what the door now says. What the scanner guard knows stays, unless the guard is off.
     pub fn set_config(&mut self, config: impl Into<Arc<Config>>, files: OneTimeFiles) -> Outcomes<'_> {
         self.config = config.into();
         self.files = files;
         self.use_up_burning();
         self.scanners.set_limit(self.config.options.scan_limit.map(ScanLimit::get));
         self.matcher.set_doors(&self.config.doors, self.config.options.max_attempts);
+        self.leases.follow(&self.config.doors);
         self.set_sequences();
         self.derive();
         self.take_outcomes()
@@ -225,6 +226,13 @@ impl Gate {
     /// Handles the end of a command. `succeeded` says whether its exit status was 0. An unknown `id` is ignored.
     pub fn handle_exit(&mut self, id: LeaseId, succeeded: bool, now: Now) -> Outcomes<'_> {
         let effects = self.leases.handle_exit(id, succeeded, now);
+        self.outcomes.extend(effects.into_iter().map(Outcome::Effect));
+        self.take_outcomes()
+    }
+
+    /// Handles what keeps a lease open, as the caller has seen after an [`Effect::Look`]. An unknown `id` is ignored.
+    pub fn handle_sight(&mut self, id: LeaseId, sight: Sight, now: Now) -> Outcomes<'_> {
+        let effects = self.leases.handle_sight(id, sight, now);
         self.outcomes.extend(effects.into_iter().map(Outcome::Effect));
         self.take_outcomes()
     }
@@ -449,6 +457,12 @@ mod tests {
             Outcome::Effect(Effect::Run(Run { command, .. })) => Some(format!("run {command}")),
             Outcome::Effect(Effect::Admit(Admission { door, source, .. }, time)) => {
                 Some(format!("admit {source} at {door} for {} s", time.as_secs()))
+            }
+            Outcome::Effect(Effect::Prolong(Admission { door, source, .. }, time)) => {
+                Some(format!("prolong {source} at {door} for {} s", time.as_secs()))
+            }
+            Outcome::Effect(Effect::Look(Admission { door, source, .. })) => {
+                Some(format!("look at {door} for {source}"))
             }
             Outcome::Effect(Effect::Shut(Admission { door, source, .. })) => {
                 Some(format!("shut {door} for {source}"))

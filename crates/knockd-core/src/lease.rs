@@ -12,6 +12,7 @@
 
 mod control;
 mod effect;
+mod follow;
 mod record;
 
 use std::collections::btree_map::Entry;
@@ -22,10 +23,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::control::{LeaseFilter, LeaseState, LeaseView};
-pub use self::effect::{Access, Admission, Burn, BurnId, Effect, LeaseId, LeaseKey, Run, RunKind};
+pub use self::effect::{Access, Admission, Burn, BurnId, Effect, LeaseId, LeaseKey, Run, RunKind, Sight};
 pub use self::record::{LeaseRecord, LeaseRecordError, ProcessId, ProcessIdError, StartState};
 use crate::command::CommandLine;
-use crate::config::{Action, Door, Reopen};
+use crate::config::{Action, Door, Extend, Reopen};
 use crate::network::Network;
 use crate::outcome::OpeningResult;
 use crate::text::DoorName;
@@ -50,7 +51,7 @@ pub struct Leases {
     by_id: BTreeMap<LeaseId, Lease>,
     /// The lease that the next knock of the same source extends.
     current: BTreeMap<Arc<LeaseKey>, LeaseId>,
-    /// The deadlines of leases in [`Phase::Open`] or [`Phase::Failing`].
+    /// When something has to be done about leases in [`Phase::Open`] or [`Phase::Failing`].
     due: BTreeSet<(Timestamp, LeaseId)>,
     /// The number of leases of each door, each source, and each network at a door.
     of_door: BTreeMap<DoorName, u32>,
@@ -80,6 +81,10 @@ struct Lease {
     key: Arc<LeaseKey>,
     cmd_timeout: Duration,
     phase: Phase,
+    /// What keeps it open beyond its time.
+    extend: Option<Extend>,
+    /// How many connections kept it open when the caller looked last.
+    connections: Option<u32>,
     /// Whether limits count it: of the leases of one opening, the first.
     counts: bool,
 }
@@ -89,7 +94,9 @@ enum Phase {
     /// The start command is running; `closes` says whether the stop command follows at once.
     Starting { closes: bool },
     /// The start command ended, successfully or not.
-    Open { until: Timestamp, failed: bool },
+    ///
+    /// At `next`, it closes, or the caller looks whether it stays open; `None` while the caller looks.
+    Open { until: Timestamp, failed: bool, next: Option<Timestamp> },
     /// The stop command is running after this many failures; `knocked` says whether a knock arrived meanwhile.
     Stopping { failures: usize, knocked: bool },
     /// The stop command failed this many times and will run again.
@@ -132,9 +139,10 @@ impl Leases {
             let cmd_timeout = cmd_timeout.duration();
             let until = now.moment_at(until, cmd_timeout);
             self.current.insert(Arc::clone(&key), id);
-            self.due.insert((until, id));
             let failed = failed || start != StartState::Ended;
-            self.insert(id, Lease { key, cmd_timeout, phase: Phase::Open { until, failed }, counts: true });
+            let mut lease = Lease::new(key, cmd_timeout, None);
+            self.due.insert((lease.keep_open(until, failed, now), id));
+            self.insert(id, lease);
         }
     }
 
@@ -146,10 +154,9 @@ impl Leases {
             return;
         }
         self.current.insert(Arc::clone(&key), id);
-        let until = now.monotonic.after(left);
-        self.due.insert((until, id));
-        let phase = Phase::Open { until, failed: false };
-        self.insert(id, Lease { key, cmd_timeout: door.cmd_timeout.into(), phase, counts: true });
+        let mut lease = Lease::new(key, door.cmd_timeout.into(), door.extend);
+        self.due.insert((lease.keep_open(now.monotonic.after(left), false, now), id));
+        self.insert(id, lease);
     }
 
     /// Opens a door for a source that has knocked, and returns the result.
@@ -214,9 +221,10 @@ impl Leases {
         if reopen == Reopen::Extend {
             self.current.insert(Arc::clone(&key), id);
         }
-        let phase = Phase::Starting { closes: false };
+        // Only the firewall knows connections.
+        let extend = door.extend.filter(|_| key.access == Access::Firewall);
         let counts = max_open.is_some();
-        let mut lease = Lease { key, cmd_timeout: door.cmd_timeout.into(), phase, counts };
+        let mut lease = Lease { counts, ..Lease::new(key, door.cmd_timeout.into(), extend) };
         let effects = lease.start(id, now);
         self.insert(id, lease);
         (OpeningResult::Opened, effects)
@@ -243,8 +251,7 @@ impl Leases {
             Phase::Starting { closes } if closes || closing => lease.close_early(id, now),
             Phase::Starting { .. } => {
                 let until = now.monotonic.after(lease.cmd_timeout);
-                lease.phase = Phase::Open { until, failed: !succeeded };
-                self.due.insert((until, id));
+                self.due.insert((lease.keep_open(until, !succeeded, now), id));
                 lease.store(id, until, !succeeded, now).into_iter().collect()
             }
             Phase::Stopping { knocked: true, .. } if !closing => lease.start(id, now),
@@ -272,23 +279,26 @@ impl Leases {
                     record.map(Effect::SetAside).into_iter().collect()
                 }
             },
-            // The firewall refused to let the source through for longer.
-            Phase::Open { until, .. } if !succeeded && lease.key.access == Access::Firewall => {
-                lease.phase = Phase::Open { until, failed: true };
+            // The firewall cannot look.
+            Phase::Open { next: None, .. } if !succeeded => self.handle_sight(id, Sight::Connections(0), now),
+            // The firewall lets the source through for longer, or refuses.
+            Phase::Open { until, next, .. } if lease.key.access == Access::Firewall => {
+                lease.phase = Phase::Open { until, failed: !succeeded, next };
                 Vec::new()
             }
             Phase::Open { .. } | Phase::Failing { .. } => Vec::new(),
         }
     }
 
-    /// Returns the stop commands that are due, earliest first. Calling it early or twice is harmless.
+    /// Returns what is due, earliest first: stop commands, and leases to look at. Calling it early or twice is
+    /// harmless.
     pub fn handle_timeout(&mut self, now: Timestamp) -> Vec<Effect> {
         let mut effects = Vec::new();
         while let Some(&(at, id)) = self.due.first()
             && at <= now
         {
             self.due.pop_first();
-            effects.extend(self.by_id.get_mut(&id).map(|lease| lease.stop(id, lease.failures())));
+            effects.extend(self.by_id.get_mut(&id).map(|lease| lease.end(id)));
         }
         effects
     }
@@ -301,7 +311,7 @@ impl Leases {
     /// Returns what lets in again everybody whom the firewall should have let in by now.
     pub fn admit_again(&self, now: Now) -> Vec<Effect> {
         let admit = |(&id, lease): (&LeaseId, &Lease)| match lease.phase {
-            Phase::Open { until, failed: false } => lease.admit(id, until, now),
+            Phase::Open { until, failed: false, .. } => lease.admit(id, until, now),
             _ => None,
         };
         self.by_id.iter().filter_map(admit).collect()
@@ -314,7 +324,11 @@ impl Leases {
     pub fn close_all(&mut self, now: Now) -> Vec<Effect> {
         self.closing = true;
         let mut effects = Vec::new();
-        for (_, id) in std::mem::take(&mut self.due) {
+        let is_looked_at = |lease: &Lease| matches!(lease.phase, Phase::Open { next: None, .. });
+        let looked_at = self.by_id.iter().filter(|(_, lease)| is_looked_at(lease)).map(|(&id, _)| id);
+        let looked_at: Vec<_> = looked_at.collect();
+        let due = std::mem::take(&mut self.due).into_iter().map(|(_, id)| id);
+        for id in due.chain(looked_at) {
             effects.extend(
                 self.by_id.get_mut(&id).map(|lease| lease.close_early(id, now)).into_iter().flatten(),
             );
@@ -358,13 +372,15 @@ impl Leases {
                 let until = now.monotonic.after(lease.cmd_timeout);
                 (OpeningResult::Queued, lease.admit(id, until, now).into_iter().collect())
             }
-            Phase::Open { until, failed } => {
-                self.due.remove(&(until, id));
-                let until = lease.prolong(until, cmd_timeout, now.monotonic);
+            Phase::Open { until, failed, next } => {
+                if let Some(next) = next {
+                    self.due.remove(&(next, id));
+                }
+                let (until, next) = lease.prolong(until, failed, cmd_timeout, now);
                 if failed {
                     return (OpeningResult::Opened, lease.start(id, now));
                 }
-                self.due.insert((until, id));
+                self.due.insert((next, id));
                 (OpeningResult::Extended { until }, lease.move_end(id, until, failed, now))
             }
             Phase::Stopping { failures, .. } => {
@@ -434,7 +450,23 @@ fn one_less<K: Ord>(entry: Entry<'_, K, u32>) {
     }
 }
 
+impl Phase {
+    /// Returns when something has to be done, unless a command runs or the caller looks.
+    const fn due(self) -> Option<Timestamp> {
+        match self {
+            Self::Open { next, .. } => next,
+            Self::Failing { again, .. } => Some(again),
+            Self::Starting { .. } | Self::Stopping { .. } => None,
+        }
+    }
+}
+
 impl Lease {
+    const fn new(key: Arc<LeaseKey>, cmd_timeout: Duration, extend: Option<Extend>) -> Self {
+        let phase = Phase::Starting { closes: false };
+        Self { key, cmd_timeout, phase, extend, connections: None, counts: true }
+    }
+
     fn start(&mut self, id: LeaseId, now: Now) -> Vec<Effect> {
         self.phase = Phase::Starting { closes: false };
         let until = now.monotonic.after(self.cmd_timeout);
@@ -447,17 +479,43 @@ impl Lease {
         store.into_iter().chain(admit).chain([Effect::EndMoved(id, until)]).collect()
     }
 
-    /// Moves the deadline of an open lease to `time` from now, but never earlier than it was; returns the new one.
-    fn prolong(&mut self, until: Timestamp, time: Duration, now: Timestamp) -> Timestamp {
-        let later = now.after(time);
+    /// Moves the deadline of an open lease to `time` from now, but never earlier than it was; returns the new one, and
+    /// when something has to be done.
+    fn prolong(
+        &mut self,
+        until: Timestamp,
+        failed: bool,
+        time: Duration,
+        now: Now,
+    ) -> (Timestamp, Timestamp) {
+        let later = now.monotonic.after(time);
         if later >= until {
             self.cmd_timeout = time;
         }
         let until = until.max(later);
-        if let Phase::Open { until: end, .. } = &mut self.phase {
-            *end = until;
+        (until, self.keep_open(until, failed, now))
+    }
+
+    /// Lets the door be open until then; returns when something has to be done.
+    fn keep_open(&mut self, until: Timestamp, failed: bool, now: Now) -> Timestamp {
+        let next = match self.extend {
+            // A packet may have replaced the time of the knock by this one, which is then over.
+            Some(idle @ Extend::Idle(_)) => until.min(now.monotonic.after(idle.time())),
+            Some(Extend::Connected { .. }) | None => until,
+        };
+        self.phase = Phase::Open { until, failed, next: Some(next) };
+        next
+    }
+
+    /// Does what is due: looks whether the door stays open, or stops.
+    fn end(&mut self, id: LeaseId) -> Effect {
+        match &mut self.phase {
+            Phase::Open { next, .. } if self.extend.is_some() => {
+                *next = None;
+                Effect::Look(self.admission(id))
+            }
+            _ => self.stop(id, self.failures()),
         }
-        until
     }
 
     /// Stops before the deadline. The record says that it is overdue from now on, and that another knock has to run the
@@ -477,24 +535,32 @@ impl Lease {
 
     fn act(&self, id: LeaseId, kind: RunKind) -> Effect {
         let LeaseKey { door, source, access } = &*self.key;
-        let (door, source) = (door.clone(), *source);
         match (access, kind) {
             (Access::Commands { start: command, .. }, RunKind::Start)
             | (Access::Commands { stop: command, .. }, RunKind::Stop) => {
-                Effect::Run(Run { id, kind, door, source, command: command.clone() })
+                let (door, source, command) = (door.clone(), *source, command.clone());
+                Effect::Run(Run { id, kind, door, source, command })
             }
-            (Access::Firewall, RunKind::Start) => {
-                Effect::Admit(Admission { id, door, source }, self.cmd_timeout)
-            }
-            (Access::Firewall, RunKind::Stop) => Effect::Shut(Admission { id, door, source }),
+            (Access::Firewall, RunKind::Start) => Effect::Admit(self.admission(id), self.cmd_timeout),
+            (Access::Firewall, RunKind::Stop) => Effect::Shut(self.admission(id)),
         }
+    }
+
+    fn admission(&self, id: LeaseId) -> Admission {
+        let LeaseKey { door, source, .. } = &*self.key;
+        Admission { id, door: door.clone(), source: *source }
     }
 
     /// Returns how to tell the firewall that the end has moved, if it keeps the time.
     fn admit(&self, id: LeaseId, until: Timestamp, now: Now) -> Option<Effect> {
-        let LeaseKey { door, source, access: Access::Firewall } = &*self.key else { return None };
-        let admission = Admission { id, door: door.clone(), source: *source };
-        Some(Effect::Admit(admission, until.since(now.monotonic)))
+        (self.key.access == Access::Firewall)
+            .then(|| Effect::Admit(self.admission(id), until.since(now.monotonic)))
+    }
+
+    /// Returns how to tell the firewall that connections have moved the end.
+    fn prolong_admission(&self, id: LeaseId, until: Timestamp, now: Now) -> Vec<Effect> {
+        let time = until.since(now.monotonic);
+        vec![Effect::Prolong(self.admission(id), time), Effect::EndMoved(id, until)]
     }
 
     /// Says whether a record of it is stored; the firewall's own are not.
@@ -564,6 +630,8 @@ mod tests {
             Effect::SetAside(..) => "set aside".to_owned(),
             Effect::Run(run) => format!("run {}", run.command),
             Effect::Admit(Admission { source, .. }, time) => format!("admit {source} {}", time.as_secs()),
+            Effect::Prolong(Admission { source, .. }, time) => format!("prolong {source} {}", time.as_secs()),
+            Effect::Look(Admission { source, .. }) => format!("look {source}"),
             Effect::Shut(Admission { source, .. }) => format!("shut {source}"),
         };
         effects.into_iter().map(tell).collect()

@@ -110,7 +110,7 @@ pub use exceptions::{Exception, Exceptions, Prefix};
 pub use gate::{Gate, OneTimeFiles, Outcomes};
 pub use lease::{
     Access, Admission, Burn, BurnId, Effect, Full, LeaseFilter, LeaseId, LeaseKey, LeaseRecord,
-    LeaseRecordError, LeaseState, LeaseView, ProcessId, ProcessIdError, Run, RunKind, StartState,
+    LeaseRecordError, LeaseState, LeaseView, ProcessId, ProcessIdError, Run, RunKind, Sight, StartState,
 };
 pub use martian::Martian;
 pub use matcher::{Interest, Underway};

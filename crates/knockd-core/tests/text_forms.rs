@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use knockd_core::config::{Code, LogFormat, OnExit, Reopen, Severity};
+use knockd_core::config::{AtEnd, Code, LogFormat, OnExit, Reopen, Severity};
 use knockd_core::{
     Access, CommandLine, LeaseId, LeaseKey, LeaseRecord, Milliseconds, ProcessId, Protocol, StartState,
     TcpFlags, UnixTime,
@@ -125,6 +125,7 @@ fn every_word_is_read_back_equal() {
     [OnExit::Close, OnExit::Keep].into_iter().try_for_each(check).unwrap();
     [LogFormat::Classic, LogFormat::Json].into_iter().try_for_each(check).unwrap();
     [Reopen::Extend, Reopen::Run].into_iter().try_for_each(check).unwrap();
+    [AtEnd::Keep, AtEnd::Cut].into_iter().try_for_each(check).unwrap();
     Code::ALL.iter().copied().try_for_each(check).unwrap();
     assert!("closes".parse::<OnExit>().is_err() && "".parse::<Code>().is_err());
 }

@@ -17,7 +17,7 @@ use anyhow::Context;
 use knockd_capture::interfaces;
 use knockd_core::{
     Admission, Config, Effect, Gate, LocalPorts, Now, OneTime, OneTimeFiles, Outcome, Packet, Run, Seed,
-    Timestamp, UnixTime, Visibility,
+    Sight, Timestamp, UnixTime, Visibility,
 };
 
 use self::print::{Printer, Summary};
@@ -236,6 +236,11 @@ impl Replay {
                     | Effect::Shut(Admission { id, .. }),
                 ) => {
                     outcomes.extend(self.gate.handle_exit(id, true, now));
+                }
+                // Who has connected is in no capture file, so a door is open for the time of the knock.
+                Outcome::Effect(Effect::Look(admission)) => {
+                    let nobody = Sight::Connections(0);
+                    outcomes.extend(self.gate.handle_sight(admission.id, nobody, now));
                 }
                 Outcome::Effect(Effect::Burn(burn)) => {
                     outcomes.extend(self.gate.handle_burnt(burn.id, Ok(()), now));

@@ -159,8 +159,14 @@ pub struct LeaseStatus {
     pub source: IpAddr,
     /// Its state.
     pub state: LeasePhase,
-    /// Time until its stop command runs or is retried; null while a command is running.
+    /// Time until its stop command runs or is retried, or until the firewall closes it; null while a command is running.
     pub left: Option<u64>,
+    /// What moves that time: packets of its connections, or its connections; null if nothing does.
+    pub kept_open_by: Option<KeptOpenBy>,
+    /// How many connections kept it open at the last look; null if nobody has looked.
+    pub connections: Option<u32>,
+    /// Whether its first connection closes it.
+    pub single_use: bool,
     /// Whether its last command failed.
     pub failed: bool,
 }
@@ -173,10 +179,22 @@ pub enum LeasePhase {
     Starting,
     /// The door is open.
     Open,
+    /// The only connection that it was open for has been made.
+    Used,
     /// The stop command is running.
     Closing,
     /// The stop command failed and will be retried.
     Retrying,
+}
+
+/// What keeps a door open beyond its time.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "lowercase")]
+pub enum KeptOpenBy {
+    /// Packets of its connections.
+    Packets,
+    /// Its connections.
+    Connections,
 }
 
 /// The sources that are ignored because they are scanners.

@@ -4,9 +4,11 @@ use std::cmp::Reverse;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crossbeam_channel::Sender;
+use knockd_core::config::Extend;
 use knockd_core::{
-    DoorId, DoorName, Effect, LeaseFilter, LeaseId, LeaseKey, LeaseState, LeaseView, OpeningResult, Outcome,
-    Timestamp, similar,
+    Access, DoorId, DoorName, Effect, LeaseFilter, LeaseId, LeaseKey, LeaseState, LeaseView, OpeningResult,
+    Outcome, Timestamp, similar,
 };
 
 use super::engine::Engine;
@@ -14,7 +16,8 @@ use super::request_limits::MAX_RELOADS;
 use crate::control::socket::{Answer, QueuedRequest, Who};
 use crate::control::{
     AttemptStatus, AttemptsStatus, CommandsStatus, CountersStatus, DoorStatus, Health, InterfaceStatus,
-    LeasePhase, LeaseStatus, LeasesStatus, LogEvent, Reply, Request, ScannerStatus, ScannersStatus, Status,
+    KeptOpenBy, LeasePhase, LeaseStatus, LeasesStatus, LogEvent, Reply, Request, ScannerStatus,
+    ScannersStatus, Status,
 };
 use crate::leases::executor::Tally;
 use crate::log::{Line, RecentLine};
@@ -33,7 +36,7 @@ impl Engine {
     pub(super) fn answer(&mut self, queued: QueuedRequest) {
         let QueuedRequest { request, who, reply, connected } = queued;
         let answer = match &request {
-            Request::Status {} => Reply::Status(Box::new(self.status())),
+            Request::Status {} => return self.reply_with_status(reply),
             Request::Scanners {} => Reply::Scanners(self.scanners()),
             Request::Events {} => Reply::Events { events: self.events() },
             Request::Trace { address } => {
@@ -219,6 +222,30 @@ impl Engine {
         format!("{what} {is}{whom}{may}{but}")
     }
 
+    /// Replies with the status. How long packets still keep doors open, and whether a single use is over, only the firewall knows.
+    fn reply_with_status(&self, reply: Sender<Answer>) {
+        let mut status = self.status();
+        // The client may be gone.
+        let send = move |status| drop(reply.try_send(Answer::Reply(Reply::Status(Box::new(status)))));
+        let firewall = self.dispatcher.executor.firewall();
+        let asked = status.leases.listed.iter().filter(|lease| is_changed_by_packets(lease));
+        let asked = asked.filter_map(|lease| Some((DoorName::new(&lease.door).ok()?, lease.source)));
+        let asked: Vec<_> = asked.collect();
+        let Some(firewall) = firewall.filter(|_| !asked.is_empty()) else { return send(status) };
+        firewall.ask(asked, move |left| {
+            let listed = &mut status.leases.listed;
+            let changed = listed.iter_mut().filter(|lease| is_changed_by_packets(lease));
+            for (lease, left) in changed.zip(left) {
+                lease.left = Some(left.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX));
+                if lease.single_use && left.is_zero() {
+                    lease.state = LeasePhase::Used;
+                }
+            }
+            listed.sort_by_key(|lease| (lease.left, lease.source));
+            send(status);
+        });
+    }
+
     /// The contents of `knockd status`. The cost does not depend on the number of attempts.
     fn status(&self) -> Status {
         let now = self.clock.now();
@@ -316,6 +343,10 @@ impl Engine {
         CommandsStatus { run, failed, closed, given_up, starting, waiting }
     }
 
+    fn is_for_single_use(&self, door: &DoorName) -> bool {
+        self.setup.config.doors.iter().any(|other| other.name == *door && other.single_use)
+    }
+
     fn leases(&self, now: Timestamp) -> LeasesStatus {
         let mut leases = LeasesStatus {
             total: self.gate.lease_count(),
@@ -329,7 +360,7 @@ impl Engine {
         for (_, lease) in &found {
             *match state_of(lease.state) {
                 LeasePhase::Starting => &mut leases.starting,
-                LeasePhase::Open => &mut leases.open,
+                LeasePhase::Open | LeasePhase::Used => &mut leases.open,
                 LeasePhase::Closing => &mut leases.closing,
                 LeasePhase::Retrying => &mut leases.retrying,
             } += 1;
@@ -346,6 +377,12 @@ impl Engine {
             source: lease.key.source,
             state: state_of(lease.state),
             left: end.map(|end| seconds_until(end, now)),
+            kept_open_by: lease.extend.map(|extend| match extend {
+                Extend::Idle(_) => KeptOpenBy::Packets,
+                Extend::Connected { .. } => KeptOpenBy::Connections,
+            }),
+            connections: lease.connections,
+            single_use: lease.key.access == Access::Firewall && self.is_for_single_use(&lease.key.door),
             failed: matches!(
                 lease.state,
                 LeaseState::Open { failed: true, .. } | LeaseState::Retrying { .. }
@@ -362,6 +399,11 @@ struct Extended {
     longer: usize,
     /// The longest time for which one of the others stays open.
     left: Option<Duration>,
+}
+
+/// Says whether packets change whom the firewall lets in.
+fn is_changed_by_packets(lease: &LeaseStatus) -> bool {
+    lease.state == LeasePhase::Open && (lease.single_use || lease.kept_open_by == Some(KeptOpenBy::Packets))
 }
 
 /// Rounds up: 0 only once it is due.

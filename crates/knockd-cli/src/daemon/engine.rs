@@ -340,7 +340,18 @@ impl Engine {
                 self.apply(|gate, now| gate.handle_exit(admission.id, refused.is_none(), now));
                 self.reply_to_closings(admission.id, || reason.map(str::to_owned));
             }
-            firewall::Report::Guarded(None) => {}
+            firewall::Report::Prolonged(id) => self.apply(|gate, now| gate.handle_exit(*id, true, now)),
+            firewall::Report::Seen(admission, Ok(sight)) => {
+                self.apply(|gate, now| gate.handle_sight(admission.id, *sight, now));
+            }
+            firewall::Report::Seen(admission, Err(error)) => {
+                self.log(&Line::not_seen(admission, firewall::reason(*error)));
+                self.apply(|gate, now| gate.handle_exit(admission.id, false, now));
+            }
+            firewall::Report::Cut(_, Ok(0)) | firewall::Report::Guarded(None) => {}
+            firewall::Report::Cut(admission, ended) => {
+                self.log(&Line::cut(admission, ended.map_err(firewall::reason)));
+            }
             firewall::Report::Lost(refused) => {
                 let text = "another program has changed the guard";
                 let refused = refused.map(firewall::reason);

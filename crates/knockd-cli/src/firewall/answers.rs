@@ -9,7 +9,7 @@ use netlink_packet_netfilter::nftables::{
 };
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 
-use super::nft::{COMMENT, NFTA_DATA_VALUE};
+use super::nft::{COMMENT, DYNAMIC, NFTA_DATA_VALUE, data, list, octets, text};
 use super::ruleset::TABLE;
 
 /// Returns the comment of a set.
@@ -51,6 +51,14 @@ pub(super) fn get_addresses(set: &str) -> NetlinkMessage<NetfilterMessage> {
     request(NfTablesMessage::GetSetElement(SetElementMessage { attributes }))
 }
 
+/// Asks for an address in a set, with the time that it has left.
+pub(super) fn get_address(set: &str, address: IpAddr) -> NetlinkMessage<NetfilterMessage> {
+    const GET_ELEMENT: u8 = 13;
+    let element = vec![data(1, &octets(address))];
+    let attributes = vec![text(1, TABLE), text(2, set), list(3, [element])];
+    request(NfTablesMessage::Other { message_type: GET_ELEMENT, attributes })
+}
+
 fn request(message: NfTablesMessage) -> NetlinkMessage<NetfilterMessage> {
     let header = NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0);
     NetlinkMessage::from(NetfilterMessage::new(header, message))
@@ -70,16 +78,18 @@ fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// Returns the value of the first attribute of this kind.
-fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(super) fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find_map(|(other, value)| (other == kind).then_some(value))
 }
 
-/// Returns name, comment and size of a set.
-pub(super) fn named_set(set: &[u8]) -> Option<(&str, &str, u32)> {
+/// Returns name, comment and size of a set, and whether rules change it.
+pub(super) fn named_set(set: &[u8]) -> Option<(&str, &str, u32, bool)> {
     let name = attribute(set, 2)?.strip_suffix(&[0])?;
     let size = attribute(attribute(set, 9)?, 1)?;
     let size = u32::from_be_bytes(size.try_into().ok()?);
-    Some((std::str::from_utf8(name).ok()?, comment(attribute(set, 13)?)?, size))
+    let flags = u32::from_be_bytes(attribute(set, 3)?.try_into().ok()?);
+    let comment = comment(attribute(set, 13)?)?;
+    Some((std::str::from_utf8(name).ok()?, comment, size, flags & DYNAMIC != 0))
 }
 
 /// Says whether a set has this name.

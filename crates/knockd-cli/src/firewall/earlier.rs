@@ -30,11 +30,11 @@ impl Earlier {
             sets => sets?,
         };
         for answer in sets {
-            let Some((name, door, size)) = answers::named_set(&answer) else { continue };
+            let Some((name, door, size, is_dynamic)) = answers::named_set(&answer) else { continue };
             let Some((number, family)) = plan::of_set_name(name) else { continue };
             let Ok(door) = DoorName::new(door) else { continue };
             earlier.numbers.insert(door.clone(), number);
-            let set = Set { name: name.to_owned(), family, size, comment: door.to_string() };
+            let set = Set { name: name.to_owned(), family, size, is_dynamic, comment: door.to_string() };
             earlier.ruleset.sets.push(set);
             for part in netlink.dump(&answers::get_addresses(name))? {
                 let of_door = |(source, left)| Admitted { door: door.clone(), source, left };

@@ -166,17 +166,24 @@ impl Netlink {
     /// Asks for all objects of one kind, and returns the attributes of each.
     ///
     /// # Errors
-    /// When the kernel refuses to tell, or the objects have changed meanwhile.
+    /// As [`Self::for_each`].
     pub(super) fn dump(&mut self, request: &NetlinkMessage<NetfilterMessage>) -> Result<Vec<Vec<u8>>, Errno> {
-        let mut request = request.clone();
-        self.sequence = self.sequence.wrapping_add(1);
-        request.header.sequence_number = self.sequence;
-        request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        request.finalize();
-        let mut bytes = vec![0; request.buffer_len()];
-        request.serialize(&mut bytes);
-        send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
         let mut objects = Vec::new();
+        self.for_each(request, |object| objects.push(object.to_vec()))?;
+        Ok(objects)
+    }
+
+    /// Asks for all objects of one kind, and passes on the attributes of each.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell, or the objects have changed meanwhile.
+    pub(super) fn for_each(
+        &mut self,
+        request: &NetlinkMessage<NetfilterMessage>,
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<(), Errno> {
+        self.send(request, NLM_F_DUMP)?;
+        let mut result = Ok(());
         loop {
             let answers = self.receive()?.ok_or(Errno::ENOMSG)?;
             // The crate would take seconds to parse the elements of a large set.
@@ -186,21 +193,50 @@ impl Netlink {
                     continue;
                 }
                 if buffer.flags() & NLM_F_DUMP_INTR != 0 {
-                    return Err(Errno::EINTR);
+                    // The kernel answers no other question before it has told the rest.
+                    result = Err(Errno::EINTR);
                 }
                 match buffer.message_type() {
-                    NLMSG_DONE => return Ok(objects),
-                    NLMSG_ERROR => {
-                        let parsed = NetlinkMessage::<NetfilterMessage>::deserialize(answer);
-                        return Err(match parsed.map(|message| message.payload) {
-                            Ok(NetlinkPayload::Error(error)) => errno(&error),
-                            _ => Errno::EBADMSG,
-                        });
-                    }
-                    _ => objects.extend(buffer.payload().get(NETFILTER_HEADER..).map(<[u8]>::to_vec)),
+                    NLMSG_DONE => return result,
+                    NLMSG_ERROR => return Err(refusal(answer).unwrap_or(Errno::EBADMSG)),
+                    _ => buffer.payload().get(NETFILTER_HEADER..).into_iter().for_each(&mut each),
                 }
             }
         }
+    }
+
+    /// Asks for one object, and returns its attributes.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell, with `ENOENT` if there is no such object.
+    pub(super) fn find(&mut self, request: &NetlinkMessage<NetfilterMessage>) -> Result<Vec<u8>, Errno> {
+        self.send(request, NLM_F_ACK)?;
+        let mut found = Err(Errno::ENOMSG);
+        while let Some(answers) = self.receive()? {
+            for answer in split(&answers) {
+                let buffer = NetlinkBuffer::new_checked(answer).map_err(|_| Errno::EBADMSG)?;
+                match buffer.message_type() {
+                    _ if buffer.sequence_number() != self.sequence => {}
+                    NLMSG_ERROR => found = refusal(answer).map_or(found, Err),
+                    _ => {
+                        let object = buffer.payload().get(NETFILTER_HEADER..);
+                        found = object.map(<[u8]>::to_vec).ok_or(Errno::EBADMSG);
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    fn send(&mut self, request: &NetlinkMessage<NetfilterMessage>, flags: u16) -> Result<(), Errno> {
+        let mut request = request.clone();
+        self.sequence = self.sequence.wrapping_add(1);
+        request.header.sequence_number = self.sequence;
+        request.header.flags = NLM_F_REQUEST | flags;
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty()).map(drop)
     }
 
     /// Reads the answers to the messages from this number on. The kernel has answered when a message has been sent.
@@ -260,6 +296,14 @@ fn split(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         message
     })
+}
+
+/// Returns the error in an answer; `None` if it says that there was none.
+fn refusal(answer: &[u8]) -> Option<Errno> {
+    match NetlinkMessage::<NetfilterMessage>::deserialize(answer).ok()?.payload {
+        NetlinkPayload::Error(error) if error.code.is_some() => Some(errno(&error)),
+        _ => None,
+    }
 }
 
 fn errno(error: &ErrorMessage) -> Errno {

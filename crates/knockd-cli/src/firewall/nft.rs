@@ -13,7 +13,7 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProto
 use knockd_core::Protocol;
 
 use super::Admitted;
-use super::ruleset::{Chain, Family, Hook, Part, Ruleset, Set, TABLE};
+use super::ruleset::{Chain, Family, Part, Ruleset, Set, TABLE};
 
 /// What a message does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,11 +46,19 @@ const NF_DROP: i32 = 0;
 const NF_ACCEPT: i32 = 1;
 const NFT_JUMP: i32 = -3;
 
+/// `IPPROTO_TCP` and `IPPROTO_UDP`
+pub(super) const TCP: u8 = 6;
+pub(super) const UDP: u8 = 17;
+
+/// Flags of sets.
+const TIMEOUT: u32 = 0x10;
+pub(super) const DYNAMIC: u32 = 0x20;
+
 pub(super) fn bytes(kind: u16, value: impl AsRef<[u8]>) -> DefaultNla {
     DefaultNla::new(kind, value.as_ref().to_vec())
 }
 
-fn text(kind: u16, value: &str) -> DefaultNla {
+pub(super) fn text(kind: u16, value: &str) -> DefaultNla {
     bytes(kind, [value.as_bytes(), &[0]].concat())
 }
 
@@ -64,12 +72,12 @@ pub(super) fn nested(kind: u16, attributes: &[DefaultNla]) -> DefaultNla {
     bytes(kind | NLA_F_NESTED, value)
 }
 
-fn list(kind: u16, items: impl IntoIterator<Item = Vec<DefaultNla>>) -> DefaultNla {
+pub(super) fn list(kind: u16, items: impl IntoIterator<Item = Vec<DefaultNla>>) -> DefaultNla {
     let items: Vec<_> = items.into_iter().map(|item| nested(NFTA_LIST_ELEM, &item)).collect();
     nested(kind, &items)
 }
 
-fn data(kind: u16, value: &[u8]) -> DefaultNla {
+pub(super) fn data(kind: u16, value: &[u8]) -> DefaultNla {
     nested(kind, &[bytes(NFTA_DATA_VALUE, value)])
 }
 
@@ -122,9 +130,44 @@ fn verdict(code: i32, chain: Option<&str>) -> Vec<DefaultNla> {
     expression("immediate", &[number(1, REG_VERDICT), verdict])
 }
 
-fn lookup(set: &str, id: u32) -> Vec<DefaultNla> {
-    expression("lookup", &[text(1, set), number(2, REG_1), number(4, id), number(5, 0)])
+/// `operator` is [`EQ`] or [`NEQ`].
+fn lookup(set: &str, id: u32, operator: u32) -> Vec<DefaultNla> {
+    expression("lookup", &[text(1, set), number(2, REG_1), number(4, id), number(5, operator)])
 }
+
+/// Compares whether any of these bits of the connection is set.
+fn ct(key: u32, bits: u32) -> Vec<Vec<DefaultNla>> {
+    let load = expression("ct", &[number(2, key), number(1, REG_1)]);
+    [load].into_iter().chain(any_of(&bits.to_ne_bytes())).collect()
+}
+const CT_STATE: u32 = 0;
+const CT_STATUS: u32 = 2;
+const ESTABLISHED: u32 = 1 << 1;
+const NEW: u32 = 1 << 3;
+const DST_NAT: u32 = 1 << 5;
+
+/// Loads what the connection was before NAT.
+fn ct_original(key: u32) -> Vec<DefaultNla> {
+    expression("ct", &[number(2, key), number(1, REG_1), bytes(3, [0])])
+}
+const CT_PROTO_DST: u32 = 12;
+const CT_DST_IP: u32 = 20;
+const CT_DST_IP6: u32 = 22;
+
+/// Compares whether any of the bits is set.
+fn any_of(bits: &[u8]) -> [Vec<DefaultNla>; 2] {
+    let none = vec![0; bits.len()];
+    [bitwise(bits, &none), cmp(NEQ, &none)]
+}
+
+/// Changes the set as the packet says whose source is loaded.
+fn dynset(set: &str, operation: u32, timeout: Option<u32>) -> Vec<DefaultNla> {
+    let mut attributes = vec![text(1, set), number(3, operation), number(4, REG_1)];
+    attributes.extend(timeout.map(|seconds| bytes(6, (u64::from(seconds) * 1000).to_be_bytes())));
+    expression("dynset", &attributes)
+}
+const UPDATE: u32 = 1;
+const DELETE: u32 = 2;
 
 /// Messages that the kernel carries out all together or not at all.
 #[derive(Default)]
@@ -170,8 +213,8 @@ impl Batch {
         self.add(Kind::DeleteRule, 0, vec![text(1, TABLE)]);
         for Chain { name, hook, .. } in &ruleset.chains {
             let mut attributes = vec![text(1, TABLE), text(3, name)];
-            if let Some(Hook::Prerouting) = hook {
-                let place = [number(1, 0), bytes(2, Hook::PRIORITY.to_be_bytes())];
+            if let Some(hook) = hook {
+                let place = [number(1, hook.number()), bytes(2, hook.priority().to_be_bytes())];
                 attributes.extend([text(7, "filter"), number(5, 1), nested(4, &place)]);
             }
             self.add(Kind::NewChain, NLM_F_CREATE, attributes);
@@ -196,8 +239,8 @@ impl Batch {
         }
     }
 
-    fn make_set(&mut self, Set { name, family, size, comment }: &Set) {
-        const TIMEOUT: u32 = 0x10;
+    fn make_set(&mut self, Set { name, family, size, is_dynamic, comment }: &Set) {
+        let flags = if *is_dynamic { TIMEOUT | DYNAMIC } else { TIMEOUT };
         let (key_type, len) = match family {
             Family::Ipv4 => (7, 4),
             Family::Ipv6 => (8, 16),
@@ -206,7 +249,7 @@ impl Batch {
         let attributes = vec![
             text(1, TABLE),
             text(2, name),
-            number(3, TIMEOUT),
+            number(3, flags),
             number(4, key_type),
             number(5, len),
             number(10, self.last_set),
@@ -239,21 +282,19 @@ impl Batch {
     fn expressions(&mut self, part: &Part) -> Vec<Vec<DefaultNla>> {
         match part {
             Part::Ports(protocol, ports) => {
-                let protocol = match protocol {
-                    Protocol::Tcp => 6,
-                    Protocol::Udp => 17,
-                };
-                let mut all = vec![meta_load(META_L4PROTO), cmp(EQ, &[protocol]), payload(TRANSPORT, 2, 2)];
-                all.push(match ports.as_slice() {
-                    [one] if one.start() == one.end() => cmp(EQ, &one.start().to_be_bytes()),
-                    [one] => {
-                        let (from, to) = (one.start().to_be_bytes(), one.end().to_be_bytes());
-                        expression("range", &[number(1, REG_1), number(2, EQ), data(3, &from), data(4, &to)])
-                    }
-                    several => lookup(ANONYMOUS, self.make_ports(several)),
-                });
-                all
+                self.compare_ports(*protocol, payload(TRANSPORT, 2, 2), EQ, ports)
             }
+            Part::OtherPorts(protocol, ports) => {
+                self.compare_ports(*protocol, payload(TRANSPORT, 2, 2), NEQ, ports)
+            }
+            Part::OriginalPorts(protocol, ports) => {
+                self.compare_ports(*protocol, ct_original(CT_PROTO_DST), EQ, std::slice::from_ref(ports))
+            }
+            Part::OriginalDestination(address) => {
+                let key = if address.is_ipv4() { CT_DST_IP } else { CT_DST_IP6 };
+                vec![ct_original(key), cmp(EQ, &octets(*address))]
+            }
+            Part::Redirected => ct(CT_STATUS, DST_NAT),
             Part::ForThisHost => {
                 const FIB_ADDRESS: u32 = 38;
                 const ADDRESS_TYPE: u32 = 3;
@@ -263,7 +304,7 @@ impl Batch {
                 let id = self.make_anonymous(0, FIB_ADDRESS, 4, types.into());
                 let fib =
                     expression("fib", &[number(3, DESTINATION), number(2, ADDRESS_TYPE), number(1, REG_1)]);
-                vec![fib, lookup(ANONYMOUS, id)]
+                vec![fib, lookup(ANONYMOUS, id, EQ)]
             }
             Part::Destination(IpAddr::V4(address)) => {
                 vec![
@@ -302,18 +343,23 @@ impl Batch {
                 all.push(cmp(EQ, &octets(network.address())));
                 all
             }
-            Part::Established => {
-                const STATE: u32 = 0;
-                const ESTABLISHED: u32 = 2;
-                vec![
-                    expression("ct", &[number(2, STATE), number(1, REG_1)]),
-                    bitwise(&ESTABLISHED.to_ne_bytes(), &[0; 4]),
-                    cmp(NEQ, &[0; 4]),
-                ]
+            Part::Established => ct(CT_STATE, ESTABLISHED),
+            Part::New => ct(CT_STATE, NEW),
+            Part::Reset => {
+                let flags = [meta_load(META_L4PROTO), cmp(EQ, &[TCP]), payload(TRANSPORT, 13, 1)];
+                flags.into_iter().chain(any_of(&[0x04])).collect()
             }
             Part::SourceIn(family, set) => {
                 let lookup = expression("lookup", &[text(1, set), number(2, REG_1), number(5, 0)]);
                 source(*family).into_iter().chain([lookup]).collect()
+            }
+            Part::Update(family, set, seconds) => {
+                let [.., load] = source(*family);
+                vec![load, dynset(set, UPDATE, Some(*seconds))]
+            }
+            Part::Delete(family, set) => {
+                let [.., load] = source(*family);
+                vec![load, dynset(set, DELETE, None)]
             }
             Part::Mark(mark) => {
                 let set = expression("meta", &[number(2, META_MARK), number(3, REG_1)]);
@@ -332,6 +378,29 @@ impl Batch {
             Part::Drop => vec![verdict(NF_DROP, None)],
             Part::Jump(chain) => vec![verdict(NFT_JUMP, Some(chain))],
         }
+    }
+
+    /// Compares what `load` loads with these ports; `operator` is [`EQ`] or [`NEQ`].
+    fn compare_ports(
+        &mut self,
+        protocol: Protocol,
+        load: Vec<DefaultNla>,
+        operator: u32,
+        ports: &[RangeInclusive<u16>],
+    ) -> Vec<Vec<DefaultNla>> {
+        let protocol = match protocol {
+            Protocol::Tcp => TCP,
+            Protocol::Udp => UDP,
+        };
+        let comparison = match ports {
+            [one] if one.start() == one.end() => cmp(operator, &one.start().to_be_bytes()),
+            [one] => {
+                let ends = [data(3, &one.start().to_be_bytes()), data(4, &one.end().to_be_bytes())];
+                expression("range", &[&[number(1, REG_1), number(2, operator)], &ends[..]].concat())
+            }
+            several => lookup(ANONYMOUS, self.make_ports(several), operator),
+        };
+        vec![meta_load(META_L4PROTO), cmp(EQ, &[protocol]), load, comparison]
     }
 
     fn make_ports(&mut self, ports: &[RangeInclusive<u16>]) -> u32 {
@@ -388,7 +457,7 @@ fn element(address: IpAddr, time: Duration) -> Vec<DefaultNla> {
     vec![data(1, &octets(address)), bytes(4, milliseconds.to_be_bytes())]
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().into(),
         IpAddr::V6(address) => address.octets().into(),

@@ -21,6 +21,8 @@ pub(super) struct Set {
     pub(super) name: String,
     pub(super) family: Family,
     pub(super) size: u32,
+    /// Whether rules change it.
+    pub(super) is_dynamic: bool,
     /// The name of its door.
     pub(super) comment: String,
 }
@@ -43,10 +45,38 @@ pub(super) struct Chain {
 pub(super) enum Hook {
     /// After conntrack, before destination NAT.
     Prerouting,
+    /// After all other firewalls, for packets to this host.
+    Input,
+    /// The same, for those that it forwards.
+    Forward,
 }
 
 impl Hook {
-    pub(super) const PRIORITY: i32 = -160;
+    /// Its number, in `linux/netfilter.h`.
+    pub(super) const fn number(self) -> u32 {
+        match self {
+            Self::Prerouting => 0,
+            Self::Input => 1,
+            Self::Forward => 2,
+        }
+    }
+
+    pub(super) const fn priority(self) -> i32 {
+        match self {
+            Self::Prerouting => -160,
+            Self::Input | Self::Forward => 500,
+        }
+    }
+}
+
+impl Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Prerouting => "prerouting priority mangle - 10",
+            Self::Input => "input priority 500",
+            Self::Forward => "forward priority 500",
+        })
+    }
 }
 
 /// A condition or an action of a rule.
@@ -54,16 +84,32 @@ impl Hook {
 pub(super) enum Part {
     /// The destination port is one of these; sorted, and they do not overlap.
     Ports(Protocol, Vec<RangeInclusive<u16>>),
+    /// It is none of these.
+    OtherPorts(Protocol, Vec<RangeInclusive<u16>>),
+    /// It was one of these before destination NAT. nft 1.0.6 cannot print several ranges.
+    OriginalPorts(Protocol, RangeInclusive<u16>),
     /// The packet is for this host: its own address, broadcast, multicast or anycast.
     ForThisHost,
     Destination(IpAddr),
+    /// This was the destination before destination NAT.
+    OriginalDestination(IpAddr),
+    /// Destination NAT has changed its destination.
+    Redirected,
     /// It came over the loopback interface.
     FromLoopback,
     /// It came over an interface with this name, or one that begins so before a `*`.
     From(String),
     SourceOf(Prefix),
     Established,
+    /// It begins a connection.
+    New,
+    /// It resets a connection.
+    Reset,
     SourceIn(Family, String),
+    /// Lets the source in for so many seconds from now.
+    Update(Family, String, u32),
+    /// Lets the source in no longer.
+    Delete(Family, String),
     Mark(u32),
     Counter,
     /// Answers as a port does on which nothing listens.
@@ -114,26 +160,49 @@ fn range(range: &RangeInclusive<u16>) -> String {
     if start == end { start.to_string() } else { format!("{start}-{end}") }
 }
 
+fn ranges(ports: &[RangeInclusive<u16>]) -> String {
+    match ports {
+        [one] => range(one),
+        several => format!("{{ {} }}", several.iter().map(range).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// Prints seconds as nft does: `1d2h3m4s`.
+fn time(seconds: u32) -> String {
+    let units =
+        [(seconds / 86400, "d"), (seconds / 3600 % 24, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
+    let units = units.iter().filter(|(number, _)| *number > 0);
+    units.flat_map(|(number, unit)| [number.to_string(), (*unit).to_owned()]).collect()
+}
+
 impl Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ports(protocol, ports) => match ports.as_slice() {
-                [one] => write!(f, "{protocol} dport {}", range(one)),
-                several => {
-                    let several: Vec<_> = several.iter().map(range).collect();
-                    write!(f, "{protocol} dport {{ {} }}", several.join(", "))
-                }
-            },
+            Self::Ports(protocol, ports) => write!(f, "{protocol} dport {}", ranges(ports)),
+            Self::OtherPorts(protocol, ports) => write!(f, "{protocol} dport != {}", ranges(ports)),
+            Self::OriginalPorts(protocol, ports) => {
+                write!(f, "meta l4proto {protocol} ct original proto-dst {}", range(ports))
+            }
             Self::ForThisHost => f.write_str("fib daddr type { local, broadcast, anycast, multicast }"),
             Self::Destination(IpAddr::V4(address)) => write!(f, "ip daddr {address}"),
             Self::Destination(IpAddr::V6(address)) => write!(f, "ip6 daddr {address}"),
+            Self::OriginalDestination(address) => {
+                write!(f, "ct original {} daddr {address}", Family::of(*address).prefix())
+            }
+            Self::Redirected => f.write_str("ct status dnat"),
             Self::FromLoopback => f.write_str("iif \"lo\""),
             Self::From(name) => write!(f, "iifname \"{name}\""),
             Self::SourceOf(network) => {
                 write!(f, "{} saddr {network}", Family::of(network.address()).prefix())
             }
             Self::Established => f.write_str("ct state established"),
+            Self::New => f.write_str("ct state new"),
+            Self::Reset => f.write_str("tcp flags rst"),
             Self::SourceIn(family, set) => write!(f, "{} saddr @{set}", family.prefix()),
+            Self::Update(family, set, seconds) => {
+                write!(f, "update @{set} {{ {} saddr timeout {} }}", family.prefix(), time(*seconds))
+            }
+            Self::Delete(family, set) => write!(f, "delete @{set} {{ {} saddr }}", family.prefix()),
             Self::Mark(mark) => write!(f, "meta mark set meta mark | 0x{mark:08x}"),
             Self::Counter => f.write_str("counter"),
             Self::Reject(Protocol::Tcp) => f.write_str("reject with tcp reset"),
@@ -150,16 +219,17 @@ impl Display for Ruleset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "table inet {TABLE} {{")?;
         let mut between = "";
-        for Set { name, family, size, comment } in &self.sets {
+        for Set { name, family, size, is_dynamic, comment } in &self.sets {
+            let flags = if *is_dynamic { "dynamic,timeout" } else { "timeout" };
             write!(f, "{between}\tset {name} {{\n\t\ttype {}\n\t\tsize {size}\n", family.type_name())?;
-            write!(f, "\t\tflags timeout\n\t\tcomment \"{comment}\"\n\t}}\n")?;
+            write!(f, "\t\tflags {flags}\n\t\tcomment \"{comment}\"\n\t}}\n")?;
             between = "\n";
         }
         for Chain { name, hook, rules } in &self.chains {
             writeln!(f, "{between}\tchain {name} {{")?;
             between = "\n";
-            if hook.is_some() {
-                writeln!(f, "\t\ttype filter hook prerouting priority mangle - 10; policy accept;")?;
+            if let Some(hook) = hook {
+                writeln!(f, "\t\ttype filter hook {hook}; policy accept;")?;
             }
             for rule in rules {
                 let parts: Vec<_> = rule.iter().map(Part::to_string).collect();

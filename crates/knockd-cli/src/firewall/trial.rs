@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use knockd_core::Config;
 use nix::errno::Errno;
 
@@ -15,7 +15,7 @@ use super::netlink::Netlink;
 use super::nft::{Batch, limit};
 use super::plan;
 use super::ruleset::Ruleset;
-use super::{Job, Report, Table, sessions};
+use super::{Job, Report, Table, follow, sessions};
 use crate::system::connections::Connection;
 
 /// How often to look whether somebody has got in.
@@ -174,20 +174,36 @@ impl Table {
         sessions::keep(&mut self.netlink, config);
         let ruleset = plan::ruleset(config, &mut self.numbers);
         self.load(ruleset, standing)?;
+        self.doors = follow::doors(config);
         self.trial = matches!(standing, Standing::OnTrial(_)).then(|| Trial::new(config));
         Ok(standing)
     }
 
-    /// Waits for the next job, and meanwhile for the end of a trial.
+    /// Waits for the next job, and meanwhile for the end of a trial and for looks at connections.
     pub(super) fn next_job(&mut self, jobs: &Receiver<Job>, reports: &Sender<Report>) -> Option<Job> {
-        while let Some(trial) = &self.trial {
-            match jobs.recv_deadline(trial.next) {
+        loop {
+            // Looks that are due at the same time are one.
+            match jobs.try_recv() {
                 Ok(job) => return Some(job),
-                Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => self.look(reports),
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) => {}
+            }
+            let trial = self.trial.as_ref().map(|trial| trial.next);
+            let (Some(next), now) = (trial.into_iter().chain(self.looks.next()).min(), Instant::now()) else {
+                return jobs.recv().ok();
+            };
+            if self.looks.next().is_some_and(|next| next <= now) {
+                self.look_at_connections(reports);
+            } else if trial.is_some_and(|next| next <= now) {
+                self.look(reports);
+            } else {
+                match jobs.recv_deadline(next) {
+                    Ok(job) => return Some(job),
+                    Err(RecvTimeoutError::Disconnected) => return None,
+                    Err(RecvTimeoutError::Timeout) => {}
+                }
             }
         }
-        jobs.recv().ok()
     }
 
     fn look(&mut self, reports: &Sender<Report>) {

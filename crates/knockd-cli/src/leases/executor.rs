@@ -227,6 +227,14 @@ impl Executor {
                 self.writer.burn(burn.id, self.directory.join(&*burn.file), burn.line);
             }
             Effect::Admit(admission, time) => self.set(admission, Some(time)),
+            Effect::Prolong(admission, time) => match &self.firewall {
+                Some(firewall) => firewall.prolong(admission, time),
+                None => self.refused.push(admission.id),
+            },
+            Effect::Look(admission) => match &self.firewall {
+                Some(firewall) => firewall.look(admission),
+                None => self.refused.push(admission.id),
+            },
             Effect::Shut(admission) => self.set(admission, None),
             // Its record is on its way to disk, and a command does not know the deadline.
             Effect::EndMoved(..) => {}

@@ -9,6 +9,7 @@ use knockd_core::{Admission, EventKind, Full, LeaseKey, Run};
 use serde::{Serialize, Serializer};
 
 use super::rate_limiter::{Causer, Topic};
+use crate::system::text::count;
 
 /// The event of a door that opens.
 pub(super) const OPEN: &str = "open";
@@ -232,6 +233,32 @@ impl Line {
             return line.on_stderr(Level::Warning).limited(Topic::Refusals);
         }
         line.limited(Topic::Openings)
+    }
+
+    /// The line about connections that have ended with a lease, or why they have not.
+    pub(crate) fn cut(admission: &Admission, ended: Result<usize, &str>) -> Self {
+        let Admission { door, source, .. } = admission;
+        match ended {
+            Ok(number) => {
+                let text = format!("{door}: cut {}", count(number, "connection"));
+                Self::of("cut", *source, text).at(door).limited(Topic::Openings)
+            }
+            Err(reason) => {
+                let text = format!(
+                    "{door}: cannot end its connections on this host, only refuse their packets: {reason}"
+                );
+                let line = Self::of("refused", *source, text).at(door);
+                line.on_stderr(Level::Warning).limited(Topic::Refusals)
+            }
+        }
+    }
+
+    /// The line about connections that cannot be seen.
+    pub(crate) fn not_seen(admission: &Admission, reason: &str) -> Self {
+        let Admission { door, source, .. } = admission;
+        let text = format!("{door}: cannot see what keeps it open: {reason}");
+        let line = Self::of("refused", *source, text).at(door);
+        line.on_stderr(Level::Warning).limited(Topic::Refusals)
     }
 
     /// The line about a door that could not be closed.

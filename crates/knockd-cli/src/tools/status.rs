@@ -6,7 +6,8 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 
 use crate::control::{
-    AttemptStatus, DoorStatus, LeasePhase, LeaseStatus, Problem, ScannerStatus, ScannersStatus, Status,
+    AttemptStatus, DoorStatus, KeptOpenBy, LeasePhase, LeaseStatus, Problem, ScannerStatus, ScannersStatus,
+    Status,
 };
 use crate::system::text::{count, harmless, span};
 
@@ -181,9 +182,26 @@ pub fn lease_state(lease: &LeaseStatus) -> (&'static str, String) {
     };
     match lease.state {
         LeasePhase::Starting => ("starting", "start command running".to_owned()),
-        LeasePhase::Open => ("open", failed(&format!("closes in {left}"))),
+        LeasePhase::Open => ("open", failed(&open_until(lease, &left))),
+        LeasePhase::Used => ("used", "its one connection was made".to_owned()),
         LeasePhase::Closing => ("closing", "stop command running".to_owned()),
         LeasePhase::Retrying => ("retrying", format!("stop command failed, retrying in {left}")),
+    }
+}
+
+/// Says until when a door is open, and what keeps it open.
+fn open_until(lease: &LeaseStatus, left: &str) -> String {
+    match (lease.kept_open_by, lease.connections) {
+        (Some(KeptOpenBy::Packets), _) => format!("closes in {left} unless packets come"),
+        (Some(KeptOpenBy::Connections), Some(1)) => {
+            format!("1 connection keeps it open for {left} or longer")
+        }
+        (Some(KeptOpenBy::Connections), Some(number @ 2..)) => {
+            format!("{number} connections keep it open for {left} or longer")
+        }
+        (Some(KeptOpenBy::Connections), _) => format!("closes in {left} unless connected"),
+        (None, _) if lease.single_use => format!("closes in {left} or with the first connection"),
+        (None, _) => format!("closes in {left}"),
     }
 }
 

@@ -716,7 +716,9 @@ command = y
         let door = |lines: &str| {
             let text =
                 format!("[options]\nFirewall = nftables\n[a]\nSequence = 1,2\nOpen = tcp/22\n{lines}\n");
-            config(&text).doors.remove(0)
+            let mut parsed = config(&text);
+            assert_eq!(config(&parsed.to_string()), parsed);
+            parsed.doors.remove(0)
         };
         assert_eq!(door("extend = idle 300").extend, NonZeroU32::new(300).map(Extend::Idle));
         assert_eq!(door("extend = CONNECTED 60").extend, connected(60, 3600));

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{Effect, Lease, LeaseId, LeaseKey, Leases, Phase};
+use crate::config::Extend;
 use crate::text::DoorName;
 use crate::time::{Now, Timestamp};
 
@@ -35,6 +36,10 @@ pub struct LeaseView<'a> {
     pub key: &'a LeaseKey,
     /// Its state.
     pub state: LeaseState,
+    /// What keeps it open beyond its time.
+    pub extend: Option<Extend>,
+    /// How many connections kept it open at the last [`Effect::Look`]; `None` if there was none.
+    pub connections: Option<u32>,
 }
 
 /// The state of a lease.
@@ -45,7 +50,7 @@ pub enum LeaseState {
     Starting,
     /// The door is open.
     Open {
-        /// When the stop command is due.
+        /// When the stop command is due. With [`Extend::Idle`], the firewall knows it better.
         until: Timestamp,
         /// Whether the start command failed.
         failed: bool,
@@ -86,8 +91,10 @@ impl Leases {
                 Phase::Stopping { failures, .. } => {
                     lease.phase = Phase::Stopping { failures, knocked: false };
                 }
-                Phase::Open { until: at, .. } | Phase::Failing { again: at, .. } => {
-                    self.due.remove(&(at, id));
+                Phase::Open { .. } | Phase::Failing { .. } => {
+                    if let Some(at) = lease.phase.due() {
+                        self.due.remove(&(at, id));
+                    }
                     effects.extend(lease.close_early(id, now));
                 }
             }
@@ -111,10 +118,12 @@ impl Leases {
                     // If the daemon dies now, its successor keeps the door open as long.
                     (now.monotonic.after(lease.cmd_timeout), false)
                 }
-                Phase::Open { until, failed } => {
-                    self.due.remove(&(until, id));
-                    let until = lease.prolong(until, time, now.monotonic);
-                    self.due.insert((until, id));
+                Phase::Open { until, failed, next } => {
+                    if let Some(next) = next {
+                        self.due.remove(&(next, id));
+                    }
+                    let (until, next) = lease.prolong(until, failed, time, now);
+                    self.due.insert((next, id));
                     (until, failed)
                 }
                 Phase::Starting { closes: true } | Phase::Stopping { .. } | Phase::Failing { .. } => continue,
@@ -134,11 +143,11 @@ impl Leases {
 fn view(id: LeaseId, lease: &Lease) -> LeaseView<'_> {
     let state = match lease.phase {
         Phase::Starting { .. } => LeaseState::Starting,
-        Phase::Open { until, failed } => LeaseState::Open { until, failed },
+        Phase::Open { until, failed, .. } => LeaseState::Open { until, failed },
         Phase::Stopping { .. } => LeaseState::Closing,
         Phase::Failing { failures, again } => LeaseState::Retrying { again, failures },
     };
-    LeaseView { id, key: &lease.key, state }
+    LeaseView { id, key: &lease.key, state, extend: lease.extend, connections: lease.connections }
 }
 
 #[cfg(test)]

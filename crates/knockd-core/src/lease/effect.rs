@@ -40,9 +40,27 @@ pub enum Effect {
     /// Have the firewall let the source reach the services of the door for this time from now, however long it did so far, and report
     /// the result to [`crate::Gate::handle_exit`].
     Admit(Admission, Duration),
+    /// Do the same because connections keep the door open.
+    Prolong(Admission, Duration),
+    /// Look whether anything keeps the services of the door open for the source, and report to
+    /// [`crate::Gate::handle_sight`], or to [`crate::Gate::handle_exit`] that it fails. Until then, the firewall lets the
+    /// source reach them.
+    Look(Admission),
     /// Have the firewall let the source reach the services of the door no longer, and report the result to
     /// [`crate::Gate::handle_exit`]. It is a success if the time was over already.
     Shut(Admission),
+}
+
+/// What keeps the services of a door open for a source, as the caller has seen after an [`Effect::Look`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
+pub enum Sight {
+    /// At a door with [`Extend::Idle`](crate::config::Extend::Idle): for how long from now the firewall still lets the
+    /// source reach them if no packet comes; zero if it does not any more.
+    Left(Duration),
+    /// At a door with [`Extend::Connected`](crate::config::Extend::Connected): how many connections the source has to
+    /// them that are not idle for longer than the limit.
+    Connections(u32),
 }
 
 /// Whom the firewall lets through which door.

@@ -325,7 +325,11 @@ impl Caller {
                 }
                 Effect::Run(run) => self.run(run),
                 Effect::EndMoved(..) => {}
-                Effect::Admit(..) | Effect::Shut(_) | Effect::Burn(_) => panic!("{effect:?}"),
+                Effect::Admit(..)
+                | Effect::Prolong(..)
+                | Effect::Look(_)
+                | Effect::Shut(_)
+                | Effect::Burn(_) => panic!("{effect:?}"),
             }
         }
     }

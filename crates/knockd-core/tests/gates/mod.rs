@@ -354,7 +354,9 @@ impl Caller {
                     self.running.push(run);
                 }
                 Outcome::Effect(Effect::Burn(burn)) => burns.push(burn),
-                Outcome::Effect(Effect::Admit(..) | Effect::Shut(_)) => panic!("no door has a firewall"),
+                Outcome::Effect(
+                    Effect::Admit(..) | Effect::Prolong(..) | Effect::Look(_) | Effect::Shut(_),
+                ) => panic!("no door has a firewall"),
                 Outcome::Attempt(_) | Outcome::Scanner(_) | Outcome::UsedUp(_) | Outcome::Wanted(_) => {}
             }
         }

@@ -244,6 +244,7 @@ fn short(lease: &LeaseStatus) -> String {
     match lease.state {
         LeasePhase::Starting => "starting".to_owned(),
         LeasePhase::Closing => "closing".to_owned(),
+        LeasePhase::Used => "used".to_owned(),
         LeasePhase::Open => span(lease.left.unwrap_or_default()),
         LeasePhase::Retrying => format!("failed, {}", span(lease.left.unwrap_or_default())),
     }
