@@ -124,6 +124,11 @@ pub fn original(path: &str) -> Option<PathBuf> {
     installed.or_else(unpacked).filter(|file| file.exists())
 }
 
+/// Finds the root directory with ufw and firewalld that `cargo xtask test` unpacks from Debian's packages.
+pub fn firewalls() -> Option<PathBuf> {
+    Some(target_directory().ok()?.join("tools/firewalls/root")).filter(|root| root.exists())
+}
+
 /// Returns the directory of the workspace that the running test or tool belongs to.
 pub fn workspace_root() -> PathBuf {
     // Cargo sets the variable for what it runs. The value from compile time may be wrong: with a shared target

@@ -24,7 +24,9 @@ mod running;
 mod scale;
 mod skip;
 
-pub use build::{Built, build, build_release, build_tests, original, target_directory, workspace_root};
+pub use build::{
+    Built, build, build_release, build_tests, firewalls, original, target_directory, workspace_root,
+};
 pub use frame::{Flags, Frame};
 pub use host::Host;
 pub use net::{Net, Stranger};

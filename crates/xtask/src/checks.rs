@@ -11,6 +11,7 @@ use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result, anyhow, ensure};
 use testbed::{Built, workspace_root};
 
+use crate::firewalls;
 use crate::machine::Machine;
 use crate::public_api;
 use crate::tally::Tally;
@@ -127,6 +128,9 @@ fn needed_tools(tools: &mut Tools, tally: &mut Tally) -> Result<()> {
         if let Err(error) = tools.ensure_present(needed) {
             println!("{error:#}");
         }
+    }
+    if let Err(error) = firewalls::unpack(tools) {
+        println!("{error:#}");
     }
     if !tools.ensure_original()? {
         tally.skip("the comparison with knockd 0.8, which only Debian has");

@@ -8,6 +8,7 @@ mod checks;
 mod conformance;
 mod demo;
 mod firewall;
+mod firewalls;
 mod machine;
 mod public_api;
 mod tally;

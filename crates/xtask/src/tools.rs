@@ -223,18 +223,26 @@ impl Tools {
         if testbed::original("usr/sbin/knockd").is_some() {
             return Ok(true);
         }
-        let Some(apt) =
-            MANAGERS.iter().find(|manager| manager.can_unpack && manager.program.find().is_some())
-        else {
+        if !Self::refresh_debian()? {
             return Ok(false);
-        };
+        }
         // It uses the same library.
         self.ensure_present(&[TCPDUMP])?;
-        if let Some(refresh) = apt.refresh.filter(|_| geteuid().is_root()) {
-            refresh_lists(refresh)?;
-        }
         self.unpack(&KNOCKD)?;
         Ok(true)
+    }
+
+    /// Refreshes the lists of packages if the system's packages are Debian's; returns whether they are.
+    ///
+    /// # Errors
+    ///
+    /// When that fails for a minute.
+    pub(crate) fn refresh_debian() -> Result<bool> {
+        let apt = MANAGERS.iter().find(|manager| manager.can_unpack && manager.program.find().is_some());
+        if let Some(refresh) = apt.and_then(|apt| apt.refresh).filter(|_| geteuid().is_root()) {
+            refresh_lists(refresh)?;
+        }
+        Ok(apt.is_some())
     }
 }
 
