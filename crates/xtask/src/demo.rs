@@ -10,11 +10,10 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use testbed::{Host, Running};
 
-use crate::firewall::Firewall;
-use crate::tools::{IP, IPTABLES, NFT, NSENTER, Tools, UNSHARE};
+use crate::firewall::{CONFIG_FILE, Firewall};
+use crate::tools::{IP, NSENTER, Tools, UNSHARE};
 
 const SEQUENCE: [&str; 3] = ["7101", "8202", "9303"];
-const CONFIG_FILE: &str = "/run/knockd.conf";
 /// How long the door stays open: long enough to show on a busy machine who gets in meanwhile.
 const OPEN_SECONDS: u64 = 8;
 /// Nothing takes as long, unless it has failed.
@@ -24,32 +23,41 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) fn run() -> Result<()> {
     let mut tools = Tools::new()?;
     tools.ensure_present(&[IP, UNSHARE, NSENTER])?;
-    if IPTABLES.find().is_none() && NFT.find().is_none() {
-        // The demo works without one, so a failure only changes what it shows.
-        let _ = tools.ensure_present(&[IPTABLES]);
-    }
     println!("Building knockd and knock; the first build takes a minute or two.");
     let knockd = build("knockd-cli", "knockd")?;
     let knock = build("knock-client", "knock")?;
     build("testbed", "testbed")?;
 
-    let (net, firewall) = Firewall::closed_net()?;
+    let (net, firewall) = Firewall::closed_net(&knockd, &mut tools)?;
     let stranger = net.stranger()?;
     introduce(&firewall, &net.server, &net.client, &stranger.host);
     let mut timeline = Timeline::new();
 
+    let (server, client) = (&net.server, Person { name: "client$", host: &net.client });
+    let other = Person { name: "other$", host: &stranger.host };
     let _service = if firewall.is_real() {
-        timeline.heading("The server closes its ports; a service listens on port 22.");
-        for command in firewall.set_up() {
-            timeline.typed("server#", &command);
+        let set_up = firewall.set_up();
+        timeline.heading(if set_up.is_empty() {
+            "A service listens on port 22 of the server. Everybody reaches it."
+        } else {
+            "The server closes its ports; a service listens on port 22."
+        });
+        for command in &set_up {
+            timeline.typed("server#", command);
         }
-        Some(net.server.listen(22)?)
+        let service = server.listen(22)?;
+        if set_up.is_empty() {
+            timeline.check_port(&client, server, Port::Open)?;
+            timeline.check_port(&other, server, Port::Open)?;
+        }
+        Some(service)
     } else {
         None
     };
 
     timeline.heading("Start knockd on the server with this configuration:");
-    let config = config_for(&firewall);
+    let config = firewall.config(&SEQUENCE, OPEN_SECONDS);
+    let (opens, closes) = firewall.says();
     net.server.write_file(CONFIG_FILE, &config)?;
     show_file(&config);
     timeline.typed("server#", &format!("knockd -i any -c {CONFIG_FILE} -v"));
@@ -57,14 +65,12 @@ pub(crate) fn run() -> Result<()> {
     timeline.knockd = Some(Running::start(net.server.command(&knockd).args(arguments))?);
     timeline.wait_for_knockd("listening on ")?;
 
-    let (server, client) = (&net.server, Person { name: "client$", host: &net.client });
-    let stranger = Person { name: "other$", host: &stranger.host };
     timeline.heading("Without a knock, port 22 does not answer.");
     timeline.check_port(&client, server, Port::Closed)?;
 
     timeline.heading("The client knocks: three connection attempts to ports on which nothing listens.");
     timeline.knock(&client, &knock, server)?;
-    timeline.wait_for_knockd("ssh: running command")?;
+    timeline.wait_for_knockd(opens)?;
     // knockd announces a command just before it runs; the command needs a moment, as a person does to type the next
     // one.
     thread::sleep(Duration::from_millis(200));
@@ -73,15 +79,22 @@ pub(crate) fn run() -> Result<()> {
     timeline.check_port(&client, server, Port::Open)?;
     if firewall.is_real() {
         timeline.heading("The other host did not knock, so it stays out, although the door is open.");
-        timeline.check_port(&stranger, server, Port::Closed)?;
+        timeline.check_port(&other, server, Port::Closed)?;
     }
 
     timeline.heading(&format!("Wait: {OPEN_SECONDS} seconds after it opened, the door closes by itself."));
-    timeline.wait_for_knockd("ssh: command timeout")?;
+    timeline.wait_for_knockd(closes)?;
     timeline.check_port(&client, server, Port::Closed)?;
 
     timeline.heading("Clean up.");
     timeline.stop_knockd()?;
+    if let Firewall::Guard(knockd) = &firewall {
+        timeline.heading("The port stays closed although knockd is gone, until you say otherwise.");
+        timeline.check_port(&client, server, Port::Closed)?;
+        timeline.typed("server#", "knockd guard --remove");
+        server.run(&[knockd, "guard", "--remove"])?;
+        timeline.check_port(&client, server, Port::Open)?;
+    }
     drop(net);
     timeline.says("All hosts are gone.");
     match tools.installed() {
@@ -123,23 +136,6 @@ fn introduce(firewall: &Firewall, server: &Host, client: &Host, stranger: &Host)
         stranger.ipv4,
         firewall.description()
     );
-}
-
-/// Returns a configuration with one door, whose commands work here.
-fn config_for(firewall: &Firewall) -> String {
-    let (open, close) = firewall.commands();
-    let sequence = SEQUENCE.join(",");
-    format!(
-        "[options]\n\
-         \tLogFile = /var/log/knockd.log\n\n\
-         [ssh]\n\
-         \tSequence      = {sequence}\n\
-         \tSeq_Timeout   = 5\n\
-         \tTCPFlags      = syn\n\
-         \tStart_Command = {open}\n\
-         \tCmd_Timeout   = {OPEN_SECONDS}\n\
-         \tStop_Command  = {close}\n"
-    )
 }
 
 fn show_file(text: &str) {

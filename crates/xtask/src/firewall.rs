@@ -5,10 +5,15 @@ use std::path::Path;
 use anyhow::Result;
 use testbed::{Host, Net};
 
-use crate::tools::{IPTABLES, NFT};
+use crate::tools::{IPTABLES, NFT, Tools};
+
+/// The file with the configuration of the server's knockd.
+pub(crate) const CONFIG_FILE: &str = "/run/knockd.conf";
 
 /// What protects port 22, with the path of its program.
 pub(crate) enum Firewall {
+    /// knockd itself.
+    Guard(String),
     /// `iptables`, which the first example of knockd.conf uses.
     Iptables(String),
     /// `nft`.
@@ -19,11 +24,23 @@ pub(crate) enum Firewall {
 }
 
 impl Firewall {
-    /// Creates the two hosts and closes the server's ports with the first firewall that works there.
+    /// Creates the two hosts and closes the server's ports with the first firewall that works there. knockd's guard
+    /// closes its port only when knockd starts.
     ///
     /// Being installed is not enough: the kernel may lack the modules, or a plain user may not be allowed to load
     /// them.
-    pub(crate) fn closed_net() -> Result<(Net, Self)> {
+    pub(crate) fn closed_net(knockd: &str, tools: &mut Tools) -> Result<(Net, Self)> {
+        let guard = Self::Guard(knockd.to_owned());
+        let net = new_net()?;
+        net.server.write_file(CONFIG_FILE, &guard.config(&["1"], 1))?;
+        let guarded = net.server.run(&[knockd, "guard", "-c", CONFIG_FILE]);
+        if guarded.and_then(|_| net.server.run(&[knockd, "guard", "--remove"])).is_ok() {
+            return Ok((net, guard));
+        }
+        if IPTABLES.find().is_none() && NFT.find().is_none() {
+            // The demo works without one, so a failure only changes what it shows.
+            let _ = tools.ensure_present(&[IPTABLES]);
+        }
         // The example in every introduction to knockd uses /sbin/iptables.
         let usual = "/sbin/iptables";
         let iptables = if Path::new(usual).exists() { Some(usual.into()) } else { IPTABLES.find() };
@@ -41,6 +58,7 @@ impl Firewall {
     /// Describes in one sentence what is used.
     pub(crate) fn description(&self) -> &'static str {
         match self {
+            Self::Guard(_) => "The server has no firewall but knockd, which closes the port itself.",
             Self::Iptables(_) => {
                 "The server's firewall is iptables: what no rule accepts is dropped without an answer."
             }
@@ -71,14 +89,16 @@ impl Firewall {
                 "nft add rule ip filter input ct state established,related accept".to_owned(),
                 "nft add rule ip filter input ip saddr @ssh_clients tcp dport 22 accept".to_owned(),
             ],
-            Self::Answering(_) => Vec::new(),
+            Self::Guard(_) | Self::Answering(_) => Vec::new(),
         }
     }
 
     /// Describes the effect of the first knock.
     pub(crate) fn opened(&self) -> &'static str {
         match self {
-            Self::Iptables(_) | Self::Nft(_) => "Now port 22 is open, for this client's address only.",
+            Self::Guard(_) | Self::Iptables(_) | Self::Nft(_) => {
+                "Now port 22 is open, for this client's address only."
+            }
             Self::Answering(_) => "Now port 22 is open.",
         }
     }
@@ -88,9 +108,45 @@ impl Firewall {
         !matches!(self, Self::Answering(_))
     }
 
-    /// Returns the commands for knockd.conf that open and close port 22.
-    pub(crate) fn commands(&self) -> (String, String) {
+    /// Returns the words in knockd's lines when the door opens, and when it closes.
+    pub(crate) fn says(&self) -> (&'static str, &'static str) {
         match self {
+            Self::Guard(_) => ("ssh: let in for", "ssh: let in no longer"),
+            _ => ("ssh: running command", "ssh: command timeout"),
+        }
+    }
+
+    /// Returns a configuration with one door for port 22, which is open for so many seconds.
+    pub(crate) fn config(&self, sequence: &[&str], seconds: u64) -> String {
+        let sequence = sequence.join(",");
+        let Some((open, close)) = self.commands() else {
+            return format!(
+                "[options]\n\
+                 \tLogFile  = /var/log/knockd.log\n\
+                 \tFirewall = nftables\n\n\
+                 [ssh]\n\
+                 \tSequence = {sequence}\n\
+                 \tOpen     = tcp/22\n\
+                 \tLease    = {seconds}\n"
+            );
+        };
+        format!(
+            "[options]\n\
+             \tLogFile = /var/log/knockd.log\n\n\
+             [ssh]\n\
+             \tSequence      = {sequence}\n\
+             \tSeq_Timeout   = 5\n\
+             \tTCPFlags      = syn\n\
+             \tStart_Command = {open}\n\
+             \tCmd_Timeout   = {seconds}\n\
+             \tStop_Command  = {close}\n"
+        )
+    }
+
+    /// Returns the commands for knockd.conf that open and close port 22, unless knockd does so itself.
+    fn commands(&self) -> Option<(String, String)> {
+        Some(match self {
+            Self::Guard(_) => return None,
             Self::Iptables(path) => {
                 let rule = "INPUT -s %IP% -p tcp --dport 22 -j ACCEPT";
                 (format!("{path} -I {rule}"), format!("{path} -D {rule}"))
@@ -103,7 +159,7 @@ impl Firewall {
                 let open = format!("'{path}' listen 22 >/dev/null 2>&1 & echo $! >/run/answering.pid");
                 (open, "kill $(cat /run/answering.pid)".to_owned())
             }
-        }
+        })
     }
 
     fn close_ports(&self, server: &Host) -> Result<()> {

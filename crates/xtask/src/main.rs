@@ -26,7 +26,8 @@ enum Arguments {
     /// Open and close a port by knocking, between two hosts made of namespaces, and explain each step
     ///
     /// Needs Linux and Rust, and runs as root, or as a plain user where the kernel allows user namespaces. It changes
-    /// nothing on this machine, except that, as root, it installs iproute2 and a firewall program if they are missing.
+    /// nothing on this machine, except that, as root, it installs iproute2 if it is missing, and
+    /// iptables if knockd's own firewall does not work here.
     Demo,
     /// Run every check that must pass; the last line is `N passed, N failed, N skipped`
     ///
