@@ -34,6 +34,7 @@ pub(crate) struct Programs {
     pub(crate) flood: PathBuf,
     pub(crate) tap: PathBuf,
     pub(crate) micro: PathBuf,
+    pub(crate) first_syn: PathBuf,
 }
 
 impl Programs {
@@ -49,6 +50,7 @@ impl Programs {
             flood: bench("flood")?,
             tap: bench("tap")?,
             micro: bench("micro")?,
+            first_syn: bench("first-syn")?,
         })
     }
 }
@@ -129,6 +131,11 @@ impl<'a> Daemon<'a> {
     /// Returns how many attempts ours has.
     pub(crate) fn attempts(&self) -> Result<u64> {
         self.status("/attempts/total")
+    }
+
+    /// Returns how many leases ours has.
+    pub(crate) fn leases(&self) -> Result<u64> {
+        self.status("/leases/open")
     }
 
     /// Returns a number from our status.

@@ -1,6 +1,7 @@
 //! What is measured, and how: both programs do the same in turns, on two hosts of `testbed`.
 
 mod filter;
+mod guard;
 mod knocks;
 mod peer;
 
@@ -44,6 +45,8 @@ pub(crate) fn all(scale: Scale, peer: Option<PathBuf>) -> Result<Results> {
     let knocks = bench.knocks()?;
     say("knocks without a flood");
     let idle_latency = bench.idle_latency()?;
+    say("the firewall of its own");
+    let native = guard::all(&bench.programs, scale)?;
     say("rest and memory");
     let (wakes, memory) = bench.idle()?;
     let full_memory = bench.full_memory()?;
@@ -57,6 +60,7 @@ pub(crate) fn all(scale: Scale, peer: Option<PathBuf>) -> Result<Results> {
         live,
         knocks,
         idle_latency,
+        native,
         wakes,
         memory,
         full_memory,

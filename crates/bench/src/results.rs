@@ -11,6 +11,9 @@ pub(crate) const DELAYS: [u64; 3] = [0, 100, 1000];
 /// The default limit on attempts.
 pub(crate) const BOUND: u32 = 262_144;
 
+/// How many leases make a crowd.
+pub(crate) const LEASES: u32 = 100_000;
+
 /// The middle of several figures, and their range.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct Spread {
@@ -105,6 +108,35 @@ pub(crate) struct IdleLatency {
     pub(crate) opened: [usize; 3],
 }
 
+/// The guard, and the doors that it opens. Times from a knock are those to the first SYN that is accepted, in
+/// milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Native {
+    /// Without other traffic: a door of C and of ours that runs `nft`, and a door of the guard.
+    pub(crate) c: Spread,
+    pub(crate) command: Spread,
+    pub(crate) guard: Spread,
+    /// What `nft` takes alone, in milliseconds.
+    pub(crate) nft: Spread,
+    /// What the guard adds to a packet to another port, in nanoseconds.
+    pub(crate) packet: Spread,
+    pub(crate) crowd: Crowd,
+}
+
+/// A door of the guard with [`LEASES`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Crowd {
+    /// From a knock, in milliseconds, and the 99th percentile.
+    pub(crate) first_syn: Spread,
+    pub(crate) p99: f64,
+    /// Seconds until all are let in.
+    pub(crate) fill: Spread,
+    /// The daemon's MiB for them.
+    pub(crate) memory: Spread,
+    /// Milliseconds for its status.
+    pub(crate) status: Spread,
+}
+
 /// The cost of one operation in the core alone.
 #[derive(Debug)]
 pub(crate) struct Micro {
@@ -137,6 +169,7 @@ pub(crate) struct Results {
     pub(crate) live: Vec<LiveRow>,
     pub(crate) knocks: Vec<KnockRow>,
     pub(crate) idle_latency: IdleLatency,
+    pub(crate) native: Native,
     /// How often per second an idle daemon wakes up, all threads together.
     pub(crate) wakes: Pair,
     /// KiB when idle, and ours with the maximum number of attempts.

@@ -1,7 +1,7 @@
 //! Which results are held against a target, and whether they meet it.
 
 use crate::page::{grouped, number, rate};
-use crate::results::{BOUND, DELAYS, KNOCKS, Pair, Results};
+use crate::results::{BOUND, DELAYS, KNOCKS, LEASES, Native, Pair, Results};
 
 /// A figure that must not be on the wrong side of another one.
 pub(crate) struct Target {
@@ -137,6 +137,7 @@ pub(crate) fn targets(results: &Results) -> Vec<Target> {
     let latency = idle.plain;
     add("from knock to command without a flood".to_owned(), latency.ours.median, Bound::AtMost(3.0), " ms");
     add("the same, C to ours".to_owned(), latency.ratio().unwrap_or(f64::NAN), Bound::AtLeast(8.0), " times");
+    leases(results.native, &mut add);
     add("wake-ups when idle".to_owned(), results.wakes.ours.median, Bound::AtMost(0.0), " a second");
     add(
         "memory when idle, ours to C".to_owned(),
@@ -158,6 +159,29 @@ pub(crate) fn targets(results: &Results) -> Vec<Target> {
         add(format!("core: {}", micro.name), micro.nanoseconds, Bound::AtMost(most), " ns");
     }
     targets
+}
+
+/// Adds what the guard and its leases are held against.
+fn leases(native: Native, mut add: impl FnMut(String, f64, Bound, &'static str)) {
+    let what = "from knock to the first SYN that the guard accepts, without a flood";
+    add(what.to_owned(), native.guard.median, Bound::AtMost(1.5), " ms");
+    let many = grouped(LEASES);
+    add(
+        format!("the same with {many} leases, 99th percentile"),
+        native.crowd.p99,
+        Bound::AtMost(20.0),
+        " ms",
+    );
+    let what = "what the guard adds to a packet to another port, over an empty chain at its place";
+    add(what.to_owned(), native.packet.median, Bound::AtMost(500.0), " ns");
+    add(format!("{many} knocks until all are let in"), native.crowd.fill.median, Bound::AtMost(1.0), " s");
+    add(format!("memory for {many} leases"), native.crowd.memory.median, Bound::AtMost(32.0), " MiB");
+    add(
+        format!("`knockd status` with {many} leases"),
+        native.crowd.status.median,
+        Bound::AtMost(1000.0),
+        " ms",
+    );
 }
 
 #[cfg(test)]
