@@ -1,38 +1,12 @@
-//! The firewall recipes of README.md and docs/firewall.md, word for word: nothing is closed before the closing command,
+//! The recipes of docs/firewall.md, word for word: nothing is closed before the closing command,
 //! the door then opens for whoever knocks and for nobody else, and the undo opens the port again.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod common;
 
-use common::{KNOCKD, Knockd, has_ipv6, knock, sh, wait_until};
+use common::pages::{FIREWALL, README, block, section};
+use common::{KNOCKD, Knockd, firewalls, has_ipv6, knock, sh, wait_until};
 use testbed::{Net, Stranger};
-
-const README: &str = include_str!("../../../README.md");
-const FIREWALL: &str = include_str!("../../../docs/firewall.md");
-
-/// What a page says below this heading, up to the next one of the same level.
-fn section<'a>(page: &'a str, heading: &str) -> &'a str {
-    let (_, rest) = page.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no {heading}"));
-    let level = heading.split(' ').next().unwrap();
-    rest.split(&format!("\n{level} ")).next().unwrap()
-}
-
-/// The blocks in a section that are fenced as this language, as they are typed by root of a testbed's host, where only
-/// `/run` may be written to.
-fn blocks(section: &str, language: &str) -> Vec<String> {
-    let fence = format!("\n```{language}\n");
-    let fenced = section.split(&fence).skip(1);
-    let blocks = fenced.map(|rest| rest.split("\n```").next().unwrap());
-    blocks.map(|block| block.replace("sudo ", "").replace("/etc/knockd.", "/run/knockd.")).collect()
-}
-
-/// The only such block that has these words.
-fn block(section: &str, language: &str, with: &str) -> String {
-    let mut found = blocks(section, language);
-    found.retain(|block| block.contains(with));
-    assert_eq!(found.len(), 1, "{found:?}");
-    found.remove(0)
-}
 
 struct Recipe {
     net: Net,
@@ -46,10 +20,14 @@ struct Recipe {
 impl Recipe {
     /// Prepares the firewall, and shows that a knock works while the port is still open for everybody.
     fn prepare(script: &str, config: &str, close: &str) -> Self {
-        let net = Net::new().unwrap();
+        Self::on(Net::new().unwrap(), script, config, close)
+    }
+
+    /// The same on hosts where something runs already.
+    fn on(net: Net, script: &str, config: &str, close: &str) -> Self {
         let stranger = net.stranger().unwrap();
         let service = net.server.listen(22).unwrap();
-        sh(&net.server, script);
+        firewalls::run(&net, script);
         let knockd = Knockd::start_with(&net, config, &["-v", "-i", "any"]);
         // The timer is the service manager's, which a testbed lacks; what it runs is tried.
         let (timed, close) = close.split_once('\n').unwrap();
@@ -69,9 +47,9 @@ impl Recipe {
         self.stranger.host.can_connect(self.net.server.ipv4, 22).unwrap()
     }
 
-    /// Knocks as the README says.
+    /// Knocks as the page says.
     fn knock(&mut self, server: &str) {
-        let said = section(README, "### 4. Close the port");
+        let said = section(FIREWALL, "## Close the port");
         let (_, command) = said.split_once("\n    knock -d 200 server.example.com ").unwrap();
         let (ports, _) = command.split_once(" && ssh").unwrap();
         knock(&self.net.client, &format!("-d 200 {server} {ports}"));
@@ -104,32 +82,32 @@ impl Recipe {
     /// Closes the port while the door of the first knock is still open, shows that only a knock opens it, and undoes
     /// it.
     fn follow(&mut self) {
-        sh(&self.net.server, &self.close);
+        firewalls::run(&self.net, &self.close);
         wait_until("closed for others", || !self.is_open_for_stranger());
         assert!(self.is_open());
         self.close_doors();
         self.show_that_only_a_knock_opens();
-        sh(&self.net.server, &self.undo);
+        firewalls::run(&self.net, &self.undo);
         wait_until("undone", || self.is_open() && self.is_open_for_stranger());
     }
 }
 
-/// The recipe of the README for nftables.
+/// The recipe for nftables.
 fn nftables() -> Recipe {
-    let (door, close) = (section(README, "#### With nftables"), section(README, "### 4. Close the port"));
+    let (door, close) = (section(FIREWALL, "## With nftables"), section(FIREWALL, "## Close the port"));
     let script =
         format!("cat >/run/knockd.nft <<'END'\n{}\nEND\nnft -f /run/knockd.nft", block(door, "nft", "table"));
     Recipe::prepare(&script, &block(door, "ini", "[ssh]"), &block(close, "sh", "nft"))
 }
 
 #[test]
-fn the_readme_for_nftables_closes_the_port_last_and_can_undo_it() {
+fn the_recipe_for_nftables_closes_the_port_last_and_can_undo_it() {
     nftables().follow();
 }
 
 #[test]
-fn the_readme_for_iptables_closes_the_port_last_and_can_undo_it() {
-    let (door, close) = (section(README, "#### With iptables"), section(README, "### 4. Close the port"));
+fn the_recipe_for_iptables_closes_the_port_last_and_can_undo_it() {
+    let (door, close) = (section(FIREWALL, "## With iptables"), section(FIREWALL, "## Close the port"));
     Recipe::prepare("", &block(door, "ini", "[ssh]"), &block(close, "sh", "iptables")).follow();
 }
 
@@ -142,14 +120,20 @@ fn without_the_mark_before_its_last_rule_the_nftables_file_closes_the_port() {
 }
 
 #[test]
-fn the_readme_shows_the_nftables_file_that_it_installs() {
-    let shown = block(section(README, "#### With nftables"), "nft", "table");
+fn the_page_shows_the_nftables_file_that_it_installs() {
+    let shown = block(section(FIREWALL, "## With nftables"), "nft", "table");
     assert_eq!(format!("{shown}\n"), include_str!("../../../packaging/nftables/knockd.nft"));
 }
 
-/// The recipe of the README for iptables, with rules of the machine's own and other commands that close the port.
+#[test]
+fn the_readme_shows_the_door_of_the_recipe_for_iptables() {
+    let shown = block(section(README, "### Commands instead of the guard"), "ini", "[ssh]");
+    assert!(block(section(FIREWALL, "## With iptables"), "ini", "[ssh]").ends_with(&shown), "{shown}");
+}
+
+/// The recipe for iptables, with rules of the machine's own and other commands that close the port.
 fn iptables(script: &str, close: &str) -> Recipe {
-    Recipe::prepare(script, &block(section(README, "#### With iptables"), "ini", "[ssh]"), close)
+    Recipe::prepare(script, &block(section(FIREWALL, "## With iptables"), "ini", "[ssh]"), close)
 }
 
 #[test]
@@ -164,13 +148,36 @@ fn where_rules_drop_everything_the_rule_that_accepts_ssh_goes_last() {
     iptables(script, &close).follow();
 }
 
+#[test]
+fn the_recipe_for_ufw_closes_the_port_last_and_can_undo_it() {
+    let net = Net::new().unwrap();
+    if !firewalls::unpacked(&net) {
+        return;
+    }
+    let page = section(FIREWALL, "## ufw");
+    let (config, close) = (block(page, "ini", "[ssh]"), block(page, "sh", "ufw"));
+    Recipe::on(net, "ufw allow 22/tcp && ufw --force enable", &config, &close).follow();
+}
+
+#[test]
+fn the_recipe_for_firewalld_closes_the_port_last_and_can_undo_it() {
+    let net = Net::new().unwrap();
+    if !firewalls::unpacked(&net) {
+        return;
+    }
+    let _firewalld = firewalls::firewalld(&net);
+    let page = section(FIREWALL, "## firewalld");
+    let (config, close) = (block(page, "ini", "[ssh]"), block(page, "sh", "--remove-service"));
+    Recipe::on(net, "", &config.replace("/usr/bin/", "/run/bin/"), &close).follow();
+}
+
 fn closing_everything_with_iptables() -> Recipe {
     iptables("", &block(section(FIREWALL, "## Close everything, not only ssh"), "sh", "iptables"))
 }
 
 fn closing_everything_with_nftables() -> Recipe {
     let page = section(FIREWALL, "## Close everything, not only ssh");
-    let door = section(README, "#### With nftables");
+    let door = section(FIREWALL, "## With nftables");
     let script = format!(
         "cat >/run/knockd.nft.open <<'END'\n{}\nEND\ncat >/run/knockd.nft <<'END'\n{}\nEND\nnft -f /run/knockd.nft.open",
         block(door, "nft", "table"),

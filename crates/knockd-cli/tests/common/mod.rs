@@ -6,6 +6,8 @@
 #![allow(dead_code, reason = "every test file uses a part of it")]
 #![allow(clippy::indexing_slicing, reason = "tests")]
 
+pub(crate) mod firewalls;
+pub(crate) mod pages;
 pub(crate) mod processes;
 
 use std::net::{IpAddr, Ipv4Addr};
