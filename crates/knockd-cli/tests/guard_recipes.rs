@@ -5,7 +5,7 @@
 mod common;
 
 use common::pages::{GUARD, README, block, section};
-use common::{KNOCKD, Knockd, SOON, firewalls, knock, send, sh, syn, wait_until};
+use common::{CONFIG, KNOCKD, Knockd, SOON, firewalls, knock, send, sh, syn, wait_until};
 use testbed::{Frame, Net, Stranger};
 
 /// A server with a service on port 22, a client that knocks, and a stranger on another interface.
@@ -80,6 +80,46 @@ fn the_two_lines_of_the_readme_close_the_port_and_let_the_knocker_in() {
     world.guard(&config);
     world.remove();
     assert!(world.is_open_for_all());
+}
+
+#[test]
+fn the_first_command_of_the_readme_closes_on_trial_and_who_comes_in_after_a_knock_ends_that() {
+    let mut world = World::new("10.9.0.1", 22);
+    let server = &world.net.server;
+    // It looks for connections there.
+    sh(server, "mount -t proc proc /proc");
+    let keep = "import socket; server = socket.create_server(('', 22)); print('ready', flush=True)\n\
+                sessions = []\n\
+                while True: sessions.append(server.accept())";
+    let mut service = server.spawn(&["python3", "-c", keep]).unwrap();
+    service.wait_for_line("ready", SOON).unwrap();
+    let config = block(section(README, "### 2. Describe the door"), "ini", "[ssh]");
+    server.write_file(CONFIG, &config).unwrap();
+    let page = section(README, "### 3. Try it, with a way back");
+    let typed = |start: &str| {
+        let line = page.split_once(start).unwrap().1.split(['\n', '`']).next().unwrap().to_owned();
+        [KNOCKD, "guard", "-c", CONFIG]
+            .into_iter()
+            .chain(line.split(' '))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert!(world.is_open_for_all());
+    let mut trial = server.spawn(&typed("    sudo knockd guard ")).unwrap();
+    trial.wait_for_line("or run: knockd guard", SOON).unwrap();
+    assert!(world.is_closed_for_all());
+    let mut knockd = Knockd::start_with(&world.net, &config, &["-v", "-i", "any"]);
+    knock(&world.net.client, "10.9.0.1 7101 8202:udp 9303");
+    knockd.wait_for("let in for ");
+    assert!(!world.reaches("10.9.0.3"));
+    let session = "import socket, time; s = socket.create_connection(('10.9.0.1', 22)); time.sleep(300)";
+    let _session = world.net.client.spawn(&["python3", "-c", session]).unwrap();
+    trial.wait_for_line("the guard stands", SOON).unwrap();
+    assert_eq!(trial.wait(SOON).unwrap().code(), Some(0));
+    assert!(!world.reaches("10.9.0.3"));
+    world.net.server.run(&typed("**The way out, whatever happened: `sudo knockd guard ")).unwrap();
+    assert!(world.is_open_for_all());
+    world.knockd = Some(knockd);
 }
 
 #[test]
