@@ -137,6 +137,17 @@ impl Config {
         parser::includes(text)
     }
 
+    /// Says whether a daemon with this configuration executes nothing: the firewall lets knockers in, and no door has a
+    /// command.
+    pub fn is_native(&self) -> bool {
+        self.options.firewall == Firewall::Nftables && self.door_with_command().is_none()
+    }
+
+    /// Returns a door that has a command.
+    pub fn door_with_command(&self) -> Option<&Door> {
+        self.doors.iter().find(|door| door.action != Action::default())
+    }
+
     /// Returns the door of an event, if this configuration was the current one at that time.
     pub fn door(&self, id: DoorId) -> Option<&Door> {
         self.doors.get(id.index())

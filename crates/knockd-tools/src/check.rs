@@ -5,7 +5,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use knockd_capture::{clock_is_synchronised, interfaces};
-use knockd_core::config::{Action, Code, Commands, Diagnostic, Door, Key, Options, Parsed, Places, Severity};
+use knockd_core::config::{
+    Action, Code, Commands, Diagnostic, Door, Firewall, Key, Options, Parsed, Places, Severity,
+};
 use knockd_core::{CommandTemplate, Config, FlagRule, OneTime, Protocol, Sequence, advise};
 use serde::Serialize;
 
@@ -110,6 +112,21 @@ impl<'a> Check<'a> {
         findings.sort_by(|a, b| is_note(a).cmp(&is_note(b)).then_with(|| a.order(b)));
         self.add_all(findings);
         self.clock(clock_is_synchronised());
+        self.rights(&parsed.config);
+    }
+
+    /// Says what knockd needs for doors of which the firewall opens some.
+    fn rights(&mut self, config: &Config) {
+        if config.options.firewall == Firewall::None {
+            return;
+        }
+        let message = match config.door_with_command() {
+            None => "no door has a command: knockd executes nothing and keeps two capabilities, CAP_NET_ADMIN and CAP_NET_RAW".to_owned(),
+            Some(door) => {
+                format!("door `{}` has a command: knockd stays root and runs a shell", door.name)
+            }
+        };
+        self.add_about(self.file.path.clone(), Severity::Note, Code::Rights, message, None);
     }
 
     /// Adds a note if the machine's clock is known to be wrong, or at least not known to be right.

@@ -118,6 +118,8 @@ codes! {
     WrongInterface = "wrong-interface",
     /// The machine's clock is not synchronised.
     Clock = "clock",
+    /// What knockd needs for this configuration: root and a shell, or two capabilities.
+    Rights = "rights",
     /// The odds that a blind guess and a scan open the door.
     Odds = "odds",
 }
