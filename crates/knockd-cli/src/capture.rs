@@ -8,9 +8,9 @@ pub(crate) mod claim;
 pub mod decoder;
 pub(crate) mod listener;
 pub(crate) mod listeners;
-mod process;
+pub(crate) mod process;
 #[doc(hidden)]
 pub mod record;
-mod sandbox;
+pub(crate) mod sandbox;
 mod slot;
 mod watch;

@@ -9,15 +9,18 @@ mod closings;
 mod dispatcher;
 mod engine;
 mod guarding;
+mod helper;
 mod pid_file;
 mod problems;
 mod reload;
 mod request_limits;
+mod rights;
 mod service_manager;
 mod setup;
 mod shutdown;
 mod startup;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -27,13 +30,18 @@ use signal_hook::iterator::Signals;
 
 use self::background::Foreground;
 use self::engine::Engine;
+pub use self::helper::run as run_helper;
 use self::pid_file::{PidFile, PidFileError};
 use self::setup::Setup;
 use self::startup::Prepared;
 use crate::Exit;
 use crate::args::Args;
+use crate::firewall;
+use crate::leases::store::LeaseStore;
 use crate::log::{Level, Line, Log, complain, debug_output};
 use crate::system::config_file::Style;
+pub use crate::system::helper::NAME as HELPER;
+use crate::system::helper::{Helper, Rights};
 use crate::system::spawn;
 
 /// Runs the daemon until a signal ends it.
@@ -64,13 +72,23 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
     for warning in setup.warnings.lines(Style::Coloured) {
         complain(&warning, Level::Warning);
     }
-    let pid_file = match args.daemon.then(|| PidFile::write(&setup.pid_file)).transpose() {
+    let rights = rights_for(&args, &setup, &directory)?;
+    let pid_file = match args.daemon.then(|| PidFile::write(&setup.pid_file, rights.clone())).transpose() {
         Err(error @ PidFileError::InUse { .. }) => return Err(error.into()),
         pid_file => pid_file,
     };
-    let prepared = Prepared::new(args, directory, setup, kept_socket)?;
-    let Prepared { args, setup, .. } = &prepared;
-    let log = Log::new(&setup.log_settings(args), args.lookup, prepared.clock)?;
+    let kept_socket = match &rights {
+        Rights::Own => kept_socket,
+        Rights::Helper(_) => kept_socket.or_else(firewall::left_socket),
+    };
+    let prepared = Prepared::new(args, directory, setup, rights, kept_socket)?;
+    let Prepared { args, setup, rights, .. } = &prepared;
+    // Capabilities belong to threads, so this comes before there are others.
+    let kept = if let Rights::Helper(_) = rights { rights::leave_to_helper() } else { Vec::new() };
+    let log = Log::new(&setup.log_settings(args, rights.clone()), args.lookup, prepared.clock)?;
+    for kept in kept {
+        log.write(&Line::warning(kept));
+    }
     let pid_file = pid_file.unwrap_or_else(|error| {
         log.write(&Line::warning(error.to_string()));
         None
@@ -83,8 +101,25 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         engine.reopen_log();
         foreground.release()?;
     }
-    engine.run(&signals);
-    Ok(Exit::Succeeded)
+    Ok(engine.run(&signals))
+}
+
+/// Starts the helper if no door has a command; what an earlier daemon has left open takes commands as well.
+fn rights_for(args: &Args, setup: &Setup, directory: &Path) -> anyhow::Result<Rights> {
+    if !setup.config.is_native() {
+        return Ok(Rights::Own);
+    }
+    if LeaseStore::has_leases(&setup.state_dir) {
+        let text = format!(
+            "knockd: {} has doors that commands have opened; knockd keeps the rights to close them until it is restarted",
+            setup.state_dir.display()
+        );
+        complain(&text, Level::Warning);
+        return Ok(Rights::Own);
+    }
+    let files = setup::files(&setup.config, args, directory);
+    let helper = Helper::start(&files).context("cannot start the helper process")?;
+    Ok(Rights::Helper(helper))
 }
 
 /// Prints debug messages on stdout, if wanted.

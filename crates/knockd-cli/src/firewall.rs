@@ -109,6 +109,12 @@ pub(crate) fn remove() -> Result<(bool, Option<Owner>), FirewallError> {
     }
 }
 
+/// Returns the socket that owns the table, if an earlier process has left it with the service manager. Whoever gives up the
+/// right to look there has to do so before.
+pub(crate) fn left_socket() -> Option<OwnedFd> {
+    owner::left(&mut Netlink::open().ok()?).ok().flatten()
+}
+
 /// The thread that changes the table.
 #[derive(Debug)]
 pub(crate) struct Firewall {

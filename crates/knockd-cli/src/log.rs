@@ -22,6 +22,7 @@ use knockd_core::Timestamp;
 use knockd_core::config::LogFormat;
 
 use self::file::LogFile;
+pub(crate) use self::file::open_file;
 use self::host_names::HostNames;
 use self::journal::{Journal, prefixed};
 pub(crate) use self::line::{Level, Line};
@@ -31,6 +32,7 @@ use self::rate_limiter::{Causer, RateLimiter, Topic};
 use self::recent::Recent;
 pub(crate) use self::recent::RecentLine;
 use crate::system::clock::Clock;
+use crate::system::helper::Rights;
 use crate::system::text::count;
 
 /// How long a line waits for a host name.
@@ -47,6 +49,7 @@ pub(crate) struct Settings {
     pub(crate) format: LogFormat,
     /// Whether stdout gets the lines that 0.8 prints with `-v`.
     pub(crate) verbose: bool,
+    pub(crate) rights: Rights,
 }
 
 /// Where lines go.
@@ -225,7 +228,7 @@ impl Destinations {
                     file.reopen(path);
                     Ok(file)
                 }
-                None => LogFile::open(path),
+                None => LogFile::open(path, settings.rights.clone()),
             };
             match opened {
                 Ok(file) => {

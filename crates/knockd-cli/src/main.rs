@@ -14,6 +14,9 @@ fn main() -> ExitCode {
     if std::env::args_os().next().is_some_and(|name| name == decoder::NAME) {
         return decoder::run();
     }
+    if std::env::args_os().next().is_some_and(|name| name == daemon::HELPER) {
+        return daemon::run_helper();
+    }
     knockd_cli::exit(run(Args::of_process()))
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod clock;
 pub mod config_file;
 pub(crate) mod connections;
 pub(crate) mod descriptors;
+pub(crate) mod helper;
 mod include;
 pub(crate) mod last_good;
 pub mod local_ports;

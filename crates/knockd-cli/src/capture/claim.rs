@@ -15,7 +15,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 
-use crate::system::patiently;
+use crate::system::{patiently, users};
 
 /// What makes claims for the daemon's configuration file.
 #[derive(Clone, Debug)]
@@ -120,7 +120,7 @@ fn holder(name: &str) -> Option<u32> {
         line.into_iter().flat_map(str::split_whitespace).filter_map(|word| word.parse().ok()).collect()
     };
     let user = *numbers("Uid:").get(1)?;
-    if user != 0 && user != rustix::process::geteuid().as_raw() {
+    if user != 0 && user != rustix::process::geteuid().as_raw() && Some(user) != users::user(users::ENGINE) {
         return None;
     }
     // Its number there is that of the namespace that /proc is of, which may be an outer one.

@@ -17,6 +17,7 @@ use crate::capture::record::{self, Kept, Record};
 use crate::capture::slot::Slot;
 use crate::capture::watch::{Event, Watch};
 use crate::log::{Line, Log};
+use crate::system::helper::Rights;
 use crate::system::spawn;
 
 /// How many decoders in a row are restarted at once when they end. After that, each waits, first this long, and then
@@ -102,12 +103,14 @@ impl Listener {
         interface: Interface,
         claim: Claim,
         now: Timestamp,
+        rights: Rights,
     ) -> anyhow::Result<Self> {
         let slot = Arc::new(Slot::new(interface.clone(), socket, program));
         let (stopped, stop) = io::pipe().context("cannot start the listener thread")?;
         let (outcome, first) = bounded(1);
         let reporter = Reporter { number, interface: interface.index, outcome, messages };
-        let thread = Thread { interface: interface.name.clone(), slot: Arc::clone(&slot), stopped, reporter };
+        let thread =
+            Thread { interface: interface.name.clone(), slot: Arc::clone(&slot), stopped, reporter, rights };
         spawn("listener", move || thread.run())?;
         Ok(Self {
             number,
@@ -217,6 +220,8 @@ struct Thread {
     /// Closed at the other end when the listener is dropped.
     stopped: PipeReader,
     reporter: Reporter,
+    /// For its decoders.
+    rights: Rights,
 }
 
 /// Why the thread stopped reading from a decoder.
@@ -268,9 +273,9 @@ impl Thread {
             return without_decoder(format!("{error:#}"));
         }
         *is_used = false;
-        let mut decoder = match Decoder::start(self.slot.socket(), &self.interface) {
+        let mut decoder = match Decoder::start(self.slot.socket(), &self.interface, &self.rights) {
             Ok(decoder) => decoder,
-            Err(error) => return without_decoder(error.to_string()),
+            Err(reason) => return without_decoder(reason),
         };
         let (reason, was_reading) = match self.read_from(&decoder, is_used) {
             End::Stopped => return None,

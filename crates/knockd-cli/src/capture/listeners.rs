@@ -12,6 +12,7 @@ use knockd_core::{OwnAddress, Timestamp, Wanted};
 use crate::capture::claim::{Claim, Claimant};
 use crate::capture::listener::{Fault, Listener, Message, State};
 use crate::log::{Line, Log};
+use crate::system::helper::Rights;
 use crate::system::selection::{Selection, has_own_address};
 use crate::system::text::count;
 
@@ -112,6 +113,8 @@ impl Sockets {
 /// The listeners.
 #[derive(Debug)]
 pub(crate) struct Listeners {
+    /// For decoders.
+    rights: Rights,
     selection: Selection,
     filter: FilterSpec,
     claimant: Claimant,
@@ -136,10 +139,11 @@ impl Listeners {
     ///
     /// # Errors
     /// When the system has no thread left, or an interface has no decoder that reads.
-    pub(crate) fn start(sockets: Sockets) -> anyhow::Result<Self> {
+    pub(crate) fn start(sockets: Sockets, rights: Rights) -> anyhow::Result<Self> {
         let Sockets { selection, filter, claimant, own, open: sockets } = sockets;
         let (sender, messages) = crossbeam_channel::bounded(QUEUE);
         let mut listeners = Self {
+            rights,
             selection,
             filter,
             claimant,
@@ -171,7 +175,15 @@ impl Listeners {
     ) -> anyhow::Result<()> {
         let program = self.filter.program(&interface, &self.own);
         let reporter = (self.next, self.sender.clone());
-        self.open.push(Listener::start(reporter, socket, program, interface, claim, now)?);
+        self.open.push(Listener::start(
+            reporter,
+            socket,
+            program,
+            interface,
+            claim,
+            now,
+            self.rights.clone(),
+        )?);
         self.next += 1;
         Ok(())
     }

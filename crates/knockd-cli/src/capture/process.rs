@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::capture::decoder;
+use crate::system::helper::{Helper, Rights};
 
 /// How much is read of what a decoder has written to stderr.
 const WORDS: usize = 256;
@@ -19,16 +20,29 @@ const WORDS: usize = 256;
 const END_LIMIT: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
-/// A decoder process; dropping it ends it.
+/// A decoder, as its listener sees it; dropping it ends it.
 pub(super) struct Decoder {
-    child: Child,
+    parent: Parent,
     /// Where its records arrive.
     pub(super) records: OwnedFd,
 }
 
+/// Who has started it.
+enum Parent {
+    This(Process),
+    /// The helper, under this number.
+    Helper(Helper, u64),
+}
+
+/// A decoder process; dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+}
+
 /// Why a decoder could not be started.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum StartError {
+pub(crate) enum StartError {
     #[error("cannot start the packet decoder without /proc; run: mount -t proc proc /proc")]
     NoProc,
     #[error("cannot start the packet decoder: {0}")]
@@ -36,8 +50,51 @@ pub(super) enum StartError {
 }
 
 impl Decoder {
-    /// Starts a process that reads from this socket. It ends with the calling thread.
-    pub(super) fn start(socket: impl AsFd, interface: &str) -> Result<Self, StartError> {
+    /// Starts a process that reads from this socket. It ends with the calling thread, or with the helper.
+    ///
+    /// # Errors
+    /// Says why it cannot be started.
+    pub(super) fn start(socket: impl AsFd, interface: &str, rights: &Rights) -> Result<Self, String> {
+        match rights {
+            Rights::Own => {
+                let (process, records) =
+                    Process::start(socket, interface).map_err(|error| error.to_string())?;
+                Ok(Self { parent: Parent::This(process), records })
+            }
+            Rights::Helper(helper) => {
+                let number = helper.next_number();
+                let records = helper
+                    .start_decoder(number, interface, socket.as_fd())
+                    .map_err(|error| error.to_string())?;
+                Ok(Self { parent: Parent::Helper(helper.clone(), number), records })
+            }
+        }
+    }
+
+    /// Ends the process, and says why in one line, as [`Process::end`] does.
+    pub(super) fn end(&mut self, reason: Option<String>) -> String {
+        match &mut self.parent {
+            Parent::This(process) => process.end(reason),
+            Parent::Helper(helper, number) => helper.end_decoder(*number, reason),
+        }
+    }
+}
+
+impl Drop for Decoder {
+    fn drop(&mut self) {
+        if let Parent::Helper(helper, number) = &self.parent {
+            helper.drop_decoder(*number);
+        }
+    }
+}
+
+impl Process {
+    /// Starts a process that reads from this socket, and returns where its records arrive. It ends with the calling
+    /// thread.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn start(socket: impl AsFd, interface: &str) -> Result<(Self, OwnedFd), StartError> {
         let (records, output) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(io::Error::from)?;
@@ -54,7 +111,7 @@ impl Decoder {
             .stderr(Stdio::piped())
             .spawn();
         match child {
-            Ok(child) => Ok(Self { child, records }),
+            Ok(child) => Ok((Self { child }, records)),
             Err(error) if error.kind() == io::ErrorKind::NotFound && !Path::new("/proc/self").exists() => {
                 Err(StartError::NoProc)
             }
@@ -66,7 +123,7 @@ impl Decoder {
     ///
     /// One that cannot be killed, because it hangs in the kernel, is still there afterwards; only dropping waits for
     /// it.
-    pub(super) fn end(&mut self, reason: Option<String>) -> String {
+    pub(crate) fn end(&mut self, reason: Option<String>) -> String {
         // If it is ending already, its status is set. No other process can get its number before it is reaped.
         let _ = self.child.kill();
         let status = self.status_within(END_LIMIT);
@@ -89,7 +146,13 @@ impl Decoder {
     }
 }
 
-impl Decoder {
+impl Process {
+    /// Ends the process without waiting for that; says whether it has ended.
+    pub(crate) fn is_gone(&mut self) -> bool {
+        let _ = self.child.kill();
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Returns the exit status; `None` if it has none by then.
     fn status_within(&mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
         let end = Instant::now() + limit;
@@ -102,7 +165,7 @@ impl Decoder {
     }
 }
 
-impl Drop for Decoder {
+impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended and been reaped already.
         let _ = self.child.kill();

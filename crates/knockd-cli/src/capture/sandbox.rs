@@ -17,8 +17,8 @@ use crate::capture::record::Kept;
 use crate::system::users;
 
 /// The decoder's own user. Without it, the decoder becomes [`SHARED_USER`], whose other processes can stop it.
-const OWN_USER: &str = "knockd";
-const SHARED_USER: &str = "nobody";
+pub(crate) const OWN_USER: &str = "knockd";
+pub(crate) const SHARED_USER: &str = "nobody";
 
 /// The user and group IDs for no user at all, where no file names them (`/proc/sys/kernel/overflowuid`).
 const NOBODY: u32 = 65534;

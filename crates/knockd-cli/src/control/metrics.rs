@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -17,10 +17,12 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use jiff::Timestamp;
+use tempfile::NamedTempFile;
 
 use crate::control::socket::{Answer, QueuedRequest, Who};
 use crate::control::{Problem, ProblemKind, Reply, Request, Status};
 use crate::log::Line;
+use crate::system::helper::{Named, Rights};
 
 /// How often the thread writes the file.
 const INTERVAL: Duration = Duration::from_secs(15);
@@ -29,6 +31,7 @@ const INTERVAL: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub(crate) struct Metrics {
     path: PathBuf,
+    rights: Rights,
     /// Dropping it ends the thread.
     _wanted: Sender<()>,
 }
@@ -41,23 +44,30 @@ impl Metrics {
     pub(crate) fn start(
         path: PathBuf,
         engine: (Sender<QueuedRequest>, Sender<Line>),
+        rights: Rights,
     ) -> anyhow::Result<Self> {
         let (wanted, unwanted) = bounded(0);
-        let file = path.clone();
-        crate::system::spawn("metrics", move || keep_up_to_date(&file, &engine.0, &engine.1, &unwanted))?;
-        Ok(Self { path, _wanted: wanted })
+        let (file, its_rights) = (path.clone(), rights.clone());
+        crate::system::spawn("metrics", move || {
+            keep_up_to_date(&file, &its_rights, &engine.0, &engine.1, &unwanted);
+        })?;
+        Ok(Self { path, rights, _wanted: wanted })
     }
 }
 
 impl Drop for Metrics {
     fn drop(&mut self) {
         // Old numbers would look current.
-        let _ = fs::remove_file(&self.path);
+        match &self.rights {
+            Rights::Own => drop(fs::remove_file(&self.path)),
+            Rights::Helper(helper) => helper.remove(Named::Metrics(self.path.clone())),
+        }
     }
 }
 
 fn keep_up_to_date(
     path: &Path,
+    rights: &Rights,
     asking: &Sender<QueuedRequest>,
     speak: &Sender<Line>,
     unwanted: &Receiver<()>,
@@ -65,7 +75,7 @@ fn keep_up_to_date(
     let mut is_failing = false;
     loop {
         let Some(status) = ask(asking) else { return };
-        let result = write(path, &MetricsText(&status).to_string());
+        let result = write(path, &MetricsText(&status).to_string(), rights);
         if let Err(error) = &result
             && !is_failing
         {
@@ -96,15 +106,33 @@ fn ask(asking: &Sender<QueuedRequest>) -> Option<Status> {
 }
 
 /// Replaces the file atomically, so no reader sees half of it.
-fn write(path: &Path, text: &str) -> io::Result<()> {
+fn write(path: &Path, text: &str, rights: &Rights) -> io::Result<()> {
+    match rights {
+        Rights::Own => {
+            let mut file = unfinished(path)?;
+            file.write_all(text.as_bytes())?;
+            file.persist(path)?;
+            Ok(())
+        }
+        Rights::Helper(helper) => {
+            let file = Named::Metrics(path.to_owned());
+            let (unfinished, _) = helper.open(file.clone())?;
+            File::from(unfinished).write_all(text.as_bytes())?;
+            helper.publish(file)
+        }
+    }
+}
+
+/// Makes a file that is to replace the one with this path.
+///
+/// # Errors
+/// When the directory does not exist, or nothing can be made there.
+pub(crate) fn unfinished(path: &Path) -> io::Result<NamedTempFile> {
     let directory = path.parent().unwrap_or(Path::new("/"));
-    let mut file = tempfile::Builder::new()
+    tempfile::Builder::new()
         .prefix(".knockd-")
         .permissions(Permissions::from_mode(0o644))
-        .tempfile_in(directory)?;
-    file.write_all(text.as_bytes())?;
-    file.persist(path)?;
-    Ok(())
+        .tempfile_in(directory)
 }
 
 /// The status in the Prometheus text format, version 0.0.4.
@@ -321,12 +349,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("knockd.prom");
         for text in ["long text", "text"] {
-            write(&path, text).unwrap();
+            write(&path, text, &Rights::Own).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
-        assert!(write(&directory.path().join("no/such"), "").is_err());
+        assert!(write(&directory.path().join("no/such"), "", &Rights::Own).is_err());
     }
 
     #[test]
@@ -338,12 +366,13 @@ mod tests {
                 let _ = ask.reply.try_send(Answer::Reply(Reply::Status(Box::new(example()))));
             }
         });
-        let _bad = Metrics::start("/no/such/file".into(), (asking.clone(), speak.clone())).unwrap();
+        let _bad =
+            Metrics::start("/no/such/file".into(), (asking.clone(), speak.clone()), Rights::Own).unwrap();
         let told = heard.recv_timeout(Duration::from_secs(20)).unwrap();
         assert!(format!("{told:?}").contains("/no/such/file"));
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("knockd.prom");
-        let good = Metrics::start(path.clone(), (asking, speak)).unwrap();
+        let good = Metrics::start(path.clone(), (asking, speak), Rights::Own).unwrap();
         let end = std::time::Instant::now() + Duration::from_secs(20);
         while !path.exists() {
             assert!(std::time::Instant::now() < end);

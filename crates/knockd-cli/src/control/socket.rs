@@ -16,6 +16,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{MAX_REQUEST, Reply, Request};
+use crate::system::helper::{Helper, Named, Rights};
 use crate::system::users;
 
 /// The group that may use the socket, if there is one.
@@ -125,10 +126,10 @@ impl Control {
     ///
     /// # Errors
     /// When the socket cannot be created; then there is none.
-    pub(crate) fn move_to(&mut self, path: Option<&Path>) -> anyhow::Result<Option<String>> {
+    pub(crate) fn move_to(&mut self, path: Option<&Path>, rights: &Rights) -> anyhow::Result<Option<String>> {
         self.serving = None;
         let Some(path) = path else { return Ok(None) };
-        let (bound, notice) = Bound::make(path)?;
+        let (bound, notice) = Bound::make(path, rights)?;
         self.serving = Some(Serving::start(bound, &self.seats, self.sender.clone())?);
         Ok(notice)
     }
@@ -139,8 +140,15 @@ impl Control {
 pub(crate) struct Bound {
     listener: UnixListener,
     path: PathBuf,
-    /// Identifies the file, because another one may replace it later.
-    identity: (u64, u64),
+    maker: Maker,
+}
+
+/// Who has made it, and removes it.
+#[derive(Debug)]
+enum Maker {
+    /// This process; the numbers identify the file, because another one may replace it later.
+    This((u64, u64)),
+    Helper(Helper),
 }
 
 impl Bound {
@@ -150,7 +158,12 @@ impl Bound {
     /// # Errors
     /// When it cannot be created, or the path is taken: by the socket of a running daemon, or by another kind of
     /// file.
-    pub(crate) fn make(path: &Path) -> anyhow::Result<(Self, Option<String>)> {
+    pub(crate) fn make(path: &Path, rights: &Rights) -> anyhow::Result<(Self, Option<String>)> {
+        if let Rights::Helper(helper) = rights {
+            let (listener, notices) = helper.open(Named::Control(path.to_owned()))?;
+            let (path, maker) = (path.to_owned(), Maker::Helper(helper.clone()));
+            return Ok((Self { listener: listener.into(), path, maker }, notices.into_iter().next()));
+        }
         let directory =
             path.parent().filter(|parent| *parent != Path::new("")).context("path has no directory")?;
         if let Ok(metadata) = fs::symlink_metadata(path) {
@@ -184,8 +197,13 @@ impl Bound {
         }
         let metadata = fs::symlink_metadata(&fresh)?;
         fs::rename(&fresh, path)?;
-        let identity = (metadata.dev(), metadata.ino());
-        Ok((Self { listener, path: path.to_owned(), identity }, notice))
+        let maker = Maker::This((metadata.dev(), metadata.ino()));
+        Ok((Self { listener, path: path.to_owned(), maker }, notice))
+    }
+
+    /// Returns the socket, for another process.
+    pub(crate) fn listener(&self) -> &UnixListener {
+        &self.listener
     }
 }
 
@@ -200,7 +218,11 @@ fn is_served(path: &Path) -> bool {
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        let is_ours = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino()) == self.identity;
+        let identity = match &self.maker {
+            Maker::This(identity) => *identity,
+            Maker::Helper(helper) => return helper.remove(Named::Control(self.path.clone())),
+        };
+        let is_ours = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino()) == identity;
         if fs::symlink_metadata(&self.path).as_ref().is_ok_and(is_ours) {
             let _ = fs::remove_file(&self.path);
         }
@@ -432,7 +454,7 @@ mod tests {
     fn served() -> (tempfile::TempDir, PathBuf, Control) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("sub/control");
-        let (bound, _) = Bound::make(&path).unwrap();
+        let (bound, _) = Bound::make(&path, &Rights::Own).unwrap();
         let control = Control::start(Some(bound)).unwrap();
         let requests = control.requests.clone();
         thread::spawn(move || {
@@ -462,19 +484,19 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control");
         drop(UnixListener::bind(&path).unwrap());
-        let (bound, _) = Bound::make(&path).unwrap();
+        let (bound, _) = Bound::make(&path, &Rights::Own).unwrap();
         let mode = fs::metadata(&path).unwrap().mode() & 0o777;
         let group = users::group(GROUP);
         assert!(mode == 0o600 || group.is_some() && mode == 0o660, "{mode:o}");
         let names: Vec<_> =
             fs::read_dir(directory.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
         assert_eq!(names, ["control"]);
-        let error = Bound::make(&path).unwrap_err().to_string();
+        let error = Bound::make(&path, &Rights::Own).unwrap_err().to_string();
         assert!(error.contains("another knockd"), "{error}");
         drop(bound);
         assert!(!path.exists());
         fs::write(&path, "precious").unwrap();
-        assert!(Bound::make(&path).is_err());
+        assert!(Bound::make(&path, &Rights::Own).is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }
 
@@ -482,9 +504,9 @@ mod tests {
     fn what_another_has_put_in_its_place_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control");
-        let (first, _) = Bound::make(&path).unwrap();
+        let (first, _) = Bound::make(&path, &Rights::Own).unwrap();
         fs::remove_file(&path).unwrap();
-        let (_second, _) = Bound::make(&path).unwrap();
+        let (_second, _) = Bound::make(&path, &Rights::Own).unwrap();
         drop(first);
         assert!(UnixStream::connect(&path).is_ok());
     }
@@ -531,7 +553,7 @@ mod tests {
         let is_refused = |path: &Path| line(&UnixStream::connect(path).unwrap()).contains("too many clients");
         assert!(is_refused(&path));
         let elsewhere = directory.path().join("elsewhere");
-        control.move_to(Some(&elsewhere)).unwrap();
+        control.move_to(Some(&elsewhere), &Rights::Own).unwrap();
         assert!(is_refused(&elsewhere));
     }
 
@@ -620,7 +642,7 @@ mod tests {
     fn when_the_engine_is_gone_the_client_is_told() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control");
-        let (bound, _) = Bound::make(&path).unwrap();
+        let (bound, _) = Bound::make(&path, &Rights::Own).unwrap();
         let mut control = Control::start(Some(bound)).unwrap();
         let client = UnixStream::connect(&path).unwrap();
         control.requests = crossbeam_channel::never();

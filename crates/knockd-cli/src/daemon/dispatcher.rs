@@ -18,6 +18,7 @@ use crate::leases::one_time_file::StrikeError;
 use crate::leases::writer::Progress;
 use crate::log::rate_limiter::DropReport;
 use crate::log::{Line, Log};
+use crate::system::helper::Rights;
 use crate::system::text::count;
 
 /// Carries out and reports what the gate decides.
@@ -75,8 +76,9 @@ impl Dispatcher {
         directory: PathBuf,
         sockets: Sockets,
         log: Log,
+        rights: &Rights,
     ) -> anyhow::Result<Self> {
-        let listeners = Listeners::start(sockets)?;
+        let listeners = Listeners::start(sockets, rights.clone())?;
         Ok(Self {
             config: Arc::clone(&setup.config),
             only_ip_v4: args.only_ip_v4,
@@ -84,7 +86,7 @@ impl Dispatcher {
             drops: DropReport::default(),
             feed: TraceFeed::default(),
             counters: Counters::default(),
-            executor: Executor::start(directory, args.daemon)?,
+            executor: Executor::start(directory, args.daemon, rights.clone())?,
             listeners,
             kept: None,
         })

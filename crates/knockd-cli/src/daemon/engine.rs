@@ -24,6 +24,7 @@ use super::request_limits::RequestLimits;
 use super::service_manager::{self, Watchdog};
 use super::setup::Setup;
 use super::startup::Prepared;
+use crate::Exit;
 use crate::args::Args;
 use crate::capture::listener::Message;
 use crate::control::explain;
@@ -36,6 +37,7 @@ use crate::leases::writer::Progress;
 use crate::log::rate_limiter::Topic;
 use crate::log::{Line, Log};
 use crate::system::clock::{self, Clock};
+use crate::system::helper::Rights;
 use crate::system::local_ports;
 use crate::system::text::count;
 
@@ -47,6 +49,8 @@ pub(super) struct Engine {
     pub(super) args: Args,
     pub(super) directory: PathBuf,
     pub(super) setup: Setup,
+    /// Who opens files and starts decoders.
+    pub(super) rights: Rights,
     /// With `-d`.
     pub(super) pid_file: Option<PidFile>,
     /// Makes all decisions that belong to the core.
@@ -66,6 +70,10 @@ pub(super) struct Engine {
     links: Receiver<io::Result<()>>,
     /// A message whenever the machine has slept.
     clock_jumps: Receiver<()>,
+    /// Disconnected when the helper has ended.
+    helper_end: Receiver<()>,
+    /// Whether that is why the daemon ends.
+    has_failed: bool,
     /// Log lines of other threads.
     log_lines: Receiver<Line>,
     pub(super) line_sender: Sender<Line>,
@@ -90,6 +98,7 @@ enum Work {
     /// `None` if there will be no more.
     Links(Option<io::Result<()>>),
     ClockJump(Option<()>),
+    HelperEnded,
     /// `None` if there will be no more.
     Signal(Option<i32>),
 }
@@ -100,8 +109,19 @@ impl Engine {
     /// # Errors
     /// When the system has no thread left.
     pub(super) fn start(prepared: Prepared, pid_file: Option<PidFile>, log: Log) -> anyhow::Result<Self> {
-        let Prepared { args, directory, setup, mut gate, sockets, links, clock, kept_socket, store, control } =
-            prepared;
+        let Prepared {
+            args,
+            directory,
+            setup,
+            rights,
+            mut gate,
+            sockets,
+            links,
+            clock,
+            kept_socket,
+            store,
+            control,
+        } = prepared;
         let control = control.transpose().unwrap_or_else(|error| {
             log.write(&Line::no_control(setup.control_socket.as_deref(), &error));
             None
@@ -109,7 +129,7 @@ impl Engine {
         let (bound, notice) = control.unzip();
         notice.flatten().into_iter().for_each(|notice| log.write(&Line::notice(notice)));
         let control = Control::start(bound)?;
-        let mut dispatcher = Dispatcher::start(&setup, &args, directory.clone(), sockets, log)?;
+        let mut dispatcher = Dispatcher::start(&setup, &args, directory.clone(), sockets, log, &rights)?;
         if let Some(store) = store {
             let restored = dispatcher.executor.remember(store, &dispatcher.log);
             gate.restore(restored.records, restored.last_id, clock.both());
@@ -117,10 +137,13 @@ impl Engine {
         let links = watch(links)?;
         let (line_sender, log_lines) = bounded(LINES);
         let sender = || (control.sender(), line_sender.clone());
-        let metrics = setup.metrics.clone().map(|path| Metrics::start(path, sender())).transpose()?;
+        let metrics =
+            setup.metrics.clone().map(|path| Metrics::start(path, sender(), rights.clone())).transpose()?;
+        let helper_end = rights.watch()?;
         let mut engine = Self {
             args,
             directory,
+            rights,
             firewall_reports: never(),
             guarding: Guarding::default(),
             setup,
@@ -134,6 +157,8 @@ impl Engine {
             ports: local_ports::Reader::start(clock.now())?,
             links,
             clock_jumps: clock::watch()?,
+            helper_end,
+            has_failed: false,
             log_lines,
             line_sender,
             request_limits: RequestLimits::default(),
@@ -184,7 +209,7 @@ impl Engine {
 
     /// Opens the log's destinations again: a log file may have been moved, or the standard streams replaced.
     pub(super) fn reopen_log(&mut self) {
-        self.dispatcher.log.reopen(self.setup.log_settings(&self.args));
+        self.dispatcher.log.reopen(self.setup.log_settings(&self.args, self.rights.clone()));
     }
 
     /// Says that packets are read.
@@ -200,8 +225,8 @@ impl Engine {
         self.apply(Gate::handle_timeout);
     }
 
-    /// Runs until SIGINT or SIGTERM, and then closes the open doors.
-    pub(super) fn run(mut self, signals: &Receiver<i32>) {
+    /// Runs until SIGINT or SIGTERM, and then closes the open doors; fails if the helper ends.
+    pub(super) fn run(mut self, signals: &Receiver<i32>) -> Exit {
         loop {
             let work = self.wait(signals);
             let start = self.clock.now();
@@ -211,7 +236,9 @@ impl Engine {
             self.handle_timeouts();
             self.finish_iteration(start);
         }
+        let exit = if self.has_failed { Exit::Failed } else { Exit::Succeeded };
         self.shut_down(signals);
+        exit
     }
 
     /// Waits for something to do, but not beyond the next deadline.
@@ -230,6 +257,7 @@ impl Engine {
             recv(self.log_lines) -> line => line.map_or(Work::None, Work::Line),
             recv(self.links) -> change => Work::Links(change.ok()),
             recv(self.clock_jumps) -> jump => Work::ClockJump(jump.ok()),
+            recv(self.helper_end) -> _ => Work::HelperEnded,
             recv(signals) -> signal => Work::Signal(signal.ok()),
             default(self.until_next_timeout(now)) => Work::None,
         }
@@ -254,6 +282,12 @@ impl Engine {
             }
             Work::Links(None) => self.links = never(),
             Work::ClockJump(None) => self.clock_jumps = never(),
+            Work::HelperEnded => {
+                // Without decoders and files it is of no use; the service manager starts another one.
+                self.log(&Line::warning("the helper process has ended, so knockd ends".to_owned()));
+                self.has_failed = true;
+                return ControlFlow::Break(());
+            }
             // Errors in the new configuration are in the log.
             Work::Signal(Some(SIGHUP)) => drop(self.reload()),
             Work::Signal(_) => return ControlFlow::Break(()),

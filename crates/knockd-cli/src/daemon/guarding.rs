@@ -1,12 +1,14 @@
 //! The guard of the services of doors, as a person wants it, and what stands in for an unusable configuration.
 
 use std::collections::VecDeque;
+use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use knockd_core::config;
+use knockd_core::{Config, config};
 use nix::errno::Errno;
 
 use super::engine::Engine;
@@ -14,6 +16,7 @@ use crate::control::socket::{Answer, Who};
 use crate::control::{Problem, ProblemKind, Reply, Request};
 use crate::firewall::{self, Order, Standing};
 use crate::log::Line;
+use crate::system::helper::Rights;
 use crate::system::last_good;
 use crate::system::text::span;
 
@@ -155,19 +158,29 @@ impl Engine {
             return;
         }
         let (config, path, state_dir) = (&self.setup.config, &self.setup.config_path, &self.setup.state_dir);
-        // Without a guard, nothing is shut when knockd cannot start.
-        let result = match config.options.firewall {
-            config::Firewall::Nftables => last_good::keep(config, path, state_dir),
-            config::Firewall::None => last_good::forget(path, state_dir).map(|had_guard| {
-                // With a firewall, that has made its table empty.
-                if had_guard && self.dispatcher.executor.firewall().is_none() {
-                    self.abandon_guard(None);
-                }
-            }),
+        let result = match &self.rights {
+            Rights::Own => keep_or_forget(config, path, state_dir),
+            Rights::Helper(helper) => helper.keep_config(),
         };
-        if let Err(error) = result {
-            let text = format!("cannot keep this configuration in {}: {error}", state_dir.display());
-            self.log(&Line::warning(text));
+        match result {
+            // With a firewall, that has made its table empty.
+            Ok(had_guard) if had_guard && self.dispatcher.executor.firewall().is_none() => {
+                self.abandon_guard(None);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let text = format!("cannot keep this configuration in {}: {error}", state_dir.display());
+                self.log(&Line::warning(text));
+            }
         }
+    }
+}
+
+/// Keeps a configuration with a guard for the next start. Without one, nothing is shut when knockd cannot start, so there
+/// is nothing to keep; says whether there was.
+pub(super) fn keep_or_forget(config: &Config, path: &Path, state_dir: &Path) -> io::Result<bool> {
+    match config.options.firewall {
+        config::Firewall::Nftables => last_good::keep(config, path, state_dir).map(|()| false),
+        config::Firewall::None => last_good::forget(path, state_dir),
     }
 }

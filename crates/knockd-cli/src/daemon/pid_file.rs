@@ -10,6 +10,7 @@ use nix::libc;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
+use crate::system::helper::{Named, Rights};
 use crate::system::lock;
 
 /// How often to look for the file again when somebody else has removed or locked it.
@@ -21,6 +22,7 @@ pub(crate) struct PidFile {
     path: PathBuf,
     /// Holds the lock.
     file: File,
+    rights: Rights,
 }
 
 /// Why there is no PID file.
@@ -43,7 +45,7 @@ impl PidFile {
     ///
     /// # Errors
     /// When the file cannot be written, or when another running process holds it: that process's ID stays in it.
-    pub(crate) fn write(path: &Path) -> Result<Self, PidFileError> {
+    pub(crate) fn write(path: &Path, rights: Rights) -> Result<Self, PidFileError> {
         let other = |source| PidFileError::Other { path: path.to_owned(), source };
         let mut file = open(path).map_err(other)?;
         for _ in 0..ROUNDS {
@@ -66,7 +68,7 @@ impl PidFile {
             let _ = fs::remove_file(path);
             other(error)
         })?;
-        Ok(Self { path: path.to_owned(), file })
+        Ok(Self { path: path.to_owned(), file, rights })
     }
 
     /// Lets another daemon have the file from now on; as long as none has taken it, it stays and goes with this one.
@@ -79,7 +81,10 @@ impl Drop for PidFile {
     fn drop(&mut self) {
         // Somebody else may have removed it, and another daemon may have taken it.
         if self.file.try_lock().is_ok() && is_at(&self.path, &self.file) {
-            let _ = fs::remove_file(&self.path);
+            match &self.rights {
+                Rights::Own => drop(fs::remove_file(&self.path)),
+                Rights::Helper(helper) => helper.remove(Named::PidFile(self.path.clone())),
+            }
         }
     }
 }
@@ -113,7 +118,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("knockd.pid");
         fs::write(&path, "an old and much longer content").unwrap();
-        let pid_file = PidFile::write(&path).unwrap();
+        let pid_file = PidFile::write(&path, Rights::Own).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
         drop(pid_file);
         assert!(!path.exists());
@@ -127,7 +132,7 @@ mod tests {
         fs::write(&path, format!("{pid}\n")).unwrap();
         let held = File::open(&path).unwrap();
         held.lock().unwrap();
-        let error = PidFile::write(&path).unwrap_err().to_string();
+        let error = PidFile::write(&path, Rights::Own).unwrap_err().to_string();
         let expected = format!("pid file {} belongs to a running knockd (pid {pid}); ", path.display());
         assert!(error.starts_with(&expected), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("{pid}\n"));
@@ -141,7 +146,7 @@ mod tests {
         fs::write(&path, "4194305\n").unwrap();
         let held = File::open(&path).unwrap();
         held.lock().unwrap();
-        let _pid_file = PidFile::write(&path).unwrap();
+        let _pid_file = PidFile::write(&path, Rights::Own).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
     }
 
@@ -149,11 +154,11 @@ mod tests {
     fn one_that_a_daemon_removes_while_the_next_waits_for_it_is_made_again() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("knockd.pid");
-        let first = PidFile::write(&path).unwrap();
+        let first = PidFile::write(&path, Rights::Own).unwrap();
         let opened = open(&path).unwrap();
         let next = std::thread::spawn({
             let path = path.clone();
-            move || PidFile::write(&path).unwrap()
+            move || PidFile::write(&path, Rights::Own).unwrap()
         });
         // The next has it open once there are three.
         let links = || {
@@ -173,9 +178,9 @@ mod tests {
     fn one_that_is_released_goes_with_its_daemon_unless_the_next_has_taken_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("knockd.pid");
-        let first = PidFile::write(&path).unwrap();
+        let first = PidFile::write(&path, Rights::Own).unwrap();
         first.release();
-        let next = PidFile::write(&path).unwrap();
+        let next = PidFile::write(&path, Rights::Own).unwrap();
         drop(first);
         assert!(path.exists(), "it belongs to the next");
         next.release();
@@ -189,10 +194,10 @@ mod tests {
         let (path, other) = (directory.path().join("knockd.pid"), directory.path().join("other"));
         fs::write(&other, "precious").unwrap();
         std::os::unix::fs::symlink(&other, &path).unwrap();
-        PidFile::write(&path).unwrap_err();
+        PidFile::write(&path, Rights::Own).unwrap_err();
         assert_eq!(fs::read_to_string(&other).unwrap(), "precious");
         fs::remove_file(&path).unwrap();
-        let _pid_file = PidFile::write(&path).unwrap();
+        let _pid_file = PidFile::write(&path, Rights::Own).unwrap();
         assert_eq!(std::os::unix::fs::MetadataExt::mode(&fs::metadata(&path).unwrap()) & 0o022, 0);
     }
 }

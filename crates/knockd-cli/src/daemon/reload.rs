@@ -14,6 +14,7 @@ use crate::control::metrics::Metrics;
 use crate::leases::store::LeaseStore;
 use crate::log::Line;
 use crate::system::config_file::Style;
+use crate::system::helper::Rights;
 
 impl Engine {
     /// Reads the configuration again. An unusable one changes nothing.
@@ -36,8 +37,14 @@ impl Engine {
     }
 
     fn read_again(&mut self) -> Result<(), String> {
-        let setup = Setup::load(&self.args, &self.directory, Some(&self.setup))
+        let setup = Setup::load(&self.args, &self.directory, Some(&self.setup), &self.rights)
             .map_err(|error| format!("{:#}", anyhow!(error)))?;
+        if let (Rights::Helper(_), Some(door)) = (&self.rights, setup.config.door_with_command()) {
+            return Err(format!(
+                "door `{}` has a command, and knockd has given up the right to run any; to run commands, restart knockd",
+                door.name
+            ));
+        }
         if setup.selection != self.setup.selection {
             let found = setup.selection.at_start(&interfaces(), setup.waits);
             found.map_err(|error| format!("{error:#}"))?;
@@ -85,12 +92,12 @@ impl Engine {
                 );
                 self.log(&Line::warning(text));
             }
-            None if self.setup.needs_state() && self.is_at_rest() => {
+            None if self.setup.needs_state(&self.rights) && self.is_at_rest() => {
                 let store = LeaseStore::open(wanted, File::try_lock);
                 let restored = self.dispatcher.executor.remember(store, &self.dispatcher.log);
                 self.gate.restore(restored.records, restored.last_id, self.clock.both());
             }
-            None if self.setup.needs_state() => {
+            None if self.setup.needs_state(&self.rights) => {
                 let text = format!(
                     "open doors are still kept in memory only; reload while no door is open to store them in {}",
                     wanted.display()
@@ -112,7 +119,7 @@ impl Engine {
         if path == self.control.path() {
             return;
         }
-        match self.control.move_to(path) {
+        match self.control.move_to(path, &self.rights) {
             Ok(None) => {}
             Ok(Some(notice)) => self.log(&Line::notice(notice)),
             Err(error) => self.log(&Line::no_control(path, &error)),
@@ -128,7 +135,7 @@ impl Engine {
         // Remove the old file first.
         self.metrics = None;
         let sender = (self.control.sender(), self.line_sender.clone());
-        match path.map(|path| Metrics::start(path, sender)).transpose() {
+        match path.map(|path| Metrics::start(path, sender, self.rights.clone())).transpose() {
             Ok(metrics) => self.metrics = metrics,
             Err(error) => self.log(&Line::warning(format!("{error:#}"))),
         }

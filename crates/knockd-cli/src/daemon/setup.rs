@@ -10,7 +10,8 @@ use knockd_core::{Config, DoorId, OneTimeFiles};
 use crate::args::Args;
 use crate::leases::one_time_file;
 use crate::log;
-use crate::system::config_file::{ConfigFile, ConfigFileError, Style, check_access};
+use crate::system::config_file::{ConfigFile, ConfigFileError, Style, with_access};
+use crate::system::helper::{Files, Named, ReadFiles, Rights};
 use crate::system::last_good;
 use crate::system::selection::Selection;
 
@@ -37,6 +38,41 @@ pub(crate) struct Setup {
     pub(crate) metrics: Option<PathBuf>,
 }
 
+/// The files of a configuration that are used while the daemon runs, without the one-time files.
+struct Paths {
+    log_file: Option<PathBuf>,
+    pid_file: PathBuf,
+    control_socket: Option<PathBuf>,
+    metrics: Option<PathBuf>,
+}
+
+impl Paths {
+    fn new(config: &Config, args: &Args, directory: &Path) -> Self {
+        let options = &config.options;
+        let in_directory = |path: &Path| directory.join(path);
+        let log_file = options.log_file.as_deref().map(Path::new).or(args.logfile.as_deref());
+        let pid_file = options.pid_file.as_deref().map(Path::new).or(args.pidfile.as_deref());
+        Self {
+            log_file: log_file.map(in_directory),
+            pid_file: in_directory(pid_file.unwrap_or(Path::new("/var/run/knockd.pid"))),
+            control_socket: options.control_socket.as_deref().map(Path::new).map(in_directory),
+            metrics: options.metrics.as_deref().map(Path::new).map(in_directory),
+        }
+    }
+}
+
+/// Returns all files that the helper has to open for an engine with this configuration, each with its purpose.
+pub(super) fn files(config: &Config, args: &Args, directory: &Path) -> Files {
+    let Paths { log_file, pid_file, control_socket, metrics } = Paths::new(config, args, directory);
+    let one_time = config.doors.iter().filter_map(|door| door.key.one_time_file());
+    let mut files: Files = one_time.map(|path| Named::OneTime(directory.join(&**path))).collect();
+    files.insert(Named::PidFile(pid_file));
+    files.extend(log_file.map(Named::Log));
+    files.extend(control_socket.map(Named::Control));
+    files.extend(metrics.map(Named::Metrics));
+    files
+}
+
 /// Doubtful points of a configuration.
 #[derive(Debug)]
 pub(crate) struct Warnings {
@@ -60,13 +96,16 @@ impl Setup {
     /// # Errors
     /// When there is none of these, or that is unusable as well.
     pub(crate) fn load_at_start(args: &Args, directory: &Path) -> Result<Self, ConfigFileError> {
-        let error = match Self::load(args, directory, None) {
+        let error = match Self::load(args, directory, None, &Rights::Own) {
             Err(error) => error,
             setup => return setup,
         };
         let config_path = directory.join(&args.config);
         let Some(file) = last_good::find(&config_path, directory) else { return Err(error) };
-        Self::of(file, Some(error.to_string()), config_path, args, directory, None).or(Err(error))
+        let reason = Some(error.to_string());
+        with_access(file)
+            .and_then(|read| Self::of(read, reason, config_path, args, directory, None, &Rights::Own))
+            .or(Err(error))
     }
 
     /// Reads the configuration and the one-time files; relative paths start at `directory`. If neither chooses
@@ -78,39 +117,34 @@ impl Setup {
         args: &Args,
         directory: &Path,
         before: Option<&Self>,
+        rights: &Rights,
     ) -> Result<Self, ConfigFileError> {
         let config_path = directory.join(&args.config);
-        let file = match before {
-            None => ConfigFile::read(&config_path, directory)?,
-            Some(_) => ConfigFile::read_again(&config_path, directory)?,
-        };
-        Self::of(file, None, config_path, args, directory, before)
+        let read = rights.read_config(&config_path, directory, before.is_some())?;
+        Self::of(read, None, config_path, args, directory, before, rights)
     }
 
     /// Loads this file, which is the one at `config_path` or, if that is `unusable`, its last good copy.
     fn of(
-        file: ConfigFile,
+        (file, mut texts): ReadFiles,
         unusable: Option<String>,
         config_path: PathBuf,
         args: &Args,
         directory: &Path,
         before: Option<&Self>,
+        rights: &Rights,
     ) -> Result<Self, ConfigFileError> {
-        let mut texts = Vec::new();
-        for path in file.paths() {
-            texts.extend(check_access(path)?);
-        }
         let Parsed { config, warnings: mut findings, places, .. } = file.parse()?;
         let mut one_time_files = OneTimeFiles::new();
         let mut are_usable = true;
         for (door, places) in config.doors.iter().zip(&places) {
             let Some(name) = door.key.one_time_file() else { continue };
             let path = directory.join(&**name);
-            match check_access(&path) {
+            match rights.check_one_time(&path) {
                 Err(error) if unusable.is_none() => return Err(error),
                 access => texts.extend(access.unwrap_or_default()),
             }
-            match one_time_file::read(&path) {
+            match one_time_file::read(&path, rights) {
                 Ok(content) => drop(one_time_files.insert(name.clone(), content)),
                 // The other doors are needed all the more.
                 Err(error) if unusable.is_some() => {
@@ -132,7 +166,7 @@ impl Setup {
             return Err(ConfigFileError::Invalid { file, findings });
         }
         let options = &config.options;
-        let in_directory = |path: &Path| directory.join(path);
+        let paths = Paths::new(&config, args, directory);
         let interface = args.interface.as_deref().or(options.interface.as_deref());
         let configured = interface.and_then(Selection::parse);
         let is_default_selection = configured.is_none();
@@ -142,17 +176,15 @@ impl Setup {
             texts.extend(warning);
             selection
         });
-        let log_file = options.log_file.as_deref().map(Path::new).or(args.logfile.as_deref());
-        let pid_file = options.pid_file.as_deref().map(Path::new).or(args.pidfile.as_deref());
         Ok(Self {
             selection,
             is_default_selection,
             waits: args.wait || options.wait_interface,
-            log_file: log_file.map(in_directory),
-            pid_file: in_directory(pid_file.unwrap_or(Path::new("/var/run/knockd.pid"))),
-            state_dir: in_directory(Path::new(&*options.state_dir)),
-            control_socket: options.control_socket.as_deref().map(Path::new).map(in_directory),
-            metrics: options.metrics.as_deref().map(Path::new).map(in_directory),
+            log_file: paths.log_file,
+            pid_file: paths.pid_file,
+            state_dir: directory.join(&*options.state_dir),
+            control_socket: paths.control_socket,
+            metrics: paths.metrics,
             config: Arc::new(config),
             warnings: Warnings { file, findings, texts },
             one_time_files,
@@ -163,13 +195,21 @@ impl Setup {
 
     /// Says whether open doors have to be stored: a container without a writable directory needs no store as long as
     /// no door has anything to undo.
-    pub(crate) fn needs_state(&self) -> bool {
+    ///
+    /// With a helper, nothing is stored: see [`LeaseStore::has_leases`].
+    ///
+    /// [`LeaseStore::has_leases`]: crate::leases::store::LeaseStore::has_leases
+    pub(crate) fn needs_state(&self, rights: &Rights) -> bool {
+        if matches!(rights, Rights::Helper(_)) {
+            return false;
+        }
         self.config.doors.iter().any(|door| door.action.is_undone()) || self.state_dir.exists()
     }
 
     /// Returns where log lines go.
-    pub(crate) fn log_settings(&self, args: &Args) -> log::Settings {
+    pub(crate) fn log_settings(&self, args: &Args, rights: Rights) -> log::Settings {
         log::Settings {
+            rights,
             file: self.log_file.clone(),
             use_syslog: self.config.options.use_syslog,
             format: self.config.options.log_format,

@@ -15,6 +15,7 @@ use crate::capture::listeners::{FilterSpec, Sockets};
 use crate::control::socket::Bound;
 use crate::leases::store::LeaseStore;
 use crate::system::clock::Clock;
+use crate::system::helper::Rights;
 use crate::system::text::count;
 use crate::system::{local_ports, lock};
 
@@ -24,6 +25,7 @@ pub(super) struct Prepared {
     /// Where relative paths start.
     pub(super) directory: PathBuf,
     pub(super) setup: Setup,
+    pub(super) rights: Rights,
     pub(super) gate: Gate,
     pub(super) sockets: Sockets,
     pub(super) links: LinkWatch,
@@ -45,6 +47,7 @@ impl Prepared {
         args: Args,
         directory: PathBuf,
         mut setup: Setup,
+        rights: Rights,
         kept_socket: Option<OwnedFd>,
     ) -> anyhow::Result<Self> {
         let links = LinkWatch::open().context("cannot watch the network interfaces")?;
@@ -62,10 +65,21 @@ impl Prepared {
             let steps = steps.map_or("no sequence left".to_owned(), |steps| count(steps, "step"));
             log::debug!("door {}: {steps}", door.name);
         }
-        let store = setup.needs_state().then(|| LeaseStore::open(setup.state_dir.clone(), lock));
-        let control = setup.control_socket.as_deref().map(Bound::make);
-        let clock = Clock::start();
-        Ok(Self { args, directory, setup, gate, sockets, links, clock, kept_socket, store, control })
+        let store = setup.needs_state(&rights).then(|| LeaseStore::open(setup.state_dir.clone(), lock));
+        let control = setup.control_socket.as_deref().map(|path| Bound::make(path, &rights));
+        Ok(Self {
+            args,
+            directory,
+            setup,
+            rights,
+            gate,
+            sockets,
+            links,
+            clock: Clock::start(),
+            kept_socket,
+            store,
+            control,
+        })
     }
 }
 

@@ -35,10 +35,16 @@ impl Owner {
 /// When the kernel has no nfnetlink, or does not answer.
 pub(super) fn open() -> Result<Netlink, Errno> {
     let mut netlink = Netlink::open()?;
-    match find(&mut netlink)? {
-        Some((owner, Some(socket))) if owner.is_service_manager() => Netlink::of(socket),
-        _ => Ok(netlink),
-    }
+    left(&mut netlink)?.map_or(Ok(netlink), Netlink::of)
+}
+
+/// Returns a copy of the socket that owns the table, if a daemon that has ended has left that with the service manager.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub(super) fn left(netlink: &mut Netlink) -> Result<Option<OwnedFd>, Errno> {
+    let found = find(netlink)?.filter(|(owner, _)| owner.is_service_manager());
+    Ok(found.and_then(|(_, socket)| socket))
 }
 
 /// Returns who owns the table, with a copy of the owning socket if it can be had; `None` if nobody does, or there is no table.

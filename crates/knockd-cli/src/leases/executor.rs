@@ -17,6 +17,7 @@ use super::store::{LeaseStore, Restored};
 use super::writer::{Change, Progress, Ticket, Writer};
 use crate::firewall::Firewall;
 use crate::log::{Line, Log};
+use crate::system::helper::Rights;
 use crate::system::text::count;
 use crate::system::{programs, unit};
 
@@ -92,9 +93,9 @@ impl Executor {
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub(crate) fn start(directory: PathBuf, is_in_background: bool) -> anyhow::Result<Self> {
+    pub(crate) fn start(directory: PathBuf, is_in_background: bool, rights: Rights) -> anyhow::Result<Self> {
         let (runner, reports) = Runner::new(is_in_background)?;
-        let (writer, progress) = Writer::start()?;
+        let (writer, progress) = Writer::start(rights)?;
         Ok(Self {
             directory,
             runner,

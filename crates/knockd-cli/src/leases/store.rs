@@ -102,6 +102,13 @@ impl LeaseStore {
         Ok(Self { path, _lock: lock })
     }
 
+    /// Says whether a directory has leases of an earlier daemon, or what it has left open: both take commands.
+    pub(crate) fn has_leases(path: &Path) -> bool {
+        let is_lease =
+            |path: &Path| matches!(OwnFile::named(path), Some(OwnFile::Lease(_) | OwnFile::Kept(_)));
+        fs::read_dir(path).into_iter().flatten().flatten().any(|entry| is_lease(&entry.path()))
+    }
+
     /// Reads all leases. A file that cannot be read is renamed, so it is kept but not read again.
     pub(crate) fn restore(&self) -> Restored {
         let mut restored = Restored::default();

@@ -17,6 +17,7 @@ use knockd_core::{BurnId, LeaseId, LeaseRecord, Unused};
 
 use super::one_time_file::{StrikeError, strike_out};
 use super::store::LeaseStore;
+use crate::system::helper::Rights;
 
 /// The pause before failed writes are retried.
 const RETRY: Duration = Duration::from_secs(5);
@@ -75,12 +76,13 @@ impl Writer {
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub(crate) fn start() -> anyhow::Result<(Self, Receiver<Progress>)> {
+    pub(crate) fn start(rights: Rights) -> anyhow::Result<(Self, Receiver<Progress>)> {
         let pending = Arc::new(Mutex::new(Pending::new(Ticket(0))));
         let (wake, woken) = bounded(1);
         let (progress, told) = unbounded();
         let work = Arc::clone(&pending);
         let mut job = Job {
+            rights,
             store: None,
             progress,
             undone: BTreeMap::new(),
@@ -157,6 +159,7 @@ impl Pending {
 
 /// The state of the thread.
 struct Job {
+    rights: Rights,
     store: Option<LeaseStore>,
     progress: Sender<Progress>,
     /// Changes that could not be written.
@@ -197,7 +200,7 @@ impl Job {
         // A change of a lease does not wait for lines of one-time files.
         self.tell(Progress::Done(ticket));
         for (id, path, line) in burns {
-            let burnt = strike_out(&path, &line);
+            let burnt = strike_out(&path, &line, &self.rights);
             self.tell(Progress::Burnt(id, burnt));
         }
         for ask in asks {
@@ -290,7 +293,7 @@ mod tests {
     fn what_has_been_done_is_on_disk() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");
-        let (mut writer, progress) = Writer::start().unwrap();
+        let (mut writer, progress) = Writer::start(Rights::Own).unwrap();
         writer.remember(LeaseStore::open(path.clone(), std::fs::File::try_lock).unwrap());
         for id in 0..20 {
             let ticket = writer.change(LeaseId(id), record(id));
@@ -304,7 +307,7 @@ mod tests {
     fn a_problem_is_over_when_all_is_written_and_not_before() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");
-        let (mut writer, progress) = Writer::start().unwrap();
+        let (mut writer, progress) = Writer::start(Rights::Own).unwrap();
         writer.remember(LeaseStore::open(path.clone(), std::fs::File::try_lock).unwrap());
         assert!(writer.has_saved_all(SOON));
         std::fs::remove_dir_all(&path).unwrap();

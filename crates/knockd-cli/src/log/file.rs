@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::fs::OFlags;
 
 use super::output::Patience;
+use crate::system::helper::{Named, Rights};
 use crate::system::spawn;
 
 /// How many lines wait for the disk.
@@ -51,9 +52,9 @@ impl LogFile {
     ///
     /// # Errors
     /// When the system has no thread left. Whatever else goes wrong is one of the [problems](Self::problems).
-    pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
+    pub(super) fn open(path: &Path, rights: Rights) -> anyhow::Result<Self> {
         let ((entries, incoming), (problem, problems)) = (bounded(QUEUE), bounded(PROBLEMS));
-        spawn("log-file", move || write_file(&incoming, &problem))?;
+        spawn("log-file", move || write_file(&incoming, &problem, &rights))?;
         let patience = Cell::new(Patience::new(Instant::now()));
         let mut file = Self { path: path.into(), entries, problems, patience, lost: Cell::new(0) };
         file.reopen(path);
@@ -119,7 +120,7 @@ impl Drop for LogFile {
 
 /// Writes what comes. If it does not fit, because the disk is full or the file as long as it may become (setrlimit(2)),
 /// that is a problem, once until a line fits again.
-fn write_file(incoming: &Receiver<Entry>, problem: &Sender<String>) {
+fn write_file(incoming: &Receiver<Entry>, problem: &Sender<String>, rights: &Rights) {
     let mut open: Option<(Arc<Path>, Option<File>)> = None;
     // The last line could not be written, so what there is of it needs an end.
     let mut is_failing = false;
@@ -128,7 +129,12 @@ fn write_file(incoming: &Receiver<Entry>, problem: &Sender<String>) {
         let report = |text: String| _ = problem.try_send(text);
         let shown = path.display();
         if open.as_ref().is_none_or(|(opened, _)| !Arc::ptr_eq(opened, &path)) {
-            let file = open_file(&path);
+            let file = match rights {
+                Rights::Own => open_file(&path),
+                Rights::Helper(helper) => {
+                    helper.open(Named::Log(path.to_path_buf())).map(|(file, _)| file.into())
+                }
+            };
             is_failing = false;
             match &file {
                 Ok(file) if is_for_all(file) => report(format!(
@@ -158,7 +164,10 @@ fn write_file(incoming: &Receiver<Entry>, problem: &Sender<String>) {
 }
 
 /// Opens a log file. A pipe without a reader is an error; a full pipe loses the line.
-fn open_file(path: &Path) -> io::Result<File> {
+///
+/// # Errors
+/// When it cannot be opened.
+pub(crate) fn open_file(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options
         .create(true)
@@ -218,7 +227,7 @@ mod tests {
     fn the_last_lines_are_written_before_the_end_and_each_file_gets_its_own() {
         let directory = tempfile::tempdir().unwrap();
         let [old, new] = ["old", "new"].map(|name| directory.path().join(name));
-        let mut file = LogFile::open(&old).unwrap();
+        let mut file = LogFile::open(&old, Rights::Own).unwrap();
         let lines: Vec<_> = (0..100).map(|number| format!("{number}\n")).collect();
         for line in &lines {
             assert!(file.write(line.clone()));

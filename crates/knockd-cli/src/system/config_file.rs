@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::geteuid;
+use serde::{Deserialize, Serialize};
 
 use super::include::{self, Included};
 
@@ -40,6 +41,9 @@ pub enum ConfigFileError {
         path.display()
     )]
     Writable { path: PathBuf },
+    /// The helper has said so.
+    #[error("{0}")]
+    Told(String),
 }
 
 /// How a finding is drawn.
@@ -52,7 +56,7 @@ pub enum Style {
 }
 
 /// The text of a configuration and its path, with the files that it includes.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ConfigFile {
     /// The path as the user wrote it.
     pub path: PathBuf,
@@ -169,7 +173,38 @@ fn read_soon(file: &File) -> io::Result<Vec<u8>> {
     }
 }
 
+/// Reads a configuration file and the files that it includes, again if the daemon runs already, and says who else may use
+/// them.
+///
+/// # Errors
+/// When one is missing or cannot be read, or everybody may write one with commands that run as root.
+pub(crate) fn read_files(
+    path: &Path,
+    directory: &Path,
+    again: bool,
+) -> Result<(ConfigFile, Vec<String>), ConfigFileError> {
+    let read = if again { ConfigFile::read_again } else { ConfigFile::read };
+    with_access(read(path, directory)?)
+}
+
+/// Says who else may use these files.
+///
+/// # Errors
+/// When everybody may write one with commands that run as root.
+pub(crate) fn with_access(file: ConfigFile) -> Result<(ConfigFile, Vec<String>), ConfigFileError> {
+    let mut warnings = Vec::new();
+    for path in file.paths() {
+        warnings.extend(check_access(path)?);
+    }
+    Ok((file, warnings))
+}
+
 impl ConfigFileError {
+    /// What the helper says is a whole message.
+    pub(crate) fn told(error: &io::Error) -> Self {
+        Self::Told(error.to_string())
+    }
+
     fn of(path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         match source.kind() {

@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
 use wildmatch::WildMatch;
 
 /// How many files may be included, and how long all of them together may be, in bytes.
@@ -14,7 +15,7 @@ const MAX_FILES: usize = 1000;
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
 /// An included file.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Included {
     /// Its path.
     pub(super) path: PathBuf,

@@ -4,6 +4,9 @@
 
 use nix::unistd::{Uid, User};
 
+/// The user of an engine that executes nothing.
+pub(crate) const ENGINE: &str = "knockd-engine";
+
 /// Returns the ID of a user (passwd(5)).
 pub(crate) fn user(name: &str) -> Option<u32> {
     number("/etc/passwd", name)
