@@ -208,18 +208,26 @@ fn of_what_a_decoder_says_on_stderr_a_line_is_read_and_it_waits_for_nobody() {
 
 #[test]
 fn nothing_wakes_up_when_nothing_happens() {
+    nothing_wakes_up_with(DOOR);
+    // With a helper.
+    nothing_wakes_up_with(&format!("[options]\nFirewall = nftables\n{DOOR}open = tcp/22\n"));
+}
+
+fn nothing_wakes_up_with(config: &str) {
     let net = Net::new().unwrap();
-    let mut knockd = Knockd::start(&net, DOOR);
+    let mut knockd = Knockd::start(&net, config);
     opens(&net, &mut knockd);
-    let (daemon, decoder) = processes(&knockd);
+    let (daemon, _) = processes(&knockd);
+    let mut all = vec![daemon];
+    all.extend(descendants(daemon).into_iter().map(|(pid, _)| pid));
     let wake_ups = || {
         let of_thread = |task: fs::DirEntry| {
             let text = fs::read_to_string(task.path().join("status")).unwrap();
             let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
             line.trim().parse::<u64>().unwrap()
         };
-        let threads = [daemon, decoder].map(|pid| fs::read_dir(format!("/proc/{pid}/task")).unwrap());
-        threads.into_iter().flatten().map(|task| of_thread(task.unwrap())).sum::<u64>()
+        let threads = all.iter().map(|pid| fs::read_dir(format!("/proc/{pid}/task")).unwrap());
+        threads.flatten().map(|task| of_thread(task.unwrap())).sum::<u64>()
     };
     // After a knock there is something left to do for a moment.
     wait_until("three seconds without a wake-up", || {

@@ -11,7 +11,7 @@ use common::{
     wait_for_file, wait_until,
 };
 use nix::sys::signal::Signal;
-use testbed::Net;
+use testbed::{Net, Running};
 
 const OPTIONS: &str = "[options]\nFirewall = nftables\n";
 const DOOR: &str = "[ssh]\nSequence = 7101,8202,9303\nOpen = tcp/22\nLease = 60\n";
@@ -208,6 +208,44 @@ fn the_rights_of_the_narrower_unit_are_enough() {
     next_decoder(&knockd, decoder);
     opens(&net, &mut knockd);
     knockd.stop();
+}
+
+#[test]
+fn an_engine_without_rights_looks_up_names() {
+    let net = Net::new().unwrap();
+    if is_root() {
+        with_users(&net);
+    }
+    sh(&net.server, "echo 10.9.0.2 knocker.example >/run/hosts; mount --bind /run/hosts /etc/hosts");
+    let mut knockd = Knockd::start_with(&net, &native(""), &["-v", "-l"]);
+    knock(&net.client, KNOCK);
+    knockd.wait_for("10.9.0.2 (knocker.example): ssh: OPEN SESAME");
+    knockd.stop();
+}
+
+#[test]
+fn a_second_knockd_finds_an_engine_of_another_user() {
+    if !is_root() {
+        return;
+    }
+    let net = Net::new().unwrap();
+    with_users(&net);
+    let mut first = Knockd::start(&net, &native(""));
+    // With and without the right to look into processes of others.
+    for (capabilities, reason) in [
+        ("", "another knockd already does"),
+        ("-all,+net_raw,+net_admin,+setuid,+setgid,+kill", "cannot guard the services of doors"),
+    ] {
+        let mut command = net.server.command("setpriv");
+        if !capabilities.is_empty() {
+            command.args(["--bounding-set", capabilities]);
+        }
+        let mut second = Running::start(command.args([KNOCKD, "-v", "-c", CONFIG])).unwrap();
+        assert_eq!(second.wait(SOON).unwrap().code(), Some(1));
+        let lines: Vec<_> = second.lines().into_iter().map(|line| line.text).collect();
+        assert!(lines.iter().any(|line| line.contains(reason)), "{lines:#?}");
+    }
+    opens(&net, &mut first);
 }
 
 #[test]

@@ -27,7 +27,7 @@ const NOBODY: u32 = 65534;
 const MEMORY: u64 = 4 << 20;
 
 /// The newest rights known here; an older kernel removes those that it knows.
-const NEWEST_LANDLOCK: ABI = ABI::V6;
+pub(crate) const NEWEST_LANDLOCK: ABI = ABI::V6;
 
 /// Gives up everything possible, and says what remained.
 ///

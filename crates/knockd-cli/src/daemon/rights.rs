@@ -1,6 +1,7 @@
 //! What a native daemon gives up before it has threads, and its helper before it does anything.
 
 use caps::{CapSet, Capability, CapsHashSet};
+use landlock::{AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr};
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
@@ -34,7 +35,10 @@ pub(super) fn leave_to_helper() -> Vec<String> {
     let capabilities = keep(&OF_ENGINE);
     // Nobody can look into it, and no file gets its memory.
     let _ = prctl::set_dumpable(false);
-    let calls = prctl::set_no_new_privs().and_then(|()| forbid(FOR_ENGINE));
+    let no_privileges = prctl::set_no_new_privs();
+    // Its user has no file of its own, so a kernel without Landlock leaves it what everybody may write.
+    let _ = forbid_writing();
+    let calls = no_privileges.and_then(|()| forbid(FOR_ENGINE));
     let kept = [
         user.err(),
         capabilities.err().map(|error| format!("keeps its capabilities: {error}")),
@@ -87,6 +91,18 @@ fn keep(capabilities: &[Capability]) -> Result<(), caps::errors::CapsError> {
     caps::set(None, CapSet::Effective, &kept)?;
     caps::set(None, CapSet::Permitted, &kept)?;
     caps::clear(None, CapSet::Inheritable)
+}
+
+/// Lets this thread, and those that it starts, change no file by its name, and execute none.
+fn forbid_writing() -> Result<(), landlock::RulesetError> {
+    let null = PathFd::new("/dev/null").ok().map(|null| PathBeneath::new(null, AccessFs::WriteFile));
+    Ruleset::default()
+        .handle_access(AccessFs::from_write(sandbox::NEWEST_LANDLOCK) | AccessFs::Execute)?
+        .create()?
+        // With -d, the standard streams end there.
+        .add_rules(null.into_iter().map(Ok::<_, landlock::RulesetError>))?
+        .restrict_self()
+        .map(drop)
 }
 
 /// Which system calls are fatal.
@@ -224,6 +240,7 @@ fn calls(
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::net::UdpSocket;
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, ExitStatus, Stdio};
@@ -257,6 +274,29 @@ mod tests {
             .stdout(Stdio::null())
             .status()
             .unwrap()
+    }
+
+    #[test]
+    fn an_engine_writes_to_no_file_that_it_finds_by_its_name_and_reads_what_everybody_may() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        std::fs::write(&path, "old").unwrap();
+        let in_landlock = move || {
+            forbid_writing().unwrap();
+            let write = |path: &std::path::Path| File::options().write(true).open(path).map(drop);
+            let null = File::options().read(true).write(true).open("/dev/null").map(drop);
+            let made = File::create(path.with_extension("new")).map(drop);
+            (write(&path), made, null, std::fs::read_to_string(&path))
+        };
+        // Landlock restricts the thread that asks for it.
+        let (written, made, null, read) = thread::spawn(in_landlock).join().unwrap();
+        if written.is_ok() {
+            return testbed::skip("the kernel has no Landlock");
+        }
+        let denied = std::io::ErrorKind::PermissionDenied;
+        assert_eq!([written, made].map(|result| result.unwrap_err().kind()), [denied; 2]);
+        null.unwrap();
+        assert_eq!(read.unwrap(), "old");
     }
 
     // Elsewhere there is no seccomp.
