@@ -86,9 +86,6 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
     // Capabilities belong to threads, so this comes before there are others.
     let kept = if let Rights::Helper(_) = rights { rights::leave_to_helper() } else { Vec::new() };
     let log = Log::new(&setup.log_settings(args, rights.clone()), args.lookup, prepared.clock)?;
-    for kept in kept {
-        log.write(&Line::warning(kept));
-    }
     let pid_file = pid_file.unwrap_or_else(|error| {
         log.write(&Line::warning(error.to_string()));
         None
@@ -96,6 +93,9 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
     let signals = signals()?;
     let mut engine = Engine::start(prepared, pid_file, log)?;
     engine.begin();
+    for kept in kept {
+        engine.log(&Line::warning(kept));
+    }
     if let Some(foreground) = foreground {
         background::detach()?;
         engine.reopen_log();

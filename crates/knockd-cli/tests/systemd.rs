@@ -117,6 +117,11 @@ struct Machine {
 impl Machine {
     /// Boots; `None` where that is impossible. The guard is one of the units if `guards`.
     fn boot(net: &Net, guards: bool) -> Option<Self> {
+        Self::boot_with(net, guards, None)
+    }
+
+    /// Boots with a drop-in for our unit, and with the users of decoder and engine.
+    fn boot_with(net: &Net, guards: bool, drop_in: Option<&str>) -> Option<Self> {
         let below = std::env::var("KNOCKD_TEST_ROOT").unwrap_or_else(|_| "/".to_owned());
         if !common::is_root() {
             return None;
@@ -149,6 +154,14 @@ impl Machine {
             "[Service]\nEnvironment=KNOCKD_OPTS=-v\nStandardOutput=append:/run/knockd.log\nStandardError=inherit\n",
         )
         .unwrap();
+        if let Some(drop_in) = drop_in {
+            fs::copy(packaging.join(drop_in), verbose.join("drop-in.conf")).unwrap();
+            let users = "knockd:x:64999:64999::/:/bin/false\nknockd-engine:x:64998:64998::/:/bin/false\n";
+            let known = fs::read_to_string(Path::new(&below).join("etc/passwd")).unwrap();
+            let others = known.lines().filter(|line| !line.starts_with("knockd"));
+            let others: Vec<_> = others.collect();
+            fs::write(files.path().join("etc/passwd"), format!("{}\n{users}", others.join("\n"))).unwrap();
+        }
         if guards {
             let wanted = units.join("sysinit.target.wants/knockd-guard.service");
             std::os::unix::fs::symlink("../knockd-guard.service", wanted).unwrap();
@@ -410,4 +423,37 @@ fn the_way_out_works_while_systemd_keeps_the_guard_whatever_knockd_does() {
     assert_eq!(machine.kept(), "");
     machine.run("nft delete table inet knockd");
     assert!(reaches(&net));
+}
+
+#[test]
+fn the_narrower_unit_is_enough_for_native_doors() {
+    let net = Net::new().unwrap();
+    let _service = net.server.listen(22).unwrap();
+    let Some(machine) = Machine::boot_with(&net, true, Some("knockd.service.d/native.conf")) else { return };
+    machine.wait_for_knockd();
+    let users = machine.run("ps -eo user:20,args | grep '[k]nockd'");
+    for process in [
+        "knockd-engine        knockd -v",
+        "root                 knockd-helper",
+        "knockd               knockd-decoder",
+    ] {
+        assert!(users.contains(process), "{users}");
+    }
+    let main = machine.run("cat /proc/$(systemctl show --value -p MainPID knockd)/status");
+    assert!(
+        main.contains("CapEff:\t0000000000003000") && main.contains("CapBnd:\t00000000000030e0"),
+        "{main}"
+    );
+    assert!(!machine.run("cat /run/knockd.log").contains("sandboxed"));
+    knock(&net.client, KNOCK);
+    wait_until("the door is open", || reaches(&net));
+    machine.run("kill -9 $(pgrep -x knockd-decoder)");
+    machine.run("systemctl reload knockd");
+    machine.wait_for_knockd();
+    machine.run("systemctl kill --signal=KILL --kill-who=main knockd");
+    machine.flush();
+    machine.wait_for_knockd();
+    assert!(reaches(&net), "the door stays open");
+    machine.run("systemctl stop knockd");
+    assert!(!reaches(&net));
 }
