@@ -28,13 +28,14 @@ const TRIES: usize = 3;
 #[derive(Debug, Default)]
 pub(super) struct Looks {
     wanted: Vec<Admission>,
+    /// When the next look may begin; `None` before the first.
     next: Option<Instant>,
 }
 
 impl Looks {
     /// Returns when to look; `None` if nobody asks.
     pub(super) fn next(&self) -> Option<Instant> {
-        (!self.wanted.is_empty()).then(|| self.next.unwrap_or_else(Instant::now))
+        self.next.filter(|_| !self.wanted.is_empty())
     }
 }
 
@@ -48,6 +49,7 @@ impl Table {
     pub(super) fn begin_look(&mut self, admission: Admission, reports: &Sender<Report>) {
         let extend = self.door(&admission.door).and_then(|door| door.extend);
         if let Some(Extend::Connected { .. }) = extend {
+            self.looks.next.get_or_insert_with(Instant::now);
             return self.looks.wanted.push(admission);
         }
         let sight = self.left(&admission.door, admission.source).map(Sight::Left);
