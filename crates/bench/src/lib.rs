@@ -50,7 +50,7 @@ pub fn deaf_socket(interface: &NetworkInterface, kind: Type) -> Result<Socket> {
 /// Measures everything and writes `docs/benchmarks.md` with its plots; returns what missed its target by more than a
 /// fifth.
 ///
-/// With [`Scale::Quick`] it measures less, in less than two minutes, and writes nothing. `peer` is the path of
+/// With [`Scale::Quick`] it measures less, in about three minutes, and writes nothing. `peer` is the path of
 /// knock-rs, if available.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 /// The extent of the measurements.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scale {
-    /// Everything that has a target, in less than two minutes.
+    /// Everything that has a target, in about three minutes.
     Quick,
     /// Everything, in some twenty minutes.
     Full,

@@ -50,7 +50,7 @@ enum Arguments {
     /// fifth. Where the machine cannot keep a packet rate, the highest rate it can keep is used instead and named in
     /// the results.
     Bench {
-        /// Measure less, in about two minutes, and write nothing
+        /// Measure less, in about three minutes, and write nothing
         #[arg(long)]
         quick: bool,
     },
