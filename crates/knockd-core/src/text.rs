@@ -4,6 +4,7 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::ops::Deref;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// A value on one line of a configuration, such as a path: not empty, and without surrounding white space, line feeds
 /// and NUL bytes.
@@ -11,8 +12,10 @@ use std::str::FromStr;
 pub struct Text(String);
 
 /// The name of a door: neither empty nor `options`, and without line feeds and NUL bytes.
+///
+/// Clones share the text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct DoorName(String);
+pub struct DoorName(Arc<str>);
 
 /// Why a configuration cannot hold a text.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
@@ -63,7 +66,7 @@ impl DoorName {
     pub fn new(name: impl Into<String>) -> Result<Self, TextError> {
         let name = name.into();
         check_line(&name)?;
-        if name == "options" { Err(TextError::Options) } else { Ok(Self(name)) }
+        if name == "options" { Err(TextError::Options) } else { Ok(Self(name.into())) }
     }
 }
 
@@ -110,7 +113,7 @@ macro_rules! text {
 
         impl From<$type> for String {
             fn from(text: $type) -> Self {
-                text.0
+                text.to_string()
             }
         }
 
@@ -130,13 +133,13 @@ macro_rules! text {
 
         impl PartialEq<str> for $type {
             fn eq(&self, other: &str) -> bool {
-                self.0 == other
+                **self == *other
             }
         }
 
         impl PartialEq<&str> for $type {
             fn eq(&self, other: &&str) -> bool {
-                self.0 == *other
+                **self == **other
             }
         }
     };
