@@ -8,6 +8,7 @@ mod answers;
 mod connections;
 mod earlier;
 mod follow;
+mod forwarding;
 mod hold;
 mod netlink;
 mod nft;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use knockd_core::{Admission, Config, Door, DoorName, LeaseId, Sight};
+use knockd_core::{Admission, Config, Door, DoorName, LeaseId, Prefix, Sight};
 use nix::errno::Errno;
 
 use self::earlier::Earlier;
@@ -36,7 +37,7 @@ use self::netlink::{Netlink, Watch};
 use self::nft::Batch;
 pub(crate) use self::owner::Owner;
 use self::plan::Numbers;
-use self::ruleset::{Family, Ruleset};
+use self::ruleset::Ruleset;
 use self::trial::Trial;
 pub(crate) use self::trial::{Order, Standing};
 use crate::system::spawn;
@@ -132,7 +133,7 @@ pub(crate) struct Firewall {
 #[derive(Debug)]
 pub(crate) struct Admitted {
     pub(crate) door: DoorName,
-    pub(crate) source: IpAddr,
+    pub(crate) source: Prefix,
     pub(crate) left: Duration,
 }
 
@@ -356,7 +357,10 @@ impl Table {
                 Job::Prolong(admission, time) => self.prolong(admission, time, reports),
                 Job::Look(admission) => self.begin_look(admission, reports),
                 Job::Ask(Question { of, answer }) => {
-                    let left = |(door, source): &(_, _)| self.left(door, *source).unwrap_or_default();
+                    let left = |(door, source): &(DoorName, IpAddr)| {
+                        let source = self.admitted_with(door, *source);
+                        self.left(door, source).unwrap_or_default()
+                    };
                     answer(of.iter().map(left).collect());
                 }
                 Job::Guard(config) => {
@@ -438,10 +442,10 @@ impl Table {
         for (Admission { door, source, .. }, time) in changes {
             // Of a door that is gone, the set is as well.
             let number = self.numbers.get(door).copied().unwrap_or_default();
-            let set = plan::set_name(number, Family::of(*source));
+            let set = plan::set_for(number, *source);
             match time {
-                Some(time) => batch.admit(&set, *source, *time + self.grace(door)),
-                None => batch.shut(&set, *source),
+                Some(time) => batch.admit(&set, source.address(), *time + self.grace(door)),
+                None => batch.shut(&set, source.address()),
             }
         }
         self.netlink.carry_out(batch)
@@ -734,8 +738,9 @@ mod tests {
             let (sender, reports) = unbounded();
             let source = |n: u32| IpAddr::from((0x0a00_0000 + n).to_be_bytes());
             let one = admission("a", "192.0.2.7");
-            let changes = (0..SOURCES)
-                .map(|n| (Admission { source: source(n), ..one.clone() }, Some(Duration::from_secs(600))));
+            let changes = (0..SOURCES).map(|n| {
+                (Admission { source: source(n).into(), ..one.clone() }, Some(Duration::from_secs(600)))
+            });
             let changes: Vec<_> = changes.collect();
             let start = Instant::now();
             for part in changes.chunks(MOST_AT_ONCE) {

@@ -163,7 +163,7 @@ fn what_cannot_be_done_is_said_with_the_reason_and_the_remedy() {
             "the ssh door is not open for 192.0.2.9; open for 192.0.2.7",
         ),
         (&["extend", "plain", "192.0.2.9"], "plain is not open for 192.0.2.9"),
-        (&["open", "plain", "192.0.2.9"], "plain has no start command for 192.0.2.9"),
+        (&["open", "plain", "192.0.2.9"], "plain has no start command or service for 192.0.2.9"),
     ] {
         assert_eq!(refused(server, words), format!("knockd: {reason}\n"));
     }

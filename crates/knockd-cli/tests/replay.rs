@@ -333,3 +333,18 @@ fn whom_the_firewall_would_let_in_and_for_how_long_is_told() {
         ["OPEN SESAME", "let in for 30 s", "OPEN SESAME", extended, "let in for 30 s", "let in no longer"];
     assert_eq!(told, expected, "{text}");
 }
+
+#[test]
+fn who_is_let_in_with_a_network_is_told_so_in_the_explanation_of_an_address() {
+    let config = "[options]\nFirewall = nftables\n[ssh]\nSequence = 1101,1202:udp,1303\nOpen = tcp/22\nOpen_For = /24\n";
+    let desk = Desk::new(config, &pcap(&story()));
+    let explained = |arguments: &str| {
+        let output = desk.replay(&format!("-a 198.51.100.1 --explain 192.0.2.7 {arguments}")).code(0);
+        String::from_utf8(output.get_output().stdout.clone()).unwrap()
+    };
+    let text = explained("");
+    assert_eq!(text.matches("let in with its whole /24 for 30 s").count(), 2, "{text}");
+    let json = explained("--format json");
+    let note = r#""source":"192.0.2.0","door":"ssh","what":"let_in","seconds":30,"network":"192.0.2.0/24""#;
+    assert_eq!(json.matches(note).count(), 2, "{json}");
+}

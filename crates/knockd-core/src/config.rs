@@ -4,6 +4,7 @@ mod diagnostic;
 mod directives;
 mod door;
 mod extend;
+mod guarded;
 mod options;
 mod parser;
 mod value;

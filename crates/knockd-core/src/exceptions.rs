@@ -9,7 +9,7 @@ use crate::sequence::SequenceError;
 use crate::text::Text;
 
 /// The addresses that share the first bits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Prefix {
     address: IpAddr,
     length: u8,
@@ -26,9 +26,28 @@ impl Prefix {
         (length > 0 && length <= width && bits & others == 0).then_some(Self { address, length })
     }
 
+    /// Returns the network in which the neighbours of an address usually are: its IPv4 /24 or its IPv6 /64.
+    pub fn around(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => {
+                let first = Ipv4Addr::from_bits(address.to_bits() & (u32::MAX << 8));
+                Self { address: first.into(), length: 24 }
+            }
+            IpAddr::V6(address) => {
+                let first = Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64));
+                Self { address: first.into(), length: 64 }
+            }
+        }
+    }
+
     /// Returns the first address.
     pub const fn address(self) -> IpAddr {
         self.address
+    }
+
+    /// Returns how many bits the addresses share.
+    pub const fn length(self) -> u8 {
+        self.length
     }
 
     /// Returns an address of which exactly the bits are set that all addresses of the network share.
@@ -41,9 +60,25 @@ impl Prefix {
         }
     }
 
+    /// Says whether this address is one of its own.
+    pub fn contains(self, address: IpAddr) -> bool {
+        match (self.address, self.mask(), address) {
+            (IpAddr::V4(first), IpAddr::V4(mask), IpAddr::V4(address)) => address & mask == first,
+            (IpAddr::V6(first), IpAddr::V6(mask), IpAddr::V6(address)) => address & mask == first,
+            _ => false,
+        }
+    }
+
     /// Says whether it is a single address.
     pub const fn is_host(self) -> bool {
         self.length == if self.address.is_ipv4() { 32 } else { 128 }
+    }
+}
+
+/// The network with only this address.
+impl From<IpAddr> for Prefix {
+    fn from(address: IpAddr) -> Self {
+        Self { address, length: if address.is_ipv4() { 32 } else { 128 } }
     }
 }
 
@@ -54,6 +89,15 @@ impl fmt::Display for Prefix {
             return write!(f, "{}", self.address);
         }
         write!(f, "{}/{}", self.address, self.length)
+    }
+}
+
+/// Parses `10.0.0.0/8` or `10.0.0.1`.
+impl FromStr for Prefix {
+    type Err = SequenceError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        grammar::whole(text, grammar::network).map_err(|error| SequenceError::new(text, &error))
     }
 }
 
@@ -180,5 +224,26 @@ mod tests {
             let Some(Exception::Network(network)) = exceptions.iter().next() else { panic!("{network}") };
             assert_eq!(network.mask(), mask.parse::<IpAddr>().unwrap());
         }
+    }
+
+    #[test]
+    fn a_network_contains_the_addresses_that_share_its_first_bits() {
+        for (network, address, expected) in [
+            ("10.0.0.0/8", "10.255.0.1", true),
+            ("10.0.0.0/8", "11.0.0.0", false),
+            ("192.0.2.7", "192.0.2.7", true),
+            ("192.0.2.7", "192.0.2.6", false),
+            ("2001:db8::/64", "2001:db8::1:2:3:4", true),
+            ("2001:db8::/64", "2001:db8:0:1::", false),
+            ("0.0.0.0/1", "::1", false),
+        ] {
+            let (network, address): (Prefix, IpAddr) = (network.parse().unwrap(), address.parse().unwrap());
+            assert_eq!(network.contains(address), expected, "{network} {address}");
+            let around = Prefix::around(address);
+            assert!(
+                around.contains(address) && Prefix::new(around.address(), around.length()) == Some(around)
+            );
+        }
+        assert!("10.0.0.1/8".parse::<Prefix>().is_err() && "lo".parse::<Prefix>().is_err());
     }
 }

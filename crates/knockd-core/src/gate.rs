@@ -15,6 +15,7 @@ use std::vec::Drain;
 
 use crate::config::{Config, Door, Key, ScanLimit};
 use crate::copies::Copies;
+use crate::exceptions::Prefix;
 use crate::lease::{Burn, BurnId, Effect, LeaseId, LeaseRecord, Leases, Sight};
 use crate::martian::{Martian, OwnAddresses};
 use crate::matcher::Matcher;
@@ -156,11 +157,10 @@ impl Gate {
         self.leases.restore(records, last_id, now);
     }
 
-    /// Takes over a source that the firewall lets in at a door for this time, because an earlier process has told it to. Doors that
-    /// do not exist any more are ignored. Call this after [`Self::restore`].
-    pub fn restore_admission(&mut self, door: &str, source: IpAddr, left: Duration, now: Now) {
-        if let Some(door) = self.config.doors.iter().find(|other| other.name == *door && other.open.is_some())
-        {
+    /// Takes over a source, or a network, that the firewall lets in at a door for this time, because an earlier process has told it
+    /// to. Doors that do not exist any more, or let in others now, are ignored. Call this after [`Self::restore`].
+    pub fn restore_admission(&mut self, door: &str, source: Prefix, left: Duration, now: Now) {
+        if let Some(door) = self.config.doors.iter().find(|other| other.name == *door) {
             self.leases.restore_admission(door, source, left, now);
         }
     }
@@ -595,6 +595,59 @@ mod tests {
         assert_eq!(both[1..3], ["web: Opened", "admit 203.0.113.7 at web for 30 s"]);
         assert!(both[3].starts_with("store ") && both[4] == "run start", "{both:?}");
         assert_eq!(gate.lease_count(), 2);
+    }
+
+    #[test]
+    fn a_door_that_is_open_for_a_network_has_one_lease_for_all_who_knock_from_it() {
+        let config = "[options]\nFirewall = nftables\nScanLimit = 5\n[ssh]\nSequence = 1\nOpen = tcp/22\nOpen_For = /24, /64\n\
+             [web]\nSequence = 2\nForward = tcp/80 > 10.0.0.1:80\n";
+        let config = config.parse::<Config>().unwrap();
+        let mut gate = Gate::new(config, OneTimeFiles::new(), Seed::new(1, 2));
+        gate.set_addresses([address("192.0.2.1"), address("2001:db8::1")]);
+        let knock = |gate: &mut Gate, source, port, seconds| send(gate, &[tcp(source, port)], at(seconds));
+        let first = knock(&mut gate, "198.51.100.7", 1, 0);
+        assert_eq!(first[1..], ["ssh: Opened", "admit 198.51.100.0/24 at ssh for 30 s"]);
+        assert!(told(gate.handle_exit(LeaseId(1), true, at(0))).is_empty());
+        let neighbour = knock(&mut gate, "198.51.100.200", 1, 5);
+        assert_eq!(neighbour[2..], ["admit 198.51.100.0/24 at ssh for 30 s", "moved"]);
+        let stranger = knock(&mut gate, "198.51.101.7", 1, 5);
+        assert_eq!(stranger[1..], ["ssh: Opened", "admit 198.51.101.0/24 at ssh for 30 s"]);
+        let of = |source| LeaseFilter { door: None, source: Some(address(source)) };
+        assert_eq!(told(gate.close(&of("198.51.100.99"), at(6))), ["shut ssh for 198.51.100.0/24"]);
+        assert_eq!(gate.lease_count(), 2);
+        // What leads to an IPv4 host does nothing for IPv6.
+        assert_eq!(knock(&mut gate, "203.0.113.7", 2, 7)[2..], ["admit 203.0.113.7 at web for 30 s"]);
+        let source = address("2001:db8:1::7");
+        let six =
+            |port| Packet::incoming(source, address("2001:db8::1"), Hit::Tcp { port, flags: TcpFlags::SYN });
+        let told_of = |gate: &mut Gate, port| told(gate.handle_packet(&six(port), at(8)));
+        assert_eq!(told_of(&mut gate, 2)[1..], ["web: NothingToRun"]);
+        assert_eq!(told_of(&mut gate, 1)[1..], ["ssh: Opened", "admit 2001:db8:1::/64 at ssh for 30 s"]);
+    }
+
+    #[test]
+    fn what_an_earlier_process_let_in_is_taken_over_only_if_the_door_still_lets_it_in_like_that() {
+        let config = |open_for| {
+            format!(
+                "[options]\nFirewall = nftables\n[ssh]\nSequence = 1\nOpen = tcp/22\nOpen_For = {open_for}\n"
+            )
+        };
+        for (open_for, source, count) in [
+            ("address", "198.51.100.0", 1),
+            ("address", "198.51.100.0/24", 0),
+            ("/24", "198.51.100.0/24", 1),
+            ("/24", "198.51.100.0", 0),
+            ("/24", "2001:db8::7", 1),
+            ("/64", "2001:db8::/64", 1),
+            ("/64", "198.51.100.7", 1),
+        ] {
+            let config = config(open_for).parse::<Config>().unwrap();
+            let mut gate = Gate::new(config, OneTimeFiles::new(), Seed::new(1, 2));
+            let left = Duration::from_secs(9);
+            gate.restore_admission("ssh", source.parse().unwrap(), left, at(0));
+            gate.restore_admission("gone", source.parse().unwrap(), left, at(0));
+            assert_eq!(gate.lease_count(), count, "{source} with {open_for}");
+        }
     }
 
     #[test]

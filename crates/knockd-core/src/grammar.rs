@@ -3,7 +3,7 @@
 //! Every failure says what was expected and where. A recognised branch is cut, so no alternative or list swallows the
 //! failure inside it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 
 use nom::branch::alt;
@@ -17,6 +17,7 @@ use nom::{IResult, Parser};
 
 use crate::config::Extend;
 use crate::exceptions::{Exception, Exceptions, Prefix};
+use crate::forward::{Forward, Forwards, OpenFor};
 use crate::sequence::{Protocol, Sequence, Step};
 use crate::services::{Service, Services};
 use crate::tcp_flags::{FlagRule, TcpFlags};
@@ -190,6 +191,81 @@ fn service(input: &str) -> Parse<'_, Service> {
 }
 
 /// ```abnf
+/// forwards = forward *( *WSP "," *WSP forward )   ; no two lead a source to different places
+/// ```
+pub(crate) fn forwards(input: &str) -> Parse<'_, Forwards> {
+    let (mut input, first) = forward(input)?;
+    let mut rest = Vec::new();
+    let another = "a port that does not lead elsewhere already";
+    while let (after, Some(_)) = opt((space, char(','), space)).parse(input)? {
+        let (after_it, next) = forward(after)?;
+        if std::iter::once(&first).chain(&rest).any(|earlier: &Forward| next.contradicts(*earlier)) {
+            return Err(nom::Err::Failure(Expected { at: after, what: another }));
+        }
+        rest.push(next);
+        input = after_it;
+    }
+    let forwards = Forwards::new(first, rest);
+    forwards.map(|forwards| (input, forwards)).ok_or(nom::Err::Failure(Expected { at: input, what: another }))
+}
+
+/// ```abnf
+/// forward = protocol "/" port *WSP ">" *WSP target ":" port   ; ports are 1 to 65535
+/// target  = "self" / IPv4address / "[" IPv6address "]"        ; one host, and not a loopback address
+/// ```
+fn forward(input: &str) -> Parse<'_, Forward> {
+    let what = "a port such as `tcp/2222`";
+    let names = alt((value(Protocol::Tcp, tag_no_case("tcp")), value(Protocol::Udp, tag_no_case("udp"))));
+    let (input, protocol) = expect(what, terminated(names, peek(not(alphanumeric1)))).parse(input)?;
+    let (input, _) = expect("`/` and a port", char('/')).parse(input)?;
+    let what = if input.get(..6).is_some_and(|word| word.eq_ignore_ascii_case("random")) {
+        "a port from 1 to 65535; random ports are not supported yet"
+    } else {
+        "a port from 1 to 65535, without a range"
+    };
+    let end = peek(alt((recognize(char('>')), end_of_word)));
+    let port = map_opt(terminated(integer, end), |port: u16| (port > 0).then_some(port));
+    let (input, port) = expect(what, port).parse(input)?;
+    let (input, _) = preceded(space, expect("`>` and a target", char('>'))).parse(input)?;
+    let word = |input| take_while1(|c: char| !c.is_whitespace() && c != ',').parse(input);
+    let target = map_opt(word, |word: &str| {
+        let (host, target_port) = word.rsplit_once(':')?;
+        let target_port = target_port.parse().ok()?;
+        let target: Option<IpAddr> = match host.strip_prefix('[') {
+            Some(address) => Some(address.strip_suffix(']')?.parse::<Ipv6Addr>().ok()?.into()),
+            None if host.eq_ignore_ascii_case("self") => None,
+            None => Some(host.parse::<Ipv4Addr>().ok()?.into()),
+        };
+        Forward::new(protocol, port, target, target_port)
+    });
+    let what = "a target such as `172.17.0.2:22` or `[fd00::2]:22`: another host, or `self` for this one";
+    preceded(space, expect(what, target)).parse(input)
+}
+
+/// ```abnf
+/// open-for = "address" / size *( *WSP "," *WSP size )
+/// size     = "/24" / "/64"
+/// ```
+pub(crate) fn open_for(input: &str) -> Parse<'_, OpenFor> {
+    let address = terminated(tag_no_case("address"), end_of_word);
+    if let (input, Some(_)) = opt(address).parse(input)? {
+        return Ok((input, OpenFor::default()));
+    }
+    let size = |input| {
+        let ipv4 = value(OpenFor { ipv4_24: true, ipv6_64: false }, tag_no_case("/24"));
+        let ipv6 = value(OpenFor { ipv4_24: false, ipv6_64: true }, tag_no_case("/64"));
+        expect("`address`, `/24` or `/64`", terminated(alt((ipv4, ipv6)), end_of_word)).parse(input)
+    };
+    let (input, first) = size(input)?;
+    let (input, rest) = many0(preceded((space, char(','), space), cut(size))).parse(input)?;
+    let both = |all: OpenFor, one: OpenFor| OpenFor {
+        ipv4_24: all.ipv4_24 || one.ipv4_24,
+        ipv6_64: all.ipv6_64 || one.ipv6_64,
+    };
+    Ok((input, rest.into_iter().fold(first, both)))
+}
+
+/// ```abnf
 /// mark = "0x" 1*8HEXDIG                      ; not 0
 /// ```
 pub(crate) fn mark(input: &str) -> Parse<'_, NonZeroU32> {
@@ -215,19 +291,7 @@ pub(crate) fn exceptions(input: &str) -> Parse<'_, Exceptions> {
 /// ```
 fn exception(input: &str) -> Parse<'_, Exception> {
     let word = |input| take_while1(|c: char| !c.is_whitespace() && c != ',').parse(input);
-    let network = map_opt(word, |word: &str| {
-        let (address, length) = match word.split_once('/') {
-            Some((address, length)) => (address.parse().ok()?, Some(length)),
-            None => (word.parse().ok()?, None),
-        };
-        let all = if IpAddr::is_ipv4(&address) { 32 } else { 128 };
-        let length = match length {
-            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok()?,
-            Some(_) => return None,
-            None => all,
-        };
-        Prefix::new(address, length).map(Exception::Network)
-    });
+    let network = map_opt(word, |word| network_of(word).map(Exception::Network));
     let interface = map_opt(word, |word: &str| {
         let name = word.strip_suffix('*').unwrap_or(word);
         let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:@".contains(&byte);
@@ -238,6 +302,20 @@ fn exception(input: &str) -> Parse<'_, Exception> {
     let what =
         "an interface such as `docker0` or `br-*`, or a network such as `10.0.0.0/8` with no other bits set";
     expect(what, alt((network, interface))).parse(input)
+}
+
+/// Takes a network, as [`exception`] does.
+pub(crate) fn network(input: &str) -> Parse<'_, Prefix> {
+    let word = take_while1(|c: char| !c.is_whitespace() && c != ',');
+    expect("a network such as `10.0.0.0/8` with no other bits set", map_opt(word, network_of)).parse(input)
+}
+
+fn network_of(word: &str) -> Option<Prefix> {
+    let Some((address, digits)) = word.split_once('/') else {
+        return word.parse::<IpAddr>().ok().map(Prefix::from);
+    };
+    let length = digits.parse().ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    Prefix::new(address.parse().ok()?, length?)
 }
 
 /// ```abnf

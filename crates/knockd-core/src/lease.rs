@@ -27,6 +27,7 @@ pub use self::effect::{Access, Admission, Burn, BurnId, Effect, LeaseId, LeaseKe
 pub use self::record::{LeaseRecord, LeaseRecordError, ProcessId, ProcessIdError, StartState};
 use crate::command::CommandLine;
 use crate::config::{Action, Door, Extend, Reopen};
+use crate::exceptions::Prefix;
 use crate::network::Network;
 use crate::outcome::OpeningResult;
 use crate::text::DoorName;
@@ -56,6 +57,8 @@ pub struct Leases {
     /// The number of leases of each door, each source, and each network at a door.
     of_door: BTreeMap<DoorName, u32>,
     of_source: BTreeMap<IpAddr, u32>,
+    /// The number of leases for each network that is let in as a whole.
+    of_admitted: BTreeMap<Prefix, u32>,
     of_network: BTreeMap<(DoorName, Network), u32>,
     last_id: u64,
     closing: bool,
@@ -106,7 +109,7 @@ enum Phase {
 /// What an opening would do for one source.
 enum Wish {
     /// It has to be undone later; a knock meanwhile does this.
-    Lease(Access, Reopen),
+    Lease(LeaseKey, Reopen),
     /// It is over once it has run.
     Once(CommandLine),
 }
@@ -146,10 +149,14 @@ impl Leases {
         }
     }
 
-    /// Takes over a source that the firewall lets in for this time, because an earlier process has told it to.
-    pub fn restore_admission(&mut self, door: &Door, source: IpAddr, left: Duration, now: Now) {
-        let id = self.fresh_id();
-        let key = Arc::new(LeaseKey { door: door.name.clone(), source, access: Access::Firewall });
+    /// Takes over a source, or a network, that the firewall lets in for this time, because an earlier process has told it to. It is
+    /// ignored if the door would not let it in like that any more.
+    pub fn restore_admission(&mut self, door: &Door, source: Prefix, left: Duration, now: Now) {
+        let Some(key) = firewall_key(door, source.address()).filter(|key| key.admitted() == Some(source))
+        else {
+            return;
+        };
+        let (id, key) = (self.fresh_id(), Arc::new(key));
         if self.current.contains_key(&key) {
             return;
         }
@@ -198,15 +205,14 @@ impl Leases {
         max_open: Option<NonZeroU32>,
         now: Now,
     ) -> (OpeningResult, Vec<Effect>) {
-        let (access, reopen) = match wish {
+        let (key, reopen) = match wish {
             Wish::Once(command) => {
                 let (id, kind, door) = (self.fresh_id(), RunKind::Start, door.name.clone());
                 let run = Effect::Run(Run { id, kind, door, source, command });
                 return (OpeningResult::Opened, vec![run]);
             }
-            Wish::Lease(access, reopen) => (access, reopen),
+            Wish::Lease(key, reopen) => (key, reopen),
         };
-        let key = LeaseKey { door: door.name.clone(), source, access };
         let current = match reopen {
             Reopen::Extend => self.current.get(&key).copied(),
             Reopen::Run => None,
@@ -282,7 +288,7 @@ impl Leases {
             // The firewall cannot look.
             Phase::Open { next: None, .. } if !succeeded => self.handle_sight(id, Sight::Connections(0), now),
             // The firewall lets the source through for longer, or refuses.
-            Phase::Open { until, next, .. } if lease.key.access == Access::Firewall => {
+            Phase::Open { until, next, .. } if lease.key.admitted().is_some() => {
                 lease.phase = Phase::Open { until, failed: !succeeded, next };
                 Vec::new()
             }
@@ -339,15 +345,13 @@ impl Leases {
     /// Says whether any door is open for a source.
     pub fn holds_any(&self, source: IpAddr) -> bool {
         self.of_source.contains_key(&source)
+            || !self.of_admitted.is_empty() && self.of_admitted.contains_key(&Prefix::around(source))
     }
 
     /// Says whether a knock at this door would use an existing lease.
     pub fn holds(&self, door: &Door, source: IpAddr) -> bool {
         wishes(door, source).into_iter().flatten().any(|wish| match wish {
-            Wish::Lease(access, Reopen::Extend) => {
-                let key = LeaseKey { door: door.name.clone(), source, access };
-                self.current.contains_key(&key)
-            }
+            Wish::Lease(key, Reopen::Extend) => self.current.contains_key(&key),
             Wish::Lease(_, Reopen::Run) | Wish::Once(_) => false,
         })
     }
@@ -397,7 +401,12 @@ impl Leases {
     }
 
     fn insert(&mut self, id: LeaseId, lease: Lease) {
-        *self.of_source.entry(lease.key.source).or_default() += 1;
+        match lease.key.access {
+            Access::Network => *self.of_admitted.entry(Prefix::around(lease.key.source)).or_default() += 1,
+            Access::Firewall | Access::Commands { .. } => {
+                *self.of_source.entry(lease.key.source).or_default() += 1;
+            }
+        }
         if lease.counts {
             *self.of_door.entry(lease.key.door.clone()).or_default() += 1;
             *self.of_network.entry(at_network(&lease.key)).or_default() += 1;
@@ -410,7 +419,10 @@ impl Leases {
         if self.current.get(&key) == Some(&id) {
             self.current.remove(&key);
         }
-        one_less(self.of_source.entry(key.source));
+        match key.access {
+            Access::Network => one_less(self.of_admitted.entry(Prefix::around(key.source))),
+            Access::Firewall | Access::Commands { .. } => one_less(self.of_source.entry(key.source)),
+        }
         if counts {
             one_less(self.of_door.entry(key.door.clone()));
             one_less(self.of_network.entry(at_network(&key)));
@@ -426,13 +438,25 @@ impl Leases {
 /// Returns what an opening does for this source, in order.
 fn wishes(door: &Door, source: IpAddr) -> [Option<Wish>; 2] {
     // The time of the firewall cannot be counted twice for one source.
-    let firewall = door.open.is_some().then_some(Wish::Lease(Access::Firewall, Reopen::Extend));
+    let firewall = firewall_key(door, source).map(|key| Wish::Lease(key, Reopen::Extend));
     let Action::Commands { start, stop } = &door.action;
     let commands = start.expand(source).map(|start| match stop.expand(source) {
-        Some(stop) => Wish::Lease(Access::Commands { start, stop }, door.reopen),
+        Some(stop) => {
+            let access = Access::Commands { start, stop };
+            Wish::Lease(LeaseKey { door: door.name.clone(), source, access }, door.reopen)
+        }
         None => Wish::Once(start),
     });
     if firewall.is_some() { [firewall, commands] } else { [commands, None] }
+}
+
+/// Returns the lease by which the firewall lets a source in, if it does.
+fn firewall_key(door: &Door, source: IpAddr) -> Option<LeaseKey> {
+    let (source, access) = match door.open_for.network_of(source) {
+        Some(network) => (network.address(), Access::Network),
+        None => (source, Access::Firewall),
+    };
+    door.admits(source).then(|| LeaseKey { door: door.name.clone(), source, access })
 }
 
 /// Returns what [`Leases::MAX_OF_NETWORK`] limits.
@@ -541,20 +565,22 @@ impl Lease {
                 let (door, source, command) = (door.clone(), *source, command.clone());
                 Effect::Run(Run { id, kind, door, source, command })
             }
-            (Access::Firewall, RunKind::Start) => Effect::Admit(self.admission(id), self.cmd_timeout),
-            (Access::Firewall, RunKind::Stop) => Effect::Shut(self.admission(id)),
+            (Access::Firewall | Access::Network, RunKind::Start) => {
+                Effect::Admit(self.admission(id), self.cmd_timeout)
+            }
+            (Access::Firewall | Access::Network, RunKind::Stop) => Effect::Shut(self.admission(id)),
         }
     }
 
     fn admission(&self, id: LeaseId) -> Admission {
         let LeaseKey { door, source, .. } = &*self.key;
-        Admission { id, door: door.clone(), source: *source }
+        let source = self.key.admitted().unwrap_or((*source).into());
+        Admission { id, door: door.clone(), source }
     }
 
     /// Returns how to tell the firewall that the end has moved, if it keeps the time.
     fn admit(&self, id: LeaseId, until: Timestamp, now: Now) -> Option<Effect> {
-        (self.key.access == Access::Firewall)
-            .then(|| Effect::Admit(self.admission(id), until.since(now.monotonic)))
+        self.key.admitted().map(|_| Effect::Admit(self.admission(id), until.since(now.monotonic)))
     }
 
     /// Returns how to tell the firewall that connections have moved the end.
@@ -565,7 +591,7 @@ impl Lease {
 
     /// Says whether a record of it is stored; the firewall's own are not.
     fn is_stored(&self) -> bool {
-        self.key.access != Access::Firewall
+        self.key.admitted().is_none()
     }
 
     fn store(&self, id: LeaseId, until: Timestamp, failed: bool, now: Now) -> Option<Effect> {
@@ -642,6 +668,7 @@ mod tests {
             .iter()
             .find_map(|effect| match effect {
                 Effect::Run(run) => Some(run.id),
+                Effect::Admit(admission, _) => Some(admission.id),
                 _ => None,
             })
             .unwrap()
@@ -960,5 +987,23 @@ mod tests {
         leases.handle_timeout(at(10));
         leases.handle_exit(id, true, on(10));
         assert!(!leases.holds_any(source()) && !leases.holds(&door, source()));
+    }
+
+    #[test]
+    fn a_lease_of_a_network_is_held_by_all_its_addresses_until_it_ends() {
+        let mut leases = Leases::new();
+        let services = Some("tcp/22".parse().unwrap());
+        let door = Door { open: services, open_for: "/24".parse().unwrap(), ..door("", "") };
+        let [first, neighbour, stranger] =
+            ["192.0.2.7", "192.0.2.200", "192.0.3.7"].map(|source| source.parse().unwrap());
+        let id = id_of(&open(&mut leases, &door, first, 0));
+        for source in [first, neighbour] {
+            assert!(leases.holds_any(source) && leases.holds(&door, source), "{source}");
+        }
+        assert!(!leases.holds_any(stranger) && !leases.holds(&door, stranger));
+        leases.handle_exit(id, true, on(0));
+        assert_eq!(told(leases.handle_timeout(at(10))), ["shut 192.0.2.0/24"]);
+        leases.handle_exit(id, true, on(10));
+        assert!(!leases.holds_any(first) && leases.is_empty());
     }
 }

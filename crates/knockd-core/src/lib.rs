@@ -82,6 +82,7 @@ mod command;
 pub mod config;
 mod copies;
 mod exceptions;
+mod forward;
 mod gate;
 mod grammar;
 mod lease;
@@ -107,6 +108,7 @@ pub use advice::advise;
 pub use command::{CommandLine, CommandTemplate};
 pub use config::{Config, ConfigError, Door};
 pub use exceptions::{Exception, Exceptions, Prefix};
+pub use forward::{Forward, Forwards, OpenFor};
 pub use gate::{Gate, OneTimeFiles, Outcomes};
 pub use lease::{
     Access, Admission, Burn, BurnId, Effect, Full, LeaseFilter, LeaseId, LeaseKey, LeaseRecord,

@@ -129,7 +129,7 @@ pub enum OpeningResult {
     },
     /// The start or stop command is running. The door stays open, or opens again, when that ends.
     Queued,
-    /// The door has no start command for this address family.
+    /// The door has no start command and no service for this address family.
     NothingToRun,
     /// A limit on leases is reached.
     Full(Full),

@@ -9,8 +9,8 @@ use serde::{Serialize, Serializer};
 
 use crate::config::{AtEnd, Closed, Code, Firewall, LogFormat, OnExit, Reopen, Severity};
 use crate::{
-    CommandLine, CommandTemplate, DoorName, Exceptions, FlagRule, Protocol, Sequence, Services, Step,
-    TcpFlags, Text,
+    CommandLine, CommandTemplate, DoorName, Exceptions, FlagRule, Forwards, OpenFor, Prefix, Protocol,
+    Sequence, Services, Step, TcpFlags, Text,
 };
 
 struct Reader<T>(PhantomData<T>);
@@ -53,8 +53,11 @@ as_text!(
     Exceptions,
     Firewall,
     FlagRule,
+    Forwards,
     LogFormat,
     OnExit,
+    OpenFor,
+    Prefix,
     Protocol,
     Reopen,
     Sequence,

@@ -23,6 +23,7 @@ fn texts() -> impl Strategy<Value = Vec<u8>> {
     let words = b"[options]|[a]|[|]|[]|sequence|seq_timeout|Start_Command_6|target|tcpflags|logfile|UseSyslog|maxattempts\
         |one_time_sequences|reopen|seqence|=| = |= |\n|\n|\r\n|\r|\t| |#|1|7000|65536|8000:udp|,|:|!|syn|192.0.2.1|run|\0|\xff\
         |\xc3\xa9|\xc2\xa0|\xe3\x80\x80|\xef\xbb\xbf|\x0b\
+        |firewall = nftables\n|open|forward|masquerade|open_for|tcp/22|tcp/1 > self:2|> [fd00::1]:1|/24|/64\
         |include|command|%ip%|;|//|\"|\\|\xe2\x80\x9c|\xe2\x80\x8b|\xe2\x80\x93";
     let words: Vec<_> = words.split(|&byte| byte == b'|').collect();
     let piece = prop_oneof![9 => select(words).prop_map(<[u8]>::to_vec), 1 => vec(any::<u8>(), 1..4)];

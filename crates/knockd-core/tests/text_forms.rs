@@ -51,7 +51,7 @@ fn start_states() -> impl Strategy<Value = StartState> {
 fn records() -> impl Strategy<Value = LeaseRecord> {
     let commands = (command_lines(), command_lines());
     let commands = commands.prop_map(|(start, stop)| Access::Commands { start, stop });
-    let access = prop_oneof![commands, Just(Access::Firewall)];
+    let access = prop_oneof![commands, Just(Access::Firewall), Just(Access::Network)];
     let state = (any::<bool>(), start_states(), any::<Option<u128>>());
     (any::<u64>(), names(), any::<IpAddr>(), access, (times(), times()), state).prop_map(
         |(id, door, source, access, (cmd_timeout, until), (failed, start, boot))| LeaseRecord {

@@ -9,8 +9,8 @@ use std::net::IpAddr;
 
 use knockd_capture::Ignored;
 use knockd_core::{
-    Admission, Door, Effect, Event, EventKind, Hit, Martian, OpeningResult, Outcome, Packet, Protocol,
-    RunKind, Step, TcpFlags, Visibility,
+    Admission, Door, Effect, Event, EventKind, Hit, Martian, OpeningResult, Outcome, Packet, Prefix,
+    Protocol, RunKind, Step, TcpFlags, Visibility,
 };
 use serde::{Serialize, Serializer};
 
@@ -64,6 +64,17 @@ pub struct Note<'a> {
     pub what: What<'a>,
 }
 
+impl Note<'_> {
+    /// Says whether it is about this address.
+    pub fn is_about(&self, address: IpAddr) -> bool {
+        let network = match self.what {
+            What::LetIn { network, .. } | What::Shut { network } => network,
+            _ => None,
+        };
+        self.source == address || network.is_some_and(|network| network.contains(address))
+    }
+}
+
 /// What happened, as the JSON names it; docs/json.md has the list.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
@@ -112,13 +123,17 @@ pub enum What<'a> {
     Cooling,
     /// A start command starts.
     Start { command: &'a str },
-    /// The firewall lets the source in for this many seconds from now.
-    LetIn { seconds: u64 },
+    /// The firewall lets the source in for this many seconds from now, and its whole network if there is one.
+    LetIn {
+        seconds: u64,
+        #[serde(skip_serializing_if = "Option::is_none", serialize_with = "network_text")]
+        network: Option<Prefix>,
+    },
     /// The door was already open, and stays open for a full `Cmd_Timeout` from now.
     Extended,
     /// A command of the door is still running; the knock counts when it ends.
     Queued,
-    /// The door has no start command for this address.
+    /// The door has no start command and no service for this address.
     NothingToRun,
     /// The daemon is shutting down.
     ShuttingDown,
@@ -128,8 +143,11 @@ pub enum What<'a> {
     Full { reason: String },
     /// A stop command starts.
     Stop { command: &'a str },
-    /// The firewall lets the source in no longer.
-    Shut,
+    /// The firewall lets the source in no longer, and its whole network if there is one.
+    Shut {
+        #[serde(skip_serializing_if = "Option::is_none", serialize_with = "network_text")]
+        network: Option<Prefix>,
+    },
 }
 
 /// Writes the name for programs.
@@ -144,6 +162,11 @@ fn martian_code<S: Serializer>(martian: &Martian, serializer: S) -> Result<S::Ok
         Martian::OwnSource => "own_source",
         Martian::OtherHost => "other_host",
     })
+}
+
+#[expect(clippy::ref_option, reason = "serde passes a reference")]
+fn network_text<S: Serializer>(network: &Option<Prefix>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&network.map(|network| network.to_string()).unwrap_or_default())
 }
 
 /// Explains what happened to a packet, and to attempts that ended when it arrived.
@@ -217,15 +240,19 @@ pub fn of_outcome<'a>(outcome: &'a Outcome, doors: &'a [Door]) -> Option<Note<'a
             Some(Note { source: run.source, door: Some(&run.door), what })
         }
         Outcome::Effect(Effect::Admit(admission, time)) => {
-            Some(of_admission(admission, What::LetIn { seconds: time.as_secs() }))
+            Some(of_admission(admission, |network| What::LetIn { seconds: time.as_secs(), network }))
         }
-        Outcome::Effect(Effect::Shut(admission)) => Some(of_admission(admission, What::Shut)),
+        Outcome::Effect(Effect::Shut(admission)) => {
+            Some(of_admission(admission, |network| What::Shut { network }))
+        }
         Outcome::Effect(_) | Outcome::UsedUp(_) | Outcome::Wanted(_) => None,
     }
 }
 
-fn of_admission<'a>(admission: &'a Admission, what: What<'a>) -> Note<'a> {
-    Note { source: admission.source, door: Some(&admission.door), what }
+fn of_admission<'a>(admission: &'a Admission, what: impl FnOnce(Option<Prefix>) -> What<'a>) -> Note<'a> {
+    let admitted = admission.source;
+    let what = what((!admitted.is_host()).then_some(admitted));
+    Note { source: admitted.address(), door: Some(&admission.door), what }
 }
 
 /// Explains what happened to an attempt; `packet` is the packet that caused it, if one did.
@@ -298,15 +325,18 @@ impl fmt::Display for What<'_> {
             }
             Self::Cooling => f.write_str("ignored: still in `Cooldown` after opening this door"),
             Self::Start { command } => write!(f, "start command: {command}"),
-            Self::LetIn { seconds } => write!(f, "let in for {seconds} s"),
+            Self::LetIn { seconds, network: None } => write!(f, "let in for {seconds} s"),
+            Self::LetIn { seconds, network: Some(network) } => {
+                write!(f, "let in with its whole /{} for {seconds} s", network.length())
+            }
             Self::Extended => f.write_str("already open: stays open for a full `Cmd_Timeout` from now"),
             Self::Queued => f.write_str("queued: a command of this door is still running for this address"),
-            Self::NothingToRun => f.write_str("no start command for this address"),
+            Self::NothingToRun => f.write_str("no start command or service for this address"),
             Self::ShuttingDown => f.write_str("stays closed: knockd is shutting down"),
             Self::NotStruckOut => f.write_str("stays closed: cannot strike out the one-time sequence"),
             Self::Full { reason } => write!(f, "stays closed: {reason}"),
             Self::Stop { command } => write!(f, "stop command: {command}"),
-            Self::Shut => f.write_str("let in no longer"),
+            Self::Shut { .. } => f.write_str("let in no longer"),
         }
     }
 }
@@ -448,7 +478,10 @@ mod tests {
             of_outcome(&outcome, &doors()).map(|note| note.to_string())
         };
         assert!(told(OpeningResult::Queued).unwrap().starts_with("ssh: queued: "));
-        assert_eq!(told(OpeningResult::NothingToRun).unwrap(), "ssh: no start command for this address");
+        assert_eq!(
+            told(OpeningResult::NothingToRun).unwrap(),
+            "ssh: no start command or service for this address"
+        );
         assert_eq!(told(OpeningResult::Opened), None);
     }
 }

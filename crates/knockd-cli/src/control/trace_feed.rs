@@ -146,7 +146,8 @@ impl TraceFeed {
     /// Reports what happened to a source.
     pub(crate) fn tell_note(&mut self, note: &Note<'_>, now: Timestamp) {
         self.renew(now);
-        self.tell_subscribers(note, |subscriber| subscriber.wants(note.source));
+        let wants = |subscriber: &Subscriber| subscriber.source.is_none_or(|source| note.is_about(source));
+        self.tell_subscribers(note, wants);
     }
 
     fn tell_subscribers(&mut self, note: &Note<'_>, is_wanted: impl Fn(&Subscriber) -> bool) {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 use knockd_core::config::Extend;
 use knockd_core::{
-    Access, DoorId, DoorName, Effect, LeaseFilter, LeaseId, LeaseKey, LeaseState, LeaseView, OpeningResult,
-    Outcome, Timestamp, similar,
+    DoorId, DoorName, Effect, LeaseFilter, LeaseId, LeaseKey, LeaseState, LeaseView, OpeningResult, Outcome,
+    Timestamp, similar,
 };
 
 use super::engine::Engine;
@@ -201,7 +201,7 @@ impl Engine {
         match full {
             Some(full) => Err(format!("{name} stays closed: {full}")),
             None if results.iter().all(|result| *result == OpeningResult::NothingToRun) => {
-                Err(format!("{name} has no start command for {source}"))
+                Err(format!("{name} has no start command or service for {source}"))
             }
             None => Ok(format!("opened {name} for {source}")),
         }
@@ -382,7 +382,7 @@ impl Engine {
                 Extend::Connected { .. } => KeptOpenBy::Connections,
             }),
             connections: lease.connections,
-            single_use: lease.key.access == Access::Firewall && self.is_for_single_use(&lease.key.door),
+            single_use: lease.key.admitted().is_some() && self.is_for_single_use(&lease.key.door),
             failed: matches!(
                 lease.state,
                 LeaseState::Open { failed: true, .. } | LeaseState::Retrying { .. }

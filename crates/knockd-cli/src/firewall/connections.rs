@@ -5,7 +5,7 @@ use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
-use knockd_core::{Protocol, Service, Services};
+use knockd_core::{Prefix, Protocol, Service, Services};
 use netlink_packet_core::{DefaultNla, NetlinkMessage};
 use netlink_packet_netfilter::conntrack::ConntrackMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
@@ -18,22 +18,19 @@ use super::ruleset::Family;
 
 /// Whose connections to look for.
 #[derive(Debug)]
-pub(super) struct Wanted<'a> {
-    pub(super) source: IpAddr,
+pub(super) struct Wanted {
+    pub(super) source: Prefix,
     /// None if their door is gone.
-    pub(super) services: Option<&'a Services>,
+    pub(super) services: Option<Services>,
     /// Where the services are, if not on this host.
     pub(super) target: Option<IpAddr>,
     /// A connection that was silent for longer does not count.
     pub(super) idle_limit: Duration,
 }
 
-impl<'a> Wanted<'a> {
-    fn services(&self, protocol: Protocol) -> impl Iterator<Item = &'a Service> + use<'a> {
-        self.services
-            .into_iter()
-            .flat_map(Services::iter)
-            .filter(move |service| service.protocol() == protocol)
+impl Wanted {
+    fn services(&self, protocol: Protocol) -> impl Iterator<Item = &Service> {
+        self.services.iter().flat_map(Services::iter).filter(move |service| service.protocol() == protocol)
     }
 
     fn has(&self, connection: &Connection) -> bool {
@@ -55,15 +52,15 @@ fn is_local(address: IpAddr) -> bool {
 ///
 /// # Errors
 /// When the kernel does not tell.
-pub(super) fn count(netlink: &mut Netlink, wanted: &[Wanted<'_>]) -> Result<Vec<u32>, Errno> {
+pub(super) fn count(netlink: &mut Netlink, wanted: &[Wanted]) -> Result<Vec<u32>, Errno> {
     let timeouts = Timeouts::read();
-    let mut of_source: BTreeMap<IpAddr, Vec<usize>> = BTreeMap::new();
+    let mut of_source: BTreeMap<Prefix, Vec<usize>> = BTreeMap::new();
     for (index, Wanted { source, .. }) in wanted.iter().enumerate() {
         of_source.entry(*source).or_default().push(index);
     }
     let mut counts = vec![0; wanted.len()];
     for (protocol, family) in KINDS {
-        let of_family = wanted.iter().filter(|wanted| family.has(wanted.source));
+        let of_family = wanted.iter().filter(|wanted| family.has(wanted.source.address()));
         let mut ports = of_family.flat_map(|wanted| wanted.services(protocol)).map(Service::ports);
         let Some(first) = ports.next() else { continue };
         let is_one = first.start() == first.end() && ports.all(|other| other == first);
@@ -71,7 +68,8 @@ pub(super) fn count(netlink: &mut Netlink, wanted: &[Wanted<'_>]) -> Result<Vec<
         let mut each = |entry: &[u8]| {
             let connection = Connection::read(entry, timeouts);
             let Some(connection) = connection.filter(|it| it.protocol == protocol) else { return };
-            for &index in of_source.get(&connection.source).into_iter().flatten() {
+            let sources = [connection.source.into(), Prefix::around(connection.source)];
+            for &index in sources.iter().filter_map(|source| of_source.get(source)).flatten() {
                 if let (Some(count), Some(wanted)) = (counts.get_mut(index), wanted.get(index))
                     && wanted.has(&connection)
                 {

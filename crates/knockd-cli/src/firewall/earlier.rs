@@ -1,6 +1,6 @@
 //! What an earlier process has left in the table.
 
-use knockd_core::DoorName;
+use knockd_core::{DoorName, Prefix};
 use nix::errno::Errno;
 
 use super::Admitted;
@@ -31,13 +31,16 @@ impl Earlier {
         };
         for answer in sets {
             let Some((name, door, size, is_dynamic)) = answers::named_set(&answer) else { continue };
-            let Some((number, family)) = plan::of_set_name(name) else { continue };
+            let Some((number, family, has_networks)) = plan::of_set_name(name) else { continue };
             let Ok(door) = DoorName::new(door) else { continue };
             earlier.numbers.insert(door.clone(), number);
             let set = Set { name: name.to_owned(), family, size, is_dynamic, comment: door.to_string() };
             earlier.ruleset.sets.push(set);
             for part in netlink.dump(&answers::get_addresses(name))? {
-                let of_door = |(source, left)| Admitted { door: door.clone(), source, left };
+                let of_door = |(address, left)| {
+                    let source = if has_networks { Prefix::around(address) } else { address.into() };
+                    Admitted { door: door.clone(), source, left }
+                };
                 let admitted = answers::addresses(&part).map(of_door);
                 earlier.admitted.extend(admitted.map(|admitted| (name.to_owned(), admitted)));
             }

@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use knockd_core::config::{AtEnd, Extend};
-use knockd_core::{Admission, Config, Door, DoorName, Sight};
+use knockd_core::{Admission, Config, Door, DoorName, Prefix, Sight};
 use nix::errno::Errno;
 
 use super::connections::{self, Wanted};
-use super::ruleset::Family;
 use super::{Admitted, Report, Table, answers, plan, sockets};
 
 /// How long the kernel lets a source in beyond its time while somebody looks whether it is still connected.
@@ -41,7 +40,7 @@ impl Looks {
 
 /// Returns the doors with services.
 pub(super) fn doors(config: &Config) -> Vec<Door> {
-    config.doors.iter().filter(|door| door.open.is_some()).cloned().collect()
+    config.doors.iter().filter(|door| door.is_guarded()).cloned().collect()
 }
 
 impl Table {
@@ -80,8 +79,7 @@ impl Table {
     fn count(&mut self, looks: &[Admission]) -> Result<Vec<u32>, Errno> {
         let wanted = looks.iter().map(|Admission { door, source, .. }| {
             let door = self.doors.iter().find(|other| other.name == *door);
-            let (services, target) =
-                (door.and_then(|door| door.open.as_ref()), door.and_then(|it| it.target));
+            let (services, target) = (door.and_then(Door::services), door.and_then(|it| it.target));
             let idle_limit = match door.and_then(|door| door.extend) {
                 Some(Extend::Connected { idle_limit, .. }) => Duration::from_secs(idle_limit.get().into()),
                 _ => Duration::ZERO,
@@ -103,10 +101,10 @@ impl Table {
     }
 
     /// Returns for how long the kernel still lets a source in; zero if it does not.
-    pub(super) fn left(&mut self, door: &DoorName, source: IpAddr) -> Result<Duration, Errno> {
+    pub(super) fn left(&mut self, door: &DoorName, source: Prefix) -> Result<Duration, Errno> {
         let number = self.numbers.get(door).copied().unwrap_or_default();
-        let set = plan::set_name(number, Family::of(source));
-        match self.netlink.find(&answers::get_address(&set, source)) {
+        let set = plan::set_for(number, source);
+        match self.netlink.find(&answers::get_address(&set, source.address())) {
             Ok(found) => Ok(answers::addresses(&found).next().map_or(Duration::ZERO, |(_, left)| left)),
             Err(Errno::ENOENT) => Ok(Duration::ZERO),
             Err(error) => Err(error),
@@ -132,7 +130,8 @@ impl Table {
         if cut.is_empty() {
             return;
         }
-        let of = cut.iter().filter_map(|(admission, door)| Some((admission.source, door.open.as_ref()?)));
+        // What is led to other hosts has no socket here.
+        let of = cut.iter().map(|(admission, door)| (admission.source, door.local_services()));
         let result = sockets::end(&of.collect::<Vec<_>>());
         let mut counts = result.clone().unwrap_or_default().into_iter();
         for (admission, _) in cut {
@@ -152,6 +151,12 @@ impl Table {
     /// Returns who is let in, with the time that was told.
     pub(super) fn without_grace(&self, admitted: Admitted) -> Admitted {
         Admitted { left: admitted.left.saturating_sub(self.grace(&admitted.door)), ..admitted }
+    }
+
+    /// Returns whom a door lets in with a source.
+    pub(super) fn admitted_with(&self, door: &DoorName, source: IpAddr) -> Prefix {
+        let network = self.door(door).and_then(|door| door.open_for.network_of(source));
+        network.unwrap_or_else(|| source.into())
     }
 
     fn door(&self, name: &DoorName) -> Option<&Door> {

@@ -13,7 +13,7 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProto
 use knockd_core::Protocol;
 
 use super::Admitted;
-use super::ruleset::{Chain, Family, Part, Ruleset, Set, TABLE};
+use super::ruleset::{Chain, Family, Hook, Part, Ruleset, Set, TABLE};
 
 /// What a message does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,6 +40,7 @@ const NLA_F_NESTED: u16 = 0x8000;
 
 const REG_VERDICT: u32 = 0;
 const REG_1: u32 = 1;
+const REG_2: u32 = 2;
 
 /// Verdicts, see `linux/netfilter.h`.
 const NF_DROP: i32 = 0;
@@ -123,6 +124,32 @@ fn source(family: Family) -> [Vec<DefaultNla>; 3] {
     [meta_load(META_NFPROTO), cmp(EQ, &[protocol]), payload(NETWORK, offset, len)]
 }
 
+/// Keeps of a loaded source what says its network.
+fn network(family: Family) -> Vec<DefaultNla> {
+    let mask = octets(family.network_mask());
+    bitwise(&mask, &vec![0; mask.len()])
+}
+
+/// Changes the destination of a connection.
+fn to(address: Option<IpAddr>, port: u16) -> Vec<Vec<DefaultNla>> {
+    const DESTINATION: u32 = 1;
+    const IPV4: u32 = 2;
+    const IPV6: u32 = 10;
+    const ANY: u32 = 1;
+    let load = |register, value: &[u8]| expression("immediate", &[number(1, register), data(2, value)]);
+    let family = address.map_or(ANY, |address| if address.is_ipv4() { IPV4 } else { IPV6 });
+    let mut nat = vec![number(1, DESTINATION), number(2, family)];
+    let mut all = Vec::new();
+    if let Some(address) = address {
+        all.push(load(REG_1, &octets(address)));
+        nat.extend([number(3, REG_1), number(4, REG_1)]);
+    }
+    all.push(load(REG_2, &port.to_be_bytes()));
+    nat.extend([number(5, REG_2), number(6, REG_2)]);
+    all.push(expression("nat", &nat));
+    all
+}
+
 fn verdict(code: i32, chain: Option<&str>) -> Vec<DefaultNla> {
     let mut attributes = vec![bytes(1, code.to_be_bytes())];
     attributes.extend(chain.map(|chain| text(2, chain)));
@@ -169,6 +196,10 @@ fn dynset(set: &str, operation: u32, timeout: Option<u32>) -> Vec<DefaultNla> {
 const UPDATE: u32 = 1;
 const DELETE: u32 = 2;
 
+fn lookup_named(set: &str) -> Vec<DefaultNla> {
+    expression("lookup", &[text(1, set), number(2, REG_1), number(5, 0)])
+}
+
 /// Messages that the kernel carries out all together or not at all.
 #[derive(Default)]
 pub(super) struct Batch {
@@ -203,7 +234,7 @@ impl Batch {
         self.make(ruleset, &Ruleset::default());
         for (set, Admitted { source, left, .. }) in admitted {
             if ruleset.sets.iter().any(|other| other.name == *set) {
-                self.add_element(set, element(*source, *left));
+                self.add_element(set, element(source.address(), *left));
             }
         }
     }
@@ -213,9 +244,9 @@ impl Batch {
         self.add(Kind::DeleteRule, 0, vec![text(1, TABLE)]);
         for Chain { name, hook, .. } in &ruleset.chains {
             let mut attributes = vec![text(1, TABLE), text(3, name)];
-            if let Some(hook) = hook {
-                let place = [number(1, hook.number()), bytes(2, hook.priority().to_be_bytes())];
-                attributes.extend([text(7, "filter"), number(5, 1), nested(4, &place)]);
+            if let Some((kind, hook, priority)) = hook.map(Hook::place) {
+                let place = [number(1, hook), bytes(2, priority.to_be_bytes())];
+                attributes.extend([text(7, kind), number(5, 1), nested(4, &place)]);
             }
             self.add(Kind::NewChain, NLM_F_CREATE, attributes);
         }
@@ -345,13 +376,14 @@ impl Batch {
             }
             Part::Established => ct(CT_STATE, ESTABLISHED),
             Part::New => ct(CT_STATE, NEW),
+            Part::OriginalPort(port) => vec![ct_original(CT_PROTO_DST), cmp(EQ, &port.to_be_bytes())],
             Part::Reset => {
                 let flags = [meta_load(META_L4PROTO), cmp(EQ, &[TCP]), payload(TRANSPORT, 13, 1)];
                 flags.into_iter().chain(any_of(&[0x04])).collect()
             }
-            Part::SourceIn(family, set) => {
-                let lookup = expression("lookup", &[text(1, set), number(2, REG_1), number(5, 0)]);
-                source(*family).into_iter().chain([lookup]).collect()
+            Part::SourceIn(family, set) => source(*family).into_iter().chain([lookup_named(set)]).collect(),
+            Part::NetworkIn(family, set) => {
+                source(*family).into_iter().chain([network(*family), lookup_named(set)]).collect()
             }
             Part::Update(family, set, seconds) => {
                 let [.., load] = source(*family);
@@ -360,6 +392,14 @@ impl Batch {
             Part::Delete(family, set) => {
                 let [.., load] = source(*family);
                 vec![load, dynset(set, DELETE, None)]
+            }
+            Part::UpdateNetwork(family, set, seconds) => {
+                let [.., load] = source(*family);
+                vec![load, network(*family), dynset(set, UPDATE, Some(*seconds))]
+            }
+            Part::DeleteNetwork(family, set) => {
+                let [.., load] = source(*family);
+                vec![load, network(*family), dynset(set, DELETE, None)]
             }
             Part::Mark(mark) => {
                 let set = expression("meta", &[number(2, META_MARK), number(3, REG_1)]);
@@ -377,6 +417,8 @@ impl Batch {
             Part::Accept => vec![verdict(NF_ACCEPT, None)],
             Part::Drop => vec![verdict(NF_DROP, None)],
             Part::Jump(chain) => vec![verdict(NFT_JUMP, Some(chain))],
+            Part::To(address, port) => to(*address, *port),
+            Part::Masquerade => vec![expression("masq", &[])],
         }
     }
 

@@ -6,8 +6,9 @@ use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 
 use knockd_core::config::{AtEnd, Closed, Extend};
-use knockd_core::{Config, Door, DoorName, Exception, Protocol, Services};
+use knockd_core::{Config, Door, DoorName, Exception, Forwards, Prefix, Protocol, Services};
 
+use super::forwarding;
 use super::ruleset::{Chain, Family, Hook, Part, Ruleset, Set};
 
 /// The number of each door in the table, which its sets keep when the configuration changes.
@@ -19,21 +20,24 @@ pub(super) const GUARD: &str = "guard";
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
 
+/// A door with services, and its number.
+pub(super) type Numbered<'a> = (u32, &'a Door);
+
 /// Returns the table for this configuration. Doors without a number get one.
 pub(super) fn ruleset(config: &Config, numbers: &mut Numbers) -> Ruleset {
     let mut ruleset = Ruleset::default();
     let mut doors = Vec::new();
-    for door in &config.doors {
-        let Some(services) = &door.open else { continue };
+    for door in config.doors.iter().filter(|door| door.is_guarded()) {
         let next = numbers.values().max().map_or(1, |last| last + 1);
         let number = *numbers.entry(door.name.clone()).or_insert(next);
-        doors.push((number, door, services));
+        doors.push((number, door));
     }
-    for (number, door, _) in &doors {
+    for (number, door) in &doors {
         for family in FAMILIES {
-            let (name, comment) = (set_name(*number, family), door.name.to_string());
-            let is_dynamic = doors.iter().any(|(other, door, _)| other == number && changes_its_set(door));
-            let set = Set { name, family, size: config.options.max_open.get(), is_dynamic, comment };
+            let name = set_name(*number, family, has_networks(door, family));
+            let comment = door.name.to_string();
+            let (size, is_dynamic) = (config.options.max_open.get(), changes_its_set(door));
+            let set = Set { name, family, size, is_dynamic, comment };
             if !ruleset.sets.contains(&set) {
                 ruleset.sets.push(set);
             }
@@ -64,25 +68,56 @@ pub(super) fn ruleset(config: &Config, numbers: &mut Numbers) -> Ruleset {
             ruleset.chains.push(Chain { name: name.to_owned(), hook: Some(hook), rules });
         }
     }
+    ruleset.chains.extend(forwarding::chains(&doors));
     ruleset
 }
 
-pub(super) fn set_name(number: u32, family: Family) -> String {
+fn set_name(number: u32, family: Family, has_networks: bool) -> String {
+    let kind = match (family, has_networks) {
+        (Family::Ipv4, false) => "4",
+        (Family::Ipv4, true) => "24",
+        (Family::Ipv6, false) => "6",
+        (Family::Ipv6, true) => "64",
+    };
+    format!("d{number}_{kind}")
+}
+
+/// Returns the set for a source, or a network, that the door with this number lets in.
+pub(super) fn set_for(number: u32, source: Prefix) -> String {
+    set_name(number, Family::of(source.address()), !source.is_host())
+}
+
+/// Returns number and family of a set with this name, and whether it has whole networks.
+pub(super) fn of_set_name(name: &str) -> Option<(u32, Family, bool)> {
+    let (number, kind) = name.strip_prefix('d')?.split_once('_')?;
+    let (family, has_networks) = match kind {
+        "4" => (Family::Ipv4, false),
+        "24" => (Family::Ipv4, true),
+        "6" => (Family::Ipv6, false),
+        "64" => (Family::Ipv6, true),
+        _ => return None,
+    };
+    Some((number.parse().ok()?, family, has_networks))
+}
+
+const fn has_networks(door: &Door, family: Family) -> bool {
     match family {
-        Family::Ipv4 => format!("d{number}_4"),
-        Family::Ipv6 => format!("d{number}_6"),
+        Family::Ipv4 => door.open_for.ipv4_24,
+        Family::Ipv6 => door.open_for.ipv6_64,
     }
 }
 
-/// Returns the number and the family of a set with this name.
-pub(super) fn of_set_name(name: &str) -> Option<(u32, Family)> {
-    let (number, family) = name.strip_prefix('d')?.split_once('_')?;
-    let family = match family {
-        "4" => Family::Ipv4,
-        "6" => Family::Ipv6,
-        _ => return None,
-    };
-    Some((number.parse().ok()?, family))
+/// Returns the condition that a door lets the source in.
+pub(super) fn is_admitted((number, door): Numbered<'_>, family: Family) -> Part {
+    let has_networks = has_networks(door, family);
+    let set = set_name(number, family, has_networks);
+    if has_networks { Part::NetworkIn(family, set) } else { Part::SourceIn(family, set) }
+}
+
+/// Returns the families of the sources that can reach the door.
+pub(super) fn families(door: &Door) -> impl Iterator<Item = Family> + use<> {
+    let target = door.target;
+    FAMILIES.into_iter().filter(move |family| target.is_none_or(|target| family.has(target)))
 }
 
 fn chain_name(protocol: Protocol) -> String {
@@ -100,9 +135,6 @@ fn except(exception: &Exception) -> Vec<Part> {
     vec![condition, Part::Accept]
 }
 
-/// A door with its number and services.
-type Numbered<'a> = (u32, &'a Door, &'a Services);
-
 /// Makes rules for a door.
 type Rules = fn(Numbered<'_>, Protocol, Option<NonZeroU32>) -> Vec<Vec<Part>>;
 
@@ -118,38 +150,37 @@ fn admit(door: Numbered<'_>, protocol: Protocol, mark: Option<NonZeroU32>) -> Ve
 
 /// Returns the rules by which a packet of their connections lets them in for longer.
 fn extend(door: Numbered<'_>, protocol: Protocol, mark: Option<NonZeroU32>) -> Vec<Vec<Part>> {
-    let (number, Door { extend: Some(Extend::Idle(seconds)), .. }, _) = door else { return Vec::new() };
+    let (number, Door { extend: Some(Extend::Idle(seconds)), .. }) = door else { return Vec::new() };
     pass(door, protocol, mark, |family| {
-        vec![Part::Established, Part::Update(family, set_name(number, family), seconds.get())]
+        let (has_networks, seconds) = (has_networks(door.1, family), seconds.get());
+        let set = set_name(number, family, has_networks);
+        let update = if has_networks {
+            Part::UpdateNetwork(family, set, seconds)
+        } else {
+            Part::Update(family, set, seconds)
+        };
+        vec![Part::Established, update]
     })
 }
 
 /// Returns the rules that let packets of a door's knockers pass, with `more` about each family.
 fn pass(
-    (number, door, services): Numbered<'_>,
+    (number, door): Numbered<'_>,
     protocol: Protocol,
     mark: Option<NonZeroU32>,
     more: impl Fn(Family) -> Vec<Part>,
 ) -> Vec<Vec<Part>> {
-    let ports = ports(services, protocol);
-    if ports.is_empty() {
-        return Vec::new();
-    }
     let rule = |family| {
+        let ports = opened(door, protocol, family);
         let mut rule = vec![Part::Ports(protocol, ports.clone())];
         rule.extend(door.target.map(Part::Destination));
-        rule.push(Part::SourceIn(family, set_name(number, family)));
+        rule.push(is_admitted((number, door), family));
         rule.extend(more(family));
         rule.extend(mark.map(|mark| Part::Mark(mark.get())));
         rule.push(Part::Accept);
-        rule
+        (!ports.is_empty()).then_some(rule)
     };
-    families(door).map(rule).collect()
-}
-
-/// Returns the families of the sources that can reach the services of a door.
-fn families(door: &Door) -> impl Iterator<Item = Family> {
-    FAMILIES.into_iter().filter(|family| door.target.is_none_or(|target| family.has(target)))
+    families(door).filter_map(rule).collect()
 }
 
 /// Returns the rule by which what has been let in once goes on, except where a door cuts it.
@@ -171,25 +202,31 @@ fn cut(doors: &[Numbered<'_>], protocol: Protocol) -> Vec<Vec<Part>> {
 }
 
 fn cut_ports(doors: &[Numbered<'_>], protocol: Protocol) -> Vec<RangeInclusive<u16>> {
-    let cutting = doors.iter().filter(|(_, door, _)| door.at_end == AtEnd::Cut);
-    merged(cutting.flat_map(|(.., services)| ports(services, protocol)).collect())
+    let cutting = doors.iter().filter(|(_, door)| door.at_end == AtEnd::Cut);
+    let families = |door| FAMILIES.into_iter().flat_map(move |family| opened(door, protocol, family));
+    merged(cutting.flat_map(|&(_, door)| families(door)).collect())
 }
 
 /// Returns the rules by which the first connection closes a door.
-fn consume((number, door, services): Numbered<'_>, hook: Hook) -> Vec<Vec<Part>> {
+fn consume((number, door): Numbered<'_>, hook: Hook) -> Vec<Vec<Part>> {
     let mut rules = Vec::new();
     for protocol in PROTOCOLS.into_iter().filter(|_| door.single_use) {
-        let ports = ports(services, protocol).into_iter();
-        for (ports, family) in
-            ports.flat_map(|ports| families(door).map(move |family| (ports.clone(), family)))
-        {
-            let set = set_name(number, family);
+        let each = families(door)
+            .flat_map(|family| opened(door, protocol, family).into_iter().map(move |ports| (ports, family)));
+        for (ports, family) in each {
+            let has_networks = has_networks(door, family);
+            let set = set_name(number, family, has_networks);
             let mut rule = vec![Part::New];
             rule.extend(door.target.map(Part::OriginalDestination));
             // The guard looks at packets that are for this host before destination NAT.
             rule.extend((hook == Hook::Forward && door.target.is_none()).then_some(Part::Redirected));
             rule.push(Part::OriginalPorts(protocol, ports));
-            rule.extend([Part::SourceIn(family, set.clone()), Part::Delete(family, set)]);
+            rule.push(is_admitted((number, door), family));
+            rule.push(if has_networks {
+                Part::DeleteNetwork(family, set)
+            } else {
+                Part::Delete(family, set)
+            });
             rules.push(rule);
         }
     }
@@ -198,32 +235,53 @@ fn consume((number, door, services): Numbered<'_>, hook: Hook) -> Vec<Vec<Part>>
 
 /// Returns the rule that answers everybody else, if a door wants that.
 fn reject(doors: &[Numbered<'_>], protocol: Protocol) -> Option<Vec<Part>> {
-    let rejecting = doors.iter().filter(|(_, door, _)| door.closed == Closed::Reject);
-    let ports = merged(rejecting.flat_map(|(.., services)| ports(services, protocol)).collect());
+    let rejecting = doors.iter().filter(|(_, door)| door.closed == Closed::Reject);
+    let ports = merged(rejecting.flat_map(|(_, door)| closed(door, protocol)).collect());
     (!ports.is_empty()).then(|| vec![Part::Ports(protocol, ports), Part::Counter, Part::Reject(protocol)])
 }
 
 /// Returns the rules that have the packets to guarded ports looked at.
 fn watch(doors: &[Numbered<'_>], protocol: Protocol) -> Vec<Vec<Part>> {
     let mut of_target: BTreeMap<Option<IpAddr>, Vec<RangeInclusive<u16>>> = BTreeMap::new();
-    for (_, door, services) in doors {
-        of_target.entry(door.target).or_default().extend(ports(services, protocol));
+    for (_, door) in doors {
+        of_target.entry(door.target).or_default().extend(closed(door, protocol));
     }
     let guarded = of_target.into_iter().filter(|(_, ports)| !ports.is_empty());
     let rule = |(target, ports): (Option<IpAddr>, _)| {
-        vec![
-            Part::Ports(protocol, merged(ports)),
-            target.map_or(Part::ForThisHost, Part::Destination),
-            Part::Jump(chain_name(protocol)),
-        ]
+        vec![Part::Ports(protocol, merged(ports)), destination(target), Part::Jump(chain_name(protocol))]
     };
     guarded.map(rule).collect()
 }
 
-/// Returns the ports of one protocol, in order and without overlaps.
-fn ports(services: &Services, protocol: Protocol) -> Vec<RangeInclusive<u16>> {
-    let of_protocol = services.iter().filter(|service| service.protocol() == protocol);
-    merged(of_protocol.map(|service| service.ports().clone()).collect())
+/// Returns the condition that a packet is for what a door watches.
+pub(super) fn destination(target: Option<IpAddr>) -> Part {
+    target.map_or(Part::ForThisHost, Part::Destination)
+}
+
+/// Returns the ports that knockers of this family can reach, in order and without overlaps.
+fn opened(door: &Door, protocol: Protocol, family: Family) -> Vec<RangeInclusive<u16>> {
+    let services = door.open.iter().flat_map(Services::iter);
+    let services = services.filter(|service| service.protocol() == protocol);
+    let forwards = door.forward.iter().flat_map(Forwards::iter);
+    let forwards = forwards.filter(|forward| forward.protocol() == protocol);
+    let forwards = forwards.filter(|forward| forward.target().is_none_or(|target| family.has(target)));
+    let forwarded = forwards.map(|forward| forward.port()..=forward.port());
+    merged(services.map(|service| service.ports().clone()).chain(forwarded).collect())
+}
+
+/// Returns the ports that a configuration closes, in order and without overlaps.
+pub(super) fn guarded(config: &Config, protocol: Protocol) -> Vec<RangeInclusive<u16>> {
+    merged(config.doors.iter().flat_map(|door| closed(door, protocol)).collect())
+}
+
+/// Returns the ports that are closed for everybody else, in order and without overlaps: also those of this host to which others
+/// lead, so that they can only be reached through these.
+fn closed(door: &Door, protocol: Protocol) -> Vec<RangeInclusive<u16>> {
+    let opened = FAMILIES.into_iter().flat_map(|family| opened(door, protocol, family));
+    let forwards = door.forward.iter().flat_map(Forwards::iter);
+    let here = forwards.filter(|forward| forward.protocol() == protocol && forward.target().is_none());
+    let here = here.map(|forward| forward.target_port()..=forward.target_port());
+    merged(opened.chain(here).collect())
 }
 
 fn merged(mut ports: Vec<RangeInclusive<u16>>) -> Vec<RangeInclusive<u16>> {

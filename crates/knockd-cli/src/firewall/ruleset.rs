@@ -1,7 +1,7 @@
 //! The table as it should be: a value that can be printed as nft text and sent to the kernel.
 
 use std::fmt::{self, Display};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use knockd_core::{Prefix, Protocol};
@@ -49,33 +49,36 @@ pub(super) enum Hook {
     Input,
     /// The same, for those that it forwards.
     Forward,
+    /// Where destinations are changed, before others do so.
+    ToTarget,
+    /// Where sources are changed, after others have done so.
+    FromHere,
 }
 
 impl Hook {
-    /// Its number, in `linux/netfilter.h`.
-    pub(super) const fn number(self) -> u32 {
+    /// Returns type, hook and priority of its chain.
+    pub(super) const fn place(self) -> (&'static str, u32, i32) {
+        const PREROUTING: u32 = 0;
+        const INPUT: u32 = 1;
+        const FORWARD: u32 = 2;
+        const POSTROUTING: u32 = 4;
         match self {
-            Self::Prerouting => 0,
-            Self::Input => 1,
-            Self::Forward => 2,
+            Self::Prerouting => ("filter", PREROUTING, -160),
+            Self::Input => ("filter", INPUT, 500),
+            Self::Forward => ("filter", FORWARD, 500),
+            Self::ToTarget => ("nat", PREROUTING, -110),
+            Self::FromHere => ("nat", POSTROUTING, 110),
         }
     }
 
-    pub(super) const fn priority(self) -> i32 {
+    const fn text(self) -> &'static str {
         match self {
-            Self::Prerouting => -160,
-            Self::Input | Self::Forward => 500,
+            Self::Prerouting => "type filter hook prerouting priority mangle - 10; policy accept;",
+            Self::Input => "type filter hook input priority 500; policy accept;",
+            Self::Forward => "type filter hook forward priority 500; policy accept;",
+            Self::ToTarget => "type nat hook prerouting priority dstnat - 10; policy accept;",
+            Self::FromHere => "type nat hook postrouting priority srcnat + 10; policy accept;",
         }
-    }
-}
-
-impl Display for Hook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Prerouting => "prerouting priority mangle - 10",
-            Self::Input => "input priority 500",
-            Self::Forward => "forward priority 500",
-        })
     }
 }
 
@@ -110,6 +113,13 @@ pub(super) enum Part {
     Update(Family, String, u32),
     /// Lets the source in no longer.
     Delete(Family, String),
+    /// The network of the source is in a set of networks, by their first addresses.
+    NetworkIn(Family, String),
+    /// The same as [`Self::Update`] and [`Self::Delete`] for the network of the source.
+    UpdateNetwork(Family, String, u32),
+    DeleteNetwork(Family, String),
+    /// Before destination NAT, this was the destination port.
+    OriginalPort(u16),
     Mark(u32),
     Counter,
     /// Answers as a port does on which nothing listens.
@@ -117,6 +127,10 @@ pub(super) enum Part {
     Accept,
     Drop,
     Jump(String),
+    /// Changes the destination to this port, and to this address if there is one.
+    To(Option<IpAddr>, u16),
+    /// Changes the source to an address of this host.
+    Masquerade,
 }
 
 impl Ruleset {
@@ -133,6 +147,14 @@ impl Family {
         match address {
             IpAddr::V4(_) => Self::Ipv4,
             IpAddr::V6(_) => Self::Ipv6,
+        }
+    }
+
+    /// Returns the bits of an address that say its network, where whole networks are let in.
+    pub(super) const fn network_mask(self) -> IpAddr {
+        match self {
+            Self::Ipv4 => IpAddr::V4(Ipv4Addr::from_bits(u32::MAX << 8)),
+            Self::Ipv6 => IpAddr::V6(Ipv6Addr::from_bits(u128::MAX << 64)),
         }
     }
 
@@ -165,6 +187,10 @@ fn ranges(ports: &[RangeInclusive<u16>]) -> String {
         [one] => range(one),
         several => format!("{{ {} }}", several.iter().map(range).collect::<Vec<_>>().join(", ")),
     }
+}
+
+fn network(family: Family) -> String {
+    format!("{} saddr & {}", family.prefix(), family.network_mask())
 }
 
 /// Prints seconds as nft does: `1d2h3m4s`.
@@ -203,6 +229,12 @@ impl Display for Part {
                 write!(f, "update @{set} {{ {} saddr timeout {} }}", family.prefix(), time(*seconds))
             }
             Self::Delete(family, set) => write!(f, "delete @{set} {{ {} saddr }}", family.prefix()),
+            Self::NetworkIn(family, set) => write!(f, "{} == @{set}", network(*family)),
+            Self::UpdateNetwork(family, set, seconds) => {
+                write!(f, "update @{set} {{ {} timeout {} }}", network(*family), time(*seconds))
+            }
+            Self::DeleteNetwork(family, set) => write!(f, "delete @{set} {{ {} }}", network(*family)),
+            Self::OriginalPort(port) => write!(f, "ct original proto-dst {port}"),
             Self::Mark(mark) => write!(f, "meta mark set meta mark | 0x{mark:08x}"),
             Self::Counter => f.write_str("counter"),
             Self::Reject(Protocol::Tcp) => f.write_str("reject with tcp reset"),
@@ -210,6 +242,10 @@ impl Display for Part {
             Self::Accept => f.write_str("accept"),
             Self::Drop => f.write_str("drop"),
             Self::Jump(chain) => write!(f, "jump {chain}"),
+            Self::To(None, port) => write!(f, "dnat to :{port}"),
+            Self::To(Some(IpAddr::V4(address)), port) => write!(f, "dnat ip to {address}:{port}"),
+            Self::To(Some(IpAddr::V6(address)), port) => write!(f, "dnat ip6 to [{address}]:{port}"),
+            Self::Masquerade => f.write_str("masquerade"),
         }
     }
 }
@@ -229,7 +265,7 @@ impl Display for Ruleset {
             writeln!(f, "{between}\tchain {name} {{")?;
             between = "\n";
             if let Some(hook) = hook {
-                writeln!(f, "\t\ttype filter hook {hook}; policy accept;")?;
+                writeln!(f, "\t\t{}", hook.text())?;
             }
             for rule in rules {
                 let parts: Vec<_> = rule.iter().map(Part::to_string).collect();

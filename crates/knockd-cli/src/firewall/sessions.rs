@@ -5,20 +5,19 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use knockd_core::{Config, Protocol, Services};
+use knockd_core::{Config, Protocol};
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NetlinkMessage};
 use netlink_packet_netfilter::conntrack::ConntrackMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 
 use super::netlink::Netlink;
 use super::nft::{bytes, nested, number};
+use super::plan;
 use crate::system::connections::{Connection, established};
 
 /// Returns the TCP ports that a configuration guards.
 pub(super) fn ports(config: &Config) -> Vec<RangeInclusive<u16>> {
-    let services = config.doors.iter().filter_map(|door| door.open.as_ref()).flat_map(Services::iter);
-    let services = services.filter(|service| service.protocol() == Protocol::Tcp);
-    services.map(|service| service.ports().clone()).collect()
+    plan::guarded(config, Protocol::Tcp)
 }
 
 /// Returns the connections to these ports.

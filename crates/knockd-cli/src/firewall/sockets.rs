@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use knockd_core::{Protocol, Services};
+use knockd_core::{Prefix, Protocol, Services};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
@@ -36,14 +36,16 @@ const ANSWER: usize = 64 * 1024;
 ///
 /// # Errors
 /// When the kernel does not tell which there are, or does not end one of them.
-pub(super) fn end(cut: &[(IpAddr, &Services)]) -> Result<Vec<usize>, Errno> {
+pub(super) fn end(cut: &[(Prefix, Option<Services>)]) -> Result<Vec<usize>, Errno> {
     let sockets = Sockets::open()?;
     let mut ended = vec![0; cut.len()];
     let mut result = Ok(());
     // A socket for both families counts as one for IPv6.
     for family in [2, 10] {
         for connection in sockets.connections(family)? {
-            let is_its_own = |(source, services): &(IpAddr, &Services)| connection.is_of(*source, services);
+            let is_its_own = |(source, services): &(Prefix, Option<Services>)| {
+                connection.is_of(*source, services.as_ref())
+            };
             for (_, count) in cut.iter().zip(&mut ended).filter(|(cut, _)| is_its_own(cut)) {
                 match sockets.end(family, &connection) {
                     Ok(()) => *count += 1,
@@ -81,9 +83,10 @@ impl Connection {
         Some(Self { id, port, other_end })
     }
 
-    fn is_of(&self, source: IpAddr, services: &Services) -> bool {
-        let mut services = services.iter().filter(|service| service.protocol() == Protocol::Tcp);
-        self.other_end == source && services.any(|service| service.ports().contains(&self.port))
+    fn is_of(&self, source: Prefix, services: Option<&Services>) -> bool {
+        let services = services.into_iter().flat_map(Services::iter);
+        let mut services = services.filter(|service| service.protocol() == Protocol::Tcp);
+        source.contains(self.other_end) && services.any(|service| service.ports().contains(&self.port))
     }
 }
 
@@ -187,9 +190,9 @@ mod tests {
         let source = "192.0.2.7".parse().unwrap();
         for message in [message(2, v4), message(10, mapped)] {
             let connection = Connection::read(&message).unwrap();
-            assert!(connection.is_of(source, &services));
-            assert!(!connection.is_of("192.0.2.8".parse().unwrap(), &services));
-            assert!(!connection.is_of(source, &"udp/22, tcp/40000".parse().unwrap()));
+            assert!(connection.is_of(source, Some(&services)));
+            assert!(!connection.is_of("192.0.2.8".parse().unwrap(), Some(&services)));
+            assert!(!connection.is_of(source, Some(&"udp/22, tcp/40000".parse().unwrap())));
             assert_eq!(connection.id[..], message[4..4 + ID]);
         }
         let six = "2001:db8::7".parse::<Ipv6Addr>().unwrap();

@@ -133,7 +133,7 @@ impl Trial {
         let mut new = connections.difference(&self.known).map(|(_, other)| other.ip()).peekable();
         new.peek()?;
         let admitted = Earlier::find(netlink).ok()?.admitted;
-        new.find(|source| admitted.iter().any(|(_, admitted)| admitted.source == *source))
+        new.find(|source| admitted.iter().any(|(_, admitted)| admitted.source.contains(*source)))
     }
 }
 

@@ -223,12 +223,16 @@ impl Line {
     pub(crate) fn admission(admission: &Admission, time: Option<Duration>, refused: Option<&str>) -> Self {
         let Admission { door, source, .. } = admission;
         let (event, text) = match (time, refused) {
+            (Some(time), None) if !source.is_host() => {
+                let (length, time) = (source.length(), time.as_secs());
+                ("admit", format!("{door}: let in with its whole /{length} for {time} s"))
+            }
             (Some(time), None) => ("admit", format!("{door}: let in for {} s", time.as_secs())),
             (None, None) => ("shut", format!("{door}: let in no longer")),
             (Some(_), Some(reason)) => ("refused", format!("{door}: stays closed: {reason}")),
             (None, Some(reason)) => ("refused", format!("{door}: cannot close: {reason}")),
         };
-        let line = Self::of(event, *source, text).at(door);
+        let line = Self::of(event, source.address(), text).at(door);
         if refused.is_some() {
             return line.on_stderr(Level::Warning).limited(Topic::Refusals);
         }
@@ -241,13 +245,13 @@ impl Line {
         match ended {
             Ok(number) => {
                 let text = format!("{door}: cut {}", count(number, "connection"));
-                Self::of("cut", *source, text).at(door).limited(Topic::Openings)
+                Self::of("cut", source.address(), text).at(door).limited(Topic::Openings)
             }
             Err(reason) => {
                 let text = format!(
                     "{door}: cannot end its connections on this host, only refuse their packets: {reason}"
                 );
-                let line = Self::of("refused", *source, text).at(door);
+                let line = Self::of("refused", source.address(), text).at(door);
                 line.on_stderr(Level::Warning).limited(Topic::Refusals)
             }
         }
@@ -257,7 +261,7 @@ impl Line {
     pub(crate) fn not_seen(admission: &Admission, reason: &str) -> Self {
         let Admission { door, source, .. } = admission;
         let text = format!("{door}: cannot see what keeps it open: {reason}");
-        let line = Self::of("refused", *source, text).at(door);
+        let line = Self::of("refused", source.address(), text).at(door);
         line.on_stderr(Level::Warning).limited(Topic::Refusals)
     }
 

@@ -9,6 +9,7 @@ use super::{
     AtEnd, Closed, DoorName, Extend, Firewall, Key, LogFormat, OnExit, Options, Reopen, ScanLimit, Seconds,
     Text,
 };
+use crate::forward::{Forwards, OpenFor};
 use crate::grammar;
 use crate::services::Services;
 use crate::tcp_flags::FlagRule;
@@ -92,7 +93,7 @@ pub(super) const OPTION_DIRECTIVES: [Directive<Options>; 19] = [
     Directive::new("Metrics", |options, value| set(&mut options.metrics, value.path())),
 ];
 
-pub(super) const DOOR_DIRECTIVES: [Directive<Draft>; 19] = [
+pub(super) const DOOR_DIRECTIVES: [Directive<Draft>; 22] = [
     Directive::new("Sequence", |door, value| {
         let sequence = value.remarked(grammar::remarked_sequence);
         set(&mut door.key, sequence.map(Key::Sequence));
@@ -111,6 +112,9 @@ pub(super) const DOOR_DIRECTIVES: [Directive<Draft>; 19] = [
     Directive::new("Start_Command_6", |door: &mut Draft, value| set(&mut door.start_6, value.command()))
         .with_alias("Command_6"),
     Directive::new("Open", |door, value| set(&mut door.open, value.parse(grammar::services))),
+    Directive::new("Forward", |door, value| set(&mut door.forward, value.parse(grammar::forwards))),
+    Directive::new("Masquerade", |door: &mut Draft, value| door.masquerade = value.switch()).switch(),
+    Directive::new("Open_For", |door, value| set(&mut door.open_for, value.parse(grammar::open_for))),
     Directive::new("Closed", |door, value| {
         set(&mut door.closed, value.choice(Closed::WORDS, "`drop` or `reject`"));
     }),
@@ -159,6 +163,9 @@ pub(super) struct Draft {
     pub(super) tcp_flags: Option<FlagRule>,
     pub(super) target: Option<IpAddr>,
     pub(super) open: Option<Services>,
+    pub(super) forward: Option<Forwards>,
+    pub(super) masquerade: bool,
+    pub(super) open_for: Option<OpenFor>,
     pub(super) closed: Option<Closed>,
     pub(super) extend: Option<Extend>,
     pub(super) idle_limit: Option<NonZeroU32>,
@@ -186,6 +193,9 @@ impl Draft {
             tcp_flags: None,
             target: None,
             open: None,
+            forward: None,
+            masquerade: false,
+            open_for: None,
             closed: None,
             extend: None,
             idle_limit: None,

@@ -6,8 +6,9 @@ use std::num::NonZeroU32;
 
 use super::{AtEnd, Extend, words};
 use crate::command::{CommandLine, CommandTemplate};
+use crate::forward::{Forwards, OpenFor};
 use crate::sequence::Sequence;
-use crate::services::Services;
+use crate::services::{Service, Services};
 use crate::tcp_flags::FlagRule;
 use crate::text::{DoorName, Text};
 use crate::time::Seconds;
@@ -33,6 +34,15 @@ pub struct Door {
     /// `Open`: what the firewall lets a knocker reach.
     #[cfg_attr(feature = "serde", serde(default))]
     pub open: Option<Services>,
+    /// `Forward`: where the firewall leads a knocker.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub forward: Option<Forwards>,
+    /// `Masquerade`: whether other hosts to which it leads see this host as the source.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub masquerade: bool,
+    /// `Open_For`: whom the firewall lets in with a knocker.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub open_for: OpenFor,
     /// `Closed`: what becomes of everybody else's packets to these services.
     #[cfg_attr(feature = "serde", serde(default))]
     pub closed: Closed,
@@ -90,6 +100,9 @@ impl Door {
             tcp_flags: FlagRule::ANY,
             target: None,
             open: None,
+            forward: None,
+            masquerade: false,
+            open_for: OpenFor::default(),
             closed: Closed::default(),
             extend: None,
             single_use: false,
@@ -100,6 +113,36 @@ impl Door {
             max_open: None,
             cooldown: Seconds::ZERO,
         }
+    }
+
+    /// Says whether the firewall guards anything behind this door.
+    pub const fn is_guarded(&self) -> bool {
+        self.open.is_some() || self.forward.is_some()
+    }
+
+    /// Returns the services to which its knockers connect; `None` if there are none.
+    pub fn services(&self) -> Option<Services> {
+        let forwards = self.forward.iter().flat_map(Forwards::iter);
+        let forwarded =
+            forwards.filter_map(|forward| Service::new(forward.protocol(), forward.port()..=forward.port()));
+        let mut all = self.open.iter().flat_map(Services::iter).cloned().chain(forwarded);
+        all.next().map(|first| Services::new(first, all.collect()))
+    }
+
+    /// Returns the services of this host to which its knockers get; `None` if there are none.
+    pub fn local_services(&self) -> Option<Services> {
+        let forwards = self.forward.iter().flat_map(Forwards::iter);
+        let here = forwards.filter(|forward| forward.target().is_none()).filter_map(|forward| {
+            Service::new(forward.protocol(), forward.target_port()..=forward.target_port())
+        });
+        let mut all = self.open.iter().flat_map(Services::iter).cloned().chain(here);
+        all.next().map(|first| Services::new(first, all.collect()))
+    }
+
+    /// Says whether a source can reach anything more when the firewall lets it in at this door.
+    pub fn admits(&self, source: IpAddr) -> bool {
+        let mut forwards = self.forward.iter().flat_map(Forwards::iter);
+        self.open.is_some() || forwards.any(|forward| forward.applies_to(source))
     }
 }
 
@@ -224,6 +267,15 @@ impl Door {
         }
         if let Some(services) = &self.open {
             writeln!(f, "\tOpen = {services}")?;
+        }
+        if let Some(forwards) = &self.forward {
+            writeln!(f, "\tForward = {forwards}")?;
+        }
+        if self.masquerade {
+            writeln!(f, "\tMasquerade")?;
+        }
+        if self.open_for != OpenFor::default() {
+            writeln!(f, "\tOpen_For = {}", self.open_for)?;
         }
         if self.closed == Closed::Reject {
             writeln!(f, "\tClosed = {}", self.closed)?;

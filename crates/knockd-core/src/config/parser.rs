@@ -1,13 +1,12 @@
 //! From the text of a knockd.conf to a [`Config`], line by line, collecting everything that is wrong.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::directives::{DOOR_DIRECTIVES, Directive, Draft, Given, OPTION_DIRECTIVES};
 use super::value::{BOM, Report, Value};
 use super::{
-    Action, AtEnd, Code, Commands, Config, Diagnostic, Door, DoorName, Extend, Firewall, Key, Parsed, Places,
-    Severity, Source, Text,
+    Action, AtEnd, Code, Commands, Config, Diagnostic, Door, DoorName, Extend, Key, Parsed, Places, Severity,
+    Source, Text, guarded,
 };
 use crate::command::CommandTemplate;
 use crate::grammar::{self, Line};
@@ -41,7 +40,7 @@ pub(super) fn parse(sources: &[Source<'_>], may_include: bool) -> Result<Parsed,
     if has_errors {
         return Err(findings);
     }
-    let unguarded = of_firewall(&config, &places, sources);
+    let unguarded = guarded::findings(&config, &places, sources);
     if !unguarded.is_empty() {
         findings.extend(unguarded);
         findings.sort_by(Diagnostic::order);
@@ -58,38 +57,6 @@ pub(super) fn parse(sources: &[Source<'_>], may_include: bool) -> Result<Parsed,
     }
     Ok(Parsed { config, warnings: findings, places })
 }
-
-/// Returns why the firewall cannot guard what doors open.
-fn of_firewall(config: &Config, places: &[Places], sources: &[Source<'_>]) -> Vec<Diagnostic> {
-    let mut names = BTreeMap::<_, usize>::new();
-    for door in &config.doors {
-        *names.entry(&door.name).or_default() += 1;
-    }
-    let has_firewall = config.options.firewall != Firewall::None;
-    let check = |(door, places): (&Door, &Places)| {
-        let (directive, message, expected) = match &door.open {
-            None if places.has("Closed") => ("Closed", "`Closed` without `Open`", "`Open` in this door"),
-            Some(_) if !has_firewall => {
-                ("Open", "`Open` without a firewall", "`Firewall = nftables` in `[options]`")
-            }
-            Some(_) if door.name.len() > MAX_NAME || door.name.contains('"') => {
-                let expected = "a name of at most 127 bytes without quotation marks";
-                ("", "the firewall cannot keep the name of the door", expected)
-            }
-            Some(_) if names.get(&door.name) > Some(&1) => {
-                ("", "another door has the same name", "a name of its own for a door with `Open`")
-            }
-            None | Some(_) => return None,
-        };
-        let source = *sources.iter().find(|source| source.name == places.file.as_deref())?;
-        let span = places.of(directive);
-        Some(Diagnostic::new(source, span, Severity::Error, Code::Invalid, message, expected))
-    };
-    config.doors.iter().zip(places).filter_map(check).collect()
-}
-
-/// What nft keeps of a comment, in which the kernel keeps the name of a door.
-const MAX_NAME: usize = 127;
 
 /// Returns the paths of the files that a configuration includes.
 pub(super) fn includes(text: &[u8]) -> Vec<Text> {
@@ -342,7 +309,7 @@ fn finish(section: Section, config: &mut Config, report: &mut Report<'_>) {
         let v6 = six.map_or_else(|| v4.clone(), |text| CommandTemplate::parse(&text));
         Commands { v4, v6 }
     };
-    let is_native = draft.open.is_some();
+    let is_native = draft.open.is_some() || draft.forward.is_some();
     let file = report.source.name.map(str::to_owned);
     report.places.push(Places { file, header: draft.header, values: draft.given });
     config.doors.push(Door {
@@ -352,6 +319,9 @@ fn finish(section: Section, config: &mut Config, report: &mut Report<'_>) {
         tcp_flags: draft.tcp_flags.unwrap_or(if is_native { FlagRule::SYN } else { FlagRule::ANY }),
         target: draft.target,
         open: draft.open,
+        forward: draft.forward,
+        masquerade: draft.masquerade,
+        open_for: draft.open_for.unwrap_or_default(),
         closed: draft.closed.unwrap_or_default(),
         extend: draft.extend.map(|extend| match (extend, draft.idle_limit) {
             (Extend::Connected { time, .. }, Some(idle_limit)) => Extend::Connected { time, idle_limit },
@@ -385,7 +355,8 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
-    use crate::config::{Closed, LogFormat, OnExit, Options, Reopen, ScanLimit, Seconds};
+    use crate::config::{Closed, Firewall, LogFormat, OnExit, Options, Reopen, ScanLimit, Seconds};
+    use crate::forward::OpenFor;
     use crate::sequence::Sequence;
     use crate::tcp_flags::TcpFlags;
 
@@ -479,6 +450,9 @@ Seq_Timeout = 5
 TCPFlags = syn,!ack
 Target = 192.0.2.1
 Open = tcp/22,udp/60000-61000
+Forward = tcp/2222>10.0.0.1:22
+Masquerade
+Open_For = /64,/24
 Closed = reject
 Extend = Connected 60
 Idle_Limit = 120
@@ -525,6 +499,9 @@ One_Time_Sequences = /etc/knockd/sequences
                     tcp_flags: FlagRule::ANY.and_set(TcpFlags::SYN).and_clear(TcpFlags::ACK),
                     target: Some("192.0.2.1".parse().unwrap()),
                     open: Some("tcp/22, udp/60000-61000".parse().unwrap()),
+                    forward: Some("tcp/2222 > 10.0.0.1:22".parse().unwrap()),
+                    masquerade: true,
+                    open_for: OpenFor { ipv4_24: true, ipv6_64: true },
                     closed: Closed::Reject,
                     extend: connected(60, 120),
                     single_use: false,
@@ -550,7 +527,8 @@ One_Time_Sequences = /etc/knockd/sequences
             })
             .collect::<String>()
             .replace("UseSyslog", "USESYSLOG")
-            .replace("WaitInterface", "waitINTERFACE");
+            .replace("WaitInterface", "waitINTERFACE")
+            .replace("Masquerade", "MASQUERADE");
         assert_eq!(config(&shouted), expected);
         assert_eq!(config(&text.replace("UseSyslog", "usesyslog").replace("Seq_T", "sEQ_t")), expected);
     }

@@ -22,7 +22,7 @@ impl LeaseFilter {
     /// Says whether the request concerns this lease.
     pub fn includes(&self, key: &LeaseKey) -> bool {
         self.door.as_ref().is_none_or(|door| *door == key.door)
-            && self.source.is_none_or(|source| source == key.source)
+            && self.source.is_none_or(|source| key.is_for(source))
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::LeaseRecord;
 use crate::command::CommandLine;
+use crate::exceptions::Prefix;
 use crate::one_time::Unused;
 use crate::text::{DoorName, Text};
 use crate::time::Timestamp;
@@ -71,8 +72,8 @@ pub struct Admission {
     pub id: LeaseId,
     /// Name of the door.
     pub door: DoorName,
-    /// The source.
-    pub source: IpAddr,
+    /// The source, or the network that is let in with it.
+    pub source: Prefix,
 }
 
 /// A knocked line of a one-time file.
@@ -125,10 +126,26 @@ pub enum RunKind {
 pub struct LeaseKey {
     /// Name of the door.
     pub door: DoorName,
-    /// The source.
+    /// The source; the first address of its network if that is let in as a whole.
     pub source: IpAddr,
     /// What opening has done, and closing undoes.
     pub access: Access,
+}
+
+impl LeaseKey {
+    /// Returns whom the firewall lets in; `None` if it lets in nobody.
+    pub fn admitted(&self) -> Option<Prefix> {
+        match self.access {
+            Access::Commands { .. } => None,
+            Access::Firewall => Some(self.source.into()),
+            Access::Network => Some(Prefix::around(self.source)),
+        }
+    }
+
+    /// Says whether it is a lease for this source.
+    pub fn is_for(&self, source: IpAddr) -> bool {
+        self.source == source || self.admitted().is_some_and(|admitted| admitted.contains(source))
+    }
 }
 
 /// A door's [`Action`](crate::config::Action) for one source, at a door that closes again.
@@ -144,6 +161,8 @@ pub enum Access {
     },
     /// The firewall lets the source reach the services of the door. It closes by itself when the time is over, so nothing is stored.
     Firewall,
+    /// The same for the whole network of the source: its IPv4 /24 or its IPv6 /64.
+    Network,
 }
 
 impl Access {
@@ -151,7 +170,7 @@ impl Access {
     pub const fn stop_command(&self) -> Option<&CommandLine> {
         match self {
             Self::Commands { stop, .. } => Some(stop),
-            Self::Firewall => None,
+            Self::Firewall | Self::Network => None,
         }
     }
 }

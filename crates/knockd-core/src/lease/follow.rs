@@ -1,14 +1,14 @@
 //! What keeps a lease of the firewall open beyond its time: what the caller has seen comes in, and moves its end or not.
 
-use super::{Access, Effect, LeaseId, Leases, Phase, Sight};
+use super::{Effect, LeaseId, Leases, Phase, Sight};
 use crate::config::Door;
 use crate::time::Now;
 
 impl Leases {
     /// Has what keeps leases open be what these doors now say, because the firewall does it.
     pub fn follow(&mut self, doors: &[Door]) {
-        for lease in self.by_id.values_mut().filter(|lease| lease.key.access == Access::Firewall) {
-            let door = doors.iter().find(|door| door.name == lease.key.door && door.open.is_some());
+        for lease in self.by_id.values_mut().filter(|lease| lease.key.admitted().is_some()) {
+            let door = doors.iter().find(|door| door.name == lease.key.door && door.is_guarded());
             lease.extend = door.and_then(|door| door.extend);
         }
     }
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn a_lease_of_an_earlier_process_is_followed() {
         let mut leases = Leases::new();
-        leases.restore_admission(&door("connected 5"), source(), Duration::from_secs(2), on(0));
+        leases.restore_admission(&door("connected 5"), source().into(), Duration::from_secs(2), on(0));
         assert_eq!(look(&mut leases, 2_000, connections(1)), ["prolong 5000", "until 7000"]);
     }
 }

@@ -21,6 +21,7 @@ const BOOT: &str = "boot";
 
 /// Stands in place of the commands.
 const FIREWALL: &str = "firewall = true";
+const NETWORK: &str = "firewall = network";
 
 /// Stands for a process that is not known.
 const UNKNOWN: &str = "unknown";
@@ -198,6 +199,7 @@ impl fmt::Display for LeaseRecord {
                 writeln!(f, "start_command = {start}\nstop_command = {stop}")?;
             }
             Access::Firewall => writeln!(f, "{FIREWALL}")?,
+            Access::Network => writeln!(f, "{NETWORK}")?,
         }
         match self.start {
             StartState::Ended => {}
@@ -216,9 +218,11 @@ struct Lines<'a>(std::str::SplitTerminator<'a, char>);
 
 impl<'a> Lines<'a> {
     fn access(&mut self) -> Result<Access, LeaseRecordError> {
-        if self.0.clone().next() == Some(FIREWALL) {
-            self.0.next();
-            return Ok(Access::Firewall);
+        for (line, access) in [(FIREWALL, Access::Firewall), (NETWORK, Access::Network)] {
+            if self.0.clone().next() == Some(line) {
+                self.0.next();
+                return Ok(access);
+            }
         }
         let start = self.read::<CommandLine>("start_command", "a command without a NUL byte")?;
         let stop = self.read::<CommandLine>("stop_command", "a command without a NUL byte")?;

@@ -210,7 +210,7 @@ impl Printer {
         time: Duration,
         note: &Note<'_>,
     ) -> io::Result<()> {
-        if self.explain.is_some_and(|explain| explain != note.source) {
+        if self.explain.is_some_and(|explain| !note.is_about(explain)) {
             return Ok(());
         }
         let when = self.when(captured.map(|captured| captured.number), time);
