@@ -347,6 +347,10 @@ pub struct CheckArgs {
     #[arg(long)]
     pub strict: bool,
 
+    /// Treat it as a warning if no door opens ssh, which is closed: there is another way in
+    #[arg(long)]
+    pub accept_lockout: bool,
+
     /// Print text for people or JSON for programs
     #[arg(long, value_name = "text|json", default_value = "text", hide_possible_values = true)]
     pub format: Format,

@@ -15,11 +15,13 @@ use crate::config::{
     Action, Code, Commands, Config, Diagnostic, Door, Key, Options, Parsed, Places, ScanLimit, Severity,
     Source,
 };
+use crate::forward::Forwards;
 use crate::matcher::Matcher;
 use crate::outcome::EventKind;
 use crate::packet::{Arrival, Hit, Packet, Passage};
 use crate::seed::Seed;
 use crate::sequence::{Protocol, Sequence, Step};
+use crate::services::{Service, Services};
 use crate::tcp_flags::{FlagRule, TcpFlags};
 use crate::time::Timestamp;
 
@@ -76,6 +78,7 @@ pub fn advise(sources: &[Source<'_>], parsed: &Parsed) -> Vec<Diagnostic> {
         adviser.commands(door, places);
     }
     adviser.pairs(doors, &parsed.places);
+    adviser.services(doors, &parsed.places);
     adviser.findings.sort_by(Diagnostic::order);
     for (door, places) in doors.iter().zip(&parsed.places) {
         adviser.go_to(places);
@@ -250,6 +253,24 @@ impl Adviser<'_> {
         }
     }
 
+    /// Finds doors that open the same service; at most one finding per door.
+    fn services(&mut self, doors: &[Door], places: &[Places]) {
+        for (index, (door, place)) in doors.iter().zip(places).enumerate() {
+            self.go_to(place);
+            let others = || doors.iter().skip(index + 1).filter(|other| other.target == door.target);
+            let shared = opened_services(door).find_map(|(directive, service)| {
+                let is_shared =
+                    |other: &&Door| opened_services(other).any(|(_, other)| service.overlaps(&other));
+                Some((directive, others().find(is_shared)?, service.clone()))
+            });
+            if let Some((directive, other, service)) = shared {
+                let message = format!("door `{}` also opens {service}", other.name);
+                let expected = "a service of its own, unless both doors are meant to open it";
+                self.warn(Code::SharedService, place.of(directive), message, expected);
+            }
+        }
+    }
+
     fn odds(&mut self, name: &str, sequence: &Sequence, limit: Option<NonZeroU32>, places: &Places) {
         let guess = Odds::of_a_guess(sequence);
         let scan = Odds::of_a_scan(sequence, limit);
@@ -262,6 +283,17 @@ impl Adviser<'_> {
         let header = places.header.clone();
         self.findings.push(Diagnostic::new(self.source, header, Severity::Note, Code::Odds, message, ""));
     }
+}
+
+/// Returns the services that a door opens, each with the directive that says so.
+fn opened_services(door: &Door) -> impl Iterator<Item = (&'static str, Service)> {
+    let services = door.open.iter().flat_map(Services::iter).cloned();
+    let forwards = door.forward.iter().flat_map(Forwards::iter);
+    let forwards = forwards.filter_map(|forward| {
+        let port = forward.port();
+        Service::new(forward.protocol(), port..=port)
+    });
+    services.map(|service| ("Open", service)).chain(forwards.map(|service| ("Forward", service)))
 }
 
 /// Says whether these are the ports of a published example, in any order.
@@ -482,5 +514,29 @@ mod tests {
         assert_eq!(pair("20011,4207,11393", "30011,4207:udp,15000"), []);
         let apart = door("a", &[]) + &door("b", &["Target = 192.0.2.1"]);
         assert_eq!(warnings(&apart), []);
+    }
+
+    #[test]
+    fn doors_that_open_the_same_service_are_a_warning() {
+        let pair = |first: &str, second: &str| {
+            let text = format!(
+                "[options]\nFirewall = nftables\n{}{}",
+                door("a", &["Sequence = 20011,4207", first]),
+                door("b", &["Sequence = 30011,14208", second])
+            );
+            let codes = advice(&text).into_iter().filter(|finding| finding.severity == Severity::Warning);
+            codes
+                .map(|finding| format!("{} {}", finding.code, text.get(finding.span).unwrap()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(pair("Open = tcp/22", "Open = udp/22, tcp/20-30"), ["shared-service tcp/22"]);
+        assert_eq!(pair("Forward = tcp/22 > self:2", "Open = tcp/22"), ["shared-service tcp/22 > self:2"]);
+        for (first, second) in [
+            ("Open = tcp/22", "Open = udp/22, tcp/23-30"),
+            ("Open = tcp/22", "Forward = tcp/2222 > 10.0.0.1:22"),
+            ("Open = tcp/22", "Open = tcp/22\nTarget = 192.0.2.1"),
+        ] {
+            assert_eq!(pair(first, second), [""; 0], "{first}, {second}");
+        }
     }
 }

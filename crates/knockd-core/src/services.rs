@@ -29,6 +29,13 @@ impl Service {
     pub const fn ports(&self) -> &RangeInclusive<u16> {
         &self.ports
     }
+
+    /// Says whether some port belongs to both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.protocol == other.protocol
+            && self.ports.start() <= other.ports.end()
+            && other.ports.start() <= self.ports.end()
+    }
 }
 
 /// Prints `tcp/22` or `udp/60000-61000`.

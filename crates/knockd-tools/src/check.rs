@@ -11,7 +11,9 @@ use knockd_core::config::{
 use knockd_core::{CommandTemplate, Config, FlagRule, OneTime, Protocol, Sequence, advise};
 use serde::Serialize;
 
+use crate::guarded::{About, Guarded};
 use crate::listening::Listening;
+use crate::machine::Machine;
 use knockd_cli::Exit;
 use knockd_cli::args::Format;
 use knockd_cli::system::config_file::{ConfigFile, Style, exposures};
@@ -22,13 +24,14 @@ use knockd_cli::system::text::count;
 /// Checks a configuration file and prints its errors, everything unwise, and the odds of guessing each door's
 /// sequence.
 ///
-/// It fails if the file is unusable and, with `strict`, if there is a warning.
+/// It fails if there is an error and, with `strict`, if there is a warning. With `accepts_lockout`, it is a warning if no door
+/// opens ssh.
 ///
 /// # Errors
 /// When the file cannot be read, or the findings cannot be printed.
-pub fn run(path: &Path, strict: bool, format: Format) -> anyhow::Result<Exit> {
+pub fn run(path: &Path, strict: bool, accepts_lockout: bool, format: Format) -> anyhow::Result<Exit> {
     let file = ConfigFile::read(path, Path::new(""))?;
-    let check = Check::new(&file);
+    let check = Check::new(&file, accepts_lockout);
     let number = |severity: Severity| {
         check.findings.iter().filter(|finding| finding.severity == severity.name()).count()
     };
@@ -76,32 +79,50 @@ struct Check<'a> {
 }
 
 impl<'a> Check<'a> {
-    fn new(file: &'a ConfigFile) -> Self {
+    fn new(file: &'a ConfigFile, accepts_lockout: bool) -> Self {
         let mut check = Self { file, findings: Vec::new() };
         for path in file.paths() {
             check.access(path);
         }
         match Config::parse_files(&file.sources()) {
             Err(error) => check.add_all(error.findings),
-            Ok(parsed) => check.usable(&parsed),
+            Ok(parsed) => check.usable(&parsed, accepts_lockout),
         }
         check
     }
 
     /// Adds the findings about a configuration whose text is valid.
-    fn usable(&mut self, parsed: &Parsed) {
+    fn usable(&mut self, parsed: &Parsed, accepts_lockout: bool) {
         let mut findings = parsed.warnings.clone();
         findings.extend(advise(&self.file.sources(), parsed));
         let Config { options, doors } = &parsed.config;
-        let listening = Listening::read();
+        let machine = if doors.iter().any(Door::is_guarded) {
+            Machine::read(Path::new("/"))
+        } else {
+            Machine { listening: Listening::read(), ..Machine::default() }
+        };
+        let listening = &machine.listening;
         for (door, places) in doors.iter().zip(&parsed.places) {
             findings.extend(self.programs(door, places));
             if let Key::Sequence(sequence) = &door.key {
-                findings.extend(self.live_port(door, sequence, places, &listening));
+                findings.extend(self.live_port(door, sequence, places, listening));
             }
             if let Some(path) = door.key.one_time_file() {
                 findings.extend(self.one_time_file(Path::new(&**path), places));
             }
+        }
+        let guarded = Guarded {
+            parsed,
+            sources: self.file.sources(),
+            machine: &machine,
+            has_line: &|path| fs::read(path).is_ok_and(|text| OneTime::parse(&text).next().is_some()),
+            accepts_lockout,
+        };
+        let (about_doors, about_machine) = guarded.findings();
+        findings.extend(about_doors);
+        for About { path, severity, code, message } in about_machine {
+            let path = path.unwrap_or_else(|| self.file.path.clone());
+            self.add_about(path, severity, code, message, None);
         }
         self.interface(options);
         if doors.iter().any(|door| door.target.is_none()) {

@@ -6,8 +6,10 @@
 #[doc(hidden)]
 pub mod capture_file;
 pub mod check;
+mod guarded;
 #[doc(hidden)]
 pub mod link_layer;
 mod listening;
+mod machine;
 pub mod replay;
 pub mod watch;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use knockd_core::{Protocol, Step};
+use knockd_core::{Protocol, Service, Step};
 
 /// All sockets of this network namespace (`proc_net(5)`), and the state of a listening one; for UDP, which has no
 /// such state, the state of a socket without a peer (the kernel's `TCP_LISTEN` and `TCP_CLOSE`).
@@ -27,6 +27,18 @@ impl Listening {
             sockets(&table, state).map(|port| Step { port, protocol }).collect::<Vec<_>>()
         });
         Self { steps: steps.collect() }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(steps: impl IntoIterator<Item = Step>) -> Self {
+        Self { steps: steps.into_iter().collect() }
+    }
+
+    /// Says whether a program listens on any port of a service.
+    pub(crate) fn has_any_of(&self, service: &Service) -> bool {
+        let is_meant =
+            |step: &Step| step.protocol == service.protocol() && service.ports().contains(&step.port);
+        self.steps.iter().any(is_meant)
     }
 
     pub(crate) fn is_listening(&self, step: Step) -> bool {

@@ -13,8 +13,10 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<Exit> {
     match &args.command {
-        None if args.test => check::run(&args.config, false, Format::Text),
-        Some(Command::Check(check)) => check::run(check.path(), check.strict, check.format),
+        None if args.test => check::run(&args.config, false, false, Format::Text),
+        Some(Command::Check(check)) => {
+            check::run(check.path(), check.strict, check.accept_lockout, check.format)
+        }
         Some(Command::Replay(replay)) => replay::run(replay),
         Some(Command::Watch(watch)) => watch::run(&watch.socket.path),
         _ => bail!("this program is a part of knockd; run knockd instead"),

@@ -417,7 +417,7 @@ impl Batch {
             Part::Accept => vec![verdict(NF_ACCEPT, None)],
             Part::Drop => vec![verdict(NF_DROP, None)],
             Part::Jump(chain) => vec![verdict(NFT_JUMP, Some(chain))],
-            Part::To(address, port) => to(*address, *port),
+            Part::To(target, target_port) => to(*target, *target_port),
             Part::Masquerade => vec![expression("masq", &[])],
         }
     }

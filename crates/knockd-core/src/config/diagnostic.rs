@@ -111,6 +111,24 @@ codes! {
     MissingProgram = "missing-program",
     /// A local program listens on a port of the sequence.
     LivePort = "live-port",
+    /// Two doors open the same service.
+    SharedService = "shared-service",
+    /// Nothing listens on a service of a door where others could reach it.
+    NothingListens = "nothing-listens",
+    /// Another firewall blocks a service of a door even after a knock.
+    BlockedService = "blocked-service",
+    /// The kernel does not track the connections to a service of a door.
+    Untracked = "untracked",
+    /// A port leads to another host, but this one does not forward packets.
+    NoForwarding = "no-forwarding",
+    /// Ssh is closed, and no door opens it.
+    LockOut = "lock-out",
+    /// Our own table is in a file with rules that is loaded at boot.
+    TableInFile = "table-in-file",
+    /// There is a VRF, whose addresses the guard does not know.
+    Vrf = "vrf",
+    /// Docker publishes a port that no door guards.
+    PublishedPort = "published-port",
     /// An interface that `Interface` names does not exist.
     MissingInterface = "missing-interface",
     /// Knocks may be missed at an interface: it has no address of its own, and belongs to one that has; or no address

@@ -90,7 +90,9 @@ mod tests {
     fn errors(options: &str, lines: &str) -> Vec<(String, String)> {
         let text = format!("[options]\n{options}\n[a]\nSequence = 1,2\n{lines}\n");
         let Err(error) = Config::parse(text.as_bytes()) else { return Vec::new() };
-        let told = |finding: &Diagnostic| (finding.message.clone(), text[finding.span.clone()].to_owned());
+        let told = |finding: &Diagnostic| {
+            (finding.message.clone(), text.get(finding.span.clone()).unwrap().to_owned())
+        };
         error.findings.iter().map(told).collect()
     }
 
