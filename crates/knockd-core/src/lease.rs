@@ -228,7 +228,7 @@ impl Leases {
             self.current.insert(Arc::clone(&key), id);
         }
         // Only the firewall knows connections.
-        let extend = door.extend.filter(|_| key.access == Access::Firewall);
+        let extend = door.extend.filter(|_| key.admitted().is_some());
         let counts = max_open.is_some();
         let mut lease = Lease { counts, ..Lease::new(key, door.cmd_timeout.into(), extend) };
         let effects = lease.start(id, now);

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
-use knockd_core::Access;
 use knockd_core::config::OnExit;
 use signal_hook::consts::SIGHUP;
 
@@ -34,7 +33,7 @@ impl Engine {
         if keeps {
             self.wait_for_commands(false, signals);
             // What the firewall lets in, the kernel remembers.
-            let is_stored = |lease: knockd_core::LeaseView<'_>| lease.key.access != Access::Firewall;
+            let is_stored = |lease: knockd_core::LeaseView<'_>| lease.key.admitted().is_none();
             keeps =
                 !self.gate.leases().any(is_stored) || self.dispatcher.executor.has_saved_all(SHUTDOWN_LIMIT);
         }

@@ -196,6 +196,21 @@ fn dynset(set: &str, operation: u32, timeout: Option<u32>) -> Vec<DefaultNla> {
 const UPDATE: u32 = 1;
 const DELETE: u32 = 2;
 
+/// Changes the set for the source of the packet, whose family is known, or for its network.
+fn change(
+    family: Family,
+    is_network: bool,
+    set: &str,
+    operation: u32,
+    timeout: Option<u32>,
+) -> Vec<Vec<DefaultNla>> {
+    let [.., load] = source(family);
+    let mut all = vec![load];
+    all.extend(is_network.then(|| network(family)));
+    all.push(dynset(set, operation, timeout));
+    all
+}
+
 fn lookup_named(set: &str) -> Vec<DefaultNla> {
     expression("lookup", &[text(1, set), number(2, REG_1), number(5, 0)])
 }
@@ -376,7 +391,7 @@ impl Batch {
             }
             Part::Established => ct(CT_STATE, ESTABLISHED),
             Part::New => ct(CT_STATE, NEW),
-            Part::OriginalPort(port) => vec![ct_original(CT_PROTO_DST), cmp(EQ, &port.to_be_bytes())],
+            Part::OriginalPort(number) => vec![ct_original(CT_PROTO_DST), cmp(EQ, &number.to_be_bytes())],
             Part::Reset => {
                 let flags = [meta_load(META_L4PROTO), cmp(EQ, &[TCP]), payload(TRANSPORT, 13, 1)];
                 flags.into_iter().chain(any_of(&[0x04])).collect()
@@ -385,22 +400,10 @@ impl Batch {
             Part::NetworkIn(family, set) => {
                 source(*family).into_iter().chain([network(*family), lookup_named(set)]).collect()
             }
-            Part::Update(family, set, seconds) => {
-                let [.., load] = source(*family);
-                vec![load, dynset(set, UPDATE, Some(*seconds))]
-            }
-            Part::Delete(family, set) => {
-                let [.., load] = source(*family);
-                vec![load, dynset(set, DELETE, None)]
-            }
-            Part::UpdateNetwork(family, set, seconds) => {
-                let [.., load] = source(*family);
-                vec![load, network(*family), dynset(set, UPDATE, Some(*seconds))]
-            }
-            Part::DeleteNetwork(family, set) => {
-                let [.., load] = source(*family);
-                vec![load, network(*family), dynset(set, DELETE, None)]
-            }
+            Part::Update(family, set, time) => change(*family, false, set, UPDATE, Some(*time)),
+            Part::Delete(family, set) => change(*family, false, set, DELETE, None),
+            Part::UpdateNetwork(family, set, time) => change(*family, true, set, UPDATE, Some(*time)),
+            Part::DeleteNetwork(family, set) => change(*family, true, set, DELETE, None),
             Part::Mark(mark) => {
                 let set = expression("meta", &[number(2, META_MARK), number(3, REG_1)]);
                 vec![meta_load(META_MARK), bitwise(&(!mark).to_ne_bytes(), &mark.to_ne_bytes()), set]

@@ -242,7 +242,7 @@ fn check_services(draft: &Draft, report: &mut Report<'_>) {
         let given = draft.given.iter().rev().find(|(name, _)| *name == wanted);
         given.map(|(_, span)| span.clone())
     };
-    if place("Open").is_none() {
+    if place("Open").is_none() && place("Forward").is_none() {
         for name in OF_SERVICES {
             let Some(span) = place(name) else { continue };
             report.error(span, &format!("`{name}` without `Open`"), "`Open` in this door", None);
@@ -422,6 +422,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "there are so many directives")]
     fn every_directive_by_its_main_name() {
         let text = "\
 [options]
