@@ -235,6 +235,42 @@ fn a_firewall_that_forwards_nothing_needs_one_line_for_what_knockd_forwards() {
 }
 
 #[test]
+fn a_forwarded_port_for_single_use_leads_one_connection_through_and_no_second() {
+    let net = Net::new().unwrap();
+    let (_inner, _service) = inner(&net, false);
+    let mut knockd = Knockd::start(
+        &net,
+        &config("Forward = tcp/2222 > 10.9.1.2:80\nMasquerade\nUses = 1\nOpen_For = /24"),
+    );
+    for _ in 0..2 {
+        open(&net, &mut knockd);
+        assert_eq!(call(&net, 2222), "10.9.1.1");
+        assert_eq!(call(&net, 2222), "silent");
+    }
+}
+
+#[test]
+fn a_connection_through_a_forwarded_port_keeps_its_door_open_for_all_of_its_network() {
+    let net = Net::new().unwrap();
+    let (inner, _service) = inner(&net, true);
+    let wait = "import socket; s = socket.create_server(('', 81)); print('ready', flush=True); c = s.accept()[0]; c.recv(9)";
+    let mut service = inner.host.spawn(&["python3", "-c", wait]).unwrap();
+    service.wait_for_line("ready", SOON).unwrap();
+    let lines =
+        "Forward = tcp/2222 > 10.9.1.2:80, tcp/2223 > 10.9.1.2:81\nOpen_For = /24\nExtend = connected 2";
+    let mut knockd = Knockd::start(&net, &config(lines).replace("Lease = 600", "Lease = 2"));
+    open(&net, &mut knockd);
+    let connect = "import socket, time; c = socket.create_connection(('10.9.0.1', 2223)); print('connected', flush=True); time.sleep(600)";
+    let mut client = net.client.spawn(&["python3", "-c", connect]).unwrap();
+    client.wait_for_line("connected", SOON).unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(8));
+    assert_eq!(neighbour_calls(&net, 2222), "10.9.0.3", "long after the lease");
+    client.signal(Signal::SIGKILL).unwrap();
+    knockd.wait_for("web: let in no longer");
+    assert_eq!(call(&net, 2222), "silent");
+}
+
+#[test]
 fn a_session_at_a_port_to_which_another_one_leads_outlives_the_beginning_of_the_guard() {
     let net = Net::new().unwrap();
     let echo = "import socket; s = socket.create_server(('', 22)); print('ready', flush=True); c = s.accept()[0]\n\
@@ -315,7 +351,9 @@ fn what_guard_prints_of_forwarded_ports_and_networks_is_what_is_loaded_and_what_
     let config = "[options]\nFirewall = nftables\nMark = 0x01000000\n\
          [a]\nSequence = 1\nForward = tcp/2222 > 172.17.0.2:22, tcp/2222 > [fd00::2]:22, udp/53 > self:5353\nMasquerade\n\
          [b]\nSequence = 2\nOpen = tcp/80\nForward = tcp/8080 > 172.17.0.3:80\nOpen_For = /24, /64\nMasquerade\nClosed = reject\n\
-         [c]\nSequence = 3\nTarget = 10.9.0.7\nOpen = udp/1\nForward = tcp/443 > self:8443\nOpen_For = /24\n";
+         [c]\nSequence = 3\nTarget = 10.9.0.7\nOpen = udp/1\nForward = tcp/443 > self:8443\nOpen_For = /24\n\
+         [d]\nSequence = 4\nOpen = tcp/90-91\nForward = tcp/92 > self:93\nOpen_For = /24, /64\nExtend = idle 5\nAt_End = cut\n\
+         [e]\nSequence = 5\nForward = tcp/94 > 172.17.0.4:22\nOpen_For = /24\nUses = 1\nMasquerade\n";
     net.server.write_file(CONFIG, config).unwrap();
     let printed = net.server.run(&[KNOCKD, "guard", "--check", "-c", CONFIG]).unwrap();
     let table = || {

@@ -309,9 +309,9 @@ mod tests {
             assert_eq!(in_all, (2, 3, 4));
             assert_eq!((told(six, tcp(Some(22))), told(six, Vec::new())), (0, 0));
             let services: [Services; 2] = ["tcp/22", "tcp/1-22, tcp/23"].map(|text| text.parse().unwrap());
-            let wanted = |source: [u8; 4], services| Wanted {
-                source: source.into(),
-                services,
+            let wanted = |source: [u8; 4], services: Option<&Services>| Wanted {
+                source: IpAddr::from(source).into(),
+                services: services.cloned(),
                 target: None,
                 idle_limit: Duration::from_secs(3600),
             };
