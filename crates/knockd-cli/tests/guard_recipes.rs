@@ -48,10 +48,14 @@ except OSError:
         !self.reaches("10.9.0.2") && !self.reaches("10.9.0.3")
     }
 
-    /// Follows a recipe: shows that the port is open for all, starts knockd with this configuration, and shows that it
-    /// is closed and opens for the knocker alone.
+    /// Follows a recipe that closes a port which is open for all.
     fn guard(&mut self, config: &str) {
         wait_until("open for all", || self.is_open_for_all());
+        self.let_the_knocker_in(config);
+    }
+
+    /// Starts knockd with this configuration, and shows that the port is closed and opens for the knocker alone.
+    fn let_the_knocker_in(&mut self, config: &str) {
         let mut knockd = Knockd::start_with(&self.net, config, &["-v", "-i", "any"]);
         assert!(self.is_closed_for_all());
         let (_, command) = section(README, "### 3. Try it, with a way back")
@@ -201,6 +205,18 @@ fn a_router_guards_the_port_of_a_machine_behind_it() {
     sh(&world.net.server, "echo 1 >/proc/sys/net/ipv4/ip_forward && ip route add 192.0.2.7 via 10.9.1.2");
     sh(&world.net.client, "ip route add 192.0.2.7 via 10.9.0.1");
     world.guard(&block(section(GUARD, "### A router"), "ini", "Target"));
+}
+
+#[test]
+fn a_port_that_leads_elsewhere_is_there_for_the_knocker_alone() {
+    let mut world = World::new("10.9.0.1", 2222);
+    let inner = &world.stranger.host;
+    let _service = inner.listen(22).unwrap();
+    // It has no way back to the client.
+    sh(inner, "ip address add 192.168.7.2/32 dev eth0");
+    sh(&world.net.server, "echo 1 >/proc/sys/net/ipv4/ip_forward && ip route add 192.168.7.2 via 10.9.1.2");
+    let page = section(GUARD, "### A port that leads elsewhere");
+    world.let_the_knocker_in(&block(page, "ini", "Forward"));
 }
 
 #[test]
