@@ -62,7 +62,7 @@ fn reaches(net: &Net) -> bool {
 }
 
 fn guard(server: &Host, arguments: &str) -> String {
-    sh(server, &format!("{KNOCKD} guard -c {CONFIG} {arguments} 2>&1"))
+    sh(server, &format!("'{KNOCKD}' guard -c {CONFIG} {arguments} 2>&1"))
 }
 
 /// Starts a trial and waits until the guard stands.

@@ -19,7 +19,7 @@ fn reaches(net: &Net) -> bool {
 /// What is there after knockd has run with a configuration and the machine has been started again, with another one.
 fn restarted(net: &Net, good: &str, now: &str) {
     Knockd::start(net, good).stop();
-    sh(&net.server, &format!("{KNOCKD} guard -c {CONFIG} --remove"));
+    sh(&net.server, &format!("'{KNOCKD}' guard -c {CONFIG} --remove"));
     net.server.write_file(CONFIG, now).unwrap();
 }
 
@@ -32,7 +32,7 @@ fn reload(net: &Net, knockd: &mut Knockd, config: &str) {
 }
 
 fn guard(server: &Host) -> String {
-    sh(server, &format!("{KNOCKD} guard -c {CONFIG} 2>&1; echo status $?"))
+    sh(server, &format!("'{KNOCKD}' guard -c {CONFIG} 2>&1; echo status $?"))
 }
 
 /// Starts a knockd that will not run.
