@@ -13,6 +13,7 @@
 mod control;
 mod effect;
 mod follow;
+mod life;
 mod record;
 
 use std::collections::btree_map::Entry;
@@ -24,14 +25,15 @@ use std::time::Duration;
 
 pub use self::control::{LeaseFilter, LeaseState, LeaseView};
 pub use self::effect::{Access, Admission, Burn, BurnId, Effect, LeaseId, LeaseKey, Run, RunKind, Sight};
+use self::life::{Lease, Phase};
 pub use self::record::{LeaseRecord, LeaseRecordError, ProcessId, ProcessIdError, StartState};
 use crate::command::CommandLine;
-use crate::config::{Action, Door, Extend, Reopen};
+use crate::config::{Action, Door, Reopen};
 use crate::exceptions::Prefix;
 use crate::network::Network;
 use crate::outcome::OpeningResult;
 use crate::text::DoorName;
-use crate::time::{Milliseconds, Now, Timestamp};
+use crate::time::{Now, Timestamp};
 
 /// How long to wait after the n-th failure of a stop command before a retry; after the last one, it is given up.
 const RETRIES: [Duration; 5] = [
@@ -77,33 +79,6 @@ pub enum Full {
     /// The limit of this door for one network: [`Leases::MAX_OF_NETWORK`].
     #[error("lease limit ({}) for one IPv6 /64 or IPv4 address reached", Leases::MAX_OF_NETWORK)]
     Network,
-}
-
-#[derive(Debug)]
-struct Lease {
-    key: Arc<LeaseKey>,
-    cmd_timeout: Duration,
-    phase: Phase,
-    /// What keeps it open beyond its time.
-    extend: Option<Extend>,
-    /// How many connections kept it open when the caller looked last.
-    connections: Option<u32>,
-    /// Whether limits count it: of the leases of one opening, the first.
-    counts: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Phase {
-    /// The start command is running; `closes` says whether the stop command follows at once.
-    Starting { closes: bool },
-    /// The start command ended, successfully or not.
-    ///
-    /// At `next`, it closes, or the caller looks whether it stays open; `None` while the caller looks.
-    Open { until: Timestamp, failed: bool, next: Option<Timestamp> },
-    /// The stop command is running after this many failures; `knocked` says whether a knock arrived meanwhile.
-    Stopping { failures: usize, knocked: bool },
-    /// The stop command failed this many times and will run again.
-    Failing { failures: usize, again: Timestamp },
 }
 
 /// What an opening would do for one source.
@@ -470,148 +445,6 @@ fn one_less<K: Ord>(entry: Entry<'_, K, u32>) {
         *count.get_mut() -= 1;
         if *count.get() == 0 {
             count.remove();
-        }
-    }
-}
-
-impl Phase {
-    /// Returns when something has to be done, unless a command runs or the caller looks.
-    const fn due(self) -> Option<Timestamp> {
-        match self {
-            Self::Open { next, .. } => next,
-            Self::Failing { again, .. } => Some(again),
-            Self::Starting { .. } | Self::Stopping { .. } => None,
-        }
-    }
-}
-
-impl Lease {
-    const fn new(key: Arc<LeaseKey>, cmd_timeout: Duration, extend: Option<Extend>) -> Self {
-        let phase = Phase::Starting { closes: false };
-        Self { key, cmd_timeout, phase, extend, connections: None, counts: true }
-    }
-
-    fn start(&mut self, id: LeaseId, now: Now) -> Vec<Effect> {
-        self.phase = Phase::Starting { closes: false };
-        let until = now.monotonic.after(self.cmd_timeout);
-        self.store(id, until, false, now).into_iter().chain([self.act(id, RunKind::Start)]).collect()
-    }
-
-    /// Returns what has to be done because the end has moved.
-    fn move_end(&self, id: LeaseId, until: Timestamp, failed: bool, now: Now) -> Vec<Effect> {
-        let (store, admit) = (self.store(id, until, failed, now), self.admit(id, until, now));
-        store.into_iter().chain(admit).chain([Effect::EndMoved(id, until)]).collect()
-    }
-
-    /// Moves the deadline of an open lease to `time` from now, but never earlier than it was; returns the new one, and
-    /// when something has to be done.
-    fn prolong(
-        &mut self,
-        until: Timestamp,
-        failed: bool,
-        time: Duration,
-        now: Now,
-    ) -> (Timestamp, Timestamp) {
-        let later = now.monotonic.after(time);
-        if later >= until {
-            self.cmd_timeout = time;
-        }
-        let until = until.max(later);
-        (until, self.keep_open(until, failed, now))
-    }
-
-    /// Lets the door be open until then; returns when something has to be done.
-    fn keep_open(&mut self, until: Timestamp, failed: bool, now: Now) -> Timestamp {
-        let next = match self.extend {
-            // A packet may have replaced the time of the knock by this one, which is then over.
-            Some(idle @ Extend::Idle(_)) => until.min(now.monotonic.after(idle.time())),
-            Some(Extend::Connected { .. }) | None => until,
-        };
-        self.phase = Phase::Open { until, failed, next: Some(next) };
-        next
-    }
-
-    /// Does what is due: looks whether the door stays open, or stops.
-    fn end(&mut self, id: LeaseId) -> Effect {
-        match &mut self.phase {
-            Phase::Open { next, .. } if self.extend.is_some() => {
-                *next = None;
-                Effect::Look(self.admission(id))
-            }
-            _ => self.stop(id, self.failures()),
-        }
-    }
-
-    /// Stops before the deadline. The record says that it is overdue from now on, and that another knock has to run the
-    /// start command, in case the daemon does not live to see the end of the stop command.
-    fn close_early(&mut self, id: LeaseId, now: Now) -> Vec<Effect> {
-        let failures = self.failures();
-        let stop = self.stop(id, failures);
-        // One that has failed before is overdue already.
-        let store = if failures == 0 { self.store(id, now.monotonic, true, now) } else { None };
-        store.into_iter().chain([stop]).collect()
-    }
-
-    fn stop(&mut self, id: LeaseId, failures: usize) -> Effect {
-        self.phase = Phase::Stopping { failures, knocked: false };
-        self.act(id, RunKind::Stop)
-    }
-
-    fn act(&self, id: LeaseId, kind: RunKind) -> Effect {
-        let LeaseKey { door, source, access } = &*self.key;
-        match (access, kind) {
-            (Access::Commands { start: command, .. }, RunKind::Start)
-            | (Access::Commands { stop: command, .. }, RunKind::Stop) => {
-                let (door, source, command) = (door.clone(), *source, command.clone());
-                Effect::Run(Run { id, kind, door, source, command })
-            }
-            (Access::Firewall | Access::Network, RunKind::Start) => {
-                Effect::Admit(self.admission(id), self.cmd_timeout)
-            }
-            (Access::Firewall | Access::Network, RunKind::Stop) => Effect::Shut(self.admission(id)),
-        }
-    }
-
-    fn admission(&self, id: LeaseId) -> Admission {
-        let LeaseKey { door, source, .. } = &*self.key;
-        let source = self.key.admitted().unwrap_or((*source).into());
-        Admission { id, door: door.clone(), source }
-    }
-
-    /// Returns how to tell the firewall that the end has moved, if it keeps the time.
-    fn admit(&self, id: LeaseId, until: Timestamp, now: Now) -> Option<Effect> {
-        self.key.admitted().map(|_| Effect::Admit(self.admission(id), until.since(now.monotonic)))
-    }
-
-    /// Returns how to tell the firewall that connections have moved the end.
-    fn prolong_admission(&self, id: LeaseId, until: Timestamp, now: Now) -> Vec<Effect> {
-        let time = until.since(now.monotonic);
-        vec![Effect::Prolong(self.admission(id), time), Effect::EndMoved(id, until)]
-    }
-
-    /// Says whether a record of it is stored; the firewall's own are not.
-    fn is_stored(&self) -> bool {
-        self.key.admitted().is_none()
-    }
-
-    fn store(&self, id: LeaseId, until: Timestamp, failed: bool, now: Now) -> Option<Effect> {
-        self.is_stored().then(|| Effect::Store(self.record(id, until, failed, now)))
-    }
-
-    fn record(&self, id: LeaseId, until: Timestamp, failed: bool, now: Now) -> LeaseRecord {
-        let (key, cmd_timeout) = (Arc::clone(&self.key), Milliseconds::new(self.cmd_timeout));
-        let start = match self.phase {
-            Phase::Starting { .. } => StartState::Running(None),
-            Phase::Open { .. } | Phase::Stopping { .. } | Phase::Failing { .. } => StartState::Ended,
-        };
-        LeaseRecord { id, key, cmd_timeout, until: now.calendar_at(until), failed, start, boot: None }
-    }
-
-    /// Returns how often the stop command has failed so far.
-    const fn failures(&self) -> usize {
-        match self.phase {
-            Phase::Stopping { failures, .. } | Phase::Failing { failures, .. } => failures,
-            Phase::Starting { .. } | Phase::Open { .. } => 0,
         }
     }
 }
