@@ -14,6 +14,7 @@ mod pid_file;
 mod problems;
 mod reload;
 mod request_limits;
+mod results;
 mod rights;
 mod service_manager;
 mod setup;

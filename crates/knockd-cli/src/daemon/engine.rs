@@ -4,16 +4,13 @@
 use std::io;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use knockd_capture::LinkWatch;
-use knockd_core::config;
-use knockd_core::{DoorId, Gate, LeaseId, LocalPorts, Now, Outcome, Outcomes, Packet, Timestamp};
+use knockd_core::{DoorId, Gate, LocalPorts, Now, Outcome, Outcomes, Packet, Timestamp};
 use signal_hook::consts::SIGHUP;
 
 use super::closings::Closings;
@@ -30,11 +27,9 @@ use crate::capture::listener::Message;
 use crate::control::explain;
 use crate::control::metrics::Metrics;
 use crate::control::socket::{Control, QueuedRequest};
-use crate::firewall::{self, Admitted, Firewall};
+use crate::firewall;
 use crate::leases::commands::Report;
-use crate::leases::one_time_file::StrikeError;
 use crate::leases::writer::Progress;
-use crate::log::rate_limiter::Topic;
 use crate::log::{Line, Log};
 use crate::system::clock::{self, Clock};
 use crate::system::helper::Rights;
@@ -167,40 +162,6 @@ impl Engine {
         };
         engine.guard(kept_socket).context("cannot guard the services of doors")?;
         Ok(engine)
-    }
-
-    /// Guards the services of doors as configured, with the socket of an earlier run if that has left one.
-    ///
-    /// # Errors
-    /// When nothing guarded them so far, and the kernel refuses.
-    pub(super) fn guard(&mut self, kept_socket: Option<OwnedFd>) -> anyhow::Result<()> {
-        let Self {
-            setup: Setup { config, .. },
-            dispatcher: Dispatcher { executor, log, .. },
-            gate,
-            guarding,
-            ..
-        } = self;
-        if let Some(firewall) = executor.firewall() {
-            firewall.guard(Arc::clone(config));
-        } else if config.options.firewall == config::Firewall::Nftables {
-            let (mut firewall, admitted) = Firewall::start(config, kept_socket)?;
-            if let Some(Err(error)) = firewall.socket.take().map(|socket| service_manager::keep(&socket)) {
-                log.write(&Line::warning(format!("the service manager cannot keep the guard: {error}")));
-            }
-            guarding.standing = Some(firewall.standing);
-            self.firewall_reports = firewall.reports.clone();
-            if let Some(warning) = firewall.hold.warning() {
-                log.write(&Line::warning(warning.to_owned()));
-            }
-            executor.guard(firewall);
-            for Admitted { door, source, left } in admitted {
-                gate.restore_admission(&door, source, left, self.clock.both());
-            }
-        } else if kept_socket.is_some() {
-            self.abandon_guard(kept_socket);
-        }
-        Ok(())
     }
 
     pub(super) fn log(&self, line: &Line) {
@@ -349,77 +310,6 @@ impl Engine {
         }
     }
 
-    pub(super) fn handle_report(&mut self, report: &Report) {
-        if let Some((id, succeeded)) = self.dispatcher.handle_report(report) {
-            self.apply(|gate, now| gate.handle_exit(id, succeeded, now));
-            if let Report::Ended(ended) = report {
-                self.reply_to_closings(id, || ended.problem());
-            }
-        }
-    }
-
-    /// Tells clients who wait for this lease to close what has become of it.
-    fn reply_to_closings(&mut self, id: LeaseId, failure: impl FnOnce() -> Option<String>) {
-        if !self.closings.is_empty() {
-            let state = self.gate.lease(id).map(|lease| lease.state);
-            self.closings.handle_exit(id, failure().as_deref(), state, self.clock.now());
-        }
-    }
-
-    pub(super) fn handle_firewall(&mut self, report: &firewall::Report) {
-        match report {
-            firewall::Report::Set { admission, time, refused } => {
-                let reason = refused.map(firewall::reason);
-                self.log(&Line::admission(admission, *time, reason));
-                self.apply(|gate, now| gate.handle_exit(admission.id, refused.is_none(), now));
-                self.reply_to_closings(admission.id, || reason.map(str::to_owned));
-            }
-            firewall::Report::Prolonged(id) => self.apply(|gate, now| gate.handle_exit(*id, true, now)),
-            firewall::Report::Seen(admission, Ok(sight)) => {
-                self.apply(|gate, now| gate.handle_sight(admission.id, *sight, now));
-            }
-            firewall::Report::Seen(admission, Err(error)) => {
-                self.log(&Line::not_seen(admission, firewall::reason(*error)));
-                self.apply(|gate, now| gate.handle_exit(admission.id, false, now));
-            }
-            firewall::Report::Cut(_, Ok(0)) | firewall::Report::Guarded(None) => {}
-            firewall::Report::Cut(admission, ended) => {
-                self.log(&Line::cut(admission, ended.map_err(firewall::reason)));
-            }
-            firewall::Report::Lost(refused) => {
-                let text = "another program has changed the guard";
-                let refused = refused.map(firewall::reason);
-                let then = refused
-                    .map_or("it stands again".to_owned(), |reason| format!("cannot restore it: {reason}"));
-                self.log(&Line::warning(format!("{text}; {then}")));
-                self.apply(Gate::admit_again);
-            }
-            firewall::Report::Obeyed(result) => self.handle_obeyed(result),
-            firewall::Report::TrialEnded(standing, newcomer) => {
-                self.guarding.standing = Some(*standing);
-                let text = match newcomer {
-                    Some(source) => format!("the guard stands: {source} has got in"),
-                    None => "the guard is lifted: nobody has got in or confirmed it".to_owned(),
-                };
-                self.log(&Line::warning(text));
-            }
-            firewall::Report::Guarded(Some(error)) => {
-                let text = format!(
-                    "cannot guard the services of doors as now configured: {}",
-                    firewall::reason(*error)
-                );
-                self.log(&Line::warning(text));
-            }
-        }
-    }
-
-    pub(super) fn handle_progress(&mut self, progress: Progress) {
-        if let Some((id, result)) = self.dispatcher.handle_progress(progress) {
-            let result = result.map_err(|error| self.log_not_struck_out(error));
-            self.apply(|gate, now| gate.handle_burnt(id, result, now));
-        }
-    }
-
     fn handle_packet(&mut self, packet: &Packet, now: Now) {
         if self.args.only_ip_v4 && packet.source.is_ipv6() {
             return;
@@ -507,19 +397,6 @@ impl Engine {
         self.dispatcher.listeners.follow(&self.dispatcher.log, self.clock.now());
         self.gate.set_addresses(self.dispatcher.listeners.own_addresses().iter().copied());
         service_manager::status(&self.summary());
-    }
-
-    /// Logs why a one-time sequence could not be struck out, and returns the current content of its file.
-    fn log_not_struck_out(&self, error: StrikeError) -> Option<knockd_core::OneTime> {
-        let StrikeError { path, error, content } = error;
-        let outcome = if content.is_some() {
-            "using the file as it is now"
-        } else {
-            "its doors are disabled until the next reload"
-        };
-        let text = format!("{}: cannot strike out the used sequence: {error}; {outcome}", path.display());
-        self.log(&Line::warning(text).limited(Topic::Refusals));
-        content
     }
 
     pub(super) fn log_filter(&self) {

@@ -11,10 +11,13 @@ use crossbeam_channel::Sender;
 use knockd_core::{Config, config};
 use nix::errno::Errno;
 
+use super::dispatcher::Dispatcher;
 use super::engine::Engine;
+use super::service_manager;
+use super::setup::Setup;
 use crate::control::socket::{Answer, Who};
 use crate::control::{Problem, ProblemKind, Reply, Request};
-use crate::firewall::{self, Order, Standing};
+use crate::firewall::{self, Admitted, Firewall, Order, Standing};
 use crate::log::Line;
 use crate::system::helper::Rights;
 use crate::system::last_good;
@@ -30,6 +33,40 @@ pub(super) struct Guarding {
 }
 
 impl Engine {
+    /// Guards the services of doors as configured, with the socket of an earlier run if that has left one.
+    ///
+    /// # Errors
+    /// When nothing guarded them so far, and the kernel refuses.
+    pub(super) fn guard(&mut self, kept_socket: Option<OwnedFd>) -> anyhow::Result<()> {
+        let Self {
+            setup: Setup { config, .. },
+            dispatcher: Dispatcher { executor, log, .. },
+            gate,
+            guarding,
+            ..
+        } = self;
+        if let Some(firewall) = executor.firewall() {
+            firewall.guard(Arc::clone(config));
+        } else if config.options.firewall == config::Firewall::Nftables {
+            let (mut firewall, admitted) = Firewall::start(config, kept_socket)?;
+            if let Some(Err(error)) = firewall.socket.take().map(|socket| service_manager::keep(&socket)) {
+                log.write(&Line::warning(format!("the service manager cannot keep the guard: {error}")));
+            }
+            guarding.standing = Some(firewall.standing);
+            self.firewall_reports = firewall.reports.clone();
+            if let Some(warning) = firewall.hold.warning() {
+                log.write(&Line::warning(warning.to_owned()));
+            }
+            executor.guard(firewall);
+            for Admitted { door, source, left } in admitted {
+                gate.restore_admission(&door, source, left, self.clock.both());
+            }
+        } else if kept_socket.is_some() {
+            self.abandon_guard(kept_socket);
+        }
+        Ok(())
+    }
+
     /// Has the firewall guard, or guard no longer, and replies when it has done so.
     ///
     /// # Errors
