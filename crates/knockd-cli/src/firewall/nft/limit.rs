@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use netlink_packet_core::NLM_F_CREATE;
 
-use super::{
-    Batch, Kind, META_L4PROTO, NF_ACCEPT, TABLE, bytes, data, expression, list, meta_load, number, text,
-    verdict,
-};
+use super::expressions::{META_L4PROTO, expression, meta_load, verdict};
+use super::{Batch, Kind, NF_ACCEPT, TABLE, bytes, data, list, number, text};
 
 /// The set of protocols that are still guarded.
 pub(in super::super) const SET: &str = "trial";
