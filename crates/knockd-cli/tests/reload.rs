@@ -134,6 +134,24 @@ fn an_interface_that_does_not_exist_is_refused_and_the_old_one_stays() {
 }
 
 #[test]
+fn a_guard_that_the_kernel_refuses_changes_nothing() {
+    let net = Net::new().unwrap();
+    net.server.write_file(CONFIG, "[old]\nsequence = 1\ncommand = echo still there\n").unwrap();
+    let mut command = net.server.command("setpriv");
+    command.args(["--bounding-set=-net_admin", "--inh-caps=-all", KNOCKD, "-v", "-c", CONFIG]);
+    let mut knockd = Knockd::run(&mut command);
+    let guarded = "[options]\nFirewall = nftables\n[new]\nSequence = 1\nOpen = tcp/22\n";
+    knockd.reload(
+        &net,
+        guarded,
+        "cannot guard the services of doors: permission denied; CAP_NET_ADMIN is missing",
+    );
+    knockd.wait_for("keeping the old configuration");
+    hit(&net, 2, &[1]);
+    knockd.wait_for_output("still there");
+}
+
+#[test]
 fn a_changed_interface_does_not_matter_with_i() {
     let net = Net::new().unwrap();
     let config = "[options]\ninterface = lo\nlogfile = /run/log\n[door]\nsequence = 1\n";

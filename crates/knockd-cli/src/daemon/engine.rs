@@ -5,6 +5,7 @@ use std::io;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -160,7 +161,8 @@ impl Engine {
             closings: Closings::default(),
             longest_iteration: Duration::ZERO,
         };
-        engine.guard(kept_socket).context("cannot guard the services of doors")?;
+        let config = Arc::clone(&engine.setup.config);
+        engine.guard(&config, kept_socket).context("cannot guard the services of doors")?;
         Ok(engine)
     }
 

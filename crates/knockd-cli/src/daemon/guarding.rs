@@ -14,7 +14,6 @@ use nix::errno::Errno;
 use super::dispatcher::Dispatcher;
 use super::engine::Engine;
 use super::service_manager;
-use super::setup::Setup;
 use crate::control::socket::{Answer, Who};
 use crate::control::{Problem, ProblemKind, Reply, Request};
 use crate::firewall::{self, Admitted, Firewall, Order, Standing};
@@ -33,18 +32,12 @@ pub(super) struct Guarding {
 }
 
 impl Engine {
-    /// Guards the services of doors as configured, with the socket of an earlier run if that has left one.
+    /// Guards the services of the doors of this configuration, with the socket of an earlier run if that has left one.
     ///
     /// # Errors
     /// When nothing guarded them so far, and the kernel refuses.
-    pub(super) fn guard(&mut self, kept_socket: Option<OwnedFd>) -> anyhow::Result<()> {
-        let Self {
-            setup: Setup { config, .. },
-            dispatcher: Dispatcher { executor, log, .. },
-            gate,
-            guarding,
-            ..
-        } = self;
+    pub(super) fn guard(&mut self, config: &Arc<Config>, kept_socket: Option<OwnedFd>) -> anyhow::Result<()> {
+        let Self { dispatcher: Dispatcher { executor, log, .. }, gate, guarding, .. } = self;
         if let Some(firewall) = executor.firewall() {
             firewall.guard(Arc::clone(config));
         } else if config.options.firewall == config::Firewall::Nftables {

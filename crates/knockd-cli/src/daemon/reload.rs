@@ -49,6 +49,9 @@ impl Engine {
             let found = setup.selection.at_start(&interfaces(), setup.waits);
             found.map_err(|error| format!("{error:#}"))?;
         }
+        // Only from here on, nothing is refused.
+        self.guard(&setup.config, None)
+            .map_err(|error| format!("cannot guard the services of doors: {error:#}"))?;
         for warning in setup.warnings.lines(Style::Plain) {
             self.log(&Line::warning(warning));
         }
@@ -62,9 +65,6 @@ impl Engine {
         }
         let config = Arc::clone(&self.setup.config);
         self.dispatcher.set_config(Arc::clone(&config));
-        if let Err(error) = self.guard(None) {
-            self.log(&Line::warning(format!("cannot guard the services of doors: {error:#}")));
-        }
         let files = std::mem::take(&mut self.setup.one_time_files);
         self.apply(|gate, _| gate.set_config(config, files));
         self.ask_for_ports();
