@@ -42,6 +42,9 @@ impl Hold {
     }
 }
 
+/// What a person can do where the kernel cannot guard.
+const REMEDY: &str = "load its modules, or open doors by commands instead of `Open`";
+
 /// Why the guard does not stand.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FirewallError {
@@ -49,8 +52,10 @@ pub(crate) enum FirewallError {
     Forbidden,
     #[error("another process owns the table; is another knockd running?")]
     Owned,
-    #[error("the kernel has no nftables")]
+    #[error("the kernel has no nftables; {REMEDY}")]
     Missing,
+    #[error("the kernel lacks a part of nftables; {REMEDY}")]
+    Incomplete,
     #[error("{}", reason(*.0))]
     Refused(Errno),
 }
@@ -59,9 +64,10 @@ pub(crate) enum FirewallError {
 pub(crate) fn reason(error: Errno) -> &'static str {
     match error {
         Errno::ENFILE => "its set is full; see MaxOpen",
-        Errno::ENOENT => "the table or a part of it is gone",
+        // So the kernel says about a table that is not there, and about a rule whose module is not there.
+        Errno::ENOENT => "the table is gone, or the kernel lacks a part of nftables",
         Errno::EPERM => "another process owns the table",
-        Errno::EOPNOTSUPP => "the kernel has no nftables, or lacks a part of it",
+        Errno::EOPNOTSUPP => "the kernel lacks a part of nftables",
         error => error.desc(),
     }
 }
@@ -71,7 +77,8 @@ impl FirewallError {
     pub(super) const fn when_asking(error: Errno) -> Self {
         match error {
             Errno::EPERM | Errno::EACCES => Self::Forbidden,
-            Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP => Self::Missing,
+            // The last one is from nfnetlink without nftables.
+            Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP | Errno::EINVAL => Self::Missing,
             error => Self::Refused(error),
         }
     }
@@ -80,6 +87,8 @@ impl FirewallError {
     pub(super) const fn when_changing(error: Errno) -> Self {
         match error {
             Errno::EPERM => Self::Owned,
+            // The table is made by the same change, so what is not there is a module.
+            Errno::ENOENT | Errno::EOPNOTSUPP => Self::Incomplete,
             error => Self::Refused(error),
         }
     }
@@ -164,12 +173,16 @@ mod tests {
     fn every_refusal_is_told_in_one_clear_line() {
         let asking = |error| FirewallError::when_asking(error).to_string();
         assert_eq!(asking(Errno::EPERM), "permission denied; CAP_NET_ADMIN is missing");
-        for error in [Errno::EPROTONOSUPPORT, Errno::EOPNOTSUPP, Errno::EAFNOSUPPORT] {
-            assert_eq!(asking(error), "the kernel has no nftables");
+        let remedy = "load its modules, or open doors by commands instead of `Open`";
+        for error in [Errno::EPROTONOSUPPORT, Errno::EOPNOTSUPP, Errno::EAFNOSUPPORT, Errno::EINVAL] {
+            assert_eq!(asking(error), format!("the kernel has no nftables; {remedy}"));
         }
         assert_eq!(asking(Errno::ENOMEM), "Out of memory");
         let changing = |error| FirewallError::when_changing(error).to_string();
         assert_eq!(changing(Errno::EPERM), "another process owns the table; is another knockd running?");
         assert_eq!(changing(Errno::ENFILE), "its set is full; see MaxOpen");
+        for error in [Errno::ENOENT, Errno::EOPNOTSUPP] {
+            assert_eq!(changing(error), format!("the kernel lacks a part of nftables; {remedy}"));
+        }
     }
 }
