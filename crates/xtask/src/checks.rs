@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use testbed::{Built, workspace_root};
 
 use crate::firewalls;
-use crate::machine::Machine;
+use crate::machine::{EARLIER_KERNEL, KERNEL, Machine};
 use crate::public_api;
 use crate::tally::Tally;
 use crate::task::Task;
@@ -76,12 +76,12 @@ impl Checks {
             Ok(())
         })?;
         let built = built.context("nothing was built")?;
-        let mut machine = None;
-        self.step("An emulated machine", |tally| {
-            machine = emulated_machine(tools, &built, tally)?;
+        let mut machines = Vec::new();
+        self.step("Emulated machines", |tally| {
+            machines = emulated_machines(tools, &built, tally)?;
             Ok(())
         })?;
-        self.step("Tests", |tally| tests(tools, &built, machine.as_ref(), tally))?;
+        self.step("Tests", |tally| tests(tools, &built, &machines, tally))?;
         self.step("The core's public interface", |tally| public_interface(tools, tally))?;
         self.step("Unsafe code under Miri", |tally| miri(tools, tally))?;
         self.step("Fuzz targets", |tally| fuzz(tools, tally))
@@ -143,43 +143,51 @@ fn needed_tools(tools: &mut Tools, tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// Returns the machine for some of the tests, if this system can have one.
-fn emulated_machine(tools: &mut Tools, built: &Built, tally: &mut Tally) -> Result<Option<Machine>> {
+/// Returns the machines for some of the tests, if this system can have them.
+fn emulated_machines(tools: &mut Tools, built: &Built, tally: &mut Tally) -> Result<Vec<Machine>> {
+    let mut machines = Vec::new();
     if let Some(obstacle) = Machine::obstacle() {
-        tally.skip(format_args!("the tests under another kernel: {obstacle}"));
-        return Ok(None);
+        tally.skip(format_args!("the tests under other kernels: {obstacle}"));
+        return Ok(machines);
     }
-    match Machine::prepare(tools, built) {
-        Ok(machine) => Ok(Some(machine)),
+    match Machine::prepare(tools, built, &KERNEL) {
+        Ok(machine) => machines.push(machine),
         Err(error) => {
             tally.skip_until_installed(format_args!("the tests under another kernel: {error:#}"))?;
-            Ok(None)
         }
     }
+    match Machine::prepare(tools, built, &EARLIER_KERNEL) {
+        Ok(machine) => machines.push(machine),
+        // One day, Debian's servers will have this release no longer.
+        Err(error) => {
+            tally.skip(format_args!("the tests under the kernel of {}: {error:#}", EARLIER_KERNEL.release));
+        }
+    }
+    Ok(machines)
 }
 
-/// Runs all tests here and, at the same time, some of them in the emulated machine: most tests here wait more than
-/// they compute.
-fn tests(tools: &Tools, built: &Built, machine: Option<&Machine>, tally: &mut Tally) -> Result<()> {
+/// Runs all tests here and, at the same time, some of them in one emulated machine after the other: most tests here wait
+/// more than they compute.
+fn tests(tools: &Tools, built: &Built, machines: &[Machine], tally: &mut Tally) -> Result<()> {
     // They take the programs from the directory of the fresh build: tests that watch the clock must not wait for
     // cargo.
     let here = Task::new("cargo test --workspace --no-fail-fast")
         .env("TESTBED_PROGRAMS", &built.programs)
         .env("PATH", tools.path());
     let (outcome, emulated) = thread::scope(|scope| {
-        let emulated = machine.map(|machine| {
-            scope.spawn(|| {
+        let emulated = scope.spawn(|| {
+            let run = |machine: &Machine| {
                 let (start, mut printed) = (Instant::now(), Vec::new());
                 let outcome = machine.run(&mut printed);
                 (outcome, printed, start.elapsed())
-            })
+            };
+            machines.iter().map(run).collect::<Vec<_>>()
         });
         // Every test runs and is counted, even after a failure.
         let outcome = here.run_counting(tally, &mut anstream::stdout());
-        (outcome, emulated.map(thread::ScopedJoinHandle::join))
+        (outcome, emulated.join())
     });
-    if let Some(emulated) = emulated {
-        let (emulated, printed, time) = emulated.map_err(|_| anyhow!("the emulated machine panicked"))?;
+    for (emulated, printed, time) in emulated.map_err(|_| anyhow!("the emulated machine panicked"))? {
         println!("{}", String::from_utf8_lossy(&printed));
         println!("In the emulated machine, meanwhile: {:.1} s", time.as_secs_f64());
         tally.join(emulated?);

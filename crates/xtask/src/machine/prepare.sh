@@ -1,12 +1,33 @@
-# Puts Debian's kernel and what it needs to begin into the directory $1, which is kept from one run to the next. $2 is our
-# knockd.
+# Puts the kernel of Debian's release $3 and what it needs to begin into the directory $1, which is kept from one run to the next.
+# $2 is our knockd. Nothing is installed.
 set -eu
 cd "$1"
 if [ ! -e vmlinuz ]; then
-    package=$(apt-cache depends linux-image-amd64 | sed -n 's/^ *Depends: \(linux-image-.*\)$/\1/p' | head -n 1)
-    rm -rf kernel
-    mkdir kernel
-    (cd kernel && apt-get download -q "$package" && dpkg -x ./*.deb . && rm ./*.deb)
+    # This release need not be that of this machine, which tells where packages are. What apt writes for it stays here.
+    rm -rf kernel apt
+    mkdir -p kernel apt/lists/partial apt/cache/archives/partial
+    : >apt/status
+    apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Created-By: Packages' 'Origin: Debian' | sort -u |
+        while read -r address release; do
+            case $release in
+                *-security) release=$3-security ;;
+                *-*) continue ;;
+                *) release=$3 ;;
+            esac
+            echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $address $release main"
+        done >apt/sources.list
+    of_release() {
+        program=$1
+        shift
+        "$program" -q -o Dir::State="$PWD/apt" -o Dir::State::lists="$PWD/apt/lists" -o Dir::State::status="$PWD/apt/status" \
+            -o Dir::Cache="$PWD/apt/cache" -o Dir::Etc::SourceList="$PWD/apt/sources.list" -o Dir::Etc::SourceParts=/dev/null \
+            -o Acquire::Languages=none "$@"
+    }
+    of_release apt-get update --error-on=any
+    package=$(of_release apt-cache depends linux-image-amd64 | sed -n 's/^ *Depends: \(linux-image-.*\)$/\1/p' | head -n 1)
+    of_release apt-get download "$package"
+    dpkg -x ./"$package"_*.deb kernel
+    rm -r ./"$package"_*.deb apt
     [ -e kernel/lib ] || ln -s usr/lib kernel/lib
     depmod -b kernel "$(ls kernel/lib/modules)"
     cp kernel/boot/vmlinuz-* vmlinuz
