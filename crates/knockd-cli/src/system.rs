@@ -11,6 +11,7 @@ mod include;
 pub(crate) mod last_good;
 pub mod local_ports;
 pub mod programs;
+pub(crate) mod seccomp;
 pub mod selection;
 pub mod text;
 pub(crate) mod unit;

@@ -46,7 +46,7 @@ pub(crate) const KERNEL: Kernel = Kernel {
         Run { without: "nf_tables", ..run("older_kernels", "--ignored without_nftables") },
         Run { without: "nft_fib_inet", ..run("older_kernels", "--ignored without_a_part_of_nftables") },
         run("older_kernels", "--ignored without_persistent_tables"),
-        run("knockd_cli", "capture::sandbox::"),
+        run("knockd_cli", "capture::sandbox:: daemon::rights::"),
         run("separation", ""),
         run("packets", ""),
         run("kernels", "--ignored"),

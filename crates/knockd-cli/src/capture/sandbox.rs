@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use crate::capture::record::Kept;
-use crate::system::users;
+use crate::system::{seccomp, users};
 
 /// The decoder's own user. Without it, the decoder becomes [`SHARED_USER`], whose other processes can stop it.
 pub(crate) const OWN_USER: &str = "knockd";
@@ -60,7 +60,7 @@ pub(crate) fn enter() -> Kept {
     if let Some(memory) = memory {
         let _ = setrlimit(Resource::RLIMIT_AS, memory + MEMORY, memory + MEMORY);
     }
-    let calls = number(restrict_calls());
+    let calls = number(seccomp::restrict(seccomp::Process::Decoder));
     Kept { user, shared_user, capabilities, files, calls }
 }
 
@@ -130,93 +130,6 @@ fn leave_file_system() -> nix::Result<()> {
         Ok(_) => Err(Errno::ENOSYS),
         Err(_) => Err(Errno::EPERM),
     }
-}
-
-/// Makes every system call fatal except those that the decoder needs.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
-fn restrict_calls() -> nix::Result<()> {
-    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
-
-    let rules = allowed_calls().map_err(|_| Errno::EINVAL)?;
-    let filter = std::env::consts::ARCH.try_into().and_then(|architecture| {
-        SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, architecture)
-    });
-    let program = filter.and_then(BpfProgram::try_from).map_err(|_| Errno::EINVAL)?;
-    seccompiler::apply_filter(&program).map_err(|_| Errno::last())
-}
-
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
-fn restrict_calls() -> nix::Result<()> {
-    // seccompiler does not support the others.
-    Err(Errno::ENOSYS)
-}
-
-/// The allowed system calls, by number, each with the arguments that the decoder needs; those with an empty list do no
-/// harm whatever their arguments are.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
-fn allowed_calls()
--> Result<std::collections::BTreeMap<i64, Vec<seccompiler::SeccompRule>>, seccompiler::BackendError> {
-    use nix::libc::{self, c_int};
-    use seccompiler::SeccompCmpOp::{Eq, Le, MaskedEq};
-    use seccompiler::{BackendError, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
-
-    let is = |argument: u8, operator: SeccompCmpOp, value: c_int| {
-        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, u64::from(value.cast_unsigned()))
-    };
-    let has = |argument, flag: c_int| is(argument, MaskedEq(u64::from(flag.cast_unsigned())), flag);
-    let lacks = |argument, flag: c_int| is(argument, MaskedEq(u64::from(flag.cast_unsigned())), 0);
-    let rule = |conditions: Vec<Result<SeccompCondition, BackendError>>| {
-        SeccompRule::new(conditions.into_iter().collect::<Result<_, _>>()?)
-    };
-    // Of the options of the socket, one is the filter, from which the doors' sequences could be read.
-    let option = |level, name| rule(vec![is(0, Eq, 0), is(1, Eq, level), is(2, Eq, name)]);
-    let one_of = |argument: u8, values: &[c_int]| -> Result<Vec<SeccompRule>, BackendError> {
-        values.iter().map(|&value| rule(vec![is(argument, Eq, value)])).collect()
-    };
-    let no_code = || lacks(2, libc::PROT_EXEC);
-    let private = libc::FUTEX_PRIVATE_FLAG;
-    Ok([
-        // Writing to the socket would send packets.
-        (libc::SYS_recvfrom, vec![rule(vec![is(0, Eq, 0), is(3, Eq, libc::MSG_DONTWAIT)])?]),
-        (
-            libc::SYS_getsockopt,
-            vec![
-                option(libc::SOL_SOCKET, libc::SO_ERROR)?,
-                option(libc::SOL_PACKET, libc::PACKET_STATISTICS)?,
-            ],
-        ),
-        (libc::SYS_ppoll, vec![rule(vec![is(1, Le, 1)])?]),
-        #[cfg(target_arch = "x86_64")]
-        (libc::SYS_poll, vec![rule(vec![is(1, Le, 1)])?]),
-        (libc::SYS_restart_syscall, vec![]),
-        // Reading the time needs no system call where the processor has a good clock (vdso(7)), but some hypervisors
-        // lack one. Other clocks tell of other processes.
-        (libc::SYS_clock_gettime, one_of(0, &[libc::CLOCK_MONOTONIC])?),
-        (libc::SYS_write, one_of(0, &[1, 2])?),
-        // For the memory allocator. No memory becomes executable, and the ring is not mapped again.
-        (libc::SYS_mmap, vec![rule(vec![no_code(), has(3, libc::MAP_ANONYMOUS)])?]),
-        (libc::SYS_mprotect, vec![rule(vec![no_code()])?]),
-        (libc::SYS_brk, vec![]),
-        (libc::SYS_mremap, one_of(3, &[0, libc::MREMAP_MAYMOVE])?),
-        (libc::SYS_munmap, vec![]),
-        (libc::SYS_madvise, one_of(2, &[libc::MADV_DONTNEED, libc::MADV_FREE])?),
-        // These end the process. Memory is shared with nobody, so there is nobody to wake.
-        (
-            libc::SYS_futex,
-            one_of(
-                1,
-                &[
-                    private | libc::FUTEX_WAIT,
-                    private | libc::FUTEX_WAKE,
-                    private | libc::FUTEX_WAIT_BITSET,
-                    private | libc::FUTEX_WAIT_BITSET | libc::FUTEX_CLOCK_REALTIME,
-                ],
-            )?,
-        ),
-        (libc::SYS_sigaltstack, vec![]),
-        (libc::SYS_exit_group, vec![]),
-    ]
-    .into())
 }
 
 #[cfg(test)]

@@ -2,11 +2,11 @@
 
 use caps::{CapSet, Capability, CapsHashSet};
 use landlock::{AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr};
-use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 
 use crate::capture::sandbox;
+use crate::system::seccomp::{self, Process};
 use crate::system::users;
 
 /// The group IDs for no group at all, as in the decoder's sandbox.
@@ -38,7 +38,7 @@ pub(super) fn leave_to_helper() -> Vec<String> {
     let no_privileges = prctl::set_no_new_privs();
     // Its user has no file of its own, so a kernel without Landlock leaves it what everybody may write.
     let _ = forbid_writing();
-    let calls = no_privileges.and_then(|()| forbid(FOR_ENGINE));
+    let calls = no_privileges.and_then(|()| seccomp::restrict(Process::Engine));
     let kept = [
         user.err(),
         capabilities.err().map(|error| format!("keeps its capabilities: {error}")),
@@ -54,7 +54,7 @@ pub(super) fn confine_helper() {
     let _ = keep(&OF_HELPER);
     let _ = prctl::set_dumpable(false);
     // Decoders, the only programs that it starts, have it anyway.
-    let _ = prctl::set_no_new_privs().and_then(|()| forbid(FOR_HELPER));
+    let _ = prctl::set_no_new_privs().and_then(|()| seccomp::restrict(Process::Helper));
 }
 
 fn change_user() -> Result<(), String> {
@@ -105,144 +105,12 @@ fn forbid_writing() -> Result<(), landlock::RulesetError> {
         .map(drop)
 }
 
-/// Which system calls are fatal.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Forbidden {
-    Engine,
-    Helper,
-}
-
-const FOR_ENGINE: Forbidden = Forbidden::Engine;
-const FOR_HELPER: Forbidden = Forbidden::Helper;
-
-/// Makes system calls fatal, for all threads.
-///
-/// It names what is forbidden and not what is allowed: libraries for names, clocks and memory use other calls on
-/// other systems, and a daemon that dies of one of them opens no door.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
-fn forbid(forbidden: Forbidden) -> nix::Result<()> {
-    use nix::libc;
-    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
-
-    let apply = |rules, action| {
-        let filter = std::env::consts::ARCH
-            .try_into()
-            .and_then(|architecture| SeccompFilter::new(rules, SeccompAction::Allow, action, architecture));
-        let program = filter.and_then(BpfProgram::try_from).map_err(|_| Errno::EINVAL)?;
-        seccompiler::apply_filter_all_threads(&program).map_err(|_| Errno::last())
-    };
-    if forbidden == Forbidden::Engine {
-        // No filter can read the flags of clone3(2). As on an old kernel, libraries then use clone(2).
-        let not_there = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
-        // Descriptors of others it might find by their numbers, and knows how to do without.
-        apply([(libc::SYS_clone3, vec![]), (libc::SYS_pidfd_getfd, vec![])].into(), not_there)?;
-    }
-    apply(calls(forbidden).map_err(|_| Errno::EINVAL)?, SeccompAction::KillProcess)
-}
-
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
-fn forbid(_: Forbidden) -> nix::Result<()> {
-    // seccompiler does not support the others.
-    Err(Errno::ENOSYS)
-}
-
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
-fn calls(
-    forbidden: Forbidden,
-) -> Result<std::collections::BTreeMap<i64, Vec<seccompiler::SeccompRule>>, seccompiler::BackendError> {
-    use nix::libc;
-    use seccompiler::SeccompCmpArgLen::Dword;
-    use seccompiler::SeccompCmpOp::{MaskedEq, Ne};
-    use seccompiler::{SeccompCondition, SeccompRule};
-
-    // Other processes, the kernel, mounts, namespaces, keys, and ways around a filter.
-    let both = [
-        libc::SYS_ptrace,
-        libc::SYS_process_vm_readv,
-        libc::SYS_process_vm_writev,
-        libc::SYS_kcmp,
-        libc::SYS_mount,
-        libc::SYS_umount2,
-        libc::SYS_pivot_root,
-        libc::SYS_chroot,
-        libc::SYS_open_tree,
-        libc::SYS_move_mount,
-        libc::SYS_fsopen,
-        libc::SYS_fsconfig,
-        libc::SYS_fsmount,
-        libc::SYS_fspick,
-        libc::SYS_mount_setattr,
-        libc::SYS_setns,
-        libc::SYS_unshare,
-        libc::SYS_bpf,
-        libc::SYS_perf_event_open,
-        libc::SYS_kexec_load,
-        libc::SYS_init_module,
-        libc::SYS_finit_module,
-        libc::SYS_delete_module,
-        libc::SYS_add_key,
-        libc::SYS_request_key,
-        libc::SYS_keyctl,
-        libc::SYS_userfaultfd,
-        libc::SYS_io_uring_setup,
-        libc::SYS_io_uring_enter,
-        libc::SYS_io_uring_register,
-        libc::SYS_open_by_handle_at,
-        libc::SYS_reboot,
-        libc::SYS_swapon,
-        libc::SYS_swapoff,
-        libc::SYS_acct,
-        libc::SYS_quotactl,
-        libc::SYS_settimeofday,
-        libc::SYS_clock_settime,
-        libc::SYS_sethostname,
-        libc::SYS_setdomainname,
-    ];
-    let mut rules: std::collections::BTreeMap<i64, Vec<SeccompRule>> =
-        both.into_iter().map(|call| (call, vec![])).collect();
-    let mut add = |call: libc::c_long, when: Vec<SeccompRule>| drop(rules.insert(call, when));
-    match forbidden {
-        Forbidden::Engine => {
-            add(libc::SYS_execve, vec![]);
-            add(libc::SYS_execveat, vec![]);
-            let thread = u64::from(libc::CLONE_THREAD.cast_unsigned());
-            let is_process = SeccompCondition::new(0, Dword, MaskedEq(thread), 0)?;
-            add(libc::SYS_clone, vec![SeccompRule::new(vec![is_process])?]);
-            #[cfg(target_arch = "x86_64")]
-            for call in [libc::SYS_fork, libc::SYS_vfork] {
-                add(call, vec![]);
-            }
-        }
-        Forbidden::Helper => {
-            let unix = u64::from(libc::AF_UNIX.cast_unsigned());
-            let is_network = SeccompCondition::new(0, Dword, Ne, unix)?;
-            add(libc::SYS_socket, vec![SeccompRule::new(vec![is_network])?]);
-            add(libc::SYS_pidfd_getfd, vec![]);
-        }
-    }
-    #[cfg(target_arch = "x86_64")]
-    {
-        // Where the kernel has the x32 ABI, it knows the same calls under other numbers, and these under 512 to 547.
-        const X32: i64 = 0x4000_0000;
-        for (call, when) in rules.clone() {
-            rules.insert(call | X32, when);
-        }
-        // ptrace, the two that read and write other processes' memory, kexec_load.
-        let mut others = vec![521, 539, 540, 528];
-        if forbidden == Forbidden::Engine {
-            // execve and execveat.
-            others.extend([520, 545]);
-        }
-        rules.extend(others.into_iter().map(|call| (call | X32, vec![])));
-    }
-    Ok(rules)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::File;
+    use std::io::Write as _;
     use std::net::UdpSocket;
-    use std::os::unix::process::ExitStatusExt;
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
     use std::process::{Command, ExitStatus, Stdio};
     use std::{env, thread};
 
@@ -253,24 +121,54 @@ mod tests {
     /// What somebody who has taken it over might try, by name; the function says whether it worked.
     type Act = (&'static str, fn() -> bool);
 
-    fn makes_a_socket() -> bool {
-        UdpSocket::bind("127.0.0.1:0").is_ok()
-    }
-
-    fn executes() -> bool {
-        Command::new("true").status().is_ok_and(|status| status.success())
-    }
-
     const DEADLY_FOR_BOTH: [Act; 2] = [
         ("enter another namespace", || nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_ok()),
         ("change its root", || nix::unistd::chroot("/").is_ok()),
     ];
 
+    /// It does not return when it succeeds.
+    const DEADLY_FOR_ENGINE: Act = ("become another program", || {
+        let _ = Command::new("true").exec();
+        false
+    });
+
+    const DEADLY_FOR_HELPER: Act = ("make a socket", || UdpSocket::bind("127.0.0.1:0").is_ok());
+
+    const REFUSED_TO_ENGINE: [Act; 9] = [
+        ("start a program", || Command::new("true").spawn().is_ok()),
+        ("signal its parent", || nix::sys::signal::kill(nix::unistd::getppid(), None).is_ok()),
+        ("make a file", || tempfile::NamedTempFile::new().is_ok()),
+        ("make a file without a name", || tempfile::tempfile().is_ok()),
+        ("empty a file", || File::options().write(true).truncate(true).open("/dev/null").is_ok()),
+        ("make a directory", || tempfile::tempdir().is_ok()),
+        ("make a socket of another kind", || {
+            let (family, kind) = (rustix::net::AddressFamily::VSOCK, rustix::net::SocketType::STREAM);
+            rustix::net::socket(family, kind, None).is_ok()
+        }),
+        ("let its memory be read", || prctl::set_dumpable(true).is_ok()),
+        ("change a limit", || {
+            let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
+            nix::sys::resource::setrlimit(limit, 99, 99).is_ok()
+        }),
+    ];
+
+    const OPEN_TO_ENGINE: [Act; 5] = [
+        ("start a thread", || thread::spawn(|| true).join().unwrap()),
+        ("make a socket", || UdpSocket::bind("127.0.0.1:0").is_ok()),
+        ("read a file", || std::fs::read("/proc/self/status").is_ok()),
+        ("list a directory", || std::fs::read_dir("/proc").is_ok_and(|names| names.count() > 0)),
+        ("write to a file that is there", || {
+            File::options().append(true).open("/dev/null").is_ok_and(|mut null| null.write_all(b"x").is_ok())
+        }),
+    ];
+
     /// Runs the calling test again, in a process of its own that performs the act.
-    fn end_of(act: &str, forbidden: Forbidden) -> ExitStatus {
+    fn end_of((act, _): Act, process: Process) -> ExitStatus {
+        let test =
+            "daemon::rights::tests::what_no_engine_and_no_helper_does_is_deadly_and_a_surprise_is_an_error";
         Command::new(env::current_exe().unwrap())
-            .args(["--exact", "daemon::rights::tests::what_no_engine_and_no_helper_does_is_deadly"])
-            .env(ACT, format!("{forbidden:?} {act}"))
+            .args(["--exact", test])
+            .env(ACT, format!("{process:?} {act}"))
             .stdout(Stdio::null())
             .status()
             .unwrap()
@@ -302,28 +200,29 @@ mod tests {
     // Elsewhere there is no seccomp.
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
     #[test]
-    fn what_no_engine_and_no_helper_does_is_deadly() {
-        let others: [Act; 3] = [
-            ("make a socket", makes_a_socket),
-            ("execute a program", executes),
-            ("start a thread", || thread::spawn(|| true).join().unwrap()),
-        ];
+    fn what_no_engine_and_no_helper_does_is_deadly_and_a_surprise_is_an_error() {
         if let Ok(wanted) = env::var(ACT) {
-            prctl::set_no_new_privs().unwrap();
             let (who, act) = wanted.split_once(' ').unwrap();
-            forbid(if who == "Engine" { FOR_ENGINE } else { FOR_HELPER }).unwrap();
-            let worked = DEADLY_FOR_BOTH.iter().chain(&others).any(|(name, it)| *name == act && it());
+            seccomp::restrict(if who == "Engine" { Process::Engine } else { Process::Helper }).unwrap();
+            let all = [&DEADLY_FOR_BOTH[..], &REFUSED_TO_ENGINE, &OPEN_TO_ENGINE].concat();
+            let mut all = all.iter().chain([&DEADLY_FOR_ENGINE, &DEADLY_FOR_HELPER]);
+            let worked = all.find(|(name, _)| *name == act).is_some_and(|(_, it)| it());
             std::process::exit(if worked { 8 } else { 7 });
         }
-        for forbidden in [FOR_ENGINE, FOR_HELPER] {
-            for (act, _) in DEADLY_FOR_BOTH {
-                assert_eq!(end_of(act, forbidden).signal(), Some(nix::libc::SIGSYS), "{forbidden:?}: {act}");
-            }
-            assert_eq!(end_of("start a thread", forbidden).code(), Some(8), "{forbidden:?}");
+        let is_deadly = |act, process| end_of(act, process).signal() == Some(nix::libc::SIGSYS);
+        for act in DEADLY_FOR_BOTH.into_iter().chain([DEADLY_FOR_ENGINE]) {
+            assert!(is_deadly(act, Process::Engine), "{}", act.0);
         }
-        assert_eq!(end_of("execute a program", FOR_ENGINE).signal(), Some(nix::libc::SIGSYS));
-        assert_eq!(end_of("make a socket", FOR_ENGINE).code(), Some(8));
-        assert_eq!(end_of("execute a program", FOR_HELPER).code(), Some(8));
-        assert_eq!(end_of("make a socket", FOR_HELPER).signal(), Some(nix::libc::SIGSYS));
+        for act in DEADLY_FOR_BOTH.into_iter().chain([DEADLY_FOR_HELPER]) {
+            assert!(is_deadly(act, Process::Helper), "{}", act.0);
+        }
+        for act in REFUSED_TO_ENGINE {
+            assert_eq!(end_of(act, Process::Engine).code(), Some(7), "{}", act.0);
+        }
+        for act in OPEN_TO_ENGINE {
+            assert_eq!(end_of(act, Process::Engine).code(), Some(8), "{}", act.0);
+        }
+        // It starts decoders.
+        assert_eq!(end_of(REFUSED_TO_ENGINE[0], Process::Helper).code(), Some(8));
     }
 }
