@@ -60,7 +60,7 @@ mod filters {
         // What most restricts a call counts (seccomp(2)). The last one forbids to add others.
         let filters = match process {
             Process::Decoder => vec![only(of_decoder(), SeccompAction::KillProcess)],
-            Process::Engine => vec![never(deadly_for_engine()), only(of_engine(), not_there)],
+            Process::Engine => vec![never(Ok(deadly(EXECUTING))), only(of_engine(), not_there)],
             Process::Helper => vec![never(deadly_for_helper())],
         };
         for (calls, unless_named, if_named) in filters {
@@ -332,21 +332,13 @@ mod filters {
     #[cfg(not(target_arch = "x86_64"))]
     const OLDER: &[c_long] = &[];
 
-    fn deadly_for_engine() -> Result<Calls, BackendError> {
-        // execve and execveat, as the x32 ABI numbers them.
-        deadly([(libc::SYS_execve, vec![]), (libc::SYS_execveat, vec![])], &[520, 545])
-    }
-
     fn deadly_for_helper() -> Result<Calls, BackendError> {
         let is_network = rule([is(0, Ne, libc::AF_UNIX)])?;
-        deadly([(libc::SYS_socket, vec![is_network]), (libc::SYS_pidfd_getfd, vec![])], &[])
+        Ok(deadly([(libc::SYS_socket, vec![is_network]), (libc::SYS_pidfd_getfd, vec![])]))
     }
 
-    /// Returns these calls and those that no process of knockd makes. `x32` has the numbers that are others there.
-    fn deadly(
-        more: impl IntoIterator<Item = (c_long, Vec<SeccompRule>)>,
-        x32: &[i64],
-    ) -> Result<Calls, BackendError> {
+    /// Returns these calls and those that no process of knockd makes.
+    fn deadly(more: impl IntoIterator<Item = (c_long, Vec<SeccompRule>)>) -> Calls {
         let mut calls: Calls = OF_NOBODY.iter().map(|call| (*call, vec![])).collect();
         calls.extend(more);
         #[cfg(target_arch = "x86_64")]
@@ -357,11 +349,13 @@ mod filters {
                 calls.insert(call | X32, when);
             }
             // ptrace, the two that read and write other processes' memory, kexec_load.
-            let others = [521, 539, 540, 528];
-            calls.extend(others.iter().chain(x32).map(|call| (call | X32, vec![])));
+            calls.extend([521, 539, 540, 528].map(|call| (call | X32, vec![])));
         }
-        Ok(calls)
+        calls
     }
+
+    const EXECUTING: [(c_long, Vec<SeccompRule>); 2] =
+        [(libc::SYS_execve, Vec::new()), (libc::SYS_execveat, Vec::new())];
 
     /// Other processes, the kernel, mounts, namespaces, keys, and ways around a filter.
     const OF_NOBODY: &[c_long] = &[
