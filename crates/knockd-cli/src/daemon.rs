@@ -85,18 +85,15 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
     let prepared = Prepared::new(args, directory, setup, rights, kept_socket)?;
     let Prepared { args, setup, rights, .. } = &prepared;
     // Capabilities belong to threads, so this comes before there are others.
-    let kept = if let Rights::Helper(_) = rights { rights::leave_to_helper() } else { Vec::new() };
+    let kept = if let Rights::Helper(_) = rights { rights::leave_to_helper() } else { None };
     let log = Log::new(&setup.log_settings(args, rights.clone()), args.lookup, prepared.clock)?;
     let pid_file = pid_file.unwrap_or_else(|error| {
         log.write(&Line::warning(error.to_string()));
         None
     });
     let signals = signals()?;
-    let mut engine = Engine::start(prepared, pid_file, log)?;
+    let mut engine = Engine::start(prepared, kept, pid_file, log)?;
     engine.begin();
-    for kept in kept {
-        engine.log(&Line::warning(kept));
-    }
     if let Some(foreground) = foreground {
         background::detach()?;
         engine.reopen_log();

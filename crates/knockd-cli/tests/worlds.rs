@@ -29,6 +29,15 @@ fn with_users(net: &Net) {
     sh(&net.server, script);
 }
 
+/// Hosts whose server has these users; `None` if nobody can become them.
+fn net_with_users() -> Option<Net> {
+    is_root().then(|| {
+        let net = Net::new().unwrap();
+        with_users(&net);
+        net
+    })
+}
+
 fn native(more_options: &str) -> String {
     format!("{OPTIONS}{more_options}\n{DOOR}")
 }
@@ -53,11 +62,7 @@ fn opens(net: &Net, knockd: &mut Knockd) {
 
 #[test]
 fn an_engine_for_native_doors_has_its_own_user_two_capabilities_and_no_execve() {
-    if !is_root() {
-        return;
-    }
-    let net = Net::new().unwrap();
-    with_users(&net);
+    let Some(net) = net_with_users() else { return };
     let mut knockd = Knockd::start(&net, &native(""));
     let (daemon, decoder) = processes(&knockd);
     let helper = helper(daemon);
@@ -80,6 +85,7 @@ fn an_engine_for_native_doors_has_its_own_user_two_capabilities_and_no_execve() 
     assert_eq!(proc_status(decoder, "PPid"), helper.to_string());
     assert_eq!(proc_status(decoder, "Uid"), [64999; 4].map(|id| id.to_string()).join(" "));
     assert_eq!(knockd.count("sandboxed"), 0, "there is nothing to explain: {:#?}", knockd.lines());
+    assert!(net.server.run(&[KNOCKD, "status"]).unwrap().contains("\n  engine is fully sandboxed\n"));
     opens(&net, &mut knockd);
     knockd.stop();
     wait_until("the end of the helper", || {
@@ -115,11 +121,7 @@ fn a_decoder_of_a_helper_is_replaced_when_it_is_killed_and_ends_with_its_interfa
 
 #[test]
 fn a_reload_opens_what_only_root_may_the_configuration_the_log_and_one_time_files() {
-    if !is_root() {
-        return;
-    }
-    let net = Net::new().unwrap();
-    with_users(&net);
+    let Some(net) = net_with_users() else { return };
     sh(
         &net.server,
         "mkdir -m 700 /run/secret; printf '1,2\\n3,4\\n5,6\\n' >/run/secret/once; chmod 600 /run/secret/once",
@@ -174,17 +176,16 @@ fn a_reload_that_brings_a_command_is_refused_with_the_advice_to_restart() {
     let mut knockd = Knockd::start(&net, &command);
     let (daemon, _) = processes(&knockd);
     assert_eq!((proc_status(daemon, "NoNewPrivs"), proc_status(daemon, "Seccomp")), ("0".into(), "0".into()));
+    assert!(
+        net.server.run(&[KNOCKD, "status"]).unwrap().contains("\n  engine keeps its rights, for commands\n")
+    );
     knock(&net.client, "10.9.0.1 1");
     knockd.wait_for_output("ran");
 }
 
 #[test]
 fn the_rights_of_the_narrower_unit_are_enough() {
-    if !is_root() {
-        return;
-    }
-    let net = Net::new().unwrap();
-    with_users(&net);
+    let Some(net) = net_with_users() else { return };
     let unit = include_str!("../../../packaging/knockd.service.d/native.conf");
     let set =
         unit.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet=")).next_back().unwrap();
@@ -225,11 +226,7 @@ fn an_engine_without_rights_looks_up_names() {
 
 #[test]
 fn a_second_knockd_finds_an_engine_of_another_user() {
-    if !is_root() {
-        return;
-    }
-    let net = Net::new().unwrap();
-    with_users(&net);
+    let Some(net) = net_with_users() else { return };
     let mut first = Knockd::start(&net, &native(""));
     // With and without the right to look into processes of others.
     for (capabilities, reason) in [
@@ -262,12 +259,20 @@ fn without_its_helper_knockd_ends_and_says_why() {
 }
 
 #[test]
-fn without_a_user_of_its_own_the_engine_says_once_that_it_stays_root_and_has_two_capabilities_all_the_same() {
+fn without_a_user_of_its_own_the_engine_says_that_it_stays_root_and_has_two_capabilities_all_the_same() {
     let net = Net::new().unwrap();
     let mut knockd = Knockd::start(&net, &native(""));
     let (daemon, _) = processes(&knockd);
-    let text = "the engine is not fully sandboxed: it stays root, because there is no user knockd-engine";
+    let text = "engine is not fully sandboxed: stays root, because there is no user knockd-engine";
     assert_eq!(knockd.count(text), 1, "{:#?}", knockd.lines());
+    assert!(
+        net.server
+            .run(&[KNOCKD, "status"])
+            .unwrap()
+            .contains(&format!("\n  {text}; run: systemd-sysusers\n"))
+    );
+    let health = &status_json(&net)["health"];
+    assert!(health["native"] == true && health["engine"].as_str().unwrap().starts_with(text), "{health}");
     for thread in threads(daemon) {
         assert_eq!((proc_status(thread, "CapEff"), proc_status(thread, "CapPrm")), (TWO.into(), TWO.into()));
         assert_eq!(proc_status(thread, "Seccomp"), "2");

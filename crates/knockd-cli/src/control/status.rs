@@ -277,6 +277,10 @@ pub struct Health {
     pub filter_exact: bool,
     /// The privileges that the packet decoder could not give up.
     pub decoder: Option<String>,
+    /// Whether the engine has given up its rights, because no door had a command at startup.
+    pub native: bool,
+    /// The privileges that such an engine could not give up.
+    pub engine: Option<String>,
     /// Why packets are not read on an interface that exists.
     pub capture_problem: Option<String>,
     /// The longest time since startup for which the loop did one thing and nothing else, in microseconds.

@@ -21,6 +21,7 @@ use crate::control::{
 };
 use crate::leases::executor::Tally;
 use crate::log::{Line, RecentLine};
+use crate::system::helper::Rights;
 use crate::system::text::{count, span};
 
 /// How many attempts a status lists.
@@ -295,6 +296,8 @@ impl Engine {
                 state_problem: self.dispatcher.executor.state_problem().map(str::to_owned),
                 filter_exact: self.dispatcher.listeners.surplus() == 0,
                 decoder: self.dispatcher.kept.clone(),
+                native: matches!(self.rights, Rights::Helper(_)),
+                engine: self.kept.clone(),
                 capture_problem: self.dispatcher.listeners.problem(self.clock.now()).map(str::to_owned),
                 longest_iteration_us: self.longest_iteration.as_micros().try_into().unwrap_or(u64::MAX),
             },

@@ -47,6 +47,8 @@ pub(super) struct Engine {
     pub(super) setup: Setup,
     /// Who opens files and starts decoders.
     pub(super) rights: Rights,
+    /// What this process could not give up, if it has a helper.
+    pub(super) kept: Option<String>,
     /// With `-d`.
     pub(super) pid_file: Option<PidFile>,
     /// Makes all decisions that belong to the core.
@@ -104,7 +106,12 @@ impl Engine {
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub(super) fn start(prepared: Prepared, pid_file: Option<PidFile>, log: Log) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        prepared: Prepared,
+        kept: Option<String>,
+        pid_file: Option<PidFile>,
+        log: Log,
+    ) -> anyhow::Result<Self> {
         let Prepared {
             args,
             directory,
@@ -140,6 +147,7 @@ impl Engine {
             args,
             directory,
             rights,
+            kept,
             firewall_reports: never(),
             guarding: Guarding::default(),
             setup,
@@ -179,6 +187,7 @@ impl Engine {
     pub(super) fn begin(&mut self) {
         self.keep_configuration();
         self.log(&Line::starting_up(&self.setup.selection.to_string()));
+        self.kept.iter().for_each(|kept| self.log(&Line::warning(kept.clone())));
         self.log_one_time_files();
         self.log_filter();
         // Follow changes since startup, and report interfaces above the limit.

@@ -26,10 +26,10 @@ const OF_HELPER: [Capability; 6] = [
 ];
 
 /// Becomes the engine's user, keeps the two capabilities, and forbids itself everything that no engine does. Returns
-/// what it could not give up, in words.
+/// what it could not give up, in words, if there is anything.
 ///
 /// The process must have no other thread.
-pub(super) fn leave_to_helper() -> Vec<String> {
+pub(super) fn leave_to_helper() -> Option<String> {
     bound(&[]);
     let user = if geteuid().is_root() { change_user() } else { Ok(()) };
     let capabilities = keep(&OF_ENGINE);
@@ -40,11 +40,12 @@ pub(super) fn leave_to_helper() -> Vec<String> {
     let _ = forbid_writing();
     let calls = no_privileges.and_then(|()| seccomp::restrict(Process::Engine));
     let kept = [
-        user.err(),
+        calls.err().map(|error| format!("can make any system call: no seccomp: {}", error.desc())),
         capabilities.err().map(|error| format!("keeps its capabilities: {error}")),
-        calls.err().map(|error| format!("may use every system call: {}", error.desc())),
+        user.err(),
     ];
-    kept.into_iter().flatten().map(|what| format!("the engine is not fully sandboxed: it {what}")).collect()
+    let kept: Vec<_> = kept.into_iter().flatten().collect();
+    (!kept.is_empty()).then(|| format!("engine is not fully sandboxed: {}", kept.join("; ")))
 }
 
 /// Gives up what the helper does not need: above all the network.

@@ -246,6 +246,11 @@ fn health(status: &Status) -> Vec<Vec<Cell>> {
         Some(text) => (harmless(text), BAD),
         None => plain("packet decoder is fully sandboxed"),
     };
+    let engine = match (&health.engine, health.native) {
+        (Some(text), _) => (harmless(text), BAD),
+        (None, true) => plain("engine is fully sandboxed"),
+        (None, false) => plain("engine keeps its rights, for commands"),
+    };
     let capture = match &health.capture_problem {
         Some(text) => (harmless(text), BAD),
         None => plain("packets are read"),
@@ -255,7 +260,7 @@ fn health(status: &Status) -> Vec<Vec<Cell>> {
     let is_bad = longest >= LONG_ITERATION;
     let text = format!("longest iteration of the main loop: {} ms", longest.as_millis().max(1));
     let longest = (text, if is_bad { BAD } else { Style::new() });
-    [state, capture, filter, decoder, longest].into_iter().map(|cell| vec![cell]).collect()
+    [state, capture, filter, decoder, engine, longest].into_iter().map(|cell| vec![cell]).collect()
 }
 
 #[cfg(test)]

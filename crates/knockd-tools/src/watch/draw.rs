@@ -342,7 +342,8 @@ fn summary(status: &Status, palette: Palette) -> Vec<Line<'static>> {
             counters.packets, counters.dropped, commands.run, commands.failed, commands.waiting
         )),
     ];
-    lines.extend(health.decoder.iter().map(|text| Line::styled(one_line(text), palette.bad())));
+    let kept = health.decoder.iter().chain(&health.engine);
+    lines.extend(kept.map(|text| Line::styled(one_line(text), palette.bad())));
     lines
 }
 
