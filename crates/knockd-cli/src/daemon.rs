@@ -10,6 +10,7 @@ mod dispatcher;
 mod engine;
 mod guarding;
 mod helper;
+mod packets;
 mod pid_file;
 mod problems;
 mod reload;

@@ -1,7 +1,7 @@
 //! The guard: a table of our own in the kernel's nftables, which lets only knockers reach the services of doors.
 //!
 //! [`plan`] says what the table should be, [`ruleset`] prints it, and [`nft`] turns it into messages for [`netlink`]; [`earlier`] is what
-//! the kernel has already, and [`hold`] how well it keeps it. [`connections`] looks for connections, [`sockets`] ends them, and [`follow`]
+//! the kernel has already, and [`hold`] how well it keeps it. [`table`] is the thread that does all this. [`connections`] looks for connections, [`sockets`] ends them, and [`follow`]
 //! is when. This folder knows nothing of packets, leases or the disk.
 
 mod answers;
@@ -17,6 +17,7 @@ mod plan;
 mod ruleset;
 mod sessions;
 mod sockets;
+mod table;
 mod trial;
 
 use std::fmt;
@@ -26,27 +27,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use knockd_core::{Admission, Config, Door, DoorName, LeaseId, Prefix, Sight};
+use knockd_core::{Admission, Config, DoorName, LeaseId, Prefix, Sight};
 use nix::errno::Errno;
 
-use self::earlier::Earlier;
-use self::follow::Looks;
-use self::hold::strongest;
 pub(crate) use self::hold::{FirewallError, Hold, reason};
 use self::netlink::{Netlink, Watch};
 use self::nft::Batch;
 pub(crate) use self::owner::Owner;
 use self::plan::Numbers;
-use self::ruleset::Ruleset;
+use self::table::Table;
 use self::trial::Trial;
 pub(crate) use self::trial::{Order, Standing};
 use crate::system::spawn;
 
 /// How long the thread may take to end.
 const END_LIMIT: Duration = Duration::from_secs(5);
-
-/// How many changes share one batch.
-const MOST_AT_ONCE: usize = 1000;
 
 /// Returns the table for this configuration, as nft prints it.
 pub(crate) fn text(config: &Config) -> String {
@@ -260,195 +255,6 @@ struct Question {
 impl fmt::Debug for Question {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Question").field(&self.of).finish()
-    }
-}
-
-/// The table, and the socket that owns it.
-#[derive(Debug)]
-struct Table {
-    netlink: Netlink,
-    ruleset: Ruleset,
-    numbers: Numbers,
-    hold: Hold,
-    standing: Standing,
-    /// While it is on trial.
-    trial: Option<Trial>,
-    /// Doors with services.
-    doors: Vec<Door>,
-    looks: Looks,
-}
-
-impl Table {
-    /// Makes the table for this configuration, with the best of these holds that the kernel grants. Returns who is let in already.
-    ///
-    /// All of it is one batch, so at no time is anything open that was closed, and nobody who is let in is shut out.
-    ///
-    /// It stands as it did, unless a person wants something else.
-    fn make(
-        mut netlink: Netlink,
-        config: &Config,
-        holds: &[Hold],
-        wanted: Option<Standing>,
-    ) -> Result<(Self, Vec<Admitted>), FirewallError> {
-        let before = Standing::find(&mut netlink).map_err(FirewallError::when_asking)?;
-        let standing = wanted.unwrap_or(if before == Standing::Gone { Standing::Firm } else { before });
-        let earlier = Earlier::find(&mut netlink).map_err(FirewallError::when_asking)?;
-        let mut numbers = earlier.numbers;
-        let ruleset = plan::ruleset(config, &mut numbers);
-        sessions::keep(&mut netlink, config);
-        let hold = strongest(holds, |hold, replaces| {
-            let mut batch = Batch::default();
-            if replaces {
-                batch.replace_table(hold.flags(), &ruleset, &earlier.admitted);
-            } else if ruleset.can_follow(&earlier.ruleset) {
-                batch.make_table(hold.flags());
-                batch.make(&ruleset, &earlier.ruleset);
-            } else {
-                return Err(Errno::EEXIST);
-            }
-            standing.put(&mut batch, (!replaces).then_some(before));
-            netlink.carry_out(batch)
-        });
-        let hold = hold.map_err(FirewallError::when_changing)?;
-        let (doors, looks) = (follow::doors(config), Looks::default());
-        let table = Self { netlink, ruleset, numbers, hold, standing, trial: None, doors, looks };
-        let admitted = earlier.admitted.into_iter().map(|(_, admitted)| table.without_grace(admitted));
-        let admitted = admitted.collect();
-        Ok((table, admitted))
-    }
-
-    /// Makes the table what it should be, at once. The sets of doors that stay keep their addresses. One that a person has removed
-    /// does not come back by itself.
-    fn guard(&mut self, config: &Config) -> Result<(), Errno> {
-        if self.standing == Standing::Gone {
-            return Ok(());
-        }
-        sessions::keep(&mut self.netlink, config);
-        let ruleset = plan::ruleset(config, &mut self.numbers);
-        self.load(ruleset, self.standing)?;
-        self.trial = self.trial.take().map(|_| Trial::new(config));
-        self.doors = follow::doors(config);
-        Ok(())
-    }
-
-    /// Leaves the table to whoever comes next, although the kernel would remove it with its owner.
-    fn finish(mut self) -> Result<(), Errno> {
-        if self.hold == Hold::Owned && self.standing != Standing::Gone {
-            let earlier = Earlier::find(&mut self.netlink)?;
-            let mut batch = Batch::default();
-            batch.replace_table(Hold::Shared.flags(), &self.ruleset, &earlier.admitted);
-            self.standing.put(&mut batch, None);
-            self.netlink.carry_out(batch)?;
-        }
-        Ok(())
-    }
-
-    fn run(mut self, jobs: &Receiver<Job>, reports: &Sender<Report>) {
-        self.work(jobs, reports);
-        if let Err(error) = self.finish() {
-            let _ = reports.send(Report::Guarded(Some(error)));
-        }
-    }
-
-    fn work(&mut self, jobs: &Receiver<Job>, reports: &Sender<Report>) {
-        let mut next = None;
-        while let Some(job) = next.take().or_else(|| self.next_job(jobs, reports)) {
-            match job {
-                Job::Prolong(admission, time) => self.prolong(admission, time, reports),
-                Job::Look(admission) => self.begin_look(admission, reports),
-                Job::Ask(Question { of, answer }) => {
-                    let left = |(door, source): &(DoorName, IpAddr)| {
-                        let source = self.admitted_with(door, *source);
-                        self.left(door, source).unwrap_or_default()
-                    };
-                    answer(of.iter().map(left).collect());
-                }
-                Job::Guard(config) => {
-                    let result = self.guard(&config);
-                    let _ = reports.send(Report::Guarded(result.err()));
-                }
-                Job::Check => self.mend(reports),
-                Job::End => return,
-                Job::Obey(order, config) => {
-                    let result = self.obey(order, &config);
-                    let _ = reports.send(Report::Obeyed(result));
-                }
-                Job::Set(admission, time) => {
-                    let mut changes = vec![(admission, time)];
-                    while changes.len() < MOST_AT_ONCE
-                        && let Ok(job) = jobs.try_recv()
-                    {
-                        match job {
-                            Job::Set(admission, time) => changes.push((admission, time)),
-                            other => {
-                                next = Some(other);
-                                break;
-                            }
-                        }
-                    }
-                    self.set(&changes, reports);
-                }
-            }
-        }
-    }
-
-    /// Carries out changes together if possible, and reports each.
-    fn set(&mut self, changes: &[(Admission, Option<Duration>)], reports: &Sender<Report>) {
-        let mut together = self.carry_out(changes);
-        if together == Err(Errno::ENOENT) && self.is_gone() {
-            self.mend(reports);
-            together = self.carry_out(changes);
-        }
-        for change in changes {
-            // If the kernel refuses a batch, only some of it are to blame.
-            let result = together.or_else(|_| self.carry_out(std::slice::from_ref(change)));
-            let (admission, time) = change.clone();
-            // Its time was over.
-            let is_gone = time.is_none() && result == Err(Errno::ENOENT);
-            let refused = result.err().filter(|_| !is_gone);
-            let _ = reports.send(Report::Set { admission, time, refused });
-        }
-        self.cut(changes, reports);
-    }
-
-    fn is_gone(&mut self) -> bool {
-        let sets = self.netlink.dump(&answers::get_sets());
-        !sets.is_ok_and(|sets| sets.iter().any(|it| answers::named_set(it).is_some()))
-    }
-
-    /// Makes the table again, with those who are still let in.
-    fn mend(&mut self, reports: &Sender<Report>) {
-        if self.ruleset.sets.is_empty() {
-            return;
-        }
-        let mend = |table: &mut Self| {
-            let earlier = Earlier::find(&mut table.netlink)?;
-            let mut batch = Batch::default();
-            // What is not there cannot be replaced.
-            batch.make_table(table.hold.flags());
-            batch.replace_table(table.hold.flags(), &table.ruleset, &earlier.admitted);
-            table.standing.put(&mut batch, None);
-            table.netlink.carry_out(batch)
-        };
-        let _ = reports.send(Report::Lost(mend(self).err()));
-    }
-
-    fn carry_out(&mut self, changes: &[(Admission, Option<Duration>)]) -> Result<(), Errno> {
-        // Nobody is shut out.
-        if self.standing == Standing::Gone {
-            return Ok(());
-        }
-        let mut batch = Batch::default();
-        for (Admission { door, source, .. }, time) in changes {
-            // Of a door that is gone, the set is as well.
-            let number = self.numbers.get(door).copied().unwrap_or_default();
-            let set = plan::set_for(number, *source);
-            match time {
-                Some(time) => batch.admit(&set, source.address(), *time + self.grace(door)),
-                None => batch.shut(&set, source.address()),
-            }
-        }
-        self.netlink.carry_out(batch)
     }
 }
 
@@ -760,7 +566,7 @@ mod tests {
             });
             let changes: Vec<_> = changes.collect();
             let start = Instant::now();
-            for part in changes.chunks(MOST_AT_ONCE) {
+            for part in changes.chunks(table::MOST_AT_ONCE) {
                 table.set(part, &sender);
             }
             let took = start.elapsed();

@@ -2,7 +2,6 @@
 //! one place and without locks.
 
 use std::io;
-use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use knockd_capture::LinkWatch;
-use knockd_core::{DoorId, Gate, LocalPorts, Now, Outcome, Outcomes, Packet, Timestamp};
+use knockd_core::{DoorId, Gate, LocalPorts, Now, Outcome, Outcomes, Timestamp};
 use signal_hook::consts::SIGHUP;
 
 use super::closings::Closings;
@@ -25,7 +24,6 @@ use super::startup::Prepared;
 use crate::Exit;
 use crate::args::Args;
 use crate::capture::listener::Message;
-use crate::control::explain;
 use crate::control::metrics::Metrics;
 use crate::control::socket::{Control, QueuedRequest};
 use crate::firewall;
@@ -60,7 +58,7 @@ pub(super) struct Engine {
     pub(super) clock: Clock,
     watchdog: Watchdog,
     /// Reads the ports in use.
-    ports: local_ports::Reader,
+    pub(super) ports: local_ports::Reader,
     /// What the firewall has done.
     pub(super) firewall_reports: Receiver<firewall::Report>,
     pub(super) guarding: Guarding,
@@ -298,81 +296,11 @@ impl Engine {
         self.end_refused();
     }
 
-    fn handle_message(&mut self, message: Message) {
-        match message {
-            Message::Packets(packets) => {
-                // A batch arrives within milliseconds.
-                let now = self.clock.both();
-                for packet in &packets {
-                    self.handle_packet(packet, now);
-                }
-                self.end_refused();
-                self.refresh_ports(now.monotonic);
-            }
-            Message::Dropped(count) => self.dispatcher.handle_dropped(count, self.clock.now()),
-            Message::Reading(listener, kept) => {
-                self.dispatcher.handle_reading(listener, kept, self.clock.now());
-                service_manager::status(&self.summary());
-            }
-            Message::Deaf(listener, fault) => {
-                self.dispatcher.handle_deaf(listener, &fault, self.clock.now());
-                service_manager::status(&self.summary());
-            }
-        }
-    }
-
-    fn handle_packet(&mut self, packet: &Packet, now: Now) {
-        if self.args.only_ip_v4 && packet.source.is_ipv6() {
-            return;
-        }
-        self.dispatcher.counters.packets += 1;
-        if !self.dispatcher.feed.takes(packet.source, now.monotonic) {
-            for outcome in self.gate.handle_packet(packet, now) {
-                if !is_of_packet(&outcome, packet.source) {
-                    self.dispatcher.trace(&outcome, now.monotonic);
-                }
-                self.dispatcher.dispatch(outcome, now.monotonic);
-            }
-            return;
-        }
-        let visibility = self.gate.visibility(packet, now);
-        let outcomes: Vec<_> = self.gate.handle_packet(packet, now).collect();
-        let notes = explain::of_packet(packet, visibility, &outcomes, &self.setup.config.doors);
-        self.dispatcher.feed.tell_packet(packet, &notes);
-        for outcome in outcomes {
-            if !matches!(outcome, Outcome::Attempt(_) | Outcome::Scanner(_)) {
-                self.dispatcher.trace(&outcome, now.monotonic);
-            }
-            self.dispatcher.dispatch(outcome, now.monotonic);
-        }
-    }
-
     /// Tells the gate about start commands that ended before they started.
     pub(super) fn end_refused(&mut self) {
         while let Some(id) = self.dispatcher.executor.take_refused() {
             self.apply(|gate, now| gate.handle_exit(id, false, now));
         }
-    }
-
-    /// Has the ports in use read again, when a packet has come and they may have changed since.
-    fn refresh_ports(&mut self, now: Timestamp) {
-        let wanted = self.gate.wanted();
-        if wanted.strays.is_some() {
-            self.ports.ask_if_old(wanted.has_udp(), now);
-        }
-    }
-
-    /// Has the ports in use read again, because what of them matters may have changed.
-    pub(super) fn ask_for_ports(&mut self) {
-        let wanted = self.gate.wanted();
-        if wanted.strays.is_some() {
-            self.ports.ask(wanted.has_udp());
-        }
-    }
-
-    fn handle_ports(&mut self, ports: LocalPorts) {
-        self.ports.handle_answer(self.clock.now());
-        self.apply(|gate, _| gate.set_local_ports(ports));
     }
 
     fn handle_timeouts(&mut self) {
@@ -441,15 +369,6 @@ impl Engine {
     pub(super) fn summary(&self) -> String {
         let (names, doors) = (self.dispatcher.listeners.names(), self.setup.config.doors.len());
         format!("Listening on {names}; {}", count(doors, "door"))
-    }
-}
-
-/// Says whether an outcome is a part of what is told about a packet of this source.
-fn is_of_packet(outcome: &Outcome, source: IpAddr) -> bool {
-    match outcome {
-        Outcome::Attempt(event) => event.source == source,
-        Outcome::Scanner(_) => true,
-        Outcome::Opening { .. } | Outcome::Effect(_) | Outcome::UsedUp(_) | Outcome::Wanted(_) => false,
     }
 }
 

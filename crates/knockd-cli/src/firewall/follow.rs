@@ -9,7 +9,8 @@ use knockd_core::{Admission, Config, Door, DoorName, Prefix, Sight};
 use nix::errno::Errno;
 
 use super::connections::{self, Wanted};
-use super::{Admitted, Report, Table, answers, plan, sockets};
+use super::table::Table;
+use super::{Admitted, Report, answers, plan, sockets};
 
 /// How long the kernel lets a source in beyond its time while somebody looks whether it is still connected.
 const GRACE: Duration = Duration::from_secs(15);

@@ -15,7 +15,8 @@ use super::netlink::Netlink;
 use super::nft::{Batch, limit};
 use super::plan;
 use super::ruleset::Ruleset;
-use super::{Job, Report, Table, follow, sessions};
+use super::table::Table;
+use super::{Job, Report, follow, sessions};
 use crate::system::connections::Connection;
 
 /// How often to look whether somebody has got in.
