@@ -50,17 +50,7 @@ pub fn run() -> ExitCode {
     let named = descriptors.pop().map(from_memory::<Files>);
     let Some((Ok(named), reply)) = named.zip(descriptors.pop()) else { return ExitCode::FAILURE };
     let (args, engine) = (Args::of_process(), getppid());
-    let mut server = Server {
-        args,
-        directory,
-        engine,
-        named,
-        config: None,
-        control: None,
-        metrics: None,
-        decoders: BTreeMap::new(),
-        ending: Vec::new(),
-    };
+    let mut server = Server::new(args, directory, engine, named);
     let _ = helper::reply(&reply, &Reply::default(), &[]);
     drop(reply);
     while let Ok(Some((job, descriptors))) = receive(&stdin) {
@@ -93,6 +83,20 @@ struct Server {
 type Done = (Vec<String>, Option<OwnedFd>);
 
 impl Server {
+    const fn new(args: Args, directory: PathBuf, engine: Pid, named: Files) -> Self {
+        Self {
+            args,
+            directory,
+            engine,
+            named,
+            config: None,
+            control: None,
+            metrics: None,
+            decoders: BTreeMap::new(),
+            ending: Vec::new(),
+        }
+    }
+
     fn answer(&mut self, job: Job, descriptors: Vec<OwnedFd>) {
         self.ending.retain_mut(|process| !process.is_gone());
         let mut descriptors = descriptors.into_iter();
@@ -234,17 +238,7 @@ mod tests {
         fs::set_permissions(directory.join("knockd.conf"), fs::Permissions::from_mode(0o600)).unwrap();
         let args = Args::parse_from(["knockd", "-c", "knockd.conf"]);
         let named = setup::files(&config.parse().unwrap(), &args, directory);
-        Server {
-            args,
-            directory: directory.to_owned(),
-            engine: nix::unistd::getpid(),
-            named,
-            config: None,
-            control: None,
-            metrics: None,
-            decoders: BTreeMap::new(),
-            ending: Vec::new(),
-        }
+        Server::new(args, directory.to_owned(), nix::unistd::getpid(), named)
     }
 
     #[test]
