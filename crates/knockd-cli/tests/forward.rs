@@ -258,12 +258,12 @@ fn a_connection_through_a_forwarded_port_keeps_its_door_open_for_all_of_its_netw
     service.wait_for_line("ready", SOON).unwrap();
     let lines =
         "Forward = tcp/2222 > 10.9.1.2:80, tcp/2223 > 10.9.1.2:81\nOpen_For = /24\nExtend = connected 2";
-    let mut knockd = Knockd::start(&net, &config(lines).replace("Lease = 600", "Lease = 2"));
+    let mut knockd = Knockd::start(&net, &config(lines).replace("Lease = 600", "Lease = 10"));
     open(&net, &mut knockd);
     let connect = "import socket, time; c = socket.create_connection(('10.9.0.1', 2223)); print('connected', flush=True); time.sleep(600)";
     let mut client = net.client.spawn(&["python3", "-c", connect]).unwrap();
     client.wait_for_line("connected", SOON).unwrap();
-    std::thread::sleep(std::time::Duration::from_secs(8));
+    std::thread::sleep(std::time::Duration::from_secs(18));
     assert_eq!(neighbour_calls(&net, 2222), "10.9.0.3", "long after the lease");
     client.signal(Signal::SIGKILL).unwrap();
     knockd.wait_for("web: let in no longer");

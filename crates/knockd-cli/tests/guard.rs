@@ -21,6 +21,14 @@ fn listening(net: &Net) -> Running {
     net.server.listen(PORT).unwrap()
 }
 
+/// Starts knockd, and returns when the client has opened the door.
+fn start_and_open(net: &Net) -> Knockd {
+    let mut knockd = Knockd::start(net, DOOR);
+    knock(&net.client, &format!("10.9.0.1 {KNOCK}"));
+    knockd.wait_for("let in for 60 s");
+    knockd
+}
+
 fn reaches(net: &Net, address: IpAddr) -> bool {
     net.client.can_connect(address, PORT).unwrap()
 }
@@ -128,9 +136,7 @@ fn a_killed_knockd_leaves_the_guard_and_the_next_one_keeps_its_doors() {
     let net = Net::new().unwrap();
     let _service = listening(&net);
     let address = net.server.ipv4.into();
-    let mut knockd = Knockd::start(&net, DOOR);
-    knock(&net.client, &format!("10.9.0.1 {KNOCK}"));
-    knockd.wait_for("let in for 60 s");
+    let mut knockd = start_and_open(&net);
     knockd.signal(Signal::SIGKILL);
     knockd.running.wait(SOON).unwrap();
     assert!(reaches(&net, address), "the door stays open");
@@ -151,9 +157,7 @@ fn a_reload_keeps_the_doors_that_stay_and_closes_those_that_go() {
     let net = Net::new().unwrap();
     let _service = listening(&net);
     let address = net.server.ipv4.into();
-    let mut knockd = Knockd::start(&net, DOOR);
-    knock(&net.client, &format!("10.9.0.1 {KNOCK}"));
-    knockd.wait_for("let in for 60 s");
+    let knockd = start_and_open(&net);
     let other = "[web]\nSequence = 1\nOpen = tcp/80\n";
     let before = DOOR.replace("[ssh]", &format!("{other}[ssh]"));
     reload(&net, &knockd, &before);

@@ -3,27 +3,16 @@
 
 mod common;
 
+use common::sessions::{KNOCK, echo, reaches};
 use common::{CONFIG, KNOCKD, Knockd, SOON, knock, sh, status_json, wait_until};
 use nix::sys::signal::Signal;
 use testbed::{Host, Net, Running};
-
-const PORT: u16 = 22;
 
 const DOOR: &str =
     "[options]\nFirewall = nftables\n[ssh]\nSequence = 7101,8202:udp,9303\nOpen = tcp/22\nLease = 600\n";
 
 /// The same door, with nothing behind it.
 const UNGUARDED: &str = "[ssh]\nSequence = 7101,8202:udp,9303\nStart_Command = true\n";
-
-const KNOCK: &str = "10.9.0.1 7101 8202:udp 9303";
-
-/// A server that sends back what it gets, to any number of clients.
-const ECHO: &str = "import os, socket, threading
-s = socket.create_server(('::', 22), family=socket.AF_INET6, dualstack_ipv6=True) if os.path.exists('/proc/net/if_inet6') else socket.create_server(('', 22))
-print('ready', flush=True)
-def serve(c):
-    while data := c.recv(99): c.sendall(data)
-while True: threading.Thread(target=serve, args=(s.accept()[0],)).start()";
 
 /// A client that sends a line whenever a file changes, and prints what comes back.
 const SESSION: &str = "import socket, time
@@ -40,9 +29,7 @@ while True:
 fn service(net: &Net) -> Running {
     // The machine's has the processes of the machine, with other numbers.
     sh(&net.server, "mount -t proc proc /proc");
-    let mut service = net.server.spawn(&["python3", "-c", ECHO]).unwrap();
-    service.wait_for_line("ready", SOON).unwrap();
-    service
+    echo(&net.server)
 }
 
 fn session(net: &Net) -> Running {
@@ -55,10 +42,6 @@ fn session(net: &Net) -> Running {
 fn talk(net: &Net, session: &mut Running, word: &str) {
     net.client.write_file("/run/word", word).unwrap();
     session.wait_for_line(&format!("back: {word}"), SOON).unwrap();
-}
-
-fn reaches(net: &Net) -> bool {
-    net.client.can_connect(net.server.ipv4, PORT).unwrap()
 }
 
 fn guard(server: &Host, arguments: &str) -> String {

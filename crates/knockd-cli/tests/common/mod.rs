@@ -7,8 +7,10 @@
 #![allow(clippy::indexing_slicing, reason = "tests")]
 
 pub(crate) mod firewalls;
+pub(crate) mod machine;
 pub(crate) mod pages;
 pub(crate) mod processes;
+pub(crate) mod sessions;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::OnceLock;
