@@ -189,7 +189,7 @@ impl Firewall {
     ) -> anyhow::Result<(Self, Vec<Admitted>)> {
         let (mut table, admitted) = Table::make(netlink, config, holds, None)?;
         if let Standing::OnTrial(_) = table.standing {
-            table.trial = Some(Trial::new(config));
+            table.trial = Some(Trial::new(&mut table.netlink, &table.doors));
         }
         let (hold, standing, socket) = (table.hold, table.standing, table.netlink.share().ok());
         let (jobs, waiting) = unbounded();

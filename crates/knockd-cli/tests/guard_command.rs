@@ -242,6 +242,42 @@ fn a_trial_with_a_daemon_reads_the_configuration_and_ends_well_once_a_knock_has_
 }
 
 #[test]
+fn who_gets_in_for_an_instant_over_udp_or_to_a_forwarded_port_ends_a_trial_as_well() {
+    let instant = "import socket, struct; c = socket.create_connection(('10.9.0.1', 22), 60)\n\
+        c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0)); c.close()";
+    let over_udp = "import socket; c = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); c.settimeout(60)\n\
+        c.connect(('10.9.0.1', 22)); c.send(b'x'); c.recv(9)";
+    let forwarded = "import socket; socket.create_connection(('10.9.0.1', 2222), 60).close()";
+    let answer = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('', 22)); print('ready', flush=True)\n\
+        while True: s.sendto(*s.recvfrom(9))";
+    for (services, visit) in [
+        ("tcp/22", instant),
+        ("tcp/22\nUses = 1", instant),
+        ("udp/22", over_udp),
+        ("tcp/22\nForward = tcp/2222 > 10.9.1.2:80", forwarded),
+    ] {
+        let net = Net::new().unwrap();
+        let _service = echo(&net.server);
+        let mut answering = net.server.spawn(&["python3", "-c", answer]).unwrap();
+        answering.wait_for_line("ready", SOON).unwrap();
+        let inner = net.stranger().unwrap();
+        sh(&net.server, "echo 1 >/proc/sys/net/ipv4/ip_forward");
+        sh(&inner.host, "ip route add 10.9.0.0/24 via 10.9.1.1");
+        let _inner = inner.host.listen(80).unwrap();
+        let mut knockd = Knockd::start(&net, UNGUARDED);
+        net.server.write_file(CONFIG, &DOOR.replace("tcp/22", services)).unwrap();
+        let mut trial = net.server.spawn(&[KNOCKD, "guard", "-c", CONFIG, "--try", "600s"]).unwrap();
+        trial.wait_for_line("or run: knockd guard", SOON).unwrap();
+        knock(&net.client, KNOCK);
+        knockd.wait_for("10.9.0.2: ssh: let in for 600 s");
+        assert!(guard_problem(&net).unwrap().starts_with("the guard is on trial"), "{services}");
+        net.client.run(&["python3", "-c", visit]).unwrap();
+        knockd.wait_for("the guard stands: 10.9.0.2 has got in");
+        assert!(trial.wait(SOON).unwrap().success(), "{services}");
+    }
+}
+
+#[test]
 fn a_trial_that_nobody_confirms_stays_lifted_over_a_reload_and_a_crash() {
     let net = Net::new().unwrap();
     let _service = service(&net);

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use knockd_core::{Prefix, Protocol, Service, Services};
+use knockd_core::{Door, Prefix, Protocol, Service, Services};
 use netlink_packet_core::{DefaultNla, NetlinkMessage};
 use netlink_packet_netfilter::conntrack::ConntrackMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
@@ -29,15 +30,10 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    fn services(&self, protocol: Protocol) -> impl Iterator<Item = &Service> {
-        self.services.iter().flat_map(Services::iter).filter(move |service| service.protocol() == protocol)
-    }
-
     fn has(&self, connection: &Connection) -> bool {
-        let Connection { protocol, destination, port, idle, .. } = *connection;
-        self.services(protocol).any(|service| service.ports().contains(&port))
-            && idle <= self.idle_limit
-            && self.target.map_or_else(|| is_local(destination), |target| target == destination)
+        connection.is_alive
+            && connection.idle <= self.idle_limit
+            && self.services.as_ref().is_some_and(|services| connection.is_to(services, self.target))
     }
 }
 
@@ -48,44 +44,75 @@ fn is_local(address: IpAddr) -> bool {
         || UdpSocket::bind((address, 0)).is_ok()
 }
 
-/// Counts the connections of each, with one look at all of a protocol and address family.
+/// Counts the connections of each, with one look at all.
 ///
 /// # Errors
 /// When the kernel does not tell.
 pub(super) fn count(netlink: &mut Netlink, wanted: &[Wanted]) -> Result<Vec<u32>, Errno> {
-    let timeouts = Timeouts::read();
     let mut of_source: BTreeMap<Prefix, Vec<usize>> = BTreeMap::new();
     for (index, Wanted { source, .. }) in wanted.iter().enumerate() {
         of_source.entry(*source).or_default().push(index);
     }
     let mut counts = vec![0; wanted.len()];
+    let ports = |protocol, family: Family| {
+        let of_family = wanted.iter().filter(move |wanted| family.has(wanted.source.address()));
+        of_family.filter_map(|wanted| wanted.services.as_ref()).flat_map(move |it| ports(it, protocol))
+    };
+    for_each(netlink, ports, |connection| {
+        let source = connection.source.ip();
+        let sources = [source.into(), Prefix::around(source)];
+        for &index in sources.iter().filter_map(|source| of_source.get(source)).flatten() {
+            if let (Some(count), Some(wanted)) = (counts.get_mut(index), wanted.get(index))
+                && wanted.has(&connection)
+            {
+                *count += 1;
+            }
+        }
+    })?;
+    Ok(counts)
+}
+
+/// Returns the connections to the services of doors that have got in.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub(super) fn to(netlink: &mut Netlink, doors: &[Door]) -> Result<Vec<Connection>, Errno> {
+    let services: Vec<_> = doors.iter().filter_map(Door::services).collect();
+    let ports = |protocol, _| services.iter().flat_map(move |it| ports(it, protocol));
+    let mut found = Vec::new();
+    for_each(netlink, ports, |connection| found.extend(connection.has_got_in.then_some(connection)))?;
+    Ok(found)
+}
+
+fn ports(services: &Services, protocol: Protocol) -> impl Iterator<Item = &RangeInclusive<u16>> {
+    services.iter().filter(move |service| service.protocol() == protocol).map(Service::ports)
+}
+
+/// Looks at all connections that the kernel does not filter out: those to the port, if there is one alone, else all of the protocol.
+fn for_each<'a, P: Iterator<Item = &'a RangeInclusive<u16>>>(
+    netlink: &mut Netlink,
+    ports: impl Fn(Protocol, Family) -> P,
+    mut each: impl FnMut(Connection),
+) -> Result<(), Errno> {
+    let timeouts = Timeouts::read();
     for (protocol, family) in KINDS {
-        let of_family = wanted.iter().filter(|wanted| family.has(wanted.source.address()));
-        let mut ports = of_family.flat_map(|wanted| wanted.services(protocol)).map(Service::ports);
+        let mut ports = ports(protocol, family);
         let Some(first) = ports.next() else { continue };
         let is_one = first.start() == first.end() && ports.all(|other| other == first);
         let port = is_one.then_some(*first.start());
-        let mut each = |entry: &[u8]| {
+        let mut read = |entry: &[u8]| {
             let connection = Connection::read(entry, timeouts);
-            let Some(connection) = connection.filter(|it| it.protocol == protocol) else { return };
-            let sources = [connection.source.into(), Prefix::around(connection.source)];
-            for &index in sources.iter().filter_map(|source| of_source.get(source)).flatten() {
-                if let (Some(count), Some(wanted)) = (counts.get_mut(index), wanted.get(index))
-                    && wanted.has(&connection)
-                {
-                    *count += 1;
-                }
-            }
+            connection.filter(|connection| connection.protocol == protocol).into_iter().for_each(&mut each);
         };
         // Linux before 5.8 ignores the filter or refuses it.
-        match netlink.for_each(&get(family, filter(protocol, port)), &mut each) {
+        match netlink.for_each(&get(family, filter(protocol, port)), &mut read) {
             Err(Errno::EINVAL | Errno::EOPNOTSUPP) => {
-                netlink.for_each(&get(family, Vec::new()), &mut each)?;
+                netlink.for_each(&get(family, Vec::new()), &mut read)?;
             }
             result => result?,
         }
     }
-    Ok(counts)
+    Ok(())
 }
 
 /// The kernel filters by protocol only within a family.
@@ -130,13 +157,17 @@ impl Timeouts {
     }
 }
 
-/// A connection that both ends have agreed to, and neither has ended.
+/// A connection, or what is left of one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Connection {
-    protocol: Protocol,
-    source: IpAddr,
-    destination: IpAddr,
-    port: u16,
+pub(super) struct Connection {
+    pub(super) protocol: Protocol,
+    pub(super) source: SocketAddr,
+    /// Where its first packet went.
+    pub(super) destination: SocketAddr,
+    /// Whether both ends have agreed to it, and neither has ended it.
+    is_alive: bool,
+    /// Whether the other end has agreed to it, even if it has ended since.
+    has_got_in: bool,
     idle: Duration,
 }
 
@@ -153,8 +184,16 @@ const TUPLE_ADDRESSES: u16 = 1;
 const TUPLE_PROTOCOL: u16 = 2;
 
 impl Connection {
+    /// Says whether it is one to these services of a door; of this host, unless the door has a target.
+    pub(super) fn is_to(&self, services: &Services, target: Option<IpAddr>) -> bool {
+        let destination = self.destination.ip();
+        ports(services, self.protocol).any(|ports| ports.contains(&self.destination.port()))
+            && target.map_or_else(|| is_local(destination), |target| target == destination)
+    }
+
     fn read(entry: &[u8], timeouts: Timeouts) -> Option<Self> {
         const TCP_ESTABLISHED: u8 = 3;
+        const SEEN_REPLY: u32 = 1 << 1;
         const ASSURED: u32 = 1 << 2;
         // The guard sees the default zone.
         if attribute(entry, ZONE).is_some_and(|zone| zone.iter().any(|&byte| byte != 0)) {
@@ -162,29 +201,32 @@ impl Connection {
         }
         let tuple = attribute(entry, TUPLE_ORIGINAL)?;
         let number = |value: &[u8]| Some(u32::from_be_bytes(value.try_into().ok()?));
-        let (protocol, is_alive) = match *attribute(attribute(tuple, TUPLE_PROTOCOL)?, 1)? {
+        let status = number(attribute(entry, STATUS)?)?;
+        let is_assured = status & ASSURED != 0;
+        let (protocol, is_alive, has_got_in) = match *attribute(attribute(tuple, TUPLE_PROTOCOL)?, 1)? {
             [TCP] => {
                 let state = attribute(attribute(attribute(entry, PROTOCOL_INFO)?, 1)?, 1)?;
-                (Protocol::Tcp, *state == [TCP_ESTABLISHED])
+                (Protocol::Tcp, *state == [TCP_ESTABLISHED], is_assured)
             }
-            [UDP] => (Protocol::Udp, number(attribute(entry, STATUS)?)? & ASSURED != 0),
+            [UDP] => (Protocol::Udp, is_assured, status & SEEN_REPLY != 0),
             _ => return None,
         };
-        if !is_alive {
-            return None;
-        }
         let addresses = attribute(tuple, TUPLE_ADDRESSES)?;
         let address = |v4, v6| match attribute(addresses, v4) {
             Some(octets) => Some(IpAddr::from(<[u8; 4]>::try_from(octets).ok()?)),
             None => Some(IpAddr::from(<[u8; 16]>::try_from(attribute(addresses, v6)?).ok()?)),
         };
-        let port = attribute(attribute(tuple, TUPLE_PROTOCOL)?, 3)?;
+        let port = |kind| {
+            let port = attribute(attribute(tuple, TUPLE_PROTOCOL)?, kind)?;
+            Some(u16::from_be_bytes(port.try_into().ok()?))
+        };
         let left = Duration::from_secs(number(attribute(entry, TIMEOUT)?)?.into());
         Some(Self {
             protocol,
-            source: address(1, 3)?,
-            destination: address(2, 4)?,
-            port: u16::from_be_bytes(port.try_into().ok()?),
+            source: SocketAddr::new(address(1, 3)?, port(2)?),
+            destination: SocketAddr::new(address(2, 4)?, port(3)?),
+            is_alive,
+            has_got_in,
             idle: timeouts.idle(protocol, left),
         })
     }
@@ -263,25 +305,43 @@ mod tests {
         Connection::read(entry, TIMEOUTS)
     }
 
+    fn is_alive(entry: &[u8]) -> bool {
+        read(entry).unwrap().is_alive
+    }
+
+    fn has_got_in(entry: &[u8]) -> bool {
+        read(entry).unwrap().has_got_in
+    }
+
     #[test]
     fn an_established_connection_in_the_default_zone_counts_and_nothing_else_does() {
         let connection = Connection {
             protocol: Protocol::Tcp,
-            source: [192, 0, 2, 7].into(),
-            destination: [192, 0, 2, 1].into(),
-            port: 22,
+            source: "192.0.2.7:40000".parse().unwrap(),
+            destination: "192.0.2.1:22".parse().unwrap(),
+            is_alive: true,
+            has_got_in: false,
             idle: Duration::from_secs(60),
         };
         assert_eq!(read(&entry(TCP, 3, 0, 431_940, None)), Some(connection));
         assert_eq!(read(&entry(TCP, 3, 0, 431_940, Some(0))), Some(connection));
         assert_eq!(read(&entry(TCP, 3, 0, 431_940, Some(7))), None);
         for state in (0..=10).filter(|state| *state != 3) {
-            assert_eq!(read(&entry(TCP, state, u32::MAX, 100, None)), None, "{state}");
+            assert!(!is_alive(&entry(TCP, state, u32::MAX, 100, None)), "{state}");
         }
-        let udp = Connection { protocol: Protocol::Udp, ..connection };
+        let udp = Connection { protocol: Protocol::Udp, has_got_in: true, ..connection };
         assert_eq!(read(&entry(UDP, 0, 0b1110, 60, None)), Some(udp));
-        assert_eq!(read(&entry(UDP, 3, 0b1010, 60, None)), None, "one that was never answered");
+        assert!(!is_alive(&entry(UDP, 3, 0b1010, 60, None)), "one that was answered once");
         assert_eq!(read(&entry(132, 3, u32::MAX, 60, None)), None);
+    }
+
+    #[test]
+    fn a_connection_has_got_in_once_the_server_has_agreed_to_it_whatever_has_become_of_it() {
+        const TIME_WAIT: u8 = 7;
+        assert!(has_got_in(&entry(TCP, TIME_WAIT, 0b1110, 100, None)));
+        assert!(!has_got_in(&entry(TCP, 2, 0b1010, 60, None)), "the client has not answered");
+        assert!(has_got_in(&entry(UDP, 0, 0b1010, 30, None)));
+        assert!(!has_got_in(&entry(UDP, 0, 0b1000, 30, None)), "the server has not answered");
     }
 
     #[test]

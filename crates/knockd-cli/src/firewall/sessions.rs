@@ -1,9 +1,7 @@
 //! Sessions from before the guard. On a machine whose firewall has never asked for the state of connections, conntrack knows none; and to
 //! a guard that lets only those go on which conntrack knows, the next packet of a client that has been there for long is that of a stranger.
 
-use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
 
 use knockd_core::{Config, Protocol};
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NetlinkMessage};
@@ -13,21 +11,12 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProto
 use super::netlink::Netlink;
 use super::nft::{bytes, nested, number};
 use super::plan;
-use crate::system::connections::{Connection, established};
-
-/// Returns the TCP ports that a configuration guards.
-pub(super) fn ports(config: &Config) -> Vec<RangeInclusive<u16>> {
-    plan::guarded(config, Protocol::Tcp)
-}
-
-/// Returns the connections to these ports.
-pub(super) fn to(ports: &[RangeInclusive<u16>]) -> HashSet<Connection> {
-    established(|port| ports.iter().any(|ports| ports.contains(&port)))
-}
+use crate::system::connections::established;
 
 /// Tells conntrack of the connections to ports that are about to be guarded.
 pub(super) fn keep(netlink: &mut Netlink, config: &Config) {
-    for (own, other) in to(&ports(config)) {
+    let ports = plan::guarded(config, Protocol::Tcp);
+    for (own, other) in established(|port| ports.iter().any(|ports| ports.contains(&port))) {
         // It knows most of them already. Without conntrack over netlink, they go on as soon as the server has something to say.
         if let Err(error) = netlink.tell(entry(own, other)) {
             log::debug!("the connection of {other} to {own}: {}", error.desc());

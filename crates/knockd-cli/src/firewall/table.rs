@@ -83,7 +83,6 @@ impl Table {
         sessions::keep(&mut self.netlink, config);
         let ruleset = plan::ruleset(config, &mut self.numbers);
         self.load(ruleset, self.standing)?;
-        self.trial = self.trial.take().map(|_| Trial::new(config));
         self.doors = follow::doors(config);
         Ok(())
     }
@@ -165,6 +164,7 @@ impl Table {
             let refused = result.err().filter(|_| !is_gone);
             let _ = reports.send(Report::Set { admission, time, refused });
         }
+        self.trial.iter_mut().for_each(|trial| trial.note(changes));
         self.cut(changes, reports);
     }
 

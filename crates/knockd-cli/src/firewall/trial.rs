@@ -1,15 +1,15 @@
 //! Whether the guard stands, and how it gets there: it can be on trial, and then the kernel lifts it by itself, whatever becomes of us.
 
-use std::collections::HashSet;
-use std::net::IpAddr;
-use std::ops::RangeInclusive;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
-use knockd_core::Config;
+use knockd_core::{Admission, Config, Door, DoorName, Prefix, Protocol};
 use nix::errno::Errno;
 
 use super::answers;
+use super::connections::{self, Connection};
 use super::earlier::Earlier;
 use super::netlink::Netlink;
 use super::nft::{Batch, limit};
@@ -17,10 +17,9 @@ use super::plan;
 use super::ruleset::Ruleset;
 use super::table::Table;
 use super::{Job, Report, follow, sessions};
-use crate::system::connections::Connection;
 
-/// How often to look whether somebody has got in.
-const LOOK: Duration = Duration::from_millis(250);
+/// How often to look whether somebody has got in. The kernel remembers each connection for longer after its end.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How often to ask the kernel while the table changes.
 const TRIES: u32 = 10;
@@ -113,28 +112,53 @@ impl Standing {
 /// Looks for somebody who gets in while the guard is on trial.
 #[derive(Debug)]
 pub(super) struct Trial {
-    /// The guarded TCP ports.
-    ports: Vec<RangeInclusive<u16>>,
+    /// Whom the doors have let in so far: one with a single use forgets that.
+    let_in: BTreeSet<(DoorName, Prefix)>,
     /// Connections from before.
-    known: HashSet<Connection>,
+    known: BTreeSet<Ends>,
     /// When to look next.
     next: Instant,
 }
 
+/// What tells a connection from others.
+type Ends = (Protocol, SocketAddr, SocketAddr);
+
+fn ends(connection: &Connection) -> Ends {
+    (connection.protocol, connection.source, connection.destination)
+}
+
 impl Trial {
-    pub(super) fn new(config: &Config) -> Self {
-        let ports = sessions::ports(config);
-        let known = sessions::to(&ports);
-        Self { ports, known, next: Instant::now() + LOOK }
+    pub(super) fn new(netlink: &mut Netlink, doors: &[Door]) -> Self {
+        let admitted = Earlier::find(netlink).unwrap_or_default().admitted;
+        // A kernel that does not tell of connections will not tell of a new one either.
+        let known = connections::to(netlink, doors).unwrap_or_default();
+        Self {
+            let_in: admitted.into_iter().map(|(_, admitted)| (admitted.door, admitted.source)).collect(),
+            known: known.iter().map(ends).collect(),
+            next: Instant::now() + LOOK,
+        }
     }
 
-    /// Returns somebody who is let in and has a connection since the trial began.
-    fn newcomer(&self, netlink: &mut Netlink) -> Option<IpAddr> {
-        let connections = sessions::to(&self.ports);
-        let mut new = connections.difference(&self.known).map(|(_, other)| other.ip()).peekable();
-        new.peek()?;
-        let admitted = Earlier::find(netlink).ok()?.admitted;
-        new.find(|source| admitted.iter().any(|(_, admitted)| admitted.source.contains(*source)))
+    /// Notes whom the doors let in.
+    pub(super) fn note(&mut self, changes: &[(Admission, Option<Duration>)]) {
+        let admitted = changes.iter().filter(|(_, time)| time.is_some());
+        self.let_in.extend(admitted.map(|(admission, _)| (admission.door.clone(), admission.source)));
+    }
+
+    /// Returns somebody who was let in and has got in since the trial began, for however short a time.
+    fn newcomer(&self, netlink: &mut Netlink, doors: &[Door]) -> Option<IpAddr> {
+        if self.let_in.is_empty() {
+            return None;
+        }
+        let connections = connections::to(netlink, doors).ok()?;
+        let mut new = connections.iter().filter(|connection| !self.known.contains(&ends(connection)));
+        let is_let_in = |connection: &Connection| {
+            let source = connection.source.ip();
+            let of_source = self.let_in.iter().filter(|(_, prefix)| prefix.contains(source));
+            let mut doors = of_source.filter_map(|(name, _)| doors.iter().find(|door| door.name == *name));
+            doors.any(|door| door.services().is_some_and(|services| connection.is_to(&services, door.target)))
+        };
+        new.find(|connection| is_let_in(connection)).map(|connection| connection.source.ip())
     }
 }
 
@@ -176,7 +200,8 @@ impl Table {
         let ruleset = plan::ruleset(config, &mut self.numbers);
         self.load(ruleset, standing)?;
         self.doors = follow::doors(config);
-        self.trial = matches!(standing, Standing::OnTrial(_)).then(|| Trial::new(config));
+        let is_trial = matches!(standing, Standing::OnTrial(_));
+        self.trial = is_trial.then(|| Trial::new(&mut self.netlink, &self.doors));
         Ok(standing)
     }
 
@@ -211,7 +236,7 @@ impl Table {
         let (Some(trial), Standing::OnTrial(until)) = (&mut self.trial, self.standing) else { return };
         let now = Instant::now();
         trial.next = (now + LOOK).min(until.max(now));
-        if let Some(source) = trial.newcomer(&mut self.netlink)
+        if let Some(source) = trial.newcomer(&mut self.netlink, &self.doors)
             && self.load(self.ruleset.clone(), Standing::Firm).is_ok()
         {
             self.trial = None;

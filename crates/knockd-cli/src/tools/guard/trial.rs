@@ -47,7 +47,7 @@ fn explain(config: &Config, seconds: u32, has_daemon: bool) {
         say("knockd is not running, so nobody can knock: start it now, in another terminal.");
     }
     say(
-        "To keep the guard, knock and connect over TCP from another terminal; or press Enter here; or run: knockd guard",
+        "To keep the guard, knock and connect from another terminal; or press Enter here; or run: knockd guard",
     );
 }
 
