@@ -99,7 +99,7 @@ impl Gate {
             scanners: Scanners::new(config.options.scan_limit.map(ScanLimit::get), seed),
             copies: Copies::new(seed),
             matcher: Matcher::new(&config.doors, config.options.max_attempts, seed),
-            leases: Leases::new(),
+            leases: Leases::with_seed(seed),
             files,
             burning: BTreeMap::new(),
             last_burn: BurnId(0),

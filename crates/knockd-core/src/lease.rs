@@ -11,28 +11,31 @@
 //! ```
 
 mod control;
+mod due;
 mod effect;
 mod follow;
+mod index;
 mod life;
 mod record;
+mod restore;
+mod slots;
+mod table;
+mod wish;
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::control::{LeaseFilter, LeaseState, LeaseView};
 pub use self::effect::{Access, Admission, Burn, BurnId, Effect, LeaseId, LeaseKey, Run, RunKind, Sight};
 use self::life::{Lease, Phase};
 pub use self::record::{LeaseRecord, LeaseRecordError, ProcessId, ProcessIdError, StartState};
-use crate::command::CommandLine;
-use crate::config::{Action, Door, Reopen};
-use crate::exceptions::Prefix;
-use crate::network::Network;
+use self::slots::Slot;
+use self::table::Table;
+use self::wish::{Wish, wishes};
+use crate::config::{Door, Reopen};
 use crate::outcome::OpeningResult;
-use crate::text::DoorName;
+use crate::seed::Seed;
 use crate::time::{Now, Timestamp};
 
 /// How long to wait after the n-th failure of a stop command before a retry; after the last one, it is given up.
@@ -49,19 +52,9 @@ const RETRIES: [Duration; 5] = [
 /// A pure state machine: the caller carries out the returned [`Effect`]s in order and at once, and reports the end of
 /// every command to [`Self::handle_exit`]; it owns the clock and calls [`Self::handle_timeout`] at
 /// [`Self::poll_timeout`]. The start and stop commands of a lease never run at the same time.
-#[derive(Debug, Default)]
+#[derive(Default, Debug)]
 pub struct Leases {
-    by_id: BTreeMap<LeaseId, Lease>,
-    /// The lease that the next knock of the same source extends.
-    current: BTreeMap<Arc<LeaseKey>, LeaseId>,
-    /// When something has to be done about leases in [`Phase::Open`] or [`Phase::Failing`].
-    due: BTreeSet<(Timestamp, LeaseId)>,
-    /// The number of leases of each door, each source, and each network at a door.
-    of_door: BTreeMap<DoorName, u32>,
-    of_source: BTreeMap<IpAddr, u32>,
-    /// The number of leases for each network that is let in as a whole.
-    of_admitted: BTreeMap<Prefix, u32>,
-    of_network: BTreeMap<(DoorName, Network), u32>,
+    table: Table,
     last_id: u64,
     closing: bool,
 }
@@ -81,14 +74,6 @@ pub enum Full {
     Network,
 }
 
-/// What an opening would do for one source.
-enum Wish {
-    /// It has to be undone later; a knock meanwhile does this.
-    Lease(LeaseKey, Reopen),
-    /// It is over once it has run.
-    Once(CommandLine),
-}
-
 impl Leases {
     /// How many leases of a door one IPv6 /64 may have, and with `Reopen = run` one IPv4 address.
     ///
@@ -96,49 +81,14 @@ impl Leases {
     /// firewall, and use up `MaxOpen` for everybody. All devices of a home or an office usually share a /64.
     pub const MAX_OF_NETWORK: u32 = 32;
 
-    /// Creates a state in which every door is closed.
+    /// Creates a state in which every door is closed, with hashes whose key everybody knows.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Restores what an earlier process stored. A lease whose deadline has passed is due at once. IDs up to
-    /// `last_id`, and those of the records, are not reused. [`LeaseRecord::in_boot`] says what of a record holds after
-    /// a restart of the machine.
-    ///
-    /// A start command that was running counts as failed, so another knock runs it again. The caller has ended it
-    /// before: it must not outlive the stop command.
-    pub fn restore(&mut self, records: impl IntoIterator<Item = LeaseRecord>, last_id: LeaseId, now: Now) {
-        self.last_id = self.last_id.max(last_id.0);
-        for LeaseRecord { id, key, cmd_timeout, until, failed, start, boot: _ } in records {
-            if self.by_id.contains_key(&id) {
-                continue;
-            }
-            self.last_id = self.last_id.max(id.0);
-            let cmd_timeout = cmd_timeout.duration();
-            let until = now.moment_at(until, cmd_timeout);
-            self.current.insert(Arc::clone(&key), id);
-            let failed = failed || start != StartState::Ended;
-            let mut lease = Lease::new(key, cmd_timeout, None);
-            self.due.insert((lease.keep_open(until, failed, now), id));
-            self.insert(id, lease);
-        }
-    }
-
-    /// Takes over a source, or a network, that the firewall lets in for this time, because an earlier process has told it to. It is
-    /// ignored if the door would not let it in like that any more.
-    pub fn restore_admission(&mut self, door: &Door, source: Prefix, left: Duration, now: Now) {
-        let Some(key) = firewall_key(door, source.address()).filter(|key| key.admitted() == Some(source))
-        else {
-            return;
-        };
-        let (id, key) = (self.fresh_id(), Arc::new(key));
-        if self.current.contains_key(&key) {
-            return;
-        }
-        self.current.insert(Arc::clone(&key), id);
-        let mut lease = Lease::new(key, door.cmd_timeout.into(), door.extend);
-        self.due.insert((lease.keep_open(now.monotonic.after(left), false, now), id));
-        self.insert(id, lease);
+    /// Creates a state in which every door is closed.
+    pub fn with_seed(seed: Seed) -> Self {
+        Self { table: Table::new(seed), ..Self::default() }
     }
 
     /// Opens a door for a source that has knocked, and returns the result.
@@ -189,113 +139,114 @@ impl Leases {
             Wish::Lease(key, reopen) => (key, reopen),
         };
         let current = match reopen {
-            Reopen::Extend => self.current.get(&key).copied(),
+            Reopen::Extend => self.table.current(&key),
             Reopen::Run => None,
         };
-        if let Some(id) = current {
-            return self.knock_again(id, door.cmd_timeout.into(), now);
+        if let Some(slot) = current {
+            return self.knock_again(slot, door.cmd_timeout.into(), now);
         }
         if let Some(full) = max_open.and_then(|max_open| self.limit_reached(door, &key, max_open)) {
             return (OpeningResult::Full(full), Vec::new());
         }
-        let (id, key) = (self.fresh_id(), Arc::new(key));
-        if reopen == Reopen::Extend {
-            self.current.insert(Arc::clone(&key), id);
-        }
         // Only the firewall knows connections.
         let extend = door.extend.filter(|_| key.admitted().is_some());
         let counts = max_open.is_some();
-        let mut lease = Lease { counts, ..Lease::new(key, door.cmd_timeout.into(), extend) };
-        let effects = lease.start(id, now);
-        self.insert(id, lease);
+        let id = self.fresh_id();
+        let mut lease = Lease { counts, ..Lease::new(id, key, door.cmd_timeout.into(), extend) };
+        let effects = lease.start(now);
+        self.table.add(lease, reopen == Reopen::Extend);
         (OpeningResult::Opened, effects)
     }
 
     /// Returns the limit that keeps another lease from beginning, if any.
     fn limit_reached(&self, door: &Door, key: &LeaseKey, max_open: NonZeroU32) -> Option<Full> {
-        if self.by_id.len() >= max_open.get() as usize {
+        if self.len() >= max_open.get() as usize {
             return Some(Full::Everywhere);
         }
-        let at_door = self.of_door.get(&door.name).copied().unwrap_or(0);
-        if door.max_open.is_some_and(|limit| at_door >= limit.get()) {
+        if door.max_open.is_some_and(|limit| self.table.at_door(&door.name) >= limit.get()) {
             return Some(Full::Door);
         }
-        let of_network = self.of_network.get(&at_network(key)).copied().unwrap_or(0);
-        (of_network >= Self::MAX_OF_NETWORK).then_some(Full::Network)
+        (self.table.at_door_of_network(key) >= Self::MAX_OF_NETWORK).then_some(Full::Network)
     }
 
     /// Handles the end of a command. `succeeded` says whether its exit status was 0. An unknown `id` is ignored.
     pub fn handle_exit(&mut self, id: LeaseId, succeeded: bool, now: Now) -> Vec<Effect> {
         let closing = self.closing;
-        let Some(lease) = self.by_id.get_mut(&id) else { return Vec::new() };
-        match lease.phase {
-            Phase::Starting { closes } if closes || closing => lease.close_early(id, now),
+        let Some(slot) = self.table.find(id) else { return Vec::new() };
+        let Some(lease) = self.table.get_mut(slot) else { return Vec::new() };
+        let effects = match lease.phase {
+            Phase::Starting { closes } if closes || closing => lease.close_early(now),
             Phase::Starting { .. } => {
                 let until = now.monotonic.after(lease.cmd_timeout);
-                self.due.insert((lease.keep_open(until, !succeeded, now), id));
-                lease.store(id, until, !succeeded, now).into_iter().collect()
+                lease.keep_open(until, !succeeded, now);
+                lease.store(until, !succeeded, now).into_iter().collect()
             }
-            Phase::Stopping { knocked: true, .. } if !closing => lease.start(id, now),
+            Phase::Stopping { knocked: true, .. } if !closing => lease.start(now),
             Phase::Stopping { .. } if succeeded => {
                 let is_stored = lease.is_stored();
-                self.drop_lease(id);
+                self.table.remove(slot);
                 is_stored.then_some(Effect::Forget(id)).into_iter().collect()
             }
             Phase::Stopping { failures, .. } => match RETRIES.get(failures) {
                 // The record stays, so the next start retries.
                 _ if closing => {
-                    self.drop_lease(id);
+                    self.table.remove(slot);
                     Vec::new()
                 }
                 Some(&wait) => {
                     let again = now.monotonic.after(wait);
                     lease.phase = Phase::Failing { failures: failures + 1, again };
-                    self.due.insert((again, id));
                     Vec::new()
                 }
                 None => {
                     // What the firewall does not close now, the kernel closes in time.
-                    let record = lease.is_stored().then(|| lease.record(id, now.monotonic, true, now));
-                    self.drop_lease(id);
+                    let record = lease.is_stored().then(|| lease.record(now.monotonic, true, now));
+                    self.table.remove(slot);
                     record.map(Effect::SetAside).into_iter().collect()
                 }
             },
             // The firewall cannot look.
-            Phase::Open { next: None, .. } if !succeeded => self.handle_sight(id, Sight::Connections(0), now),
+            Phase::Open { is_looked_at: true, .. } if !succeeded => {
+                self.handle_sight(id, Sight::Connections(0), now)
+            }
             // The firewall lets the source through for longer, or refuses.
-            Phase::Open { until, next, .. } if lease.key.admitted().is_some() => {
-                lease.phase = Phase::Open { until, failed: !succeeded, next };
+            Phase::Open { until, next, is_looked_at, .. } if lease.key.admitted().is_some() => {
+                lease.phase = Phase::Open { until, failed: !succeeded, next, is_looked_at };
                 Vec::new()
             }
             Phase::Open { .. } | Phase::Failing { .. } => Vec::new(),
-        }
+        };
+        self.table.note_due(slot);
+        effects
     }
 
     /// Returns what is due, earliest first: stop commands, and leases to look at. Calling it early or twice is
     /// harmless.
     pub fn handle_timeout(&mut self, now: Timestamp) -> Vec<Effect> {
         let mut effects = Vec::new();
-        while let Some(&(at, id)) = self.due.first()
-            && at <= now
+        while let Some(slot) = self.table.first_due()
+            && let Some(lease) = self.table.get_mut(slot)
+            && lease.phase.due().is_some_and(|at| at <= now)
         {
-            self.due.pop_first();
-            effects.extend(self.by_id.get_mut(&id).map(|lease| lease.end(id)));
+            effects.push(lease.end());
+            self.table.note_due(slot);
         }
         effects
     }
 
     /// Returns when [`Self::handle_timeout`] wants to be called; `None` if no lease has a deadline.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        self.due.first().map(|&(at, _)| at)
+        self.table.first_due().and_then(|slot| self.table.get(slot)?.phase.due())
     }
 
     /// Returns what lets in again everybody whom the firewall should have let in by now.
     pub fn admit_again(&self, now: Now) -> Vec<Effect> {
-        let admit = |(&id, lease): (&LeaseId, &Lease)| match lease.phase {
-            Phase::Open { until, failed: false, .. } => lease.admit(id, until, now),
+        let admit = |lease: &Lease| match lease.phase {
+            Phase::Open { until, failed: false, .. } => lease.admit(until, now),
             _ => None,
         };
-        self.by_id.iter().filter_map(admit).collect()
+        let all = self.table.oldest_first(|_| true).into_iter();
+        all.filter_map(|slot| self.table.get(slot).and_then(admit)).collect()
     }
 
     /// Closes every door early: returns the stop commands of all open leases, each after its record.
@@ -305,103 +256,68 @@ impl Leases {
     pub fn close_all(&mut self, now: Now) -> Vec<Effect> {
         self.closing = true;
         let mut effects = Vec::new();
-        let is_looked_at = |lease: &Lease| matches!(lease.phase, Phase::Open { next: None, .. });
-        let looked_at = self.by_id.iter().filter(|(_, lease)| is_looked_at(lease)).map(|(&id, _)| id);
-        let looked_at: Vec<_> = looked_at.collect();
-        let due = std::mem::take(&mut self.due).into_iter().map(|(_, id)| id);
-        for id in due.chain(looked_at) {
-            effects.extend(
-                self.by_id.get_mut(&id).map(|lease| lease.close_early(id, now)).into_iter().flatten(),
-            );
+        let is_looked_at = |lease: &Lease| matches!(lease.phase, Phase::Open { is_looked_at: true, .. });
+        let mut looked_at = self.table.oldest_first(is_looked_at).into_iter();
+        while let Some(slot) = self.table.first_due().or_else(|| looked_at.next()) {
+            effects.extend(self.table.get_mut(slot).into_iter().flat_map(|lease| lease.close_early(now)));
+            self.table.note_due(slot);
         }
         effects
     }
 
     /// Says whether any door is open for a source.
     pub fn holds_any(&self, source: IpAddr) -> bool {
-        self.of_source.contains_key(&source)
-            || !self.of_admitted.is_empty() && self.of_admitted.contains_key(&Prefix::around(source))
+        self.table.has_any_for(source)
     }
 
     /// Says whether a knock at this door would use an existing lease.
     pub fn holds(&self, door: &Door, source: IpAddr) -> bool {
         wishes(door, source).into_iter().flatten().any(|wish| match wish {
-            Wish::Lease(key, Reopen::Extend) => self.current.contains_key(&key),
+            Wish::Lease(key, Reopen::Extend) => self.table.current(&key).is_some(),
             Wish::Lease(_, Reopen::Run) | Wish::Once(_) => false,
         })
     }
 
     /// Returns the number of leases, including those whose stop command is still running.
     pub fn len(&self) -> usize {
-        self.by_id.len()
+        self.table.len()
     }
 
     /// Says whether every door is closed and no stop command is running.
     pub fn is_empty(&self) -> bool {
-        self.by_id.is_empty()
+        self.len() == 0
     }
 
-    fn knock_again(&mut self, id: LeaseId, cmd_timeout: Duration, now: Now) -> (OpeningResult, Vec<Effect>) {
-        let Some(lease) = self.by_id.get_mut(&id) else { return (OpeningResult::Queued, Vec::new()) };
-        match lease.phase {
+    fn knock_again(&mut self, slot: Slot, cmd_timeout: Duration, now: Now) -> (OpeningResult, Vec<Effect>) {
+        let Some(lease) = self.table.get_mut(slot) else { return (OpeningResult::Queued, Vec::new()) };
+        let result = match lease.phase {
             // The time starts at the end of the start command, which is still to come.
             Phase::Starting { .. } => {
                 lease.cmd_timeout = lease.cmd_timeout.max(cmd_timeout);
                 lease.phase = Phase::Starting { closes: false };
                 let until = now.monotonic.after(lease.cmd_timeout);
-                (OpeningResult::Queued, lease.admit(id, until, now).into_iter().collect())
+                (OpeningResult::Queued, lease.admit(until, now).into_iter().collect())
             }
-            Phase::Open { until, failed, next } => {
-                if let Some(next) = next {
-                    self.due.remove(&(next, id));
-                }
-                let (until, next) = lease.prolong(until, failed, cmd_timeout, now);
+            Phase::Open { until, failed, .. } => {
+                let until = lease.prolong(until, failed, cmd_timeout, now);
                 if failed {
-                    return (OpeningResult::Opened, lease.start(id, now));
+                    (OpeningResult::Opened, lease.start(now))
+                } else {
+                    (OpeningResult::Extended { until }, lease.move_end(until, failed, now))
                 }
-                self.due.insert((next, id));
-                (OpeningResult::Extended { until }, lease.move_end(id, until, failed, now))
             }
             Phase::Stopping { failures, .. } => {
                 lease.cmd_timeout = cmd_timeout;
                 lease.phase = Phase::Stopping { failures, knocked: true };
                 (OpeningResult::Queued, Vec::new())
             }
-            Phase::Failing { again, .. } => {
-                self.due.remove(&(again, id));
+            Phase::Failing { .. } => {
                 lease.cmd_timeout = cmd_timeout;
-                (OpeningResult::Opened, lease.start(id, now))
+                (OpeningResult::Opened, lease.start(now))
             }
-        }
-    }
-
-    fn insert(&mut self, id: LeaseId, lease: Lease) {
-        match lease.key.access {
-            Access::Network => *self.of_admitted.entry(Prefix::around(lease.key.source)).or_default() += 1,
-            Access::Firewall | Access::Commands { .. } => {
-                *self.of_source.entry(lease.key.source).or_default() += 1;
-            }
-        }
-        if lease.counts {
-            *self.of_door.entry(lease.key.door.clone()).or_default() += 1;
-            *self.of_network.entry(at_network(&lease.key)).or_default() += 1;
-        }
-        self.by_id.insert(id, lease);
-    }
-
-    fn drop_lease(&mut self, id: LeaseId) {
-        let Some(Lease { key, counts, .. }) = self.by_id.remove(&id) else { return };
-        if self.current.get(&key) == Some(&id) {
-            self.current.remove(&key);
-        }
-        match key.access {
-            Access::Network => one_less(self.of_admitted.entry(Prefix::around(key.source))),
-            Access::Firewall | Access::Commands { .. } => one_less(self.of_source.entry(key.source)),
-        }
-        if counts {
-            one_less(self.of_door.entry(key.door.clone()));
-            one_less(self.of_network.entry(at_network(&key)));
-        }
+        };
+        self.table.note_due(slot);
+        result
     }
 
     fn fresh_id(&mut self) -> LeaseId {
@@ -410,50 +326,14 @@ impl Leases {
     }
 }
 
-/// Returns what an opening does for this source, in order.
-fn wishes(door: &Door, source: IpAddr) -> [Option<Wish>; 2] {
-    // The time of the firewall cannot be counted twice for one source.
-    let firewall = firewall_key(door, source).map(|key| Wish::Lease(key, Reopen::Extend));
-    let Action::Commands { start, stop } = &door.action;
-    let commands = start.expand(source).map(|start| match stop.expand(source) {
-        Some(stop) => {
-            let access = Access::Commands { start, stop };
-            Wish::Lease(LeaseKey { door: door.name.clone(), source, access }, door.reopen)
-        }
-        None => Wish::Once(start),
-    });
-    if firewall.is_some() { [firewall, commands] } else { [commands, None] }
-}
-
-/// Returns the lease by which the firewall lets a source in, if it does.
-fn firewall_key(door: &Door, source: IpAddr) -> Option<LeaseKey> {
-    let (source, access) = match door.open_for.network_of(source) {
-        Some(network) => (network.address(), Access::Network),
-        None => (source, Access::Firewall),
-    };
-    door.admits(source).then(|| LeaseKey { door: door.name.clone(), source, access })
-}
-
-/// Returns what [`Leases::MAX_OF_NETWORK`] limits.
-fn at_network(key: &LeaseKey) -> (DoorName, Network) {
-    (key.door.clone(), Network::of(key.source))
-}
-
-/// Decrements the count, and removes it at zero.
-fn one_less<K: Ord>(entry: Entry<'_, K, u32>) {
-    if let Entry::Occupied(mut count) = entry {
-        *count.get_mut() -= 1;
-        if *count.get() == 0 {
-            count.remove();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::command::CommandTemplate;
-    use crate::config::{Commands, Key, Options};
+    use crate::config::{Action, Commands, Key, Options};
+    use crate::text::DoorName;
     use crate::time::UnixTime;
 
     const SECOND: Duration = Duration::from_secs(1);

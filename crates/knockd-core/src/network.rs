@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// An IPv4 address, or the upper half of an IPv6 address: a host can use all addresses of its /64 (RFC 7421).
 ///
 /// IPv4 addresses use the numbers of IPv6 networks that are never assigned (RFC 4291, section 2.5.2).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub(crate) struct Network(pub(crate) u64);
 
 impl Network {

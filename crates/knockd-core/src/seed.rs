@@ -1,7 +1,7 @@
 //! The keyed hash for looking up strangers' addresses.
 
 use std::fmt;
-use std::hash::Hasher as _;
+use std::hash::{Hash, Hasher as _};
 
 use siphasher::sip::SipHasher13;
 
@@ -33,6 +33,28 @@ impl Seed {
     pub(crate) fn hash_all<const N: usize>(self, numbers: [u64; N]) -> u64 {
         let bytes = numbers.map(u64::to_le_bytes);
         SipHasher13::new_with_keys(self.0, self.1).hash(bytes.as_flattened())
+    }
+
+    /// Returns the hash of any value. It may differ between machines, so it only finds things and never orders them.
+    pub(crate) fn hash_of(self, value: &impl Hash) -> ShortHash {
+        let mut hasher = SipHasher13::new_with_keys(self.0, self.1);
+        value.hash(&mut hasher);
+        ShortHash::of(hasher.finish())
+    }
+}
+
+/// A hash that a table keeps with what it finds: so the table can grow without reading it again, and rarely reads anything in vain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ShortHash(u32);
+
+impl ShortHash {
+    pub(crate) fn of(hash: u64) -> Self {
+        Self(u32::try_from(hash >> 32).unwrap_or_default())
+    }
+
+    /// The form that a table wants: it takes its place from the lowest bits and seven more from the highest.
+    pub(crate) const fn wide(self) -> u64 {
+        (self.0 as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 }
 

@@ -10,7 +10,7 @@ use hashbrown::HashTable;
 use super::entries::{Entries, Slot, more};
 use super::list::{List, Order};
 use super::{Attempt, ClassId};
-use crate::seed::Seed;
+use crate::seed::{Seed, ShortHash};
 
 /// How many attempts one IPv6 /64 network may have, at any stages of any doors.
 pub(super) const PER_NETWORK: u16 = 1024;
@@ -25,7 +25,7 @@ pub(super) struct Sources {
 /// With its hash, the table can grow without reading the attempts, and rarely reads one in vain.
 #[derive(Debug)]
 struct OfSource {
-    hash: Hash,
+    hash: ShortHash,
     list: List,
 }
 
@@ -36,28 +36,18 @@ impl OfSource {
     }
 }
 
-/// The hash of a source and a class. It is keyed, because strangers choose the sources.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Hash(u32);
-
-impl Hash {
-    fn of((source, class): (IpAddr, ClassId), seed: Seed) -> Self {
-        let class = u64::from(class.0);
-        // Both are hashed in the same form: with another form for IPv4, the code for IPv6 compiles to half the speed.
-        let hash = match source {
-            IpAddr::V4(source) => seed.hash_all([u64::from(source.to_bits()) << 32 | class]),
-            IpAddr::V6(source) => {
-                let (prefix, host) = halves(source);
-                seed.hash_all([prefix, host, class])
-            }
-        };
-        Self(u32::try_from(hash >> 32).unwrap_or_default())
-    }
-
-    /// The form that the table wants: it takes its place from the lowest bits and seven more from the highest.
-    const fn wide(self) -> u64 {
-        (self.0 as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-    }
+/// Returns the hash of a source and a class. It is keyed, because strangers choose the sources.
+fn hash_of_source((source, class): (IpAddr, ClassId), seed: Seed) -> ShortHash {
+    let class = u64::from(class.0);
+    // Both are hashed in the same form: with another form for IPv4, the code for IPv6 compiles to half the speed.
+    let hash = match source {
+        IpAddr::V4(source) => seed.hash_all([u64::from(source.to_bits()) << 32 | class]),
+        IpAddr::V6(source) => {
+            let (prefix, host) = halves(source);
+            seed.hash_all([prefix, host, class])
+        }
+    };
+    ShortHash::of(hash)
 }
 
 impl Sources {
@@ -68,14 +58,14 @@ impl Sources {
     /// Returns the oldest attempt of a source at doors of a class.
     pub(super) fn oldest(&self, source: IpAddr, class: ClassId, entries: &Entries) -> Option<Slot> {
         let key = (source, class);
-        let hash = Hash::of(key, self.seed);
+        let hash = hash_of_source(key, self.seed);
         let is_it = |known: &OfSource| known.hash == hash && known.is_of(key, entries);
         self.table.find(hash.wide(), is_it)?.list.first
     }
 
     pub(super) fn link(&mut self, slot: Slot, attempt: &Attempt, entries: &mut Entries) {
         let key = (attempt.source, attempt.class);
-        let hash = Hash::of(key, self.seed);
+        let hash = hash_of_source(key, self.seed);
         let is_it = |known: &OfSource| known.hash == hash && known.is_of(key, entries);
         let place = self.table.entry(hash.wide(), is_it, |known| known.hash.wide());
         let mut place = place.or_insert(OfSource { hash, list: List::default() });
@@ -84,7 +74,7 @@ impl Sources {
 
     pub(super) fn unlink(&mut self, slot: Slot, attempt: &Attempt, entries: &mut Entries) {
         let key = (attempt.source, attempt.class);
-        let hash = Hash::of(key, self.seed);
+        let hash = hash_of_source(key, self.seed);
         let is_it = |known: &OfSource| known.hash == hash && known.is_of(key, entries);
         let Ok(mut place) = self.table.find_entry(hash.wide(), is_it) else { return };
         let list = &mut place.get_mut().list;
@@ -230,7 +220,7 @@ impl Sources {
             let members = known.list.checked(Order::Source, entries);
             assert!(!members.is_empty(), "a source without attempts");
             for attempt in members.iter().map(|&slot| entries.get(slot).unwrap()) {
-                assert_eq!(known.hash, Hash::of((attempt.source, attempt.class), self.seed));
+                assert_eq!(known.hash, hash_of_source((attempt.source, attempt.class), self.seed));
                 assert_eq!(self.oldest(attempt.source, attempt.class, entries), known.list.first);
             }
             members

@@ -69,12 +69,13 @@ pub enum LeaseState {
 impl Leases {
     /// Returns all leases, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = LeaseView<'_>> {
-        self.by_id.iter().map(|(&id, lease)| view(id, lease))
+        let all = self.table.oldest_first(|_| true).into_iter();
+        all.filter_map(|slot| self.table.get(slot)).map(view)
     }
 
     /// Returns a lease, unless it has ended.
     pub fn get(&self, id: LeaseId) -> Option<LeaseView<'_>> {
-        self.by_id.get(&id).map(|lease| view(id, lease))
+        self.table.find(id).and_then(|slot| self.table.get(slot)).map(view)
     }
 
     /// Closes every selected lease early: returns the stop commands, each after the record of its lease.
@@ -84,20 +85,18 @@ impl Leases {
     /// retried at once.
     pub fn close(&mut self, which: &LeaseFilter, now: Now) -> Vec<Effect> {
         let mut effects = Vec::new();
-        for id in self.ids(which) {
-            let Some(lease) = self.by_id.get_mut(&id) else { continue };
+        for slot in self.table.oldest_first(|lease| which.includes(&lease.key)) {
+            let Some(lease) = self.table.get_mut(slot) else { continue };
             match lease.phase {
                 Phase::Starting { .. } => lease.phase = Phase::Starting { closes: true },
                 Phase::Stopping { failures, .. } => {
                     lease.phase = Phase::Stopping { failures, knocked: false };
                 }
                 Phase::Open { .. } | Phase::Failing { .. } => {
-                    if let Some(at) = lease.phase.due() {
-                        self.due.remove(&(at, id));
-                    }
-                    effects.extend(lease.close_early(id, now));
+                    effects.extend(lease.close_early(now));
                 }
             }
+            self.table.note_due(slot);
         }
         effects
     }
@@ -109,8 +108,8 @@ impl Leases {
     /// change.
     pub fn extend(&mut self, which: &LeaseFilter, time: Option<Duration>, now: Now) -> Vec<Effect> {
         let mut effects = Vec::new();
-        for id in self.ids(which) {
-            let Some(lease) = self.by_id.get_mut(&id) else { continue };
+        for slot in self.table.oldest_first(|lease| which.includes(&lease.key)) {
+            let Some(lease) = self.table.get_mut(slot) else { continue };
             let time = time.unwrap_or(lease.cmd_timeout);
             let (until, failed) = match lease.phase {
                 Phase::Starting { closes: false } => {
@@ -118,36 +117,24 @@ impl Leases {
                     // If the daemon dies now, its successor keeps the door open as long.
                     (now.monotonic.after(lease.cmd_timeout), false)
                 }
-                Phase::Open { until, failed, next } => {
-                    if let Some(next) = next {
-                        self.due.remove(&(next, id));
-                    }
-                    let (until, next) = lease.prolong(until, failed, time, now);
-                    self.due.insert((next, id));
-                    (until, failed)
-                }
+                Phase::Open { until, failed, .. } => (lease.prolong(until, failed, time, now), failed),
                 Phase::Starting { closes: true } | Phase::Stopping { .. } | Phase::Failing { .. } => continue,
             };
-            effects.extend(lease.move_end(id, until, failed, now));
+            effects.extend(lease.move_end(until, failed, now));
+            self.table.note_due(slot);
         }
         effects
     }
-
-    /// Returns the selected leases, oldest first.
-    fn ids(&self, which: &LeaseFilter) -> Vec<LeaseId> {
-        let meant = self.by_id.iter().filter(|(_, lease)| which.includes(&lease.key));
-        meant.map(|(&id, _)| id).collect()
-    }
 }
 
-fn view(id: LeaseId, lease: &Lease) -> LeaseView<'_> {
+fn view(lease: &Lease) -> LeaseView<'_> {
     let state = match lease.phase {
         Phase::Starting { .. } => LeaseState::Starting,
         Phase::Open { until, failed, .. } => LeaseState::Open { until, failed },
         Phase::Stopping { .. } => LeaseState::Closing,
         Phase::Failing { failures, again } => LeaseState::Retrying { again, failures },
     };
-    LeaseView { id, key: &lease.key, state, extend: lease.extend, connections: lease.connections }
+    LeaseView { id: lease.id, key: &lease.key, state, extend: lease.extend, connections: lease.connections }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::time::Now;
 impl Leases {
     /// Has what keeps leases open be what these doors now say, because the firewall does it.
     pub fn follow(&mut self, doors: &[Door]) {
-        for lease in self.by_id.values_mut().filter(|lease| lease.key.admitted().is_some()) {
+        for lease in self.table.iter_mut().filter(|lease| lease.key.admitted().is_some()) {
             let door = doors.iter().find(|door| door.name == lease.key.door && door.is_guarded());
             lease.extend = door.and_then(|door| door.extend);
         }
@@ -16,8 +16,9 @@ impl Leases {
     /// Handles what the caller has seen after an [`Effect::Look`]. An unknown `id` is ignored, and so is one whose lease
     /// has been closed or extended meanwhile.
     pub fn handle_sight(&mut self, id: LeaseId, sight: Sight, now: Now) -> Vec<Effect> {
-        let Some(lease) = self.by_id.get_mut(&id) else { return Vec::new() };
-        let Phase::Open { until, failed, next: None } = lease.phase else { return Vec::new() };
+        let Some(slot) = self.table.find(id) else { return Vec::new() };
+        let Some(lease) = self.table.get_mut(slot) else { return Vec::new() };
+        let Phase::Open { until, failed, is_looked_at: true, .. } = lease.phase else { return Vec::new() };
         let (until, extends) = match sight {
             Sight::Left(left) => (now.monotonic.after(left), false),
             Sight::Connections(number) => {
@@ -27,14 +28,18 @@ impl Leases {
                 (longer.map_or(until, |longer| until.max(longer)), longer.is_some())
             }
         };
+        let mut effects = Vec::new();
         if until <= now.monotonic {
-            return vec![lease.stop(id, 0)];
+            effects.push(lease.stop(0));
+        } else {
+            lease.keep_open(until, failed, now);
+            if extends && let Phase::Open { next, .. } = &mut lease.phase {
+                *next = (*next).min(now.monotonic.after(until.since(now.monotonic) / 2));
+                effects = lease.prolong_admission(until, now);
+            }
         }
-        let next = lease.keep_open(until, failed, now);
-        let next = if extends { next.min(now.monotonic.after(until.since(now.monotonic) / 2)) } else { next };
-        lease.phase = Phase::Open { until, failed, next: Some(next) };
-        self.due.insert((next, id));
-        if extends { lease.prolong_admission(id, until, now) } else { Vec::new() }
+        self.table.note_due(slot);
+        effects
     }
 }
 

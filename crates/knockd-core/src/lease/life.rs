@@ -9,7 +9,8 @@ use crate::time::{Milliseconds, Now, Timestamp};
 
 #[derive(Debug)]
 pub(super) struct Lease {
-    pub(super) key: Arc<LeaseKey>,
+    pub(super) id: LeaseId,
+    pub(super) key: LeaseKey,
     pub(super) cmd_timeout: Duration,
     pub(super) phase: Phase,
     /// What keeps it open beyond its time.
@@ -26,8 +27,8 @@ pub(super) enum Phase {
     Starting { closes: bool },
     /// The start command ended, successfully or not.
     ///
-    /// At `next`, it closes, or the caller looks whether it stays open; `None` while the caller looks.
-    Open { until: Timestamp, failed: bool, next: Option<Timestamp> },
+    /// At `next`, it closes, or the caller looks whether it stays open, if it does not already.
+    Open { until: Timestamp, failed: bool, next: Timestamp, is_looked_at: bool },
     /// The stop command is running after this many failures; `knocked` says whether a knock arrived meanwhile.
     Stopping { failures: usize, knocked: bool },
     /// The stop command failed this many times and will run again.
@@ -38,115 +39,112 @@ impl Phase {
     /// Returns when something has to be done, unless a command runs or the caller looks.
     pub(super) const fn due(self) -> Option<Timestamp> {
         match self {
-            Self::Open { next, .. } => next,
+            Self::Open { next, is_looked_at: false, .. } => Some(next),
             Self::Failing { again, .. } => Some(again),
-            Self::Starting { .. } | Self::Stopping { .. } => None,
+            Self::Starting { .. } | Self::Open { .. } | Self::Stopping { .. } => None,
         }
     }
 }
 
 impl Lease {
-    pub(super) const fn new(key: Arc<LeaseKey>, cmd_timeout: Duration, extend: Option<Extend>) -> Self {
+    pub(super) const fn new(
+        id: LeaseId,
+        key: LeaseKey,
+        cmd_timeout: Duration,
+        extend: Option<Extend>,
+    ) -> Self {
         let phase = Phase::Starting { closes: false };
-        Self { key, cmd_timeout, phase, extend, connections: None, counts: true }
+        Self { id, key, cmd_timeout, phase, extend, connections: None, counts: true }
     }
 
-    pub(super) fn start(&mut self, id: LeaseId, now: Now) -> Vec<Effect> {
+    pub(super) fn start(&mut self, now: Now) -> Vec<Effect> {
         self.phase = Phase::Starting { closes: false };
         let until = now.monotonic.after(self.cmd_timeout);
-        self.store(id, until, false, now).into_iter().chain([self.act(id, RunKind::Start)]).collect()
+        self.store(until, false, now).into_iter().chain([self.act(RunKind::Start)]).collect()
     }
 
     /// Returns what has to be done because the end has moved.
-    pub(super) fn move_end(&self, id: LeaseId, until: Timestamp, failed: bool, now: Now) -> Vec<Effect> {
-        let (store, admit) = (self.store(id, until, failed, now), self.admit(id, until, now));
-        store.into_iter().chain(admit).chain([Effect::EndMoved(id, until)]).collect()
+    pub(super) fn move_end(&self, until: Timestamp, failed: bool, now: Now) -> Vec<Effect> {
+        let (store, admit) = (self.store(until, failed, now), self.admit(until, now));
+        store.into_iter().chain(admit).chain([Effect::EndMoved(self.id, until)]).collect()
     }
 
-    /// Moves the deadline of an open lease to `time` from now, but never earlier than it was; returns the new one, and
-    /// when something has to be done.
-    pub(super) fn prolong(
-        &mut self,
-        until: Timestamp,
-        failed: bool,
-        time: Duration,
-        now: Now,
-    ) -> (Timestamp, Timestamp) {
+    /// Moves the deadline of an open lease to `time` from now, but never earlier than it was; returns the new one.
+    pub(super) fn prolong(&mut self, until: Timestamp, failed: bool, time: Duration, now: Now) -> Timestamp {
         let later = now.monotonic.after(time);
         if later >= until {
             self.cmd_timeout = time;
         }
         let until = until.max(later);
-        (until, self.keep_open(until, failed, now))
+        self.keep_open(until, failed, now);
+        until
     }
 
-    /// Lets the door be open until then; returns when something has to be done.
-    pub(super) fn keep_open(&mut self, until: Timestamp, failed: bool, now: Now) -> Timestamp {
+    /// Lets the door be open until then.
+    pub(super) fn keep_open(&mut self, until: Timestamp, failed: bool, now: Now) {
         let next = match self.extend {
             // A packet may have replaced the time of the knock by this one, which is then over.
             Some(idle @ Extend::Idle(_)) => until.min(now.monotonic.after(idle.time())),
             Some(Extend::Connected { .. }) | None => until,
         };
-        self.phase = Phase::Open { until, failed, next: Some(next) };
-        next
+        self.phase = Phase::Open { until, failed, next, is_looked_at: false };
     }
 
     /// Does what is due: looks whether the door stays open, or stops.
-    pub(super) fn end(&mut self, id: LeaseId) -> Effect {
+    pub(super) fn end(&mut self) -> Effect {
         match &mut self.phase {
-            Phase::Open { next, .. } if self.extend.is_some() => {
-                *next = None;
-                Effect::Look(self.admission(id))
+            Phase::Open { is_looked_at, .. } if self.extend.is_some() => {
+                *is_looked_at = true;
+                Effect::Look(self.admission())
             }
-            _ => self.stop(id, self.failures()),
+            _ => self.stop(self.failures()),
         }
     }
 
     /// Stops before the deadline. The record says that it is overdue from now on, and that another knock has to run the
     /// start command, in case the daemon does not live to see the end of the stop command.
-    pub(super) fn close_early(&mut self, id: LeaseId, now: Now) -> Vec<Effect> {
+    pub(super) fn close_early(&mut self, now: Now) -> Vec<Effect> {
         let failures = self.failures();
-        let stop = self.stop(id, failures);
+        let stop = self.stop(failures);
         // One that has failed before is overdue already.
-        let store = if failures == 0 { self.store(id, now.monotonic, true, now) } else { None };
+        let store = if failures == 0 { self.store(now.monotonic, true, now) } else { None };
         store.into_iter().chain([stop]).collect()
     }
 
-    pub(super) fn stop(&mut self, id: LeaseId, failures: usize) -> Effect {
+    pub(super) fn stop(&mut self, failures: usize) -> Effect {
         self.phase = Phase::Stopping { failures, knocked: false };
-        self.act(id, RunKind::Stop)
+        self.act(RunKind::Stop)
     }
 
-    pub(super) fn act(&self, id: LeaseId, kind: RunKind) -> Effect {
-        let LeaseKey { door, source, access } = &*self.key;
+    pub(super) fn act(&self, kind: RunKind) -> Effect {
+        let LeaseKey { door, source, access } = &self.key;
         match (access, kind) {
             (Access::Commands { start: command, .. }, RunKind::Start)
             | (Access::Commands { stop: command, .. }, RunKind::Stop) => {
                 let (door, source, command) = (door.clone(), *source, command.clone());
-                Effect::Run(Run { id, kind, door, source, command })
+                Effect::Run(Run { id: self.id, kind, door, source, command })
             }
             (Access::Firewall | Access::Network, RunKind::Start) => {
-                Effect::Admit(self.admission(id), self.cmd_timeout)
+                Effect::Admit(self.admission(), self.cmd_timeout)
             }
-            (Access::Firewall | Access::Network, RunKind::Stop) => Effect::Shut(self.admission(id)),
+            (Access::Firewall | Access::Network, RunKind::Stop) => Effect::Shut(self.admission()),
         }
     }
 
-    pub(super) fn admission(&self, id: LeaseId) -> Admission {
-        let LeaseKey { door, source, .. } = &*self.key;
-        let source = self.key.admitted().unwrap_or((*source).into());
-        Admission { id, door: door.clone(), source }
+    pub(super) fn admission(&self) -> Admission {
+        let source = self.key.admitted().unwrap_or(self.key.source.into());
+        Admission { id: self.id, door: self.key.door.clone(), source }
     }
 
     /// Returns how to tell the firewall that the end has moved, if it keeps the time.
-    pub(super) fn admit(&self, id: LeaseId, until: Timestamp, now: Now) -> Option<Effect> {
-        self.key.admitted().map(|_| Effect::Admit(self.admission(id), until.since(now.monotonic)))
+    pub(super) fn admit(&self, until: Timestamp, now: Now) -> Option<Effect> {
+        self.key.admitted().map(|_| Effect::Admit(self.admission(), until.since(now.monotonic)))
     }
 
     /// Returns how to tell the firewall that connections have moved the end.
-    pub(super) fn prolong_admission(&self, id: LeaseId, until: Timestamp, now: Now) -> Vec<Effect> {
+    pub(super) fn prolong_admission(&self, until: Timestamp, now: Now) -> Vec<Effect> {
         let time = until.since(now.monotonic);
-        vec![Effect::Prolong(self.admission(id), time), Effect::EndMoved(id, until)]
+        vec![Effect::Prolong(self.admission(), time), Effect::EndMoved(self.id, until)]
     }
 
     /// Says whether a record of it is stored; the firewall's own are not.
@@ -154,17 +152,25 @@ impl Lease {
         self.key.admitted().is_none()
     }
 
-    pub(super) fn store(&self, id: LeaseId, until: Timestamp, failed: bool, now: Now) -> Option<Effect> {
-        self.is_stored().then(|| Effect::Store(self.record(id, until, failed, now)))
+    pub(super) fn store(&self, until: Timestamp, failed: bool, now: Now) -> Option<Effect> {
+        self.is_stored().then(|| Effect::Store(self.record(until, failed, now)))
     }
 
-    pub(super) fn record(&self, id: LeaseId, until: Timestamp, failed: bool, now: Now) -> LeaseRecord {
-        let (key, cmd_timeout) = (Arc::clone(&self.key), Milliseconds::new(self.cmd_timeout));
+    pub(super) fn record(&self, until: Timestamp, failed: bool, now: Now) -> LeaseRecord {
+        let (key, cmd_timeout) = (Arc::new(self.key.clone()), Milliseconds::new(self.cmd_timeout));
         let start = match self.phase {
             Phase::Starting { .. } => StartState::Running(None),
             Phase::Open { .. } | Phase::Stopping { .. } | Phase::Failing { .. } => StartState::Ended,
         };
-        LeaseRecord { id, key, cmd_timeout, until: now.calendar_at(until), failed, start, boot: None }
+        LeaseRecord {
+            id: self.id,
+            key,
+            cmd_timeout,
+            until: now.calendar_at(until),
+            failed,
+            start,
+            boot: None,
+        }
     }
 
     /// Returns how often the stop command has failed so far.
