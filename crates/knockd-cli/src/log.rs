@@ -34,6 +34,7 @@ pub(crate) use self::recent::RecentLine;
 use crate::system::clock::Clock;
 use crate::system::helper::Rights;
 use crate::system::text::count;
+use crate::system::time_zone;
 
 /// How long a line waits for a host name.
 const NAME_WAIT: Duration = Duration::from_secs(2);
@@ -182,13 +183,17 @@ impl LineWriter {
 
     fn write(&self, line: &Line) {
         match self {
-            Self::Direct(destinations) => destinations.write(&Zoned::now(), line, None),
+            Self::Direct(destinations) => destinations.write(&time_zone::now(), line, None),
             Self::Named { names, entries, .. } => {
                 let source = line.knocker().filter(|_| line.prefix == Prefix::AddressAndName);
                 let name = source.map(|source| names.ask(source));
                 let until = Instant::now() + NAME_WAIT;
-                let entry =
-                    QueuedLine::Line { time: Zoned::now().into(), line: line.clone().into(), name, until };
+                let entry = QueuedLine::Line {
+                    time: time_zone::now().into(),
+                    line: line.clone().into(),
+                    name,
+                    until,
+                };
                 // A full queue is drained without waiting for names, so this waits at most for a slow reader.
                 let _ = entries.send(entry);
             }
@@ -251,7 +256,7 @@ impl Destinations {
 
     fn warn(&self, problems: impl IntoIterator<Item = String>) {
         for problem in problems {
-            self.write(&Zoned::now(), &Line::warning(problem), None);
+            self.write(&time_zone::now(), &Line::warning(problem), None);
         }
     }
 

@@ -14,6 +14,7 @@ pub mod programs;
 pub(crate) mod seccomp;
 pub mod selection;
 pub mod text;
+pub mod time_zone;
 pub(crate) mod unit;
 pub(crate) mod users;
 

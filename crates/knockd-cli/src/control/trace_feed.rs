@@ -7,12 +7,12 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, TrySendError};
-use jiff::Zoned;
 use knockd_core::{Packet, Timestamp};
 use serde::Serialize;
 
 use crate::control::explain::{Note, Shown};
 use crate::control::socket::Answer;
+use crate::system::time_zone;
 
 /// How many packets and notes are told within a second, to all subscribers together; each has an equal share, so one
 /// who asks for everything in a flood takes nothing from one who asks for an address.
@@ -222,7 +222,7 @@ fn line(event: &Traced<'_>, text: &str) -> Arc<str> {
 
 /// The time, for programs and for people.
 fn now() -> (String, String) {
-    let now = Zoned::now();
+    let now = time_zone::now();
     (now.timestamp().to_string(), now.strftime("%H:%M:%S%.3f").to_string())
 }
 

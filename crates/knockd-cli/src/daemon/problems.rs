@@ -1,13 +1,13 @@
 //! What `knockd status` leads with: everything that a person has to look at, in one list.
 
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use knockd_core::{LeaseRecord, UnixTime};
 
 use super::engine::Engine;
 use crate::control::{Problem, ProblemKind};
 use crate::leases::left_open::LeftOpen;
 use crate::system::text::{count, quoted};
+use crate::system::time_zone;
 
 impl Engine {
     /// Returns the problems, the worst first.
@@ -53,7 +53,7 @@ fn given_up(record: &LeaseRecord, reason: &str) -> Problem {
     let since = timestamp(record.until);
     let reason = Some(reason).filter(|reason| !reason.is_empty());
     // As in the log file, so people find the line there.
-    let local = since.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string();
+    let local = since.to_zoned(time_zone::local()).strftime("%Y-%m-%d %H:%M").to_string();
     let failed = reason.map(|reason| format!("stop command failed: {reason}"));
     let command = stop.map(|stop| format!("stop command: {stop}"));
     let by_hand = format!("close it by hand, then run: knockd dismiss {} {source}", quoted(door));

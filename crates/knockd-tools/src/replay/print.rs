@@ -14,6 +14,7 @@ use super::Own;
 use crate::capture_file::Captured;
 use knockd_cli::args::Format;
 use knockd_cli::control::explain::{Note, Shown, Unread, What};
+use knockd_cli::system::time_zone;
 
 /// The totals.
 #[derive(Debug, Default, Serialize)]
@@ -130,7 +131,7 @@ pub(super) struct Printer {
 impl Printer {
     pub(super) fn new(format: Format, explain: Option<IpAddr>) -> Self {
         let out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-        Self { out, format, explain, zone: TimeZone::system(), first: None, told: false, at_end: false }
+        Self { out, format, explain, zone: time_zone::local(), first: None, told: false, at_end: false }
     }
 
     /// Says whether to explain every packet of this source.

@@ -1,6 +1,5 @@
 //! The layout of the live view, for any terminal size.
 
-use jiff::tz::TimeZone;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -10,6 +9,7 @@ use ratatui::widgets::{Paragraph, Row, Table, TableState, Wrap};
 use super::view::{Fresh, Tab, View};
 use knockd_cli::control::{DoorStatus, InterfaceStatus, LeasePhase, LeaseStatus, LogEvent, Status};
 use knockd_cli::system::text::{count, harmless, span};
+use knockd_cli::system::time_zone;
 use knockd_cli::tools::status::{lease_state, scanner_state};
 
 /// The styles; without colour, important text is bold.
@@ -261,7 +261,7 @@ fn event_row(event: &LogEvent, palette: Palette) -> Vec<Line<'static>> {
 
 fn local_time(time: &str) -> String {
     let time = time.parse::<jiff::Timestamp>().unwrap_or_default();
-    time.to_zoned(TimeZone::system()).strftime("%H:%M:%S").to_string()
+    time.to_zoned(time_zone::local()).strftime("%H:%M:%S").to_string()
 }
 
 fn draw_latest_events(frame: &mut Frame<'_>, area: Rect, events: &[LogEvent], palette: Palette) {
