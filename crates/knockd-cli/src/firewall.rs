@@ -14,6 +14,7 @@ mod netlink;
 mod nft;
 mod owner;
 mod plan;
+mod queue;
 mod ruleset;
 mod sessions;
 mod sockets;
@@ -26,7 +27,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, unbounded};
 use knockd_core::{Admission, Config, DoorName, LeaseId, Prefix, Sight};
 use nix::errno::Errno;
 
@@ -35,6 +36,7 @@ use self::netlink::{Netlink, Watch};
 use self::nft::Batch;
 pub(crate) use self::owner::Owner;
 use self::plan::Numbers;
+use self::queue::Queue;
 use self::table::Table;
 use self::trial::Trial;
 pub(crate) use self::trial::{Order, Standing};
@@ -114,7 +116,7 @@ pub(crate) fn left_socket() -> Option<OwnedFd> {
 /// The thread that changes the table.
 #[derive(Debug)]
 pub(crate) struct Firewall {
-    jobs: Sender<Job>,
+    jobs: Arc<Queue>,
     /// What came of each admission.
     pub(crate) reports: Receiver<Report>,
     /// How well the kernel keeps the table.
@@ -135,8 +137,8 @@ pub(crate) struct Admitted {
 /// What the kernel has done.
 #[derive(Debug)]
 pub(crate) enum Report {
-    /// It lets the source in for this time, or no longer; or refuses.
-    Set { admission: Admission, time: Option<Duration>, refused: Option<Errno> },
+    /// It has changed whom it lets in, or refuses some of that.
+    Set(Vec<Change>),
     /// It lets the source in for longer because it is connected; the refusal is a [`Self::Set`].
     Prolonged(LeaseId),
     /// What keeps a door open for a source, or why that cannot be seen.
@@ -154,10 +156,20 @@ pub(crate) enum Report {
     TrialEnded(Standing, Option<IpAddr>),
 }
 
+/// A change of whom the kernel lets in.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub(crate) admission: Admission,
+    /// For how long; `None` for no longer.
+    pub(crate) time: Option<Duration>,
+    /// Why it is not made; `None` before it is tried.
+    pub(crate) refused: Option<Errno>,
+}
+
 #[derive(Debug)]
 enum Job {
-    /// Lets the source in for this time; without one, no longer.
-    Set(Admission, Option<Duration>),
+    /// Makes these changes.
+    Set(Vec<Change>),
     /// Lets the source in for this time because it is connected.
     Prolong(Admission, Duration),
     /// Looks what keeps a door open for a source.
@@ -192,30 +204,31 @@ impl Firewall {
             table.trial = Some(Trial::new(&mut table.netlink, &table.doors));
         }
         let (hold, standing, socket) = (table.hold, table.standing, table.netlink.share().ok());
-        let (jobs, waiting) = unbounded();
+        let jobs = Arc::new(Queue::default());
         let (reporter, reports) = unbounded();
         if hold == Hold::Shared {
             let (watch, jobs) =
-                (Watch::open(&table.netlink).map_err(FirewallError::when_asking)?, jobs.clone());
-            spawn("firewall-watch", move || while watch.wait().is_ok() && jobs.send(Job::Check).is_ok() {})?;
+                (Watch::open(&table.netlink).map_err(FirewallError::when_asking)?, Arc::clone(&jobs));
+            spawn("firewall-watch", move || while watch.wait().is_ok() && jobs.push(Job::Check) {})?;
         }
+        let waiting = Arc::clone(&jobs);
         spawn("firewall", move || table.run(&waiting, &reporter))?;
         Ok((Self { jobs, reports, hold, standing, socket }, admitted))
     }
 
     /// Lets the source in for this time; without one, no longer. The result is in [`Self::reports`].
     pub(crate) fn set(&self, admission: Admission, time: Option<Duration>) {
-        let _ = self.jobs.send(Job::Set(admission, time));
+        self.jobs.set(admission, time);
     }
 
     /// Lets the source in for this time because it is connected.
     pub(crate) fn prolong(&self, admission: Admission, time: Duration) {
-        let _ = self.jobs.send(Job::Prolong(admission, time));
+        self.jobs.push(Job::Prolong(admission, time));
     }
 
     /// Looks what keeps a door open for a source. The result is in [`Self::reports`].
     pub(crate) fn look(&self, admission: Admission) {
-        let _ = self.jobs.send(Job::Look(admission));
+        self.jobs.push(Job::Look(admission));
     }
 
     /// Asks for how long each of these sources is still let in at a door; another thread calls `answer` with that, zero for those who
@@ -225,24 +238,30 @@ impl Firewall {
         of: Vec<(DoorName, IpAddr)>,
         answer: impl FnOnce(Vec<Duration>) + Send + 'static,
     ) {
-        let _ = self.jobs.send(Job::Ask(Question { of, answer: Box::new(answer) }));
+        self.jobs.push(Job::Ask(Question { of, answer: Box::new(answer) }));
     }
 
     /// Ends the thread and waits until it has ended. The table stays.
     pub(crate) fn finish(self) {
-        let Self { jobs, reports, .. } = self;
-        let _ = jobs.send(Job::End);
+        let reports = self.reports.clone();
+        drop(self);
         while reports.recv_timeout(END_LIMIT).is_ok() {}
     }
 
     /// Guards the doors of another configuration. Those that stay keep whom they let in.
     pub(crate) fn guard(&self, config: Arc<Config>) {
-        let _ = self.jobs.send(Job::Guard(config));
+        self.jobs.push(Job::Guard(config));
     }
 
     /// Does what a person wants. The result is in [`Self::reports`].
     pub(crate) fn obey(&self, order: Order, config: Arc<Config>) {
-        let _ = self.jobs.send(Job::Obey(order, config));
+        self.jobs.push(Job::Obey(order, config));
+    }
+}
+
+impl Drop for Firewall {
+    fn drop(&mut self) {
+        self.jobs.push(Job::End);
     }
 }
 
@@ -307,8 +326,20 @@ mod tests {
         }
     }
 
+    /// A change for this many seconds.
+    fn change(door: &str, source: &str, seconds: Option<u64>) -> Change {
+        let admission = admission(door, source);
+        Change { admission, time: seconds.map(Duration::from_secs), refused: None }
+    }
+
+    /// Why changes are refused, of all that a report is about.
+    fn refused(report: &Report) -> Vec<Option<Errno>> {
+        let Report::Set(changes) = report else { panic!("{report:?}") };
+        changes.iter().map(|change| change.refused).collect()
+    }
+
     fn admit(table: &mut Table, door: &str, source: &str) {
-        table.carry_out(&[(admission(door, source), Some(Duration::from_secs(60)))]).unwrap();
+        table.carry_out(&[change(door, source, Some(60))]).unwrap();
     }
 
     fn sources(admitted: &[Admitted]) -> Vec<String> {
@@ -385,18 +416,17 @@ mod tests {
             let (sender, reports) = unbounded();
             admit(&mut table, "a", "192.0.2.1");
             nft("delete table inet knockd");
-            table.set(&[(admission("a", "192.0.2.7"), Some(Duration::from_secs(60)))], &sender);
+            table.set(vec![change("a", "192.0.2.7", Some(60))], &sender);
             let said: Vec<_> = reports.try_iter().collect();
             assert!(
-                matches!(said.as_slice(), [Report::Lost(None), Report::Set { refused: None, .. }]),
+                matches!(said.as_slice(), [Report::Lost(None), set] if refused(set) == [None]),
                 "{said:?}"
             );
             let text = nft("list table inet knockd");
             assert!(text.contains("192.0.2.7") && text.contains("tcp dport 22"), "{text}");
             // That an address is gone whose time was over is no loss.
-            table.set(&[(admission("a", "192.0.2.9"), None)], &sender);
-            let said: Vec<_> = reports.try_iter().collect();
-            assert!(matches!(said.as_slice(), [Report::Set { refused: None, .. }]), "{said:?}");
+            table.set(vec![change("a", "192.0.2.9", None)], &sender);
+            assert_eq!(reports.try_iter().map(|report| refused(&report)).collect::<Vec<_>>(), [[None]]);
         });
     }
 
@@ -423,7 +453,7 @@ mod tests {
                 Firewall::start_with(Netlink::open().unwrap(), &config("a", 9), &[Hold::Shared]).unwrap();
             let report = || firewall.reports.recv_timeout(Duration::from_secs(60)).unwrap();
             firewall.set(admission("a", "192.0.2.7"), Some(Duration::from_secs(60)));
-            assert!(matches!(report(), Report::Set { refused: None, .. }));
+            assert_eq!(refused(&report()), [None]);
             let table = || {
                 let text = nft("-s list table inet knockd");
                 assert_eq!(text.matches("192.0.2.7").count(), 1, "{text}");
@@ -442,7 +472,7 @@ mod tests {
             }
             // Nothing of this is told again: our own changes are not those of others.
             firewall.set(admission("a", "192.0.2.8"), Some(Duration::from_secs(60)));
-            assert!(matches!(report(), Report::Set { refused: None, .. }));
+            assert_eq!(refused(&report()), [None]);
         });
     }
 
@@ -527,7 +557,7 @@ mod tests {
             table.obey(Order::Remove, &config).unwrap();
             table.guard(&config).unwrap();
             assert!(!has_table(), "a reload changes nothing");
-            assert_eq!(table.carry_out(&[(admission("a", "192.0.2.7"), None)]), Ok(()));
+            assert_eq!(table.carry_out(&[change("a", "192.0.2.7", None)]), Ok(()));
             table.obey(Order::Try(Duration::from_secs(60)), &config).unwrap();
             assert!(nft("list table inet knockd").contains(limited));
         });
@@ -538,17 +568,17 @@ mod tests {
         in_namespace(|| {
             let (mut table, _) = take_over(&config("a", 2), &Hold::BEST_FIRST);
             let (sender, reports) = unbounded();
-            let change = |n: u8| (admission("a", &format!("192.0.2.{n}")), Some(Duration::from_secs(60)));
-            table.set(&(1..=4).map(change).collect::<Vec<_>>(), &sender);
-            let refused = |report| match report {
-                Report::Set { refused, .. } => refused.map(reason),
-                report => panic!("{report:?}"),
+            let admit = |n: u8| change("a", &format!("192.0.2.{n}"), Some(60));
+            table.set((1..=4).map(admit).collect(), &sender);
+            let reasons = || {
+                let report = reports.try_recv().unwrap();
+                refused(&report).into_iter().map(|error| error.map(reason)).collect::<Vec<_>>()
             };
             let full = Some("its set is full; see MaxOpen");
-            assert_eq!(reports.try_iter().map(refused).collect::<Vec<_>>(), [None, None, full, full]);
-            let shut = |n: u8| (admission("a", &format!("192.0.2.{n}")), None);
-            table.set(&[shut(1), shut(9), change(3)], &sender);
-            assert_eq!(reports.try_iter().map(refused).collect::<Vec<_>>(), [None; 3]);
+            assert_eq!(reasons(), [None, None, full, full]);
+            let shut = |n: u8| change("a", &format!("192.0.2.{n}"), None);
+            table.set(vec![shut(1), shut(9), admit(3)], &sender);
+            assert_eq!(reasons(), [None; 3]);
         });
     }
 
@@ -562,16 +592,17 @@ mod tests {
             let source = |n: u32| IpAddr::from((0x0a00_0000 + n).to_be_bytes());
             let one = admission("a", "192.0.2.7");
             let changes = (0..SOURCES).map(|n| {
-                (Admission { source: source(n).into(), ..one.clone() }, Some(Duration::from_secs(600)))
+                let admission = Admission { source: source(n).into(), ..one.clone() };
+                Change { admission, time: Some(Duration::from_secs(600)), refused: None }
             });
             let changes: Vec<_> = changes.collect();
             let start = Instant::now();
-            for part in changes.chunks(table::MOST_AT_ONCE) {
-                table.set(part, &sender);
+            for part in changes.chunks(1000) {
+                table.set(part.to_vec(), &sender);
             }
             let took = start.elapsed();
-            let failed = |report: &Report| !matches!(report, Report::Set { refused: None, .. });
-            assert_eq!(reports.try_iter().filter(failed).count(), 0);
+            let results: Vec<_> = reports.try_iter().flat_map(|report| refused(&report)).collect();
+            assert!(results.len() == 100_000 && results.iter().all(Option::is_none));
             println!("let in {SOURCES} sources in {took:?}");
             // A build without optimization on a busy machine takes longer.
             assert!(took < Duration::from_secs(20), "{took:?}");

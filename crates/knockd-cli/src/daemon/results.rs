@@ -30,11 +30,13 @@ impl Engine {
 
     pub(super) fn handle_firewall(&mut self, report: &firewall::Report) {
         match report {
-            firewall::Report::Set { admission, time, refused } => {
-                let reason = refused.map(firewall::reason);
-                self.log(&Line::admission(admission, *time, reason));
-                self.apply(|gate, now| gate.handle_exit(admission.id, refused.is_none(), now));
-                self.reply_to_closings(admission.id, || reason.map(str::to_owned));
+            firewall::Report::Set(changes) => {
+                for firewall::Change { admission, time, refused } in changes {
+                    let reason = refused.map(firewall::reason);
+                    self.log(&Line::admission(admission, *time, reason));
+                    self.apply(|gate, now| gate.handle_exit(admission.id, refused.is_none(), now));
+                    self.reply_to_closings(admission.id, || reason.map(str::to_owned));
+                }
             }
             firewall::Report::Prolonged(id) => self.apply(|gate, now| gate.handle_exit(*id, true, now)),
             firewall::Report::Seen(admission, Ok(sight)) => {

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 
 use super::connections::{self, Wanted};
 use super::table::Table;
-use super::{Admitted, Report, answers, plan, sockets};
+use super::{Admitted, Change, Report, answers, plan, sockets};
 
 /// How long the kernel lets a source in beyond its time while somebody looks whether it is still connected.
 const GRACE: Duration = Duration::from_secs(15);
@@ -93,10 +93,10 @@ impl Table {
     /// Lets a source in for this time because it is connected.
     pub(super) fn prolong(&mut self, admission: Admission, time: Duration, reports: &Sender<Report>) {
         let id = admission.id;
-        let change = (admission, Some(time));
+        let change = Change { admission, time: Some(time), refused: None };
         let report = match self.carry_out(std::slice::from_ref(&change)) {
             Ok(()) => Report::Prolonged(id),
-            Err(error) => Report::Set { admission: change.0, time: change.1, refused: Some(error) },
+            Err(error) => Report::Set(vec![Change { refused: Some(error), ..change }]),
         };
         let _ = reports.send(report);
     }
@@ -112,10 +112,14 @@ impl Table {
         }
     }
 
+    /// Returns which doors have closed for whom.
+    pub(super) fn closed(&self, changes: &[Change]) -> Vec<(Admission, Door)> {
+        let closed = changes.iter().filter(|change| change.time.is_none()).map(|change| &change.admission);
+        closed.filter_map(|it| Some((it.clone(), self.door(&it.door)?.clone()))).collect()
+    }
+
     /// Does what follows when doors have closed for sources.
-    pub(super) fn cut(&mut self, changes: &[(Admission, Option<Duration>)], reports: &Sender<Report>) {
-        let closed = changes.iter().filter(|(_, time)| time.is_none()).map(|(admission, _)| admission);
-        let closed: Vec<_> = closed.filter_map(|it| Some((it, self.door(&it.door)?.clone()))).collect();
+    pub(super) fn cut(&mut self, closed: &[(Admission, Door)], reports: &Sender<Report>) {
         for (Admission { door: name, source, .. }, _) in closed.iter().filter(|(_, door)| is_idle(door)) {
             // A packet that was on its way when the address was removed may have added it again.
             for _ in 0..TRIES {
@@ -123,8 +127,9 @@ impl Table {
                     break;
                 }
                 let again = closed.iter().filter(|(it, _)| it.door == *name && it.source == *source);
-                let again: Vec<_> = again.map(|(admission, _)| ((*admission).clone(), None)).collect();
-                let _ = self.carry_out(&again);
+                let again = again.map(|(admission, _)| admission.clone());
+                let again = again.map(|admission| Change { admission, time: None, refused: None });
+                let _ = self.carry_out(&again.collect::<Vec<_>>());
             }
         }
         let cut: Vec<_> = closed.iter().filter(|(_, door)| door.at_end == AtEnd::Cut).collect();
@@ -137,7 +142,7 @@ impl Table {
         let mut counts = result.clone().unwrap_or_default().into_iter();
         for (admission, _) in cut {
             let ended = result.as_ref().map_or_else(|&error| Err(error), |_| Ok(counts.next().unwrap_or(0)));
-            let _ = reports.send(Report::Cut((*admission).clone(), ended));
+            let _ = reports.send(Report::Cut(admission.clone(), ended));
         }
     }
 

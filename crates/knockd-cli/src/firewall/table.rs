@@ -1,9 +1,8 @@
 //! The table in the kernel, and the thread that changes it.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Sender;
 use knockd_core::{Admission, Config, Door, DoorName};
 use nix::errno::Errno;
 
@@ -13,12 +12,10 @@ use super::hold::strongest;
 use super::netlink::Netlink;
 use super::nft::Batch;
 use super::plan::{self, Numbers};
+use super::queue::Queue;
 use super::ruleset::Ruleset;
 use super::trial::Trial;
-use super::{Admitted, FirewallError, Hold, Job, Question, Report, Standing, answers, sessions};
-
-/// How many changes share one batch.
-pub(super) const MOST_AT_ONCE: usize = 1000;
+use super::{Admitted, Change, FirewallError, Hold, Job, Question, Report, Standing, answers, sessions};
 
 /// The table, and the socket that owns it.
 #[derive(Debug)]
@@ -99,17 +96,17 @@ impl Table {
         Ok(())
     }
 
-    pub(super) fn run(mut self, jobs: &Receiver<Job>, reports: &Sender<Report>) {
+    pub(super) fn run(mut self, jobs: &Queue, reports: &Sender<Report>) {
         self.work(jobs, reports);
+        jobs.close();
         if let Err(error) = self.finish() {
             let _ = reports.send(Report::Guarded(Some(error)));
         }
     }
 
-    fn work(&mut self, jobs: &Receiver<Job>, reports: &Sender<Report>) {
-        let mut next = None;
-        while let Some(job) = next.take().or_else(|| self.next_job(jobs, reports)) {
-            match job {
+    fn work(&mut self, jobs: &Queue, reports: &Sender<Report>) {
+        loop {
+            match self.next_job(jobs, reports) {
                 Job::Prolong(admission, time) => self.prolong(admission, time, reports),
                 Job::Look(admission) => self.begin_look(admission, reports),
                 Job::Ask(Question { of, answer }) => {
@@ -129,43 +126,31 @@ impl Table {
                     let result = self.obey(order, &config);
                     let _ = reports.send(Report::Obeyed(result));
                 }
-                Job::Set(admission, time) => {
-                    let mut changes = vec![(admission, time)];
-                    while changes.len() < MOST_AT_ONCE
-                        && let Ok(job) = jobs.try_recv()
-                    {
-                        match job {
-                            Job::Set(admission, time) => changes.push((admission, time)),
-                            other => {
-                                next = Some(other);
-                                break;
-                            }
-                        }
-                    }
-                    self.set(&changes, reports);
-                }
+                Job::Set(changes) => self.set(changes, reports),
             }
         }
     }
 
-    /// Carries out changes together if possible, and reports each.
-    pub(super) fn set(&mut self, changes: &[(Admission, Option<Duration>)], reports: &Sender<Report>) {
-        let mut together = self.carry_out(changes);
+    /// Makes changes together if possible, and reports them.
+    pub(super) fn set(&mut self, mut changes: Vec<Change>, reports: &Sender<Report>) {
+        let mut together = self.carry_out(&changes);
         if together == Err(Errno::ENOENT) && self.is_gone() {
             self.mend(reports);
-            together = self.carry_out(changes);
+            together = self.carry_out(&changes);
         }
-        for change in changes {
+        if together.is_err() {
             // If the kernel refuses a batch, only some of it are to blame.
-            let result = together.or_else(|_| self.carry_out(std::slice::from_ref(change)));
-            let (admission, time) = change.clone();
-            // Its time was over.
-            let is_gone = time.is_none() && result == Err(Errno::ENOENT);
-            let refused = result.err().filter(|_| !is_gone);
-            let _ = reports.send(Report::Set { admission, time, refused });
+            for change in &mut changes {
+                let result = self.carry_out(std::slice::from_ref(change));
+                // Its time was over.
+                let is_gone = change.time.is_none() && result == Err(Errno::ENOENT);
+                change.refused = result.err().filter(|_| !is_gone);
+            }
         }
-        self.trial.iter_mut().for_each(|trial| trial.note(changes));
-        self.cut(changes, reports);
+        self.trial.iter_mut().for_each(|trial| trial.note(&changes));
+        let closed = self.closed(&changes);
+        let _ = reports.send(Report::Set(changes));
+        self.cut(&closed, reports);
     }
 
     fn is_gone(&mut self) -> bool {
@@ -190,13 +175,13 @@ impl Table {
         let _ = reports.send(Report::Lost(mend(self).err()));
     }
 
-    pub(super) fn carry_out(&mut self, changes: &[(Admission, Option<Duration>)]) -> Result<(), Errno> {
+    pub(super) fn carry_out(&mut self, changes: &[Change]) -> Result<(), Errno> {
         // Nobody is shut out.
         if self.standing == Standing::Gone {
             return Ok(());
         }
         let mut batch = Batch::default();
-        for (Admission { door, source, .. }, time) in changes {
+        for Change { admission: Admission { door, source, .. }, time, .. } in changes {
             // Of a door that is gone, the set is as well.
             let number = self.numbers.get(door).copied().unwrap_or_default();
             let set = plan::set_for(number, *source);

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
-use knockd_core::{Admission, Config, Door, DoorName, Prefix, Protocol};
+use crossbeam_channel::Sender;
+use knockd_core::{Config, Door, DoorName, Prefix, Protocol};
 use nix::errno::Errno;
 
 use super::answers;
@@ -14,9 +14,10 @@ use super::earlier::Earlier;
 use super::netlink::Netlink;
 use super::nft::{Batch, limit};
 use super::plan;
+use super::queue::Queue;
 use super::ruleset::Ruleset;
 use super::table::Table;
-use super::{Job, Report, follow, sessions};
+use super::{Change, Job, Report, follow, sessions};
 
 /// How often to look whether somebody has got in. The kernel remembers each connection for longer after its end.
 const LOOK: Duration = Duration::from_secs(1);
@@ -140,9 +141,9 @@ impl Trial {
     }
 
     /// Notes whom the doors let in.
-    pub(super) fn note(&mut self, changes: &[(Admission, Option<Duration>)]) {
-        let admitted = changes.iter().filter(|(_, time)| time.is_some());
-        self.let_in.extend(admitted.map(|(admission, _)| (admission.door.clone(), admission.source)));
+    pub(super) fn note(&mut self, changes: &[Change]) {
+        let admitted = changes.iter().filter(|change| change.time.is_some()).map(|change| &change.admission);
+        self.let_in.extend(admitted.map(|admission| (admission.door.clone(), admission.source)));
     }
 
     /// Returns somebody who was let in and has got in since the trial began, for however short a time.
@@ -206,28 +207,20 @@ impl Table {
     }
 
     /// Waits for the next job, and meanwhile for the end of a trial and for looks at connections.
-    pub(super) fn next_job(&mut self, jobs: &Receiver<Job>, reports: &Sender<Report>) -> Option<Job> {
+    pub(super) fn next_job(&mut self, jobs: &Queue, reports: &Sender<Report>) -> Job {
         loop {
+            let now = Instant::now();
             // Looks that are due at the same time are one.
-            match jobs.try_recv() {
-                Ok(job) => return Some(job),
-                Err(TryRecvError::Disconnected) => return None,
-                Err(TryRecvError::Empty) => {}
+            if let Some(job) = jobs.pop(Some(now)) {
+                return job;
             }
             let trial = self.trial.as_ref().map(|trial| trial.next);
-            let (Some(next), now) = (trial.into_iter().chain(self.looks.next()).min(), Instant::now()) else {
-                return jobs.recv().ok();
-            };
             if self.looks.next().is_some_and(|next| next <= now) {
                 self.look_at_connections(reports);
             } else if trial.is_some_and(|next| next <= now) {
                 self.look(reports);
-            } else {
-                match jobs.recv_deadline(next) {
-                    Ok(job) => return Some(job),
-                    Err(RecvTimeoutError::Disconnected) => return None,
-                    Err(RecvTimeoutError::Timeout) => {}
-                }
+            } else if let Some(job) = jobs.pop(trial.into_iter().chain(self.looks.next()).min()) {
+                return job;
             }
         }
     }
