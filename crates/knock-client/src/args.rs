@@ -1,16 +1,80 @@
 //! The command line of `knock`; the doc comments here are its help text.
+//!
+//! There are two forms. The one of knock 0.8 has a host and ports, or a profile that stands for them ([`Args`]); the other
+//! begins with the name of a [`Command`]. A line that 0.8 would have sent is of the first form even if its host has the
+//! name of a command.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
-use clap::error::{ContextKind, ContextValue};
-use clap::{Parser, ValueHint};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, Parser, Subcommand, ValueHint};
 use knockd_core::{TcpFlags, pasted};
 
-use crate::Family;
+use crate::{Family, Hit, Target};
 
 /// Port-knock client: hits ports of a host in order, each with one TCP SYN or UDP datagram
 #[derive(Parser, Debug)]
 #[command(name = "knock", version, infer_long_args = true, args_override_self = true, after_help = AFTER_HELP)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true
+)]
+struct Everything {
+    #[command(flatten)]
+    knock: Option<Args>,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub enum Invocation {
+    /// Knock.
+    Knock(Args),
+    /// Something else.
+    Command(Command),
+}
+
+impl Invocation {
+    /// Parses the command line of this process. After an error, `--help` or `--version`, the process exits.
+    pub fn of_process() -> Self {
+        let line: Vec<OsString> = std::env::args_os().collect();
+        Self::parse(&line).unwrap_or_else(|error| with_our_tips(error).exit())
+    }
+
+    fn parse(line: &[OsString]) -> Result<Self, clap::Error> {
+        let knock = Args::try_parse_from(line);
+        let names_a_command = line.get(1).and_then(|word| word.to_str()).is_some_and(is_command);
+        if names_a_command && !knock.as_ref().is_ok_and(Args::was_sent_by_0_8) {
+            let everything = Everything::try_parse_from(line)?;
+            if let Some(command) = everything.command {
+                return Ok(Self::Command(command));
+            }
+        }
+        match knock {
+            Err(error) if error.kind() == ErrorKind::DisplayHelp => {
+                Err(Everything::try_parse_from(["knock", "--help"]).err().unwrap_or(error))
+            }
+            parsed => parsed.map(Self::Knock),
+        }
+    }
+}
+
+/// What `knock` does besides knocking.
+#[derive(Subcommand, Debug)]
+pub enum Command {}
+
+/// Says whether this is the name of a [`Command`], which no profile can have.
+pub fn is_command(name: &str) -> bool {
+    Everything::command().find_subcommand(name).is_some()
+}
+
+/// Port-knock client: hits ports of a host in order, each with one TCP SYN or UDP datagram
+#[derive(Parser, Debug)]
+#[command(name = "knock", version, infer_long_args = true, args_override_self = true)]
 #[allow(clippy::struct_excessive_bools, reason = "one for each option without a value")]
 pub struct Args {
     /// Send every hit over UDP, whatever the port argument says
@@ -42,19 +106,21 @@ pub struct Args {
     #[arg(short, long)]
     pub verbose: bool,
 
-    /// Host name or address
+    /// Host name or address; or, without ports, the name of a profile
     #[arg(value_hint = ValueHint::Hostname)]
     pub host: String,
 
     /// Port number or service name; TCP unless it ends in :udp; or a list of these, as `Sequence` of the door has it
-    #[arg(required = true, value_name = "PORT[:PROTO]")]
+    #[arg(value_name = "PORT[:PROTO]")]
     pub ports: Vec<String>,
 }
 
 impl Args {
-    /// Parses the command line of this process. After an error, `--help` or `--version`, the process exits.
-    pub fn of_process() -> Self {
-        Self::try_parse().unwrap_or_else(|error| with_our_tips(error).exit())
+    /// Says whether knock 0.8 sends something for this line: hits that it knows, to a host that resolves.
+    fn was_sent_by_0_8(&self) -> bool {
+        !self.ports.is_empty()
+            && self.ports.iter().all(|text| Hit::parse(text, self.udp).is_ok())
+            && Target::resolve(&self.host, self.family()).is_ok()
     }
 
     /// Returns the family that `-4` or `-6` selects; the last one wins.

@@ -3,11 +3,9 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::thread;
 
-use knock_client::args::{Args, hint};
-use knock_client::{Hit, KnockError, Sender, Target, reason};
-use knockd_core::Protocol;
+use knock_client::args::{Args, Invocation, hint};
+use knock_client::{Hit, Knock, KnockError, reason};
 
 /// The exit status of `knock`. clap itself exits with the same `Usage`, and with `Sent` after `--help` and
 /// `--version`.
@@ -23,8 +21,15 @@ enum Exit {
 }
 
 fn main() -> ExitCode {
-    let args = Args::of_process();
-    let exit = match run(&args) {
+    let exit = match Invocation::of_process() {
+        Invocation::Knock(args) => knock(&args),
+        Invocation::Command(command) => match command {},
+    };
+    ExitCode::from(exit as u8)
+}
+
+fn knock(args: &Args) -> Exit {
+    match send(args) {
         Ok(false) if args.strict => Exit::Failed,
         Ok(_) => Exit::Sent,
         Err(error) => {
@@ -39,38 +44,24 @@ fn main() -> ExitCode {
                 }
             }
         }
-    };
-    ExitCode::from(exit as u8)
+    }
 }
 
 /// Knocks and says whether every hit was sent.
-fn run(args: &Args) -> Result<bool, KnockError> {
-    let lists = args.ports.iter().map(|text| Hit::parse_list(text, args.udp));
-    let hits = lists.collect::<Result<Vec<_>, _>>()?.concat();
-    if hits.is_empty() {
-        return Err(KnockError::NotAPort(args.ports.concat()));
-    }
-    let target = Target::resolve(&args.host, args.family())?;
-    let any_tcp = hits.iter().any(|hit| hit.step.protocol == Protocol::Tcp);
-    let sender = match args.tcpflags {
-        Some(flags) if any_tcp => Sender::with_flags(target, flags)?,
-        _ => Sender::new(target),
-    };
-    let mut are_sent = true;
-    for hit in &hits {
-        let name = format!("{} {target}:{}", hit.step.protocol, hit.port_text);
+fn send(args: &Args) -> Result<bool, KnockError> {
+    let knock = Knock::of_line(args)?;
+    let prepared = knock.prepare()?;
+    let target = prepared.target();
+    let name = |hit: &Hit| format!("{} {target}:{}", hit.step.protocol, hit.port_text);
+    let before = |hit: &Hit| {
         if args.verbose {
             // A reader that is gone is no reason to stop in the middle of a knock.
-            let _ = writeln!(io::stdout(), "hitting {name}");
+            let _ = writeln!(io::stdout(), "hitting {}", name(hit));
         }
-        if let Err(error) = sender.send(hit.step) {
-            report(&format!("cannot send {name}: {}", reason(&error)));
-            are_sent = false;
-        }
-        // As in 0.8, also after the last hit: `knock -d 500 host 1 2 3 && ssh host` gives the door time to open.
-        thread::sleep(args.delay);
-    }
-    Ok(are_sent)
+    };
+    let failed =
+        |hit: &Hit, error: &io::Error| report(&format!("cannot send {}: {}", name(hit), reason(error)));
+    Ok(prepared.send(before, failed))
 }
 
 fn report(message: &str) {
