@@ -11,6 +11,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand, ValueHint};
 use knockd_core::{TcpFlags, pasted};
 
+use crate::value::{milliseconds, tcp_flags};
 use crate::{Family, Hit, Target};
 
 /// Port-knock client: hits ports of a host in order, each with one TCP SYN or UDP datagram
@@ -81,10 +82,10 @@ pub struct Args {
     #[arg(short, long)]
     pub udp: bool,
 
-    /// Wait this many milliseconds after each hit, including the last
-    #[arg(short, long, value_name = "MS", default_value = "0", value_parser = milliseconds)]
+    /// Wait this many milliseconds after each hit, including the last; 0 unless the profile says otherwise
+    #[arg(short, long, value_name = "MS", value_parser = milliseconds)]
     #[arg(allow_negative_numbers = true)]
-    pub delay: Duration,
+    pub delay: Option<Duration>,
 
     /// Use IPv4 only
     #[arg(short = '4', long, overrides_with = "ipv6")]
@@ -102,7 +103,11 @@ pub struct Args {
     #[arg(long)]
     pub strict: bool,
 
-    /// Print each hit
+    /// Knock the profile's closing sequence
+    #[arg(long)]
+    pub close: bool,
+
+    /// Print each hit; of a profile, without its ports
     #[arg(short, long)]
     pub verbose: bool,
 
@@ -161,24 +166,6 @@ Exit status:
 Example:
   knock myserver.example.com 123:tcp 456:udp 789:tcp";
 
-fn milliseconds(text: &str) -> Result<Duration, &'static str> {
-    text.parse()
-        .map(Duration::from_millis)
-        .map_err(|_| "expected a non-negative whole number of milliseconds")
-}
-
-fn tcp_flags(text: &str) -> Result<TcpFlags, String> {
-    if text.trim().eq_ignore_ascii_case("none") {
-        return Ok(TcpFlags::NONE);
-    }
-    text.split(',').map(str::trim).try_fold(TcpFlags::NONE, |flags, name| {
-        let flag = TcpFlags::named(name).ok_or_else(|| {
-            format!("{name:?} is not a TCP flag; expected fin, syn, rst, psh, ack, urg or none")
-        })?;
-        Ok(flags.union(flag))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -201,7 +188,7 @@ mod tests {
         {
             let args = parse(line);
             assert_eq!(args.ports, ["1", "2:udp"], "{line}");
-            assert_eq!(args.delay, Duration::from_millis(500), "{line}");
+            assert_eq!(args.delay, Some(Duration::from_millis(500)), "{line}");
             assert!(args.verbose, "{line}");
         }
     }
@@ -210,7 +197,7 @@ mod tests {
     fn options_can_be_repeated_and_shortened_as_with_getopt_long() {
         let args = parse("knock -u -u --del 1 --delay=2 --verb host 1");
         assert!(args.udp && args.verbose);
-        assert_eq!(args.delay, Duration::from_millis(2));
+        assert_eq!(args.delay, Some(Duration::from_millis(2)));
     }
 
     #[test]
@@ -218,16 +205,6 @@ mod tests {
         assert_eq!(parse("knock -4 -6 host 1").family(), Some(Family::V6));
         assert_eq!(parse("knock -6 host 1 -4").family(), Some(Family::V4));
         assert_eq!(parse("knock host 1").family(), None);
-    }
-
-    #[test]
-    fn flags_are_a_list_in_any_case_with_spaces_or_none() {
-        assert_eq!(tcp_flags("syn"), Ok(TcpFlags::SYN));
-        assert_eq!(tcp_flags("SYN, ack"), Ok(TcpFlags::SYN.union(TcpFlags::ACK)));
-        assert_eq!(tcp_flags("None"), Ok(TcpFlags::NONE));
-        for text in ["", "syn,", "!ack", "syn,none", "ece"] {
-            assert!(tcp_flags(text).is_err(), "{text:?}");
-        }
     }
 
     #[test]

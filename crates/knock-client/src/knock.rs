@@ -7,6 +7,8 @@ use std::time::Duration;
 use knockd_core::{Protocol, TcpFlags};
 
 use crate::args::Args;
+use crate::profile::Profile;
+use crate::value::Families;
 use crate::{Family, Hit, KnockError, Sender, Target};
 
 /// One knock: what to send, and where.
@@ -41,8 +43,28 @@ impl Knock {
             hits,
             family: args.family(),
             flags: args.tcpflags,
-            delay: args.delay,
+            delay: args.delay.unwrap_or_default(),
         })
+    }
+
+    /// Makes the knock of a profile with these hits; options of the line override it.
+    pub fn of_profile(profile: &Profile, mut hits: Vec<Hit>, args: &Args) -> Self {
+        if args.udp {
+            for hit in &mut hits {
+                hit.step.protocol = Protocol::Udp;
+            }
+        }
+        let family = match profile.family {
+            Some(Families::Only(family)) => Some(family),
+            Some(Families::Both) | None => None,
+        };
+        Self {
+            host: profile.host.clone(),
+            hits,
+            family: args.family().or(family),
+            flags: args.tcpflags.or(profile.tcpflags),
+            delay: args.delay.or(profile.delay).unwrap_or_default(),
+        }
     }
 
     /// Resolves the host and opens what its hits need; nothing is sent.
@@ -76,13 +98,17 @@ impl Prepared<'_> {
     }
 
     /// Sends all hits and says whether the system took every one of them. `before` is called before each hit, `failed`
-    /// with each that the system did not send.
-    pub fn send(&self, mut before: impl FnMut(&Hit), mut failed: impl FnMut(&Hit, &io::Error)) -> bool {
+    /// with each that the system did not send; both with its number, from 1.
+    pub fn send(
+        &self,
+        mut before: impl FnMut(usize, &Hit),
+        mut failed: impl FnMut(usize, &Hit, &io::Error),
+    ) -> bool {
         let mut are_sent = true;
-        for hit in &self.knock.hits {
-            before(hit);
+        for (number, hit) in (1..).zip(&self.knock.hits) {
+            before(number, hit);
             if let Err(error) = self.sender.send(hit.step) {
-                failed(hit, &error);
+                failed(number, hit, &error);
                 are_sent = false;
             }
             // As in 0.8, also after the last hit: `knock -d 500 host 1 2 3 && ssh host` gives the door time to open.

@@ -15,8 +15,12 @@
 use std::io;
 
 pub mod args;
+pub mod draw;
 mod hit;
+pub mod hosts;
 mod knock;
+pub mod one_time;
+pub mod profile;
 #[cfg(not(unix))]
 #[path = "no_raw.rs"]
 mod raw;
@@ -24,6 +28,7 @@ mod raw;
 mod raw;
 mod send;
 mod target;
+pub mod value;
 
 pub use hit::Hit;
 pub use knock::{Knock, Prepared};

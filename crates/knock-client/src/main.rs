@@ -1,11 +1,16 @@
 //! The `knock` program.
 #![forbid(unsafe_code)]
 
+mod plan;
+
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use knock_client::args::{Args, Invocation, hint};
-use knock_client::{Hit, Knock, KnockError, reason};
+use knock_client::hosts::HostsError;
+use knock_client::{Hit, KnockError, reason};
+
+use crate::plan::{Plan, PlanError};
 
 /// The exit status of `knock`. clap itself exits with the same `Usage`, and with `Sent` after `--help` and
 /// `--version`.
@@ -13,8 +18,8 @@ use knock_client::{Hit, Knock, KnockError, reason};
 enum Exit {
     /// Every hit was sent or reported as not sent.
     Sent = 0,
-    /// The host does not resolve or the privilege is missing, and nothing was sent; or, with `--strict`, a hit was not
-    /// sent.
+    /// The host does not resolve, the privilege is missing or a file is not usable, and nothing was sent; or, with
+    /// `--strict`, a hit was not sent.
     Failed = 1,
     /// The command line is invalid; nothing was sent.
     Usage = 2,
@@ -33,35 +38,59 @@ fn knock(args: &Args) -> Exit {
         Ok(false) if args.strict => Exit::Failed,
         Ok(_) => Exit::Sent,
         Err(error) => {
-            report(&error.to_string());
+            report_plan_error(&error, args);
             if let Some(hint) = hint() {
                 report(&hint);
             }
             match error {
-                KnockError::NotAPort(_) => Exit::Usage,
-                KnockError::Unresolved { .. } | KnockError::RawForbidden | KnockError::RawUnavailable(_) => {
-                    Exit::Failed
-                }
+                PlanError::Knock(KnockError::NotAPort(_))
+                | PlanError::Hosts(HostsError::NoProfile { .. })
+                | PlanError::CloseOfHost => Exit::Usage,
+                _ => Exit::Failed,
             }
         }
     }
 }
 
+fn report_plan_error(error: &PlanError, args: &Args) {
+    let PlanError::Hosts(HostsError::NoProfile { similar, .. }) = error else {
+        return report(&error.to_string());
+    };
+    let ports = format!("to knock at a host, add its ports: knock {} PORT...", args.host);
+    if similar.is_none() {
+        return report(&format!("{error}; {ports}"));
+    }
+    report(&error.to_string());
+    report(&ports);
+}
+
 /// Knocks and says whether every hit was sent.
-fn send(args: &Args) -> Result<bool, KnockError> {
-    let knock = Knock::of_line(args)?;
-    let prepared = knock.prepare()?;
+fn send(args: &Args) -> Result<bool, PlanError> {
+    let plan = Plan::of(args, |warning| report(&format!("warning: {warning}")))?;
+    let prepared = plan.knock.prepare()?;
     let target = prepared.target();
-    let name = |hit: &Hit| format!("{} {target}:{}", hit.step.protocol, hit.port_text);
-    let before = |hit: &Hit| {
-        if args.verbose {
-            // A reader that is gone is no reason to stop in the middle of a knock.
-            let _ = writeln!(io::stdout(), "hitting {}", name(hit));
+    let count = plan.knock.hits.len();
+    let name = |number: usize, hit: &Hit| {
+        if plan.is_profile {
+            format!("step {number} of {count} at {target}")
+        } else {
+            format!("{} {target}:{}", hit.step.protocol, hit.port_text)
         }
     };
-    let failed =
-        |hit: &Hit, error: &io::Error| report(&format!("cannot send {}: {}", name(hit), reason(error)));
-    Ok(prepared.send(before, failed))
+    let before = |number: usize, hit: &Hit| {
+        if args.verbose {
+            // A reader that is gone is no reason to stop in the middle of a knock.
+            let _ = writeln!(io::stdout(), "hitting {}", name(number, hit));
+        }
+    };
+    let failed = |number: usize, hit: &Hit, error: &io::Error| {
+        report(&format!("cannot send {}: {}", name(number, hit), reason(error)));
+    };
+    let are_sent = prepared.send(before, failed);
+    if let Some(line) = &plan.line {
+        line.strike_out()?;
+    }
+    Ok(are_sent)
 }
 
 fn report(message: &str) {

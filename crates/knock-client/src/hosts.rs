@@ -1,0 +1,315 @@
+//! The file with the profiles, hosts.toml: finding, reading and changing it.
+
+mod table;
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use etcetera::BaseStrategy;
+use knockd_core::config::{Code, Diagnostic, Severity, Source};
+use knockd_core::similar;
+use toml_edit::{Document, DocumentMut, Item, Table, TableLike, Value};
+
+pub use self::table::KEYS;
+use crate::draw::draw;
+use crate::profile::{Profile, check_name};
+
+/// A hosts.toml; one that does not exist is empty.
+#[derive(Debug)]
+pub struct Hosts {
+    path: PathBuf,
+    document: Document<String>,
+}
+
+/// Why a profile cannot be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum HostsError {
+    /// The system does not tell where configuration belongs.
+    #[error("cannot find your configuration folder: HOME is not set")]
+    NoFolder,
+    /// The file exists and cannot be read.
+    #[error("cannot read {}: {cause}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        cause: io::Error,
+    },
+    /// The file cannot be written; it is what it was.
+    #[error("cannot write {}: {cause}", path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        cause: io::Error,
+    },
+    /// What is in the file is not valid; the text draws everything that is wrong.
+    #[error("invalid profile:\n{0}")]
+    Invalid(String),
+    /// There is no profile of this name.
+    #[error(
+        "no profile {name:?} in {}{}", path.display(),
+        similar.as_ref().map(|name| format!("; did you mean {name:?}?")).unwrap_or_default()
+    )]
+    NoProfile {
+        /// The name that was asked for.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// The name of a profile that looks like it.
+        similar: Option<String>,
+    },
+}
+
+impl Hosts {
+    /// Reads the file in this user's configuration folder: `~/.config/knock/hosts.toml`, or below `XDG_CONFIG_HOME`;
+    /// on Windows below `%APPDATA%`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such folder, or the file exists and is not readable or not TOML with one table a profile.
+    pub fn read() -> Result<Self, HostsError> {
+        let folders = etcetera::choose_base_strategy().map_err(|_| HostsError::NoFolder)?;
+        let path = folders.config_dir().join("knock").join("hosts.toml");
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            read => read.map_err(|cause| HostsError::Unreadable { path: path.clone(), cause })?,
+        };
+        Self::parse(path, &text)
+    }
+
+    /// Parses the text of a file at this path.
+    ///
+    /// # Errors
+    ///
+    /// [`HostsError::Invalid`].
+    pub fn parse(path: PathBuf, text: &str) -> Result<Self, HostsError> {
+        let document = Document::parse(text.to_owned()).map_err(|error| {
+            let (message, expected) = match error.message() {
+                "duplicate key" => ("duplicate name".to_owned(), "each name once".to_owned()),
+                "string values must be quoted, expected literal string" => {
+                    ("text without quotation marks".to_owned(), "quotation marks around it".to_owned())
+                }
+                other => told(other),
+            };
+            let span = error.span().unwrap_or_default();
+            HostsError::invalid(&path, text, &[finding(text, span, message, expected)])
+        })?;
+        let outside =
+            document.iter().filter(|(_, item)| item.as_table_like().is_none()).map(|(name, item)| {
+                let span =
+                    document.key(name).and_then(toml_edit::Key::span).or(item.span()).unwrap_or_default();
+                let message = format!("`{name}` is outside of a profile");
+                finding(text, span, message, "the name of a profile before it, such as [home]")
+            });
+        let findings: Vec<_> = outside.collect();
+        if findings.is_empty() {
+            Ok(Self { path, document })
+        } else {
+            Err(HostsError::invalid(&path, text, &findings))
+        }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its text.
+    pub fn text(&self) -> &str {
+        self.document.raw()
+    }
+
+    /// The names of all profiles in the order of the file.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.document.iter().map(|(name, _)| name)
+    }
+
+    /// Returns a profile. The others may be invalid.
+    ///
+    /// # Errors
+    ///
+    /// [`HostsError::NoProfile`] and [`HostsError::Invalid`].
+    pub fn profile(&self, name: &str) -> Result<Profile, HostsError> {
+        let table = self.document.get(name).and_then(Item::as_table_like);
+        let table = table.ok_or_else(|| HostsError::no_profile(self, name))?;
+        self.read_table(name, table).map_err(|findings| self.invalid(&findings))
+    }
+
+    /// Checks every profile and its name.
+    ///
+    /// # Errors
+    ///
+    /// [`HostsError::Invalid`] with everything that is wrong.
+    pub fn check(&self) -> Result<(), HostsError> {
+        let mut findings = Vec::new();
+        for (name, item) in self.document.iter() {
+            if let Err(error) = check_name(name) {
+                let (message, expected) = told(&error);
+                findings.push(finding(self.text(), self.place(name), message, expected));
+            }
+            let read = item.as_table_like().map(|table| self.read_table(name, table));
+            findings.extend(read.and_then(Result::err).unwrap_or_default());
+        }
+        if findings.is_empty() { Ok(()) } else { Err(self.invalid(&findings)) }
+    }
+
+    /// Says what others can do with the file, if they can do anything.
+    #[cfg(unix)]
+    pub fn exposure(&self) -> Option<String> {
+        use std::os::unix::fs::MetadataExt;
+        let mode = fs::metadata(&self.path).ok()?.mode();
+        let what = match mode {
+            _ if mode & 0o022 != 0 => "changed",
+            _ if mode & 0o077 != 0 => "read",
+            _ => return None,
+        };
+        let path = self.path.display();
+        Some(format!("{path} can be {what} by others; run: chmod 600 {path}"))
+    }
+
+    /// Says what others can do with the file, if they can do anything. Here, nobody can tell.
+    #[cfg(not(unix))]
+    pub fn exposure(&self) -> Option<String> {
+        None
+    }
+
+    /// Returns the file with these keys of a profile set and everything else as it is; the profile is created if it
+    /// does not exist. `None` removes a key.
+    ///
+    /// # Errors
+    ///
+    /// [`HostsError::Invalid`] when that makes no valid profile.
+    pub fn with(&self, name: &str, keys: Vec<(&str, Option<Value>)>) -> Result<Self, HostsError> {
+        self.changed(|document| {
+            let is_new = !document.contains_key(name);
+            if is_new {
+                let mut table = Table::new();
+                table.decor_mut().set_prefix(if document.is_empty() { "" } else { "\n" });
+                document.insert(name, Item::Table(table));
+            }
+            let Some(table) = document.get_mut(name).and_then(Item::as_table_like_mut) else { return };
+            for (key, value) in keys {
+                set(table, key, value);
+            }
+        })
+        .and_then(|hosts| hosts.profile(name).map(|_| hosts))
+    }
+
+    /// Returns the file without a profile.
+    ///
+    /// # Errors
+    ///
+    /// [`HostsError::NoProfile`].
+    pub fn without(&self, name: &str) -> Result<Self, HostsError> {
+        if !self.document.contains_key(name) {
+            return Err(HostsError::no_profile(self, name));
+        }
+        self.changed(|document| {
+            document.remove(name);
+        })
+    }
+
+    fn changed(&self, change: impl FnOnce(&mut DocumentMut)) -> Result<Self, HostsError> {
+        let mut document = self.document.clone().into_mut();
+        change(&mut document);
+        Self::parse(self.path.clone(), &document.to_string())
+    }
+
+    /// Writes the file, readable for its owner only: whole, or not at all. Where a link leads elsewhere, it stays.
+    ///
+    /// # Errors
+    ///
+    /// [`HostsError::Unwritable`].
+    pub fn write(&self) -> Result<(), HostsError> {
+        let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        write_private(&path, self.text().as_bytes())
+            .map_err(|cause| HostsError::Unwritable { path: self.path.clone(), cause })
+    }
+
+    fn read_table(&self, name: &str, table: &dyn TableLike) -> Result<Profile, Vec<Diagnostic>> {
+        table::read(self.text(), self.place(name), table)
+    }
+
+    /// The bytes of a profile's name.
+    fn place(&self, name: &str) -> std::ops::Range<usize> {
+        self.document.key(name).and_then(toml_edit::Key::span).unwrap_or_default()
+    }
+
+    fn invalid(&self, findings: &[Diagnostic]) -> HostsError {
+        HostsError::invalid(&self.path, self.text(), findings)
+    }
+}
+
+impl HostsError {
+    fn invalid(path: &Path, text: &str, findings: &[Diagnostic]) -> Self {
+        let drawn: Vec<_> = findings.iter().map(|finding| draw(path, text, finding)).collect();
+        Self::Invalid(drawn.join("\n"))
+    }
+
+    fn no_profile(hosts: &Hosts, name: &str) -> Self {
+        let similar = similar(name, hosts.names()).map(str::to_owned);
+        Self::NoProfile { name: name.to_owned(), path: hosts.path.clone(), similar }
+    }
+}
+
+/// Writes a file that only its owner can read, in place of what was there: whole, or not at all.
+///
+/// # Errors
+///
+/// The system's; then what was there is still there.
+pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    create_private(folder)?;
+    // A temporary file belongs to its owner alone from the beginning.
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}
+
+fn create_private(folder: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder)
+}
+
+/// Sets a key of a table; what is written around the old value, such as a comment, stays.
+fn set(table: &mut dyn TableLike, key: &str, value: Option<Value>) {
+    match (table.get_mut(key).and_then(Item::as_value_mut), value) {
+        (_, None) => {
+            table.remove(key);
+        }
+        (Some(old), Some(mut value)) => {
+            *value.decor_mut() = old.decor().clone();
+            *old = value;
+        }
+        (None, Some(value)) => {
+            table.insert(key, Item::Value(value));
+        }
+    }
+}
+
+/// Creates a finding about these bytes of a hosts.toml.
+fn finding(
+    text: &str,
+    span: std::ops::Range<usize>,
+    message: impl Into<String>,
+    expected: impl Into<String>,
+) -> Diagnostic {
+    Diagnostic::new(Source::new(text.as_bytes()), span, Severity::Error, Code::Invalid, message, expected)
+}
+
+/// Parts an error into what is wrong and what was expected.
+fn told(error: &str) -> (String, String) {
+    let parted = error.split_once("; expected ").or_else(|| error.split_once(", expected "));
+    let (message, expected) = parted.unwrap_or_else(|| match error.strip_prefix("expected ") {
+        Some(expected) => ("invalid value", expected),
+        None => (error, "valid TOML"),
+    });
+    (message.trim().to_owned(), expected.trim().to_owned())
+}
