@@ -4,19 +4,25 @@
 //! begins with the name of a [`Command`]. A line that 0.8 would have sent is of the first form even if its host has the
 //! name of a command.
 
+mod command;
+
 use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, Parser, Subcommand, ValueHint};
+use clap::{CommandFactory, Parser, ValueHint};
+use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 use knockd_core::{TcpFlags, pasted};
 
+pub use self::command::{Add, Command, Completions, Edit, Export, Format, Import, Keys, Remove, Shell, Show};
+use crate::hosts::Hosts;
 use crate::value::{milliseconds, tcp_flags};
 use crate::{Family, Hit, Target};
 
 /// Port-knock client: hits ports of a host in order, each with one TCP SYN or UDP datagram
 #[derive(Parser, Debug)]
-#[command(name = "knock", version, infer_long_args = true, args_override_self = true, after_help = AFTER_HELP)]
+#[command(name = "knock", version, infer_long_args = true, args_override_self = true)]
+#[command(override_usage = USAGE, after_help = AFTER_HELP)]
 #[command(
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
@@ -32,6 +38,7 @@ struct Everything {
 
 /// What a command line asks for.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one")]
 pub enum Invocation {
     /// Knock.
     Knock(Args),
@@ -64,18 +71,29 @@ impl Invocation {
     }
 }
 
-/// What `knock` does besides knocking.
-#[derive(Subcommand, Debug)]
-pub enum Command {}
+/// The whole command line, for completions and the manual page.
+pub fn command() -> clap::Command {
+    Everything::command()
+}
 
-/// Says whether this is the name of a [`Command`], which no profile can have.
-pub fn is_command(name: &str) -> bool {
-    Everything::command().find_subcommand(name).is_some()
+fn is_command(name: &str) -> bool {
+    command().find_subcommand(name).is_some()
+}
+
+/// Returns the names of all profiles with their hosts, for completions; nothing if they cannot be read.
+fn profiles() -> Vec<CompletionCandidate> {
+    let Ok(hosts) = Hosts::read() else { return Vec::new() };
+    let candidate = |name: &str| {
+        let host = hosts.profile(name).ok().map(|profile| profile.host.into());
+        CompletionCandidate::new(name).help(host)
+    };
+    hosts.names().map(candidate).collect()
 }
 
 /// Port-knock client: hits ports of a host in order, each with one TCP SYN or UDP datagram
 #[derive(Parser, Debug)]
 #[command(name = "knock", version, infer_long_args = true, args_override_self = true)]
+#[command(override_usage = USAGE)]
 #[allow(clippy::struct_excessive_bools, reason = "one for each option without a value")]
 pub struct Args {
     /// Send every hit over UDP, whatever the port argument says
@@ -112,7 +130,7 @@ pub struct Args {
     pub verbose: bool,
 
     /// Host name or address; or, without ports, the name of a profile
-    #[arg(value_hint = ValueHint::Hostname)]
+    #[arg(value_hint = ValueHint::Hostname, add = ArgValueCandidates::new(profiles))]
     pub host: String,
 
     /// Port number or service name; TCP unless it ends in :udp; or a list of these, as `Sequence` of the door has it
@@ -156,21 +174,28 @@ fn with_our_tips(mut error: clap::Error) -> clap::Error {
     error
 }
 
+const USAGE: &str = "knock [OPTIONS] HOST PORT[:PROTO]...
+       knock [OPTIONS] PROFILE
+       knock COMMAND ...";
+
 const AFTER_HELP: &str = "\
 Exit status:
   0  every hit was sent or reported as not sent; knock cannot tell whether a door opened
-  1  the host does not resolve, or --tcpflags is not permitted: nothing was sent; or, with --strict,
-     a hit could not be sent
-  2  the command line is invalid; nothing was sent
+  1  the host does not resolve, a file is unusable, or --tcpflags is not permitted: nothing was
+     sent; or, with --strict, a hit could not be sent
+  2  the command line is invalid, or there is no such profile; nothing was sent
 
-Example:
-  knock myserver.example.com 123:tcp 456:udp 789:tcp";
+Examples:
+  knock myserver.example.com 123:tcp 456:udp 789:tcp
+  knock add home myserver.example.com
+  knock home";
 
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::profile::COMMANDS;
 
     fn parse(line: &str) -> Args {
         Args::try_parse_from(line.split(' ')).unwrap()
@@ -179,6 +204,34 @@ mod tests {
     #[test]
     fn the_derived_command_line_is_consistent() {
         Args::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn no_profile_can_have_the_name_of_a_command() {
+        let commands: Vec<_> = command().get_subcommands().map(|c| c.get_name().to_owned()).collect();
+        for command in &commands {
+            assert!(COMMANDS.contains(&&**command), "{command}");
+        }
+    }
+
+    #[test]
+    fn every_abbreviation_of_0_8_still_means_the_same() {
+        let options = ["udp", "delay", "ipv4", "ipv6", "verbose", "version", "help"];
+        for option in options {
+            for length in 1..=option.len() {
+                let start = option.get(..length).unwrap();
+                if options.iter().filter(|other| other.starts_with(start)).count() > 1 {
+                    continue;
+                }
+                let told = |option: &str| {
+                    let value = if option.starts_with('d') { "=5" } else { "" };
+                    let parsed = Args::try_parse_from(["knock", &format!("--{option}{value}"), "host", "1"]);
+                    parsed.map_or_else(|error| error.kind().to_string(), |args| format!("{args:?}"))
+                };
+                assert_eq!(told(start), told(option), "--{start}");
+            }
+        }
     }
 
     #[test]

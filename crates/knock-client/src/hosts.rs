@@ -11,9 +11,10 @@ use knockd_core::config::{Code, Diagnostic, Severity, Source};
 use knockd_core::similar;
 use toml_edit::{Document, DocumentMut, Item, Table, TableLike, Value};
 
-pub use self::table::KEYS;
+pub use self::table::{KEYS, keys};
 use crate::draw::draw;
 use crate::profile::{Profile, check_name};
+use crate::send::reason;
 
 /// A hosts.toml; one that does not exist is empty.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ pub enum HostsError {
     #[error("cannot find your configuration folder: HOME is not set")]
     NoFolder,
     /// The file exists and cannot be read.
-    #[error("cannot read {}: {cause}", path.display())]
+    #[error("cannot read {}: {}", path.display(), reason(cause))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -37,7 +38,7 @@ pub enum HostsError {
         cause: io::Error,
     },
     /// The file cannot be written; it is what it was.
-    #[error("cannot write {}: {cause}", path.display())]
+    #[error("cannot write {}: {}", path.display(), reason(cause))]
     Unwritable {
         /// The file.
         path: PathBuf,
@@ -70,13 +71,22 @@ impl Hosts {
     ///
     /// When there is no such folder, or the file exists and is not readable or not TOML with one table a profile.
     pub fn read() -> Result<Self, HostsError> {
-        let folders = etcetera::choose_base_strategy().map_err(|_| HostsError::NoFolder)?;
-        let path = folders.config_dir().join("knock").join("hosts.toml");
+        let path = Self::default_path()?;
         let text = match fs::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             read => read.map_err(|cause| HostsError::Unreadable { path: path.clone(), cause })?,
         };
         Self::parse(path, &text)
+    }
+
+    /// Returns the path of that file, which may not exist.
+    ///
+    /// # Errors
+    ///
+    /// [`HostsError::NoFolder`].
+    pub fn default_path() -> Result<PathBuf, HostsError> {
+        let folders = etcetera::choose_base_strategy().map_err(|_| HostsError::NoFolder)?;
+        Ok(folders.config_dir().join("knock").join("hosts.toml"))
     }
 
     /// Parses the text of a file at this path.
@@ -175,26 +185,32 @@ impl Hosts {
         None
     }
 
-    /// Returns the file with these keys of a profile set and everything else as it is; the profile is created if it
-    /// does not exist. `None` removes a key.
+    /// Returns the file with this profile and everything else as it is: keys that stay the same, comments, the order.
     ///
     /// # Errors
     ///
-    /// [`HostsError::Invalid`] when that makes no valid profile.
-    pub fn with(&self, name: &str, keys: Vec<(&str, Option<Value>)>) -> Result<Self, HostsError> {
-        self.changed(|document| {
-            let is_new = !document.contains_key(name);
-            if is_new {
+    /// [`HostsError::Invalid`] when the profile does not read back, such as with an empty host.
+    pub fn with(&self, name: &str, profile: &Profile) -> Result<Self, HostsError> {
+        let changed = self.changed(|document| {
+            if !document.contains_key(name) {
                 let mut table = Table::new();
                 table.decor_mut().set_prefix(if document.is_empty() { "" } else { "\n" });
                 document.insert(name, Item::Table(table));
             }
+            let old = self.profile(name).map(|old| table::keys(&old)).unwrap_or_default();
             let Some(table) = document.get_mut(name).and_then(Item::as_table_like_mut) else { return };
-            for (key, value) in keys {
-                set(table, key, value);
+            let new = table::keys(profile);
+            for key in KEYS {
+                let value = |keys: &[(&str, Value)]| {
+                    keys.iter().find(|(name, _)| *name == key).map(|(_, value)| value.clone())
+                };
+                let (old, new) = (value(&old), value(&new));
+                if old.as_ref().map(ToString::to_string) != new.as_ref().map(ToString::to_string) {
+                    set(table, key, new);
+                }
             }
-        })
-        .and_then(|hosts| hosts.profile(name).map(|_| hosts))
+        })?;
+        changed.profile(name).map(|_| changed)
     }
 
     /// Returns the file without a profile.
@@ -254,6 +270,22 @@ impl HostsError {
     }
 }
 
+/// Reads the profile in a table that is not in a file. An error is what is wrong, and what was expected.
+pub(crate) fn profile_of(table: Table) -> Result<Profile, (String, String)> {
+    let mut document = DocumentMut::new();
+    document.insert("profile", Item::Table(table));
+    let text = document.to_string();
+    let table = document.get("profile").and_then(Item::as_table_like);
+    let read = table.map(|table| table::read(&text, 0..0, table));
+    let findings = match read {
+        Some(Ok(profile)) => return Ok(profile),
+        Some(Err(findings)) => findings,
+        None => Vec::new(),
+    };
+    let first = findings.into_iter().next();
+    Err(first.map_or_else(Default::default, |finding| (finding.message, finding.expected)))
+}
+
 /// Writes a file that only its owner can read, in place of what was there: whole, or not at all.
 ///
 /// # Errors
@@ -270,7 +302,12 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-fn create_private(folder: &Path) -> io::Result<()> {
+/// Creates a folder that only its owner can use, unless it exists.
+///
+/// # Errors
+///
+/// The system's.
+pub fn create_private(folder: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

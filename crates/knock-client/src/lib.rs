@@ -28,6 +28,7 @@ mod raw;
 mod raw;
 mod send;
 mod target;
+pub mod uri;
 pub mod value;
 
 pub use hit::Hit;

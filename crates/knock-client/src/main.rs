@@ -1,15 +1,19 @@
 //! The `knock` program.
 #![forbid(unsafe_code)]
 
+mod commands;
 mod plan;
+mod qr;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use knock_client::args::{Args, Invocation, hint};
+use clap_complete::CompleteEnv;
+use knock_client::args::{Args, Command, Invocation, command, hint};
 use knock_client::hosts::HostsError;
 use knock_client::{Hit, KnockError, reason};
 
+use crate::commands::{COMPLETE, CommandError};
 use crate::plan::{Plan, PlanError};
 
 /// The exit status of `knock`. clap itself exits with the same `Usage`, and with `Sent` after `--help` and
@@ -26,11 +30,21 @@ enum Exit {
 }
 
 fn main() -> ExitCode {
+    CompleteEnv::with_factory(command).var(COMPLETE).complete();
     let exit = match Invocation::of_process() {
         Invocation::Knock(args) => knock(&args),
-        Invocation::Command(command) => match command {},
+        Invocation::Command(command) => run(&command),
     };
     ExitCode::from(exit as u8)
+}
+
+fn run(command: &Command) -> Exit {
+    let Err(error) = commands::run(command) else { return Exit::Sent };
+    report(&error.to_string());
+    match error {
+        CommandError::Usage(_) | CommandError::Hosts(HostsError::NoProfile { .. }) => Exit::Usage,
+        _ => Exit::Failed,
+    }
 }
 
 fn knock(args: &Args) -> Exit {

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use knockd_core::{OneTime, STRIKE, Unused};
 
 use crate::Hit;
+use crate::send::reason;
+use crate::value::HitList;
 
 /// The next unused line of a one-time file.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,7 +21,7 @@ pub struct OneTimeLine {
 #[derive(Debug, thiserror::Error)]
 pub enum OneTimeError {
     /// The file cannot be read, or not be written: then no line could be struck out.
-    #[error("cannot use one-time file {}: {cause}", path.display())]
+    #[error("cannot use one-time file {}: {}", path.display(), reason(cause))]
     Unusable {
         /// The file.
         path: PathBuf,
@@ -31,8 +33,9 @@ pub enum OneTimeError {
     UsedUp(PathBuf),
     /// The line that was sent could not be struck out, so the next knock would send it again.
     #[error(
-        "cannot strike out the used sequence in {}: {cause}; put a # before its first unused line",
-        path.display()
+        "cannot strike out the used sequence in {}: {}; put a # before its first unused line",
+        path.display(),
+        reason(cause)
     )]
     NotStruckOut {
         /// The file.
@@ -57,8 +60,7 @@ impl OneTimeLine {
 
     /// The hits of the line.
     pub fn hits(&self) -> Vec<Hit> {
-        let steps = self.unused.sequence.steps();
-        steps.map(|step| Hit { step, port_text: step.port.to_string() }).collect()
+        HitList::of(&self.unused.sequence).hits().to_vec()
     }
 
     /// The file.

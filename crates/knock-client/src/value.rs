@@ -1,10 +1,11 @@
 //! Values as options and the keys of a profile spell them; each parser's error says what would be right.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use dns_lookup::SockType;
-use knockd_core::{Protocol, TcpFlags};
+use knockd_core::{Protocol, Sequence, Step, TcpFlags};
 
 use crate::target::first_address;
 use crate::{Family, Hit};
@@ -31,13 +32,25 @@ impl HitList {
             let hit = Hit::parse(word.trim(), false).map_err(|error| HitListError {
                 offset,
                 length: word.len(),
+                number: hits.len() + 1,
                 message: error.to_string(),
             })?;
             hits.push(hit);
-            words.push(word.split_whitespace().collect::<String>());
+            words.push(word.trim());
             offset += word.len() + 1;
         }
         Ok(Self { text: words.join(","), hits })
+    }
+
+    /// Returns the list of these steps.
+    pub fn of(sequence: &Sequence) -> Self {
+        let hit = |step: Step| Hit { step, port_text: step.port.to_string() };
+        let text = sequence.steps().map(|step| match step.protocol {
+            Protocol::Tcp => step.port.to_string(),
+            Protocol::Udp => step.to_string(),
+        });
+        let text: Vec<_> = text.collect();
+        Self { text: text.join(","), hits: sequence.steps().map(hit).collect() }
     }
 
     /// The hits, at least one.
@@ -46,7 +59,7 @@ impl HitList {
     }
 }
 
-/// Prints the list without white space: `7101,8202:udp,9303`.
+/// Prints the list without blanks around its hits: `7101,8202:udp,9303`.
 impl fmt::Display for HitList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
@@ -61,7 +74,16 @@ pub struct HitListError {
     pub offset: usize,
     /// The length of that word in bytes.
     pub length: usize,
+    number: usize,
     message: String,
+}
+
+impl HitListError {
+    /// Says which step is wrong, without the word itself, which is a secret.
+    pub fn discreet(&self) -> String {
+        let expected = self.message.split_once("; ").map_or("", |(_, expected)| expected);
+        format!("invalid step {}; {expected}", self.number)
+    }
 }
 
 /// The TCP service behind a door, which tells whether the door is open.
@@ -149,6 +171,15 @@ impl fmt::Display for Families {
     }
 }
 
+/// Takes what can be the name or address of a host.
+pub(crate) fn host(text: &str) -> Result<String, &'static str> {
+    let text = text.trim();
+    if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err("expected the name or address of a host");
+    }
+    Ok(text.to_owned())
+}
+
 /// Parses a time in milliseconds.
 pub(crate) fn milliseconds(text: &str) -> Result<Duration, &'static str> {
     text.parse().map(Duration::from_millis).map_err(|_| NOT_MILLISECONDS)
@@ -156,7 +187,14 @@ pub(crate) fn milliseconds(text: &str) -> Result<Duration, &'static str> {
 
 pub(crate) const NOT_MILLISECONDS: &str = "expected a non-negative whole number of milliseconds";
 
+/// Parses a time in seconds, at least one.
+pub(crate) fn seconds(text: &str) -> Result<Duration, &'static str> {
+    text.parse().map(|seconds: NonZeroU32| Duration::from_secs(seconds.get().into())).map_err(|_| NOT_SECONDS)
+}
+
 pub(crate) const NOT_SECONDS: &str = "expected a positive whole number of seconds";
+
+pub(crate) const NOT_OWN_ADDRESS: &str = "expected an IP address of this host";
 
 /// Parses TCP flags separated by commas, or `none`.
 pub(crate) fn tcp_flags(text: &str) -> Result<TcpFlags, String> {
@@ -171,6 +209,11 @@ pub(crate) fn tcp_flags(text: &str) -> Result<TcpFlags, String> {
     })
 }
 
+/// Spells TCP flags as options and profiles do: `syn,ack` or `none`.
+pub fn spell_flags(flags: TcpFlags) -> String {
+    if flags.is_empty() { "none".to_owned() } else { flags.to_string() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,11 +226,14 @@ mod tests {
         for text in ["", "syn,", "!ack", "syn,none", "ece"] {
             assert!(tcp_flags(text).is_err(), "{text:?}");
         }
+        for flags in [TcpFlags::NONE, TcpFlags::SYN.union(TcpFlags::ACK)] {
+            assert_eq!(tcp_flags(&spell_flags(flags)), Ok(flags));
+        }
     }
 
     #[test]
     fn a_list_keeps_its_text_without_blanks_and_an_error_says_where_it_is() {
-        let list = HitList::parse(" 7101 , 8202 : UDP,domain:udp ").unwrap();
+        let list = HitList::parse(" 7101 , 8202:UDP,domain:udp ").unwrap();
         assert_eq!((list.hits().len(), list.to_string().as_str()), (3, "7101,8202:UDP,domain:udp"));
         assert_eq!(HitList::parse(&list.to_string()), Ok(list));
         for (text, wrong) in

@@ -2,63 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(clippy::needless_raw_string_hashes, reason = "snapbox writes its snapshots with them")]
 
+mod common;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use snapbox::cmd::{Command, OutputAssert, cargo_bin};
+use common::User;
 use snapbox::str;
-
-/// A user with a configuration folder of their own.
-struct User {
-    home: tempfile::TempDir,
-}
-
-impl User {
-    /// A user with nothing.
-    fn new() -> Self {
-        Self { home: tempfile::tempdir().unwrap() }
-    }
-
-    /// A user with a hosts.toml that nobody else can read.
-    fn with(text: &str) -> Self {
-        let user = Self::new();
-        fs::create_dir_all(user.hosts().parent().unwrap()).unwrap();
-        fs::write(user.hosts(), text).unwrap();
-        user.set_mode(0o600);
-        user
-    }
-
-    fn hosts(&self) -> PathBuf {
-        self.home.path().join("knock/hosts.toml")
-    }
-
-    fn text(&self) -> String {
-        fs::read_to_string(self.hosts()).unwrap()
-    }
-
-    #[cfg(unix)]
-    fn set_mode(&self, mode: u32) {
-        use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(self.hosts(), fs::Permissions::from_mode(mode)).unwrap();
-    }
-
-    #[cfg(not(unix))]
-    fn set_mode(&self, _mode: u32) {}
-
-    /// Runs `knock` with these words; in what it prints, `[HOSTS]` stands for the path of the file.
-    fn knock(&self, words: &[&str]) -> OutputAssert {
-        let mut redactions = snapbox::Redactions::new();
-        redactions.insert("[HOSTS]", self.hosts()).unwrap();
-        let asserted =
-            snapbox::Assert::new().action_env(snapbox::assert::DEFAULT_ACTION_ENV).redact_with(redactions);
-        Command::new(cargo_bin!("knock"))
-            .with_assert(asserted)
-            .env_remove("COLUMNS")
-            .env("XDG_CONFIG_HOME", self.home.path())
-            .args(words)
-            .assert()
-    }
-}
 
 const HOME: &str = r#"
 # my server

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use knockd_core::config::Diagnostic;
 use knockd_core::{pasted, similar};
-use toml_edit::{Item, TableLike};
+use toml_edit::{Item, TableLike, Value};
 
 use super::{finding, told};
 use crate::profile::{Key, Profile};
-use crate::value::{Families, HitList, NOT_MILLISECONDS, NOT_SECONDS, Service, tcp_flags};
+use crate::value::{
+    Families, HitList, NOT_MILLISECONDS, NOT_OWN_ADDRESS, NOT_SECONDS, Service, host, spell_flags, tcp_flags,
+};
 
 /// Every key of a profile, in the order in which we write them.
 pub const KEYS: [&str; 15] = [
@@ -67,8 +69,7 @@ pub(super) fn read(
                     reader.text(name, item, |text| not_empty(text, "the name of an interface"));
             }
             "source" => {
-                profile.source = reader
-                    .text(name, item, |text| text.parse().map_err(|_| "expected an IP address of this host"));
+                profile.source = reader.text(name, item, |text| text.parse().map_err(|_| NOT_OWN_ADDRESS));
             }
             _ => reader.unknown(name, place(table, name, item)),
         }
@@ -84,6 +85,36 @@ pub(super) fn read(
     }
 }
 
+/// Returns the keys with which a hosts.toml says the same as this profile, in the order of [`KEYS`].
+pub fn keys(profile: &Profile) -> Vec<(&'static str, Value)> {
+    let integer = |number: u128| Value::from(i64::try_from(number).unwrap_or(i64::MAX));
+    let milliseconds = |time: Duration| integer(time.as_millis());
+    let seconds = |time: Duration| integer(time.as_secs().into());
+    let (sequence, one_time) = match &profile.key {
+        Key::Sequence(list) => (Some(list.to_string()), None),
+        Key::OneTime(path) => (None, Some(path.to_string_lossy().into_owned())),
+    };
+    let then = (!profile.then.is_empty()).then(|| profile.then.iter().collect::<Value>());
+    let all = [
+        ("host", Some(profile.host.as_str().into())),
+        ("sequence", sequence.map(Value::from)),
+        ("one_time", one_time.map(Value::from)),
+        ("close", profile.close.as_ref().map(|list| list.to_string().into())),
+        ("delay", profile.delay.map(milliseconds)),
+        ("family", profile.family.map(|families| families.to_string().into())),
+        ("verify", profile.verify.as_ref().map(|service| service.to_string().into())),
+        ("retries", profile.retries.map(|retries| integer(retries.into()))),
+        ("timeout", profile.timeout.map(seconds)),
+        ("then", then),
+        ("tcpflags", profile.tcpflags.map(|flags| spell_flags(flags).into())),
+        ("lease", profile.lease.map(seconds)),
+        ("connect", profile.connect.then(|| true.into())),
+        ("interface", profile.interface.as_deref().map(Value::from)),
+        ("source", profile.source.map(|source| source.to_string().into())),
+    ];
+    all.into_iter().filter_map(|(name, value)| value.map(|value| (name, value))).collect()
+}
+
 fn place(table: &dyn TableLike, name: &str, item: &Item) -> Range<usize> {
     table.key(name).and_then(toml_edit::Key::span).or(item.span()).unwrap_or_default()
 }
@@ -95,13 +126,6 @@ fn not_empty(text: &str, expected: &str) -> Result<String, String> {
 fn one_time(text: &str) -> Result<PathBuf, &'static str> {
     let path = PathBuf::from(text);
     if path.is_absolute() { Ok(path) } else { Err("expected the absolute path of a one-time file") }
-}
-
-fn host(text: &str) -> Result<String, &'static str> {
-    if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err("expected the name or address of a host");
-    }
-    Ok(text.to_owned())
 }
 
 struct Reader<'t> {

@@ -1,0 +1,119 @@
+//! What `knock` does besides knocking: it keeps profiles.
+
+mod add;
+mod edit;
+mod export;
+mod import;
+mod knockonports;
+mod show;
+
+use std::io::{self, Write};
+
+use clap_complete::env::Shells;
+use knock_client::args::{Command, Completions, Shell};
+use knock_client::hosts::{Hosts, HostsError};
+use knock_client::one_time::OneTimeError;
+use knock_client::uri::UriError;
+
+use crate::qr::QrError;
+
+/// The variable with which a shell's script asks `knock` for completions.
+pub(crate) const COMPLETE: &str = "KNOCK_COMPLETE";
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommandError {
+    /// The file with the profiles is not usable, or a profile is missing.
+    #[error(transparent)]
+    Hosts(#[from] HostsError),
+    /// A link is not usable.
+    #[error(transparent)]
+    Uri(#[from] UriError),
+    /// There is no QR code.
+    #[error(transparent)]
+    Qr(#[from] QrError),
+    /// A one-time file is not usable.
+    #[error(transparent)]
+    OneTime(#[from] OneTimeError),
+    /// Standard output is closed, or full.
+    #[error("cannot write: {0}")]
+    Output(io::Error),
+    /// The command line makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Runs a command.
+///
+/// # Errors
+///
+/// When it did not do what it was asked for.
+pub(crate) fn run(command: &Command) -> Result<(), CommandError> {
+    match command {
+        Command::Add(add) => add::run(add),
+        Command::List => show::list(),
+        Command::Show(show) => show::run(show),
+        Command::Edit(edit) => edit::run(edit),
+        Command::Remove(remove) => {
+            let hosts = read()?;
+            hosts.without(&remove.name)?.write()?;
+            say(&format!("removed {} from {}", remove.name, hosts.path().display()));
+            Ok(())
+        }
+        Command::Import(import) => import::run(import),
+        Command::Export(export) => export::run(export),
+        Command::Completions(completions) => print_completions(completions),
+    }
+}
+
+/// Reads the file with the profiles, and warns if others can use it.
+fn read() -> Result<Hosts, HostsError> {
+    let hosts = Hosts::read()?;
+    if let Some(exposure) = hosts.exposure() {
+        warn(&exposure);
+    }
+    Ok(hosts)
+}
+
+fn print_completions(completions: &Completions) -> Result<(), CommandError> {
+    let shell = match completions.shell {
+        Shell::Bash => "bash",
+        Shell::Elvish => "elvish",
+        Shell::Fish => "fish",
+        Shell::Powershell => "powershell",
+        Shell::Zsh => "zsh",
+    };
+    let mut script = Vec::new();
+    if let Some(completer) = Shells::builtins().completer(shell) {
+        completer
+            .write_registration(COMPLETE, "knock", "knock", "knock", &mut script)
+            .map_err(CommandError::Output)?;
+    }
+    print(&String::from_utf8_lossy(&script))
+}
+
+/// Writes to standard output, without colours where they are not wanted. A reader that is gone has read enough.
+fn print(text: &str) -> Result<(), CommandError> {
+    let mut out = anstream::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CommandError::Output(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Tells a person what was done.
+fn say(message: &str) {
+    crate::report(message);
+}
+
+fn warn(message: &str) {
+    crate::report(&format!("warning: {message}"));
+}
+
+/// Returns `1 step` or `3 steps`.
+fn steps(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "step" } else { "steps" })
+}
