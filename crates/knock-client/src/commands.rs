@@ -15,7 +15,7 @@ use knock_client::hosts::{Hosts, HostsError};
 use knock_client::one_time::OneTimeError;
 use knock_client::uri::UriError;
 
-use crate::qr::QrError;
+use crate::qr::TooLong;
 
 /// The variable with which a shell's script asks `knock` for completions.
 pub(crate) const COMPLETE: &str = "KNOCK_COMPLETE";
@@ -29,9 +29,9 @@ pub(crate) enum CommandError {
     /// A link is not usable.
     #[error(transparent)]
     Uri(#[from] UriError),
-    /// There is no QR code.
+    /// A link does not fit into a QR code.
     #[error(transparent)]
-    Qr(#[from] QrError),
+    Qr(#[from] TooLong),
     /// A one-time file is not usable.
     #[error(transparent)]
     OneTime(#[from] OneTimeError),

@@ -11,25 +11,19 @@ const SCALE: usize = 8;
 /// A QR code.
 pub(crate) struct Qr(QrCode);
 
-/// Why there is no QR code.
+/// The code would be larger than the largest one.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum QrError {
-    /// It would be larger than the largest one.
-    #[error("the link is too long for a QR code; export it as uri")]
-    TooLong,
-    /// The picture cannot be made.
-    #[error("cannot make the picture: {0}")]
-    Png(#[from] png::EncodingError),
-}
+#[error("the link is too long for a QR code; export it as uri")]
+pub(crate) struct TooLong;
 
 impl Qr {
     /// Makes the code of a text.
     ///
     /// # Errors
     ///
-    /// [`QrError::TooLong`].
-    pub(crate) fn of(text: &str) -> Result<Self, QrError> {
-        QrCode::with_error_correction_level(text, EcLevel::L).map(Self).map_err(|_| QrError::TooLong)
+    /// [`TooLong`].
+    pub(crate) fn of(text: &str) -> Result<Self, TooLong> {
+        QrCode::with_error_correction_level(text, EcLevel::L).map(Self).map_err(|_| TooLong)
     }
 
     /// Draws it with half a character for each module, black on white whatever the terminal's colours are.
@@ -46,11 +40,7 @@ impl Qr {
     }
 
     /// Draws it as PNG with one bit for each pixel.
-    ///
-    /// # Errors
-    ///
-    /// [`QrError::Png`].
-    pub(crate) fn png(&self) -> Result<Vec<u8>, QrError> {
+    pub(crate) fn png(&self) -> Vec<u8> {
         let modules = self.0.width();
         let colors = self.0.to_colors();
         let side = (modules + 2 * MARGIN) * SCALE;
@@ -65,14 +55,80 @@ impl Qr {
         };
         let rows = (0..side).flat_map(|y| (0..side).step_by(8).map(move |start| (start, y)));
         let bits: Vec<u8> = rows.map(|(start, y)| byte(start, y)).collect();
-        let side = u32::try_from(side).unwrap_or_default();
-        let mut picture = Vec::new();
-        let mut encoder = png::Encoder::new(&mut picture, side, side);
-        encoder.set_color(png::ColorType::Grayscale);
-        encoder.set_depth(png::BitDepth::One);
-        let mut writer = encoder.write_header()?;
-        writer.write_image_data(&bits)?;
-        writer.finish()?;
-        Ok(picture)
+        png(side, &bits)
+    }
+}
+
+/// Writes a picture with one bit for each pixel, its rows padded to bytes, as PNG (RFC 2083).
+///
+/// It is not compressed: a QR code is small, and a compressor would be larger than all else here.
+fn png(side: usize, bits: &[u8]) -> Vec<u8> {
+    let side_bytes = u32::try_from(side).unwrap_or_default().to_be_bytes();
+    // Depth 1, greyscale, and the only methods that there are.
+    let header = [&side_bytes[..], &side_bytes, &[1, 0, 0, 0, 0]].concat();
+    // Each row begins with its filter, which is none.
+    let rows: Vec<u8> = bits.chunks(side.div_ceil(8)).flat_map(|row| [&[0], row].concat()).collect();
+    let signature = [0x89, b'P', b'N', b'G', 0x0d, 0x0a, 0x1a, 0x0a].to_vec();
+    [signature, chunk(*b"IHDR", &header), chunk(*b"IDAT", &stored(&rows)), chunk(*b"IEND", &[])].concat()
+}
+
+fn chunk(name: [u8; 4], data: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(data.len()).unwrap_or_default().to_be_bytes();
+    let named = [&name[..], data].concat();
+    [&length[..], &named, &crc(&named).to_be_bytes()].concat()
+}
+
+/// Puts data into a zlib stream (RFC 1950) of blocks that are not compressed (RFC 1951, section 3.2.4).
+fn stored(data: &[u8]) -> Vec<u8> {
+    let mut stream = vec![0x78, 0x01];
+    let blocks = data.chunks(usize::from(u16::MAX));
+    let last = blocks.len().saturating_sub(1);
+    for (number, block) in blocks.enumerate() {
+        let length = u16::try_from(block.len()).unwrap_or_default();
+        stream.push(u8::from(number == last));
+        stream.extend(length.to_le_bytes());
+        stream.extend((!length).to_le_bytes());
+        stream.extend(block);
+    }
+    let (a, b) = data.iter().fold((1, 0), |(a, b), &byte| {
+        let a = (a + u32::from(byte)) % 65521;
+        (a, (b + a) % 65521)
+    });
+    stream.extend((b << 16 | a).to_be_bytes());
+    stream
+}
+
+/// The CRC of RFC 2083, section 3.4.
+fn crc(data: &[u8]) -> u32 {
+    !data.iter().fold(u32::MAX, |crc, &byte| {
+        (0..8).fold(
+            crc ^ u32::from(byte),
+            |crc, _| {
+                if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 }
+            },
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_picture_is_one_that_others_read() {
+        // A version 40 code needs more than one block.
+        let side = (177 + 2 * MARGIN) * SCALE;
+        let bits: Vec<u8> = (0..side.div_ceil(8) * side).map(|byte| (byte % 251).to_le_bytes()[0]).collect();
+        let picture = png(side, &bits);
+        let mut reader = png::Decoder::new(std::io::Cursor::new(picture)).read_info().unwrap();
+        let mut read = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut read).unwrap();
+        assert!(read == bits);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_too_long() {
+        assert!(Qr::of(&"x".repeat(2953)).is_ok());
+        assert!(Qr::of(&"x".repeat(2954)).is_err());
     }
 }

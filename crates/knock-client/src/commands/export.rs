@@ -57,7 +57,7 @@ fn qr(link: &str, output: Option<&Path>) -> Result<Vec<u8>, CommandError> {
     let qr = Qr::of(link)?;
     let Some(path) = output else { return Ok(qr.text().into_bytes()) };
     match path.extension().and_then(OsStr::to_str).map(str::to_lowercase).as_deref() {
-        Some("png") => Ok(qr.png()?),
+        Some("png") => Ok(qr.png()),
         Some("svg") => Ok(qr.svg().into_bytes()),
         _ => Err(CommandError::Usage(format!(
             "unknown kind of picture {}; expected .png or .svg",
