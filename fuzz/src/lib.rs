@@ -13,6 +13,7 @@ mod matcher;
 mod model;
 #[path = "../../crates/knockd-core/tests/placement/mod.rs"]
 mod placement;
+mod profiles;
 
 use knockd_cli::capture::record::Record;
 use knockd_cli::control::{MAX_REQUEST, Request};
@@ -23,6 +24,7 @@ pub use capture::capture;
 pub use frame::frame;
 pub use gate::gate;
 pub use matcher::matcher;
+pub use profiles::profiles;
 
 /// Any text is either refused for a reason or used; every finding points into it; what is used prints as its equal, and
 /// an included file adds the same doors.
@@ -189,5 +191,10 @@ mod tests {
     #[test]
     fn record() {
         run("record", super::record);
+    }
+
+    #[test]
+    fn profiles() {
+        run("profiles", super::profiles);
     }
 }
