@@ -10,14 +10,17 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, Parser, ValueHint};
+use clap::{CommandFactory, Parser, ValueEnum, ValueHint};
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 use knockd_core::{TcpFlags, pasted};
 
-pub use self::command::{Add, Command, Completions, Edit, Export, Format, Import, Keys, Remove, Shell, Show};
+pub use self::command::{
+    Add, Command, Completions, Edit, Export, Format, Import, Keys, Proxy, Remove, Shell, Show,
+};
 use crate::hosts::Hosts;
-use crate::value::{milliseconds, tcp_flags};
-use crate::{Family, Hit, Target};
+use crate::profile::Profile;
+use crate::value::{Families, Service, milliseconds, tcp_flags};
+use crate::{Family, Hit, Target, Verify};
 
 /// Port-knock client: hits ports of a host in order, each with one TCP SYN or UDP datagram
 #[derive(Parser, Debug)]
@@ -90,6 +93,16 @@ fn profiles() -> Vec<CompletionCandidate> {
     hosts.names().map(candidate).collect()
 }
 
+/// How to report.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum Report {
+    /// Text for people, on stderr
+    #[default]
+    Text,
+    /// A JSON object on stdout
+    Json,
+}
+
 /// Port-knock client: hits ports of a host in order, each with one TCP SYN or UDP datagram
 #[derive(Parser, Debug)]
 #[command(name = "knock", version, infer_long_args = true, args_override_self = true)]
@@ -121,13 +134,41 @@ pub struct Args {
     #[arg(long)]
     pub strict: bool,
 
+    /// Try this TCP service after the knock, such as tcp/22, and knock again if it stays closed
+    #[arg(long, value_name = "SERVICE", value_parser = Service::parse)]
+    pub verify: Option<Service>,
+
+    /// Knock again at most N times [default: 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=100))]
+    pub retries: Option<u32>,
+
+    /// Wait S seconds for the service after each knock [default: 3]
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    pub timeout: Option<Duration>,
+
+    /// Knock over IPv4 and IPv6, at the first address of each
+    #[arg(long, conflicts_with_all = ["ipv4", "ipv6"])]
+    pub both: bool,
+
+    /// Report as text, or as json on stdout
+    #[arg(long, value_name = "FORMAT", default_value = "text", hide_possible_values = true)]
+    pub format: Report,
+
     /// Knock the profile's closing sequence
     #[arg(long)]
     pub close: bool,
 
+    /// Stay, and knock the profile again when this side's address changes or the lease is about to end
+    #[arg(long, conflicts_with_all = ["close", "then"])]
+    pub watch: bool,
+
     /// Print each hit; of a profile, without its ports
     #[arg(short, long)]
     pub verbose: bool,
+
+    /// Run this command if the knock succeeds; takes the rest of the line
+    #[arg(long, value_name = "CMD", num_args = 1.., allow_hyphen_values = true)]
+    pub then: Vec<OsString>,
 
     /// Host name or address; or, without ports, the name of a profile
     #[arg(value_hint = ValueHint::Hostname, add = ArgValueCandidates::new(profiles))]
@@ -139,11 +180,49 @@ pub struct Args {
 }
 
 impl Args {
+    /// Makes the command line with a profile and nothing else.
+    pub fn without_options(profile: &str) -> Self {
+        Self {
+            udp: false,
+            delay: None,
+            ipv4: false,
+            ipv6: false,
+            tcpflags: None,
+            strict: false,
+            verify: None,
+            retries: None,
+            timeout: None,
+            both: false,
+            format: Report::Text,
+            close: false,
+            watch: false,
+            verbose: false,
+            then: Vec::new(),
+            host: profile.to_owned(),
+            ports: Vec::new(),
+        }
+    }
+
     /// Says whether knock 0.8 sends something for this line: hits that it knows, to a host that resolves.
     fn was_sent_by_0_8(&self) -> bool {
         !self.ports.is_empty()
             && self.ports.iter().all(|text| Hit::parse(text, self.udp).is_ok())
             && Target::resolve(&self.host, self.family()).is_ok()
+    }
+
+    /// Returns the families to knock over, if the line says so.
+    pub fn families(&self) -> Option<Families> {
+        if self.both { Some(Families::Both) } else { self.family().map(Families::Only) }
+    }
+
+    /// Returns how to verify the knock, if the line or the profile says what to verify.
+    pub fn verify(&self, profile: Option<&Profile>) -> Option<Verify> {
+        let of_profile = profile.and_then(|profile| profile.verify.clone());
+        Some(Verify {
+            service: self.verify.clone().or(of_profile)?,
+            retries: self.retries.or(profile.and_then(|it| it.retries)).unwrap_or(Verify::RETRIES),
+            timeout: self.timeout.or(profile.and_then(|it| it.timeout)).unwrap_or(Verify::TIMEOUT),
+        })
     }
 
     /// Returns the family that `-4` or `-6` selects; the last one wins.
@@ -180,15 +259,26 @@ const USAGE: &str = "knock [OPTIONS] HOST PORT[:PROTO]...
 
 const AFTER_HELP: &str = "\
 Exit status:
-  0  every hit was sent or reported as not sent; knock cannot tell whether a door opened
+  0  the service to verify is open; or, with nothing to verify, every hit was sent or reported as
+     not sent
   1  the host does not resolve, a file is unusable, or --tcpflags is not permitted: nothing was
      sent; or, with --strict, a hit could not be sent
   2  the command line is invalid, or there is no such profile; nothing was sent
+  3  the service to verify is still closed
+  4  the host is unreachable
+  The command of --then gives its own status.
 
 Examples:
   knock myserver.example.com 123:tcp 456:udp 789:tcp
   knock add home myserver.example.com
   knock home";
+
+/// Parses seconds, which may have a fraction.
+fn seconds(text: &str) -> Result<Duration, &'static str> {
+    const EXPECTED: &str = "expected seconds, from 0.1 to 3600";
+    let seconds: f64 = text.parse().map_err(|_| EXPECTED)?;
+    if (0.1..=3600.0).contains(&seconds) { Ok(Duration::from_secs_f64(seconds)) } else { Err(EXPECTED) }
+}
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,4 @@
-//! What `knock` does besides knocking: it keeps profiles.
+//! What `knock` does besides knocking: it keeps profiles, and is the proxy of ssh.
 
 mod add;
 mod edit;
@@ -15,7 +15,10 @@ use knock_client::hosts::{Hosts, HostsError};
 use knock_client::one_time::OneTimeError;
 use knock_client::uri::UriError;
 
+use crate::exit::Exit;
+use crate::proxy::proxy;
 use crate::qr::TooLong;
+use crate::report;
 
 /// The variable with which a shell's script asks `knock` for completions.
 pub(crate) const COMPLETE: &str = "KNOCK_COMPLETE";
@@ -46,13 +49,14 @@ pub(crate) enum CommandError {
     Failed(String),
 }
 
-/// Runs a command.
+/// Runs a command, and returns how to end.
 ///
 /// # Errors
 ///
 /// When it did not do what it was asked for.
-pub(crate) fn run(command: &Command) -> Result<(), CommandError> {
-    match command {
+pub(crate) fn run(command: &Command) -> Result<Exit, CommandError> {
+    let result = match command {
+        Command::Proxy(args) => return Ok(proxy(args)),
         Command::Add(add) => add::run(add),
         Command::List => show::list(),
         Command::Show(show) => show::run(show),
@@ -66,7 +70,8 @@ pub(crate) fn run(command: &Command) -> Result<(), CommandError> {
         Command::Import(import) => import::run(import),
         Command::Export(export) => export::run(export),
         Command::Completions(completions) => print_completions(completions),
-    }
+    };
+    result.map(|()| Exit::Done)
 }
 
 /// Reads the file with the profiles, and warns if others can use it.
@@ -106,11 +111,11 @@ fn print(text: &str) -> Result<(), CommandError> {
 
 /// Tells a person what was done.
 fn say(message: &str) {
-    crate::report(message);
+    report::error(message);
 }
 
 fn warn(message: &str) {
-    crate::report(&format!("warning: {message}"));
+    report::error(&format!("warning: {message}"));
 }
 
 /// Returns `1 step` or `3 steps`.

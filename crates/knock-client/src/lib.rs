@@ -15,9 +15,15 @@
 use std::io;
 
 pub mod args;
+mod connection;
 pub mod draw;
 mod hit;
 pub mod hosts;
+#[cfg(target_os = "linux")]
+mod icmp;
+#[cfg(not(target_os = "linux"))]
+#[path = "no_icmp.rs"]
+mod icmp;
 mod knock;
 pub mod one_time;
 pub mod profile;
@@ -30,11 +36,14 @@ mod send;
 mod target;
 pub mod uri;
 pub mod value;
+mod verify;
 
+pub use connection::Failure;
 pub use hit::Hit;
 pub use knock::{Knock, Prepared};
 pub use send::{Sender, reason};
 pub use target::{Family, Target};
+pub use verify::{Outcome, Sent, Verdict, Verification, Verify};
 
 /// Why a knock cannot start. With each of these, nothing has been sent.
 #[derive(Debug, thiserror::Error)]

@@ -2,112 +2,138 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+mod exit;
+mod lock;
 mod plan;
+mod proxy;
 mod qr;
+mod report;
+mod run;
+mod then;
+mod watch;
 
-use std::io::{self, Write};
+use std::ffi::OsString;
 use std::process::ExitCode;
+use std::thread;
 
 use clap_complete::CompleteEnv;
-use knock_client::args::{Args, Command, Invocation, command, hint};
+use knock_client::args::{self, Args, Command, Invocation, command, hint};
 use knock_client::hosts::HostsError;
-use knock_client::{Hit, KnockError, reason};
+use knock_client::{KnockError, Target, reason};
 
 use crate::commands::{COMPLETE, CommandError};
+use crate::exit::Exit;
 use crate::plan::{Plan, PlanError};
-
-/// The exit status of `knock`. clap itself exits with the same `Usage`, and with `Sent` after `--help` and
-/// `--version`.
-#[derive(Clone, Copy)]
-enum Exit {
-    /// Every hit was sent or reported as not sent.
-    Sent = 0,
-    /// The host does not resolve, the privilege is missing or a file is not usable, and nothing was sent; or, with
-    /// `--strict`, a hit was not sent.
-    Failed = 1,
-    /// The command line is invalid; nothing was sent.
-    Usage = 2,
-}
+use crate::report::Report;
+use crate::run::How;
+use crate::watch::{BETWEEN_LOOKS, Due, LastKnock, Moment};
 
 fn main() -> ExitCode {
     CompleteEnv::with_factory(command).var(COMPLETE).complete();
-    let exit = match Invocation::of_process() {
+    match Invocation::of_process() {
+        Invocation::Knock(args) if args.watch => watch(&args),
         Invocation::Knock(args) => knock(&args),
-        Invocation::Command(command) => run(&command),
-    };
-    ExitCode::from(exit as u8)
+        Invocation::Command(command) => run(&command).into(),
+    }
 }
 
 fn run(command: &Command) -> Exit {
-    let Err(error) = commands::run(command) else { return Exit::Sent };
-    report(&error.to_string());
+    commands::run(command).unwrap_or_else(|error| {
+        report::error(&error.to_string());
+        match error {
+            CommandError::Usage(_) | CommandError::Hosts(HostsError::NoProfile { .. }) => Exit::Usage,
+            _ => Exit::Failed,
+        }
+    })
+}
+
+fn knock(args: &Args) -> ExitCode {
+    let mut report = Report::new(&args.host, args.format, args.verbose);
+    let (exit, then) = knock_once(args, &mut report).map_or_else(
+        |error| (report_error(&error, args, &mut report), Vec::new()),
+        |(exit, plan)| (exit, plan.then),
+    );
+    match then.split_first() {
+        Some((program, arguments)) if exit == Exit::Done => follow(program, arguments, &mut report),
+        _ => exit.into(),
+    }
+}
+
+/// Knocks as the line says. The plan is returned because its lock ends with it.
+fn knock_once(args: &Args, report: &mut Report) -> Result<(Exit, Plan), PlanError> {
+    let mut warning = None;
+    let on_wait = || report.progress("waiting for another knock");
+    let plan = Plan::of(args, |text| warning = Some(format!("warning: {text}")), on_wait)?;
+    if let Some(warning) = warning {
+        report.error(&warning);
+    }
+    let how = How { is_verbose: args.verbose && args.format == args::Report::Text, is_strict: args.strict };
+    run::run(&plan, how, report).map(|exit| (exit, plan))
+}
+
+fn report_error(error: &PlanError, args: &Args, report: &mut Report) -> Exit {
     match error {
-        CommandError::Usage(_) | CommandError::Hosts(HostsError::NoProfile { .. }) => Exit::Usage,
-        _ => Exit::Failed,
-    }
-}
-
-fn knock(args: &Args) -> Exit {
-    match send(args) {
-        Ok(false) if args.strict => Exit::Failed,
-        Ok(_) => Exit::Sent,
-        Err(error) => {
-            report_plan_error(&error, args);
-            if let Some(hint) = hint() {
-                report(&hint);
-            }
-            match error {
-                PlanError::Knock(KnockError::NotAPort(_))
-                | PlanError::Hosts(HostsError::NoProfile { .. })
-                | PlanError::CloseOfHost => Exit::Usage,
-                _ => Exit::Failed,
+        PlanError::Hosts(HostsError::NoProfile { similar, .. }) => {
+            let ports = format!("to knock at a host, add its ports: knock {} PORT...", args.host);
+            if similar.is_none() {
+                report.failure(&format!("{error}; {ports}"));
+            } else {
+                report.failure(&error.to_string());
+                report.error(&ports);
             }
         }
+        _ => report.failure(&error.to_string()),
     }
+    if let Some(hint) = hint() {
+        report.error(&hint);
+    }
+    error.into()
 }
 
-fn report_plan_error(error: &PlanError, args: &Args) {
-    let PlanError::Hosts(HostsError::NoProfile { similar, .. }) = error else {
-        return report(&error.to_string());
-    };
-    let ports = format!("to knock at a host, add its ports: knock {} PORT...", args.host);
-    if similar.is_none() {
-        return report(&format!("{error}; {ports}"));
-    }
-    report(&error.to_string());
-    report(&ports);
+fn follow(program: &OsString, arguments: &[OsString], report: &mut Report) -> ExitCode {
+    then::run(program, arguments).unwrap_or_else(|error| {
+        report.error(&format!("cannot run {}: {}", program.display(), reason(&error)));
+        Exit::Failed.into()
+    })
 }
 
-/// Knocks and says whether every hit was sent.
-fn send(args: &Args) -> Result<bool, PlanError> {
-    let plan = Plan::of(args, |warning| report(&format!("warning: {warning}")))?;
-    let prepared = plan.knock.prepare()?;
-    let target = prepared.target();
-    let count = plan.knock.hits.len();
-    let name = |number: usize, hit: &Hit| {
-        if plan.is_profile {
-            format!("step {number} of {count} at {target}")
-        } else {
-            format!("{} {target}:{}", hit.step.protocol, hit.port_text)
-        }
-    };
-    let before = |number: usize, hit: &Hit| {
-        if args.verbose {
-            // A reader that is gone is no reason to stop in the middle of a knock.
-            let _ = writeln!(io::stdout(), "hitting {}", name(number, hit));
-        }
-    };
-    let failed = |number: usize, hit: &Hit, error: &io::Error| {
-        report(&format!("cannot send {}: {}", name(number, hit), reason(error)));
-    };
-    let are_sent = prepared.send(before, failed);
-    if let Some(line) = &plan.line {
-        line.strike_out()?;
+/// Knocks again and again, until a signal ends it or the profile is not usable.
+fn watch(args: &Args) -> ExitCode {
+    let mut report = Report::new(&args.host, args.format, args.verbose).with_success();
+    let mut lease = None;
+    let mut host = None;
+    loop {
+        let at = Moment::now();
+        let is_good = match knock_once(args, &mut report) {
+            Ok((exit, plan)) => {
+                lease = plan.lease;
+                host = Some((plan.knock.host.clone(), plan.knock.families));
+                exit == Exit::Done
+            }
+            Err(error @ PlanError::Knock(KnockError::Unresolved { .. })) => {
+                report_error(&error, args, &mut report);
+                false
+            }
+            Err(error) => return report_error(&error, args, &mut report).into(),
+        };
+        // The address to which the way leads is kept: asking for it every two seconds would be asking a name server.
+        let target = host.as_ref().and_then(|(host, families)| Target::choose(host, *families).ok());
+        let target = target.and_then(|targets| targets.first().copied());
+        let source = || target.and_then(|target| target.source().ok());
+        let last = LastKnock { at, source: source(), is_good: is_good && target.is_some() };
+        let next = last.next(lease).map(|next| format!("in {} s, or ", next.as_secs()));
+        report.say(&format!("next knock {}when the address changes", next.unwrap_or_default()));
+        let due = loop {
+            thread::sleep(BETWEEN_LOOKS);
+            if target.is_none() {
+                // Without an address of the host, only another look for it tells whether there is a network again.
+                thread::sleep(last.next(None).unwrap_or(BETWEEN_LOOKS));
+                break Due::Failed;
+            }
+            if let Some(due) = last.due(lease, Moment::now(), source()) {
+                break due;
+            }
+        };
+        report.say(&due.to_string());
     }
-    Ok(are_sent)
-}
-
-fn report(message: &str) {
-    // Standard error may be closed; the exit status still tells.
-    let _ = writeln!(io::stderr(), "knock: {message}");
 }

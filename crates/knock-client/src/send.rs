@@ -73,7 +73,7 @@ fn send_syn(address: SocketAddr) -> io::Result<()> {
 }
 
 /// Says whether a connect that "failed" with this error has sent its SYN.
-fn has_left(error: &io::Error) -> bool {
+pub(crate) fn has_left(error: &io::Error) -> bool {
     #[cfg(unix)]
     let in_progress = error.raw_os_error() == Some(nix::libc::EINPROGRESS);
     #[cfg(not(unix))]

@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use dns_lookup::{AddrFamily, AddrInfoHints, SockType};
 
 use crate::KnockError;
+use crate::value::Families;
 
 /// The IP version that a host name resolves to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,6 +19,14 @@ pub enum Family {
 }
 
 impl Family {
+    /// Returns the family of an address.
+    pub const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
     pub(crate) const fn to_an_address(self) -> &'static str {
         match self {
             Self::V4 => " to an IPv4 address",
@@ -41,18 +50,80 @@ impl Target {
     ///
     /// [`KnockError::Unresolved`] when there is no address, or none of the given family.
     pub fn resolve(host: &str, family: Option<Family>) -> Result<Self, KnockError> {
-        let family_number = match family {
-            None => 0,
-            Some(Family::V4) => AddrFamily::Inet.into(),
-            Some(Family::V6) => AddrFamily::Inet6.into(),
-        };
-        first_address(Some(host), None, family_number, SockType::Stream)
+        first_address(Some(host), None, family_number(family), SockType::Stream)
             .map(|address| Self { address })
             .map_err(|cause| KnockError::Unresolved { host: host.to_owned(), family, cause })
     }
 
+    /// Resolves a host name or numeric address to all of its addresses, in the order of getaddrinfo(3), which begins with
+    /// the one that a connection should try first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::resolve`].
+    pub fn resolve_all(host: &str, family: Option<Family>) -> Result<Vec<Self>, KnockError> {
+        let unresolved = |cause| KnockError::Unresolved { host: host.to_owned(), family, cause };
+        let answers =
+            addresses(Some(host), None, family_number(family), SockType::Stream).map_err(unresolved)?;
+        let mut targets: Vec<Self> = Vec::new();
+        for address in answers {
+            let target = Self { address };
+            if !targets.contains(&target) {
+                targets.push(target);
+            }
+        }
+        if targets.is_empty() {
+            return Err(unresolved(io::ErrorKind::NotFound.into()));
+        }
+        Ok(targets)
+    }
+
+    /// Resolves a host to the addresses to use, at least one: the first of each family, if it is to be both, and otherwise
+    /// the first that the system has a route to.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::resolve`].
+    pub fn choose(host: &str, families: Option<Families>) -> Result<Vec<Self>, KnockError> {
+        let all = Self::resolve_all(host, Families::only(families))?;
+        let chosen: Vec<_> = if families == Some(Families::Both) {
+            let first_of = |family| all.iter().find(|target| target.family() == family);
+            [Family::V4, Family::V6].into_iter().filter_map(first_of).collect()
+        } else {
+            let routed = all.iter().find(|target| target.source().is_ok());
+            routed.or_else(|| all.first()).into_iter().collect()
+        };
+        Ok(chosen.into_iter().copied().collect())
+    }
+
+    /// Returns the numeric address.
+    pub const fn ip(self) -> IpAddr {
+        self.address.ip()
+    }
+
+    /// Returns the family of the address.
+    pub const fn family(self) -> Family {
+        Family::of(self.ip())
+    }
+
+    /// Asks the system for the address from which it sends to this target; nothing is sent.
+    ///
+    /// # Errors
+    ///
+    /// The system's error, above all when it has no route there.
+    pub fn source(self) -> io::Result<IpAddr> {
+        let any = match self.family() {
+            Family::V4 => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            Family::V6 => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+        };
+        let probe = UdpSocket::bind(any)?;
+        // Some systems do not connect to port 0.
+        probe.connect(self.at(DISCARD))?;
+        Ok(probe.local_addr()?.ip())
+    }
+
     /// Returns the socket address of a port at this target.
-    pub(crate) const fn at(self, port: u16) -> SocketAddr {
+    pub const fn at(self, port: u16) -> SocketAddr {
         let mut address = self.address;
         address.set_port(port);
         address
@@ -73,16 +144,35 @@ impl fmt::Display for Target {
     }
 }
 
+/// The port of a service that throws everything away (RFC 863).
+const DISCARD: u16 = 9;
+
+fn family_number(family: Option<Family>) -> i32 {
+    match family {
+        None => 0,
+        Some(Family::V4) => AddrFamily::Inet.into(),
+        Some(Family::V6) => AddrFamily::Inet6.into(),
+    }
+}
+
 pub(crate) fn first_address(
     host: Option<&str>,
     service: Option<&str>,
     family: i32,
     kind: SockType,
 ) -> io::Result<SocketAddr> {
+    addresses(host, service, family, kind)?.into_iter().next().ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+fn addresses(
+    host: Option<&str>,
+    service: Option<&str>,
+    family: i32,
+    kind: SockType,
+) -> io::Result<Vec<SocketAddr>> {
     let hints = AddrInfoHints { address: family, socktype: kind.into(), ..AddrInfoHints::default() };
-    let mut answers = dns_lookup::getaddrinfo(host, service, Some(hints))?;
-    let first = answers.next().ok_or(io::ErrorKind::NotFound)??;
-    Ok(first.sockaddr)
+    let answers = dns_lookup::getaddrinfo(host, service, Some(hints))?;
+    answers.map(|answer| answer.map(|answer| answer.sockaddr)).collect()
 }
 
 #[cfg(test)]

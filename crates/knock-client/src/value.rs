@@ -153,6 +153,14 @@ impl Families {
     pub const WORDS: [(&str, Self); 3] =
         [("ipv4", Self::Only(Family::V4)), ("ipv6", Self::Only(Family::V6)), ("both", Self::Both)];
 
+    /// Returns the only family allowed, if it is one.
+    pub const fn only(families: Option<Self>) -> Option<Family> {
+        match families {
+            Some(Self::Only(family)) => Some(family),
+            Some(Self::Both) | None => None,
+        }
+    }
+
     /// Parses a word, in any case.
     ///
     /// # Errors

@@ -15,6 +15,11 @@ fn help_is_printed_with_status_0() {
 Port-knock client: hits ports of a host in order, each with one TCP SYN or UDP datagram
 
 Usage: knock [OPTIONS] <HOST> [PORT[:PROTO]]...
+       knock <COMMAND>
+
+Commands:
+  proxy  Connect for ssh (ProxyCommand knock proxy %h %p); knock first if the service does not
+         answer
 
 Arguments:
   <HOST>             Host name or address; or, without ports, the name of a profile
@@ -31,16 +36,29 @@ Options:
                              ack, urg, or none; needs root
       --strict               Exit with status 1 if a hit could not be sent, such as without a route
                              to the host
+      --verify <SERVICE>     Try this TCP service after the knock, such as tcp/22, and knock again
+                             if it stays closed
+      --retries <N>          Knock again at most N times [default: 2]
+      --timeout <S>          Wait S seconds for the service after each knock [default: 3]
+      --both                 Knock over IPv4 and IPv6, at the first address of each
+      --format <FORMAT>      Report as text, or as json on stdout [default: text]
       --close                Knock the profile's closing sequence
+      --watch                Stay, and knock the profile again when this side's address changes or
+                             the lease is about to end
   -v, --verbose              Print each hit; of a profile, without its ports
+      --then <CMD>...        Run this command if the knock succeeds; takes the rest of the line
   -h, --help                 Print help
   -V, --version              Print version
 
 Exit status:
-  0  every hit was sent or reported as not sent; knock cannot tell whether a door opened
+  0  the service to verify is open; or, with nothing to verify, every hit was sent or reported as
+     not sent
   1  the host does not resolve, or --tcpflags is not permitted: nothing was sent; or, with --strict,
      a hit could not be sent
   2  the command line is invalid; nothing was sent
+  3  the service to verify is still closed
+  4  the host is unreachable
+  The command of --then gives its own status.
 
 Example:
   knock myserver.example.com 123:tcp 456:udp 789:tcp

@@ -29,6 +29,8 @@ pub enum Command {
     Import(Import),
     /// Hand a profile on to another program or device
     Export(Export),
+    /// Be the `ProxyCommand` of ssh: connect, and knock first if the service does not answer
+    Proxy(Proxy),
     /// Print the script with which a shell completes options and profiles
     Completions(Completions),
 }
@@ -53,6 +55,22 @@ pub struct Add {
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap would take it for the help text of the command")]
     pub keys: Keys,
+}
+
+/// Be the `ProxyCommand` of ssh: connect, and knock first if the service does not answer
+#[derive(Parser, Debug)]
+pub struct Proxy {
+    /// Knock as this profile says [default: the profile whose name or host is HOST]
+    #[arg(long, value_name = "NAME", add = ArgValueCandidates::new(profiles))]
+    pub profile: Option<String>,
+
+    /// Host to connect to, or a profile, whose host it is then; ssh puts it in place of %h
+    #[arg(value_hint = ValueHint::Hostname, add = ArgValueCandidates::new(profiles))]
+    pub host: String,
+
+    /// Port to connect to; ssh puts it in place of %p
+    #[arg(value_parser = Service::parse)]
+    pub port: Service,
 }
 
 /// Show a profile, without its ports
