@@ -14,12 +14,20 @@ fn help_is_printed_with_status_0() {
         knock(line).code(0).stderr_eq("").stdout_eq(str![[r#"
 Port-knock client: hits ports of a host in order, each with one TCP SYN or UDP datagram
 
-Usage: knock [OPTIONS] <HOST> [PORT[:PROTO]]...
-       knock <COMMAND>
+Usage: knock [OPTIONS] HOST PORT[:PROTO]...
+       knock [OPTIONS] PROFILE
+       knock COMMAND ...
 
 Commands:
-  proxy  Connect for ssh (ProxyCommand knock proxy %h %p); knock first if the service does not
-         answer
+  add          Add a profile
+  list         List all profiles
+  show         Show a profile, without its ports
+  edit         Change a profile: by options, or all profiles in an editor
+  remove       Remove a profile
+  import       Make profiles of the doors in a knockd.conf
+  export       Hand a profile on to another program or device
+  proxy        Be the `ProxyCommand` of ssh: connect, and knock first if the service does not answer
+  completions  Print the script with which a shell completes options and profiles
 
 Arguments:
   <HOST>             Host name or address; or, without ports, the name of a profile
@@ -53,15 +61,17 @@ Options:
 Exit status:
   0  the service to verify is open; or, with nothing to verify, every hit was sent or reported as
      not sent
-  1  the host does not resolve, or --tcpflags is not permitted: nothing was sent; or, with --strict,
-     a hit could not be sent
-  2  the command line is invalid; nothing was sent
+  1  the host does not resolve, a file is unusable, or --tcpflags is not permitted: nothing was
+     sent; or, with --strict, a hit could not be sent
+  2  the command line is invalid, or there is no such profile; nothing was sent
   3  the service to verify is still closed
   4  the host is unreachable
   The command of --then gives its own status.
 
-Example:
+Examples:
   knock myserver.example.com 123:tcp 456:udp 789:tcp
+  knock add home myserver.example.com
+  knock home
 
 "#]]);
     }
@@ -80,7 +90,9 @@ fn no_argument_is_a_usage_error() {
 error: the following required arguments were not provided:
   <HOST>
 
-Usage: knock <HOST> [PORT[:PROTO]]...
+Usage: knock [OPTIONS] HOST PORT[:PROTO]...
+       knock [OPTIONS] PROFILE
+       knock COMMAND ...
 
 For more information, try '--help'.
 
@@ -96,7 +108,7 @@ fn an_unknown_option_is_named_and_nothing_else() {
         ("192.0.2.1 -x 1", "-x"),
     ] {
         let expected = format!(
-            "error: unexpected argument '{option}' found\n\nUsage: knock [..]\n\n\
+            "error: unexpected argument '{option}' found\n\nUsage: knock [..]\n       knock [..]\n       knock [..]\n\n\
              For more information, try '--help'.\n"
         );
         knock(line).code(2).stdout_eq("").stderr_eq(expected);
@@ -116,6 +128,8 @@ error: unexpected argument '--bogus' found
   tip: in "——udp", there is a dash (U+2014); type `-`
 
 Usage: knock [..]
+       knock [OPTIONS] PROFILE
+       knock COMMAND ...
 
 For more information, try '--help'.
 
