@@ -119,14 +119,18 @@ impl Race {
         }
     }
 
-    /// Says whether a connection that was begun before the knock has been made, also if its thread is late to say so.
-    pub(crate) fn has_early(&mut self) -> bool {
+    /// Says whether a connection that was begun before the knock has been made and its thread is yet to say so.
+    pub(crate) fn is_early_made(&self) -> bool {
         let now = Instant::now();
         let early = self.early.iter().filter(|(_, until)| now < *until);
-        let is_made =
-            early.filter_map(|(socket, _)| socket.upgrade()).any(|socket| socket.peer_addr().is_ok());
+        early.filter_map(|(socket, _)| socket.upgrade()).any(|socket| socket.peer_addr().is_ok())
+    }
+
+    /// Says whether a connection that was begun before the knock has been made, although another one was heard of first.
+    pub(crate) fn has_early(&self) -> bool {
         // One that is not there any more has told.
-        is_made || self.finishes.try_iter().any(|finish| finish.is_early && finish.result.is_ok())
+        self.is_early_made()
+            || self.finishes.try_iter().any(|finish| finish.is_early && finish.result.is_ok())
     }
 
     /// Returns the next connection that is made or has failed, or `None` after this moment.

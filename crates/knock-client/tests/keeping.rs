@@ -38,11 +38,8 @@ fn a_one_time_line_is_struck_out_on_both_sides_when_the_door_opens_and_kept_when
                  tcp dport 9303 quota until 61 bytes drop\n}\n}\n";
     lab::nft(&net.client, rules);
     let ended = knock();
-    assert_eq!(
-        (ended.code, ended.json("verdict"), ended.json("knocks")),
-        (0, "opened".into(), 2.into()),
-        "{ended:?}"
-    );
+    assert_eq!((ended.code, ended.json("verdict")), (0, "opened".into()), "{ended:?}");
+    assert!(ended.json("knocks").as_u64().unwrap() >= 2, "{ended:?}");
     assert_eq!(lines(&net.client), LINES.replacen('7', "#", 1));
     assert_eq!(lines(&net.server), lines(&net.client));
     // Still closed: kept, and said so.
