@@ -44,10 +44,25 @@ pub(crate) fn run(plan: &Plan, how: How, report: &mut Report) -> Result<Exit, Pl
         return Ok(Exit::Failed);
     };
     let exit = report.verdict(&verify.service, &outcome);
+    if exit != Exit::Done
+        && plan.knock.families.is_none()
+        && let Some(other) = of_other_family(&plan.knock.host, outcome.target)
+    {
+        report.error(&format!(
+            "{} also has the address {other}; to knock at both, add --both",
+            plan.knock.host
+        ));
+    }
     if let Some(line) = &plan.line {
         settle(line, &outcome, report)?;
     }
     Ok(exit)
+}
+
+/// Returns an address of a host that is not of the family of the one that was tried.
+fn of_other_family(host: &str, tried: Target) -> Option<Target> {
+    let all = Target::resolve_all(host, None).ok()?;
+    all.into_iter().find(|target| target.family() != tried.family() && target.source().is_ok())
 }
 
 /// Strikes out a one-time line that the server has used up, as far as anybody can see.

@@ -22,7 +22,8 @@ fn a_door_that_opens_is_opened_whether_a_firewall_or_a_command_opens_it() {
     if !is_root() {
         return;
     }
-    for (config, firewall) in [(NATIVE, ""), (COMMAND, FIREWALL)] {
+    let rejecting = format!("{NATIVE}Closed = reject\n");
+    for (config, firewall) in [(NATIVE, ""), (&rejecting, ""), (COMMAND, FIREWALL)] {
         let net = Net::new().unwrap();
         nft(&net.server, firewall);
         let _service = service(&net.server);
@@ -279,6 +280,19 @@ fn of_both_families_the_one_with_a_route_is_knocked_at() {
     let _service = service(&net.server);
     let ended = knock(&net.client, "gate 7101 --verify tcp/22 --format json");
     assert_eq!((ended.code, ended.json("address")), (0, "10.9.0.1".into()), "{ended:?}");
+    // One that could be tried as well is named if nothing has opened.
+    let ended = knock(&net.client, "gate 7101 --verify tcp/23 --retries 0 --timeout 0.5");
+    assert!(ended.code == 3 && !ended.stderr.contains("--both"), "{ended:?}");
+    if net.has_ipv6() {
+        sh(&net.client, "echo '10.9.0.1 gate\nfd00:9::1 gate' >/run/hosts");
+        let other = |address: &str| if address == "10.9.0.1" { "fd00:9::1" } else { "10.9.0.1" };
+        let ended = knock(&net.client, "gate 7101 --verify tcp/23 --retries 0 --timeout 0.5 --format json");
+        let hint = format!(
+            "knock: gate also has the address {}; to knock at both, add --both\n",
+            other(ended.json("address").as_str().unwrap())
+        );
+        assert!(ended.code == 3 && ended.stderr == hint, "{ended:?}");
+    }
 }
 
 #[test]
