@@ -165,24 +165,11 @@ impl Hosts {
         if findings.is_empty() { Ok(()) } else { Err(self.invalid(&findings)) }
     }
 
-    /// Says what others can do with the file, if they can do anything.
-    #[cfg(unix)]
+    /// Says what others can do with the file or a one-time file of a profile, if they can do anything.
     pub fn exposure(&self) -> Option<String> {
-        use std::os::unix::fs::MetadataExt;
-        let mode = fs::metadata(&self.path).ok()?.mode();
-        let what = match mode {
-            _ if mode & 0o022 != 0 => "changed",
-            _ if mode & 0o077 != 0 => "read",
-            _ => return None,
-        };
-        let path = self.path.display();
-        Some(format!("{path} can be {what} by others; run: chmod 600 {path}"))
-    }
-
-    /// Says what others can do with the file, if they can do anything. Here, nobody can tell.
-    #[cfg(not(unix))]
-    pub fn exposure(&self) -> Option<String> {
-        None
+        let tables = self.document.iter().filter_map(|(_, item)| item.as_table_like());
+        let one_time = tables.filter_map(|table| table.get("one_time")?.as_str()).map(Path::new);
+        std::iter::once(&*self.path).chain(one_time).find_map(exposure)
     }
 
     /// Returns the file with this profile and everything else as it is: keys that stay the same, comments, the order.
@@ -268,6 +255,25 @@ impl HostsError {
         let similar = similar(name, hosts.names()).map(str::to_owned);
         Self::NoProfile { name: name.to_owned(), path: hosts.path.clone(), similar }
     }
+}
+
+#[cfg(unix)]
+fn exposure(path: &Path) -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+    let mode = fs::metadata(path).ok()?.mode();
+    let what = match mode {
+        _ if mode & 0o022 != 0 => "changed",
+        _ if mode & 0o077 != 0 => "read",
+        _ => return None,
+    };
+    let path = path.display();
+    Some(format!("{path} can be {what} by others; run: chmod 600 {path}"))
+}
+
+/// Here, nobody can tell.
+#[cfg(not(unix))]
+fn exposure(_path: &Path) -> Option<String> {
+    None
 }
 
 /// Reads the profile in a table that is not in a file. An error is what is wrong, and what was expected.

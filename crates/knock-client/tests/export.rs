@@ -295,7 +295,8 @@ fn exported_files_are_readable_for_their_owner_only() {
         ("qr", "e.png"),
         ("qr", "f.svg"),
     ] {
-        user.file(file, "something that others can read");
+        let path = user.file(file, "something that others can read");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
         user.knock(&["export", "home", "--format", format, "--output", file]).code(0);
         let mode = fs::metadata(user.home.path().join(file)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");

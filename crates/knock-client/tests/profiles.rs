@@ -87,6 +87,22 @@ knock: warning: [HOSTS] can be changed by others; run: chmod 600 [HOSTS]
 "#]]);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_one_time_file_that_others_can_read_gets_a_warning() {
+    use std::os::unix::fs::PermissionsExt;
+    let user = User::new();
+    let lines = user.file("lines", "7101\n7102\n");
+    fs::set_permissions(&lines, fs::Permissions::from_mode(0o644)).unwrap();
+    user.knock(&["add", "once", "127.0.0.1", "--one-time", &lines]).code(0);
+    user.knock(&["once"]).code(0).stdout_eq("").stderr_eq(str![[r#"
+knock: warning: [HOME]/lines can be read by others; run: chmod 600 [HOME]/lines
+
+"#]]);
+    fs::set_permissions(&lines, fs::Permissions::from_mode(0o600)).unwrap();
+    user.knock(&["once"]).code(0).stdout_eq("").stderr_eq("");
+}
+
 #[test]
 fn what_is_wrong_in_a_profile_is_shown_at_its_place() {
     let wrong = r#"[a]
@@ -268,6 +284,7 @@ fn lines_of_a_one_time_file_are_struck_out_as_they_are_used() {
     let user = User::new();
     let file = user.home.path().join("lines");
     fs::write(&file, "7101,8202:udp\n9303\n").unwrap();
+    user.make_private(&file);
     fs::create_dir_all(user.hosts().parent().unwrap()).unwrap();
     let text = format!("[once]\nhost = \"127.0.0.1\"\none_time = '{}'\n", file.display());
     fs::write(user.hosts(), text).unwrap();

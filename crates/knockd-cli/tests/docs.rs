@@ -282,7 +282,7 @@ fn the_threat_model_names_tests_that_exist() {
     let quoted = page.split('`').skip(1).step_by(2);
     let named: BTreeSet<_> = quoted.filter(|word| word.matches('_').count() > 3).collect();
     assert!(named.len() > 15, "{named:?}");
-    let sources = ["knockd-core", "knockd-capture", "knockd-cli"]
+    let sources = ["knock-client", "knockd-core", "knockd-capture", "knockd-cli"]
         .into_iter()
         .flat_map(|package| ["src", "tests"].map(|folder| format!("crates/{package}/{folder}")))
         .chain(["crates/knockd-tools/src".to_owned()])

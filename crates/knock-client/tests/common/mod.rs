@@ -22,7 +22,7 @@ impl User {
         let user = Self::new();
         fs::create_dir_all(user.hosts().parent().unwrap()).unwrap();
         fs::write(user.hosts(), text).unwrap();
-        user.set_mode(0o600);
+        user.make_private(&user.hosts());
         user
     }
 
@@ -43,10 +43,20 @@ impl User {
     #[cfg(not(unix))]
     pub(crate) fn set_mode(&self, _mode: u32) {}
 
+    #[cfg(unix)]
+    pub(crate) fn make_private(&self, path: &std::path::Path) {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) fn make_private(&self, _path: &std::path::Path) {}
+
     /// Returns the path of a file that the user has with this content.
     pub(crate) fn file(&self, name: &str, text: &str) -> String {
         let path = self.home.path().join(name);
         fs::write(&path, text).unwrap();
+        self.make_private(&path);
         path.display().to_string()
     }
 
