@@ -284,7 +284,7 @@ fn lines_of_a_one_time_file_are_struck_out_as_they_are_used() {
     let user = User::new();
     let file = user.home.path().join("lines");
     fs::write(&file, "7101,8202:udp\n9303\n").unwrap();
-    user.make_private(&file);
+    User::make_private(&file);
     fs::create_dir_all(user.hosts().parent().unwrap()).unwrap();
     let text = format!("[once]\nhost = \"127.0.0.1\"\none_time = '{}'\n", file.display());
     fs::write(user.hosts(), text).unwrap();

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test program uses some of it")]
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use snapbox::cmd::{Command, OutputAssert, cargo_bin};
 
@@ -22,7 +22,7 @@ impl User {
         let user = Self::new();
         fs::create_dir_all(user.hosts().parent().unwrap()).unwrap();
         fs::write(user.hosts(), text).unwrap();
-        user.make_private(&user.hosts());
+        Self::make_private(&user.hosts());
         user
     }
 
@@ -44,19 +44,19 @@ impl User {
     pub(crate) fn set_mode(&self, _mode: u32) {}
 
     #[cfg(unix)]
-    pub(crate) fn make_private(&self, path: &std::path::Path) {
+    pub(crate) fn make_private(path: &Path) {
         use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     #[cfg(not(unix))]
-    pub(crate) fn make_private(&self, _path: &std::path::Path) {}
+    pub(crate) fn make_private(_path: &Path) {}
 
     /// Returns the path of a file that the user has with this content.
     pub(crate) fn file(&self, name: &str, text: &str) -> String {
         let path = self.home.path().join(name);
         fs::write(&path, text).unwrap();
-        self.make_private(&path);
+        Self::make_private(&path);
         path.display().to_string()
     }
 
