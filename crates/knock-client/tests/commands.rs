@@ -566,6 +566,7 @@ fn a_shell_is_offered_commands_options_and_profiles() {
     for command in ["show", "edit", "remove", "export"] {
         assert_eq!(complete(&[command, "hu"]), ["hut"], "{command}");
     }
+    assert_eq!(complete(&["proxy", "--profile", "hu"]), ["hut"]);
     assert_eq!(complete(&["export", "home", "--format", "k"]), ["knockd", "knockonports"]);
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let script = user.knock(&["completions", shell]).code(0).stderr_eq("").get_output().stdout.clone();
