@@ -4,6 +4,8 @@
 
 mod lab;
 
+use std::time::Duration;
+
 use lab::{KNOCK, NATIVE, SOON, command, hosts, is_root, knockd, run, service, sh};
 use testbed::{Net, Running};
 
@@ -109,4 +111,24 @@ fn options_without_what_they_need_are_usage_errors() {
         let ended = lab::knock(&net.client, line);
         assert_eq!((ended.code, ended.stderr.as_str(), ended.stdout.as_str()), (2, message, ""), "{line}");
     }
+}
+
+#[test]
+fn a_lock_that_nobody_gives_back_holds_a_knock_up_for_half_a_minute_and_no_longer() {
+    let net = Net::new().unwrap();
+    let _service = service(&net.server);
+    hosts(&net, "[home]\nhost = \"10.9.0.1\"\nsequence = \"7101\"\nverify = \"22\"\n");
+    sh(&net.client, "mkdir -p /run/.cache/knock");
+    let held = "echo held; exec sleep 600";
+    let mut holder = net.client.spawn(&["flock", "/run/.cache/knock/home.lock", "sh", "-c", held]).unwrap();
+    holder.wait_for_line("held", SOON).unwrap();
+    let ended = run(&net.client, &[KNOCK, "home", "--format", "json"]);
+    assert_eq!((ended.code, ended.json("verdict")), (0, "already_open".into()), "{ended:?}");
+    let bound = Duration::from_secs(30);
+    assert!(ended.took >= bound && ended.took < bound + SOON, "{ended:?}");
+    // A folder for locks that cannot be had is no reason not to knock.
+    drop(holder);
+    sh(&net.client, "rm -r /run/.cache; echo >/run/.cache");
+    let ended = run(&net.client, &[KNOCK, "home", "--format", "json"]);
+    assert_eq!((ended.code, ended.stderr.as_str()), (0, ""), "{ended:?}");
 }
