@@ -7,6 +7,7 @@
 mod command;
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -20,7 +21,7 @@ pub use self::command::{
 use crate::hosts::Hosts;
 use crate::profile::Profile;
 use crate::value::{Families, Service, milliseconds, tcp_flags};
-use crate::{Family, Hit, Target, Verify};
+use crate::{Family, Hit, Target, Tcp, Verify};
 
 /// Port-knock client: hits ports of a host in order, each with one TCP SYN or UDP datagram
 #[derive(Parser, Debug)]
@@ -130,6 +131,18 @@ pub struct Args {
     #[arg(long, value_name = "FLAG,...", value_parser = tcp_flags)]
     pub tcpflags: Option<TcpFlags>,
 
+    /// Complete the connection of each TCP hit if it is answered, and keep it open until the next hit
+    #[arg(long, conflicts_with = "tcpflags")]
+    pub connect: bool,
+
+    /// Send through this interface
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<String>,
+
+    /// Send from this address of this machine
+    #[arg(long, value_name = "ADDRESS")]
+    pub source: Option<IpAddr>,
+
     /// Exit with status 1 if a hit could not be sent, such as without a route to the host
     #[arg(long)]
     pub strict: bool,
@@ -174,7 +187,7 @@ pub struct Args {
     #[arg(value_hint = ValueHint::Hostname, add = ArgValueCandidates::new(profiles))]
     pub host: String,
 
-    /// Port number or service name; TCP unless it ends in :udp; or a list of these, as `Sequence` of the door has it
+    /// Port number or service name, and how to hit it; or a list of these, as `Sequence` of the door has it
     #[arg(value_name = "PORT[:PROTO]")]
     pub ports: Vec<String>,
 }
@@ -188,6 +201,9 @@ impl Args {
             ipv4: false,
             ipv6: false,
             tcpflags: None,
+            connect: false,
+            interface: None,
+            source: None,
             strict: false,
             verify: None,
             retries: None,
@@ -225,6 +241,11 @@ impl Args {
         })
     }
 
+    /// Returns how TCP hits are sent that do not say so themselves, if the line says so.
+    pub(crate) fn tcp(&self) -> Option<Tcp> {
+        if self.connect { Some(Tcp::Connection) } else { self.tcpflags.map(Tcp::Flags) }
+    }
+
     /// Returns the family that `-4` or `-6` selects; the last one wins.
     pub const fn family(&self) -> Option<Family> {
         match (self.ipv4, self.ipv6) {
@@ -258,11 +279,21 @@ const USAGE: &str = "knock [OPTIONS] HOST PORT[:PROTO]...
        knock COMMAND ...";
 
 const AFTER_HELP: &str = "\
+Hits:
+  7000, 7000:tcp, ssh   one SYN
+  7000:tcp-connect      a connection, as with --connect
+  7000:flags=syn+ack    one segment with exactly these flags, as with --tcpflags
+  8000:udp              a datagram with a zero byte
+  8000:udp:hex=c0ffee   a datagram with these bytes; also text=... and base64=...
+  icmp:size=64          an ICMP echo request with 64 bytes
+  7000:delay=300        wait 300 milliseconds after this hit, instead of --delay
+
 Exit status:
   0  the service to verify is open; or, with nothing to verify, every hit was sent or reported as
      not sent
-  1  the host does not resolve, a file is unusable, or --tcpflags is not permitted: nothing was
-     sent; or, with --strict, a hit could not be sent
+  1  nothing was sent: the host does not resolve, a file is unusable, the interface or source
+     address is not of this machine, or the system does not permit such packets; or, with --strict,
+     a hit could not be sent
   2  the command line is invalid, or there is no such profile; nothing was sent
   3  the service to verify is still closed
   4  the host is unreachable

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Protocol, Socket, Type};
 
 use crate::Target;
 use crate::icmp;
@@ -148,7 +148,7 @@ impl Race {
 
 fn begin(target: Target, port: u16) -> io::Result<Socket> {
     let address = target.at(port);
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(socket2::Protocol::TCP))?;
+    let socket = target.socket(port, Type::STREAM, Protocol::TCP)?;
     socket.set_nonblocking(true)?;
     icmp::ask_for_messages(&socket, target);
     match socket.connect(&address.into()) {

@@ -42,7 +42,7 @@ impl From<&PlanError> for Exit {
     fn from(error: &PlanError) -> Self {
         use knock_client::hosts::HostsError::NoProfile;
         match error {
-            PlanError::Knock(KnockError::NotAPort(_))
+            PlanError::Knock(KnockError::NotAHit(_))
             | PlanError::Hosts(NoProfile { .. })
             | PlanError::NothingToVerify
             | PlanError::NeedsProfile(_) => Self::Usage,

@@ -1,32 +1,95 @@
 //! The hits of a knock, as a person writes them.
 
-use dns_lookup::SockType;
-use knockd_core::{Protocol, Step};
+mod parse;
 
-use crate::KnockError;
-use crate::target::first_address;
+use std::fmt;
+use std::time::Duration;
+
+use knockd_core::{Protocol, Step, TcpFlags};
+
+use crate::Target;
+pub use parse::HitError;
+pub(crate) use parse::flags;
 
 /// One hit of a knock as the user wrote it.
+///
+/// # Grammar
+///
+/// ```text
+/// hit      = port [":" [protocol]] *(":" setting) / "icmp" *(":" setting)
+/// protocol = "tcp" / "udp" / "tcp-connect"
+/// setting  = "delay=" MILLISECONDS
+///          / "flags=" FLAG *("+" FLAG)          ; of tcp: fin, syn, rst, psh, ack, urg, or none alone
+///          / "hex=" / "text=" / "base64="       ; of udp: the payload
+///          / "size=" BYTES                      ; of icmp
+/// ```
+///
+/// Case counts only in a text and in base64. A setting appears once, and so does a payload. A payload ends at the next
+/// colon, and in a list of hits at the next comma.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hit {
-    /// The port and protocol to hit.
-    pub step: Step,
-    /// The port as given: a number or a service name.
+    /// What is sent.
+    pub packet: Packet,
+    /// How long to wait after it, if not as long as after the other hits of its knock.
+    pub delay: Option<Duration>,
+    /// The port as given: a number or a service name; `icmp` for an echo request.
     pub port_text: String,
 }
 
+/// What a hit sends.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Packet {
+    /// TCP to a port.
+    Tcp {
+        /// The port.
+        port: u16,
+        /// How it is hit.
+        kind: Tcp,
+    },
+    /// A datagram to a port.
+    Udp {
+        /// The port.
+        port: u16,
+        /// What is in it; 0.8 sends [`ZERO_BYTE`].
+        payload: Vec<u8>,
+    },
+    /// An ICMP echo request.
+    Echo {
+        /// The bytes behind its header.
+        size: u16,
+    },
+}
+
+/// How a TCP port is hit.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Tcp {
+    /// By one SYN. An answer is refused.
+    #[default]
+    Syn,
+    /// By one segment with exactly these flags. That takes the privilege to send raw packets.
+    Flags(TcpFlags),
+    /// By a connection that stays open until the next hit is sent.
+    Connection,
+}
+
+/// The payload of a datagram unless the hit says otherwise.
+pub const ZERO_BYTE: [u8; 1] = [0];
+
+/// The size of an echo request unless the hit says otherwise: what ping(8) sends.
+const ECHO_SIZE: u16 = 56;
+
 impl Hit {
-    /// Parses `7000`, `7000:udp`, `ssh` or `domain:UDP`; the protocol is TCP if absent, and always UDP with
-    /// `only_udp`.
+    /// Parses one hit, such as `7000`, `domain:UDP` or `7000:tcp:delay=300`; the protocol is TCP if absent, and always
+    /// UDP with `only_udp`.
     ///
     /// A service name is looked up for its protocol with getaddrinfo(3).
     ///
     /// # Errors
     ///
-    /// [`KnockError::NotAPort`] when the port is neither a number from 0 to 65535 nor a service that the system
-    /// knows, or the protocol is neither `tcp` nor `udp`.
-    pub fn parse(text: &str, only_udp: bool) -> Result<Self, KnockError> {
-        Self::parse_known(text, only_udp).ok_or_else(|| KnockError::NotAPort(text.to_owned()))
+    /// When the text is not in the grammar of hits, a number is out of range, the system does not know the service, or
+    /// `only_udp` contradicts the hit.
+    pub fn parse(text: &str, only_udp: bool) -> Result<Self, HitError> {
+        parse::one(text, only_udp)
     }
 
     /// Parses a list of hits, as `Sequence` in a knockd.conf has it: `7101,8202:udp, 9303`. A list may start or end
@@ -35,102 +98,80 @@ impl Hit {
     /// # Errors
     ///
     /// As [`Self::parse`], and when nothing is between two commas.
-    pub fn parse_list(text: &str, only_udp: bool) -> Result<Vec<Self>, KnockError> {
-        let list = text.trim();
-        let list = list.strip_prefix(',').unwrap_or(list);
-        let list = list.strip_suffix(',').unwrap_or(list);
-        if list.trim().is_empty() && text.contains(',') {
-            return Ok(Vec::new());
+    pub fn parse_list(text: &str, only_udp: bool) -> Result<Vec<Self>, HitError> {
+        parse::list(text, only_udp)
+    }
+
+    /// Returns the port and protocol; `None` for an echo request, which has no port.
+    pub const fn step(&self) -> Option<Step> {
+        match self.packet {
+            Packet::Tcp { port, .. } => Some(Step::tcp(port)),
+            Packet::Udp { port, .. } => Some(Step::udp(port)),
+            Packet::Echo { .. } => None,
         }
-        list.split(',').map(|hit| Self::parse(hit.trim(), only_udp)).collect()
     }
 
-    fn parse_known(text: &str, only_udp: bool) -> Option<Self> {
-        let (port_text, protocol) = match text.split_once(':') {
-            None => (text.trim(), Protocol::Tcp),
-            // Scripts write "$port:$proto" with an empty proto; knock 0.8 reads that as TCP.
-            Some((port, protocol)) if protocol.trim().is_empty() => (port.trim(), Protocol::Tcp),
-            Some((port, protocol)) => (port.trim(), parse_protocol(protocol.trim())?),
-        };
-        let protocol = if only_udp { Protocol::Udp } else { protocol };
-        // A service name contains a letter (RFC 6335, section 5.1). Without one, getaddrinfo would read 99999 as
-        // 34463.
-        let port = if port_text.contains(|c: char| c.is_ascii_alphabetic()) {
-            service_port(port_text, protocol)?
-        } else {
-            port_text.parse().ok()?
-        };
-        Some(Self { step: Step { port, protocol }, port_text: port_text.to_owned() })
+    /// Returns what `knock --verbose` and messages call it: `tcp 192.0.2.1:ssh`, `icmp 192.0.2.1`.
+    pub fn name_at(&self, target: Target) -> String {
+        match self.step() {
+            Some(step) => format!("{} {target}:{}", step.protocol, self.port_text),
+            None => format!("icmp {target}"),
+        }
+    }
+
+    /// Returns the hit as `-u` sends it; one that has no port stays what it is.
+    pub(crate) fn over_udp(mut self) -> Self {
+        if let Packet::Tcp { port, .. } = self.packet {
+            self.packet = Packet::Udp { port, payload: ZERO_BYTE.to_vec() };
+        }
+        self
+    }
+
+    /// Returns the hit as a knock sends it whose TCP hits are of this kind unless they say otherwise.
+    pub(crate) fn with_kind(mut self, usual: Tcp) -> Self {
+        if let Packet::Tcp { kind, .. } = &mut self.packet
+            && *kind == Tcp::Syn
+        {
+            *kind = usual;
+        }
+        self
     }
 }
 
-fn parse_protocol(name: &str) -> Option<Protocol> {
-    [Protocol::Tcp, Protocol::Udp].into_iter().find(|known| known.to_string().eq_ignore_ascii_case(name))
+/// The hit of a door's step.
+impl From<Step> for Hit {
+    fn from(Step { port, protocol }: Step) -> Self {
+        let packet = match protocol {
+            Protocol::Tcp => Packet::Tcp { port, kind: Tcp::Syn },
+            Protocol::Udp => Packet::Udp { port, payload: ZERO_BYTE.to_vec() },
+        };
+        Self { packet, delay: None, port_text: port.to_string() }
+    }
 }
 
-fn service_port(name: &str, protocol: Protocol) -> Option<u16> {
-    let kind = match protocol {
-        Protocol::Tcp => SockType::Stream,
-        Protocol::Udp => SockType::DGram,
-    };
-    first_address(None, Some(name), 0, kind).ok().map(|address| address.port())
+/// Prints a text that [`Hit::parse`] reads as this hit.
+impl fmt::Display for Hit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.port_text)?;
+        match &self.packet {
+            Packet::Tcp { kind: Tcp::Syn, .. } | Packet::Echo { size: ECHO_SIZE } => {}
+            Packet::Tcp { kind: Tcp::Connection, .. } => f.write_str(":tcp-connect")?,
+            Packet::Tcp { kind: Tcp::Flags(TcpFlags::NONE), .. } => f.write_str(":flags=none")?,
+            Packet::Tcp { kind: Tcp::Flags(flags), .. } => {
+                write!(f, ":flags={}", flags.to_string().replace(',', "+"))?;
+            }
+            Packet::Udp { payload, .. } if *payload == ZERO_BYTE => f.write_str(":udp")?,
+            Packet::Udp { payload, .. } => {
+                write!(f, ":udp:hex={}", data_encoding::HEXLOWER.encode(payload))?;
+            }
+            Packet::Echo { size } => write!(f, ":size={size}")?,
+        }
+        match self.delay {
+            Some(delay) => write!(f, ":delay={}", delay.as_millis()),
+            None => Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn step(text: &str) -> Option<Step> {
-        Hit::parse(text, false).ok().map(|hit| hit.step)
-    }
-
-    #[test]
-    fn a_hit_is_a_port_with_an_optional_protocol_in_any_case() {
-        assert_eq!(step("7000"), Some(Step::tcp(7000)));
-        assert_eq!(step("7000:tcp"), Some(Step::tcp(7000)));
-        assert_eq!(step("7000:"), Some(Step::tcp(7000)));
-        assert_eq!(step("7000:UdP"), Some(Step::udp(7000)));
-        assert_eq!(step("0"), Some(Step::tcp(0)));
-        assert_eq!(step("65535"), Some(Step::tcp(65535)));
-    }
-
-    #[test]
-    fn a_list_is_a_sequence_of_a_configuration_whole_or_as_the_shell_splits_it() {
-        let expected = [Step::tcp(7101), Step::udp(8202), Step::tcp(9303)];
-        for words in [
-            &["7101,8202:udp,9303"][..],
-            &[" 7101 , 8202 : UDP,\t9303:tcp "],
-            &["7101,", "8202:udp,", "9303"],
-            &["7101", ",8202:udp", ",", "9303"],
-            &["7101", "8202:udp,9303"],
-        ] {
-            let hits: Result<Vec<_>, _> = words.iter().map(|word| Hit::parse_list(word, false)).collect();
-            let steps: Vec<_> = hits.unwrap().concat().into_iter().map(|hit| hit.step).collect();
-            assert_eq!(steps, expected, "{words:?}");
-        }
-        for text in ["", "7101,,8202", ",,7101", "7101;8202", "7101,x", "7101 8202"] {
-            assert!(Hit::parse_list(text, false).is_err(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn with_only_udp_the_protocol_of_the_argument_does_not_count() {
-        assert_eq!(Hit::parse("7000:tcp", true).unwrap().step, Step::udp(7000));
-    }
-
-    #[test]
-    fn a_service_name_is_looked_up_and_kept_for_display() {
-        let hit = Hit::parse("domain:udp", false).unwrap();
-        assert_eq!((hit.step, hit.port_text.as_str()), (Step::udp(53), "domain"));
-        assert_eq!(step("ssh"), Some(Step::tcp(22)));
-    }
-
-    #[test]
-    fn what_is_not_a_port_is_refused() {
-        for text in
-            ["", ":tcp", "65536", "99999", "+99999", "-1", "1:foo", "1:tcp:udp", "7000x", "no-such-service"]
-        {
-            assert_eq!(step(text), None, "{text:?}");
-        }
-    }
-}
+mod tests;

@@ -1,15 +1,14 @@
 //! A knock from its first hit to its last.
 
 use std::io;
+use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
-
-use knockd_core::{Protocol, TcpFlags};
 
 use crate::args::Args;
 use crate::profile::Profile;
 use crate::value::Families;
-use crate::{Hit, KnockError, Sender, Sent, Target, Verify};
+use crate::{Hit, HitError, KnockError, Route, Sender, Sent, Target, Tcp, Verify};
 
 /// One knock: what to send, and where.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,12 +23,16 @@ pub struct Knock {
     pub hits: Vec<Hit>,
     /// The only family allowed, or both; otherwise the one of the first address that can be reached.
     pub families: Option<Families>,
-    /// The flags of TCP hits, if they are to be others than those of an ordinary SYN.
-    pub flags: Option<TcpFlags>,
-    /// How long to wait after each hit, including the last.
+    /// How TCP hits are sent that do not say so themselves.
+    pub tcp: Tcp,
+    /// How long to wait after each hit that does not say so itself, including the last.
     pub delay: Duration,
     /// How to find out whether the door has opened.
     pub verify: Option<Verify>,
+    /// The name of the interface to send through, if the system's routes are not to decide.
+    pub interface: Option<String>,
+    /// The address of this machine to send from, if the system is not to choose it.
+    pub source: Option<IpAddr>,
 }
 
 impl Knock {
@@ -37,12 +40,12 @@ impl Knock {
     ///
     /// # Errors
     ///
-    /// [`KnockError::NotAPort`].
+    /// [`KnockError::NotAHit`] when a word is no list of hits, or there is none.
     pub fn of_line(args: &Args) -> Result<Self, KnockError> {
         let lists = args.ports.iter().map(|text| Hit::parse_list(text, args.udp));
         let hits = lists.collect::<Result<Vec<_>, _>>()?.concat();
         if hits.is_empty() {
-            return Err(KnockError::NotAPort(args.ports.concat()));
+            return Err(HitError::of_nothing(&args.ports.concat()).into());
         }
         Ok(Self {
             name: args.host.clone(),
@@ -50,29 +53,31 @@ impl Knock {
             host: args.host.clone(),
             hits,
             families: args.families(),
-            flags: args.tcpflags,
+            tcp: args.tcp().unwrap_or_default(),
             delay: args.delay.unwrap_or_default(),
             verify: args.verify(None),
+            interface: args.interface.clone(),
+            source: args.source,
         })
     }
 
     /// Makes the knock of a profile with these hits; options of the line override it.
-    pub fn of_profile(profile: &Profile, mut hits: Vec<Hit>, args: &Args) -> Self {
-        if args.udp {
-            for hit in &mut hits {
-                hit.step.protocol = Protocol::Udp;
-            }
-        }
+    pub fn of_profile(profile: &Profile, hits: Vec<Hit>, args: &Args) -> Self {
+        let hits = if args.udp { hits.into_iter().map(Hit::over_udp).collect() } else { hits };
+        let of_profile =
+            if profile.connect { Tcp::Connection } else { profile.tcpflags.map_or(Tcp::Syn, Tcp::Flags) };
         Self {
             name: args.host.clone(),
             is_secret: true,
             host: profile.host.clone(),
             hits,
             families: args.families().or(profile.family),
-            flags: args.tcpflags.or(profile.tcpflags),
+            tcp: args.tcp().unwrap_or(of_profile),
             delay: args.delay.or(profile.delay).unwrap_or_default(),
             // The closing sequence opens nothing.
             verify: args.verify(Some(profile)).filter(|_| !args.close),
+            interface: args.interface.clone().or_else(|| profile.interface.clone()),
+            source: args.source.or(profile.source),
         }
     }
 
@@ -80,15 +85,25 @@ impl Knock {
     ///
     /// # Errors
     ///
-    /// All of [`KnockError`] but `NotAPort`.
+    /// All of [`KnockError`] but `NotAHit`.
     pub fn prepare(&self) -> Result<Prepared<'_>, KnockError> {
-        let any_tcp = self.hits.iter().any(|hit| hit.step.protocol == Protocol::Tcp);
-        let targets = Target::choose(&self.host, self.families)?;
-        let senders = targets.iter().map(|target| match self.flags {
-            Some(flags) if any_tcp => Sender::with_flags(*target, flags),
-            _ => Ok(Sender::new(*target)),
-        });
-        Ok(Prepared { knock: self, senders: senders.collect::<Result<_, _>>()?, targets })
+        let targets = self.targets()?;
+        let hits: Vec<Hit> = self.hits.iter().cloned().map(|hit| hit.with_kind(self.tcp)).collect();
+        let mut senders: Vec<_> = targets.iter().copied().map(Sender::new).collect();
+        for sender in &mut senders {
+            sender.prepare(&hits)?;
+        }
+        Ok(Prepared { knock: self, hits, targets, senders })
+    }
+
+    /// Resolves the host to the addresses to knock at, at least one.
+    ///
+    /// # Errors
+    ///
+    /// When it does not resolve, or there is no such interface.
+    pub fn targets(&self) -> Result<Vec<Target>, KnockError> {
+        let route = Route::new(self.interface.as_deref(), self.source)?;
+        Target::choose(&self.host, self.families, route)
     }
 }
 
@@ -96,33 +111,35 @@ impl Knock {
 #[derive(Debug)]
 pub struct Prepared<'k> {
     knock: &'k Knock,
+    /// As they are sent.
+    hits: Vec<Hit>,
     targets: Vec<Target>,
     senders: Vec<Sender>,
 }
 
-impl Prepared<'_> {
+impl<'k> Prepared<'k> {
     /// The addresses to knock at, at least one.
     pub fn targets(&self) -> &[Target] {
         &self.targets
     }
 
     /// The knock itself.
-    pub const fn knock(&self) -> &Knock {
+    pub const fn knock(&self) -> &'k Knock {
         self.knock
     }
 
     /// Sends all hits, each to all addresses. `before` is called before each hit, with its number from 1, and `failed` with
     /// each that the system did not send.
     pub fn send(
-        &self,
+        &mut self,
         mut before: impl FnMut(Target, &Hit, usize),
         mut failed: impl FnMut(Target, &Hit, usize, &io::Error),
     ) -> Sent {
         let mut sent = Sent { hits: 0, not_sent: 0, last_hit: Instant::now() };
-        for (number, hit) in (1..).zip(&self.knock.hits) {
-            for (target, sender) in self.targets.iter().zip(&self.senders) {
+        for (number, hit) in (1..).zip(&self.hits) {
+            for (target, sender) in self.targets.iter().zip(&mut self.senders) {
                 before(*target, hit, number);
-                match sender.send(hit.step) {
+                match sender.send(hit) {
                     Ok(()) => sent.hits += 1,
                     Err(error) => {
                         failed(*target, hit, number, &error);
@@ -132,7 +149,10 @@ impl Prepared<'_> {
             }
             sent.last_hit = Instant::now();
             // As in 0.8, also after the last hit: `knock -d 500 host 1 2 3 && ssh host` gives the door time to open.
-            thread::sleep(self.knock.delay);
+            thread::sleep(hit.delay.unwrap_or(self.knock.delay));
+        }
+        for sender in &mut self.senders {
+            sender.hang_up();
         }
         sent
     }

@@ -19,7 +19,7 @@ use std::thread;
 use clap_complete::CompleteEnv;
 use knock_client::args::{self, Args, Command, Invocation, command, hint};
 use knock_client::hosts::HostsError;
-use knock_client::{KnockError, Target, reason};
+use knock_client::{Knock, KnockError, reason};
 
 use crate::commands::{COMPLETE, CommandError};
 use crate::exit::Exit;
@@ -82,6 +82,12 @@ fn report_error(error: &PlanError, args: &Args, report: &mut Report) -> Exit {
                 report.error(&ports);
             }
         }
+        PlanError::Knock(KnockError::NotAHit(hit)) => {
+            report.failure(&error.to_string());
+            if let Some(pointer) = hit.pointer() {
+                report.pointer(&pointer);
+            }
+        }
         _ => report.failure(&error.to_string()),
     }
     if let Some(hint) = hint() {
@@ -101,13 +107,13 @@ fn follow(program: &OsString, arguments: &[OsString], report: &mut Report) -> Ex
 fn watch(args: &Args) -> ExitCode {
     let mut report = Report::new(&args.host, args.format, args.verbose).with_success();
     let mut lease = None;
-    let mut host = None;
+    let mut knock: Option<Knock> = None;
     loop {
         let at = Moment::now();
         let is_good = match knock_once(args, &mut report) {
             Ok((exit, plan)) => {
                 lease = plan.lease;
-                host = Some((plan.knock.host.clone(), plan.knock.families));
+                knock = Some(plan.knock.clone());
                 exit == Exit::Done
             }
             Err(error @ PlanError::Knock(KnockError::Unresolved { .. })) => {
@@ -117,7 +123,7 @@ fn watch(args: &Args) -> ExitCode {
             Err(error) => return report_error(&error, args, &mut report).into(),
         };
         // The address to which the way leads is kept: asking for it every two seconds would be asking a name server.
-        let target = host.as_ref().and_then(|(host, families)| Target::choose(host, *families).ok());
+        let target = knock.as_ref().and_then(|knock| knock.targets().ok());
         let target = target.and_then(|targets| targets.first().copied());
         let source = || target.and_then(|target| target.source().ok());
         let last = LastKnock { at, source: source(), is_good: is_good && target.is_some() };

@@ -2,21 +2,21 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 
 use knockd_core::TcpFlags;
-use socket2::Domain;
+
+use crate::Target;
 
 /// A raw socket that cannot exist here.
 #[derive(Debug)]
 pub(crate) struct RawTcp(Infallible);
 
 impl RawTcp {
-    pub(crate) fn open(_domain: Domain, _flags: TcpFlags) -> io::Result<Self> {
+    pub(crate) fn open(_target: Target) -> io::Result<Self> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    pub(crate) fn send(&self, _destination: SocketAddr) -> io::Result<()> {
+    pub(crate) fn send(&self, _port: u16, _flags: TcpFlags) -> io::Result<()> {
         match self.0 {}
     }
 }

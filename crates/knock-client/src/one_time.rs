@@ -124,7 +124,9 @@ mod tests {
             match OneTimeLine::next(file.path()) {
                 Ok(line) => {
                     line.strike_out().unwrap();
-                    used.push(line.hits().iter().map(|hit| hit.step.to_string()).collect::<Vec<_>>());
+                    used.push(
+                        line.hits().iter().map(|hit| hit.step().unwrap().to_string()).collect::<Vec<_>>(),
+                    );
                 }
                 Err(error) => break error,
             }

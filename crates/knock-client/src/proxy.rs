@@ -8,7 +8,7 @@ use knock_client::args::{Args, Proxy, Report as Format};
 use knock_client::hosts::{Hosts, HostsError};
 use knock_client::profile::Profile;
 use knock_client::value::Families;
-use knock_client::{Target, Verdict, Verification, Verify, reason};
+use knock_client::{Route, Target, Verdict, Verification, Verify, reason};
 
 use crate::exit::Exit;
 use crate::lock::Lock;
@@ -43,8 +43,10 @@ pub(crate) fn proxy(args: &Proxy) -> Exit {
     };
     report.clear();
     // Nothing about the knock may be what keeps ssh from trying.
+    let route = found.as_ref().ok().and_then(Option::as_ref).map(|(_, profile)| profile);
+    let route = route.and_then(|profile| Route::new(profile.interface.as_deref(), profile.source).ok());
     let connected = connected.or_else(|exit| {
-        connect_anyway(host, families, args.port.port).map_err(|error| {
+        connect_anyway(host, families, route.unwrap_or_default(), args.port.port).map_err(|error| {
             report.error(&error);
             exit
         })
@@ -96,7 +98,10 @@ fn open(
         timeout: profile.timeout.unwrap_or(Verify::TIMEOUT),
     };
     // A host that does not resolve is reported at last.
-    let Ok(targets) = Target::choose(host, profile.family) else { return Ok(Err(Exit::Failed)) };
+    let route = Route::new(profile.interface.as_deref(), profile.source);
+    let Ok(targets) = route.and_then(|route| Target::choose(host, profile.family, route)) else {
+        return Ok(Err(Exit::Failed));
+    };
     let mut verification = Verification::new(&verify, &targets);
     report.progress("connecting");
     if let Some(connection) = verification.look_and_wait().and_then(|outcome| outcome.connection) {
@@ -111,9 +116,9 @@ fn open(
     // With the lock, so that no other knock uses the same one-time line.
     let mut plan = Plan::of_profile(name, profile, &Args::without_options(name), Some(lock))?;
     plan.knock.verify = Some(verify.clone());
-    let prepared = plan.knock.prepare()?;
+    let mut prepared = plan.knock.prepare()?;
     let how = How { is_verbose: false, is_strict: false };
-    let knock = |number| send(&prepared, how, report, number);
+    let knock = |number| send(&mut prepared, how, report, number);
     let Some(outcome) = verification.knock_until_open(knock) else { return Ok(Err(Exit::Failed)) };
     let exit = Exit::from(&outcome.verdict);
     if matches!(outcome.verdict, Verdict::StillClosed(_) | Verdict::Unreachable(_)) {
@@ -126,11 +131,16 @@ fn open(
 }
 
 /// Tries every address, each for as long as the system does.
-fn connect_anyway(host: &str, families: Option<Families>, port: u16) -> Result<TcpStream, String> {
+fn connect_anyway(
+    host: &str,
+    families: Option<Families>,
+    route: Route,
+    port: u16,
+) -> Result<TcpStream, String> {
     let targets = Target::resolve_all(host, Families::only(families)).map_err(|error| error.to_string())?;
     let mut errors = Vec::new();
     for target in targets {
-        match TcpStream::connect(target.at(port)) {
+        match target.via(route).connect(port) {
             Ok(connection) => return Ok(connection),
             Err(error) => errors.push(format!("cannot connect to {target}: {}", reason(&error))),
         }

@@ -2,35 +2,34 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 
 use etherparse::TcpHeader;
 use knockd_core::TcpFlags;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Protocol, Socket, Type};
 
-/// A raw socket for TCP segments that all have the same flags. The kernel writes the IP header.
+use crate::Target;
+
+/// A raw socket for TCP segments. The kernel writes the IP header.
 #[derive(Debug)]
 pub(crate) struct RawTcp {
     socket: Socket,
-    flags: TcpFlags,
+    target: Target,
 }
 
 impl RawTcp {
-    pub(crate) fn open(domain: Domain, flags: TcpFlags) -> io::Result<Self> {
-        let socket = Socket::new(domain, Type::RAW, Some(Protocol::TCP))?;
-        Ok(Self { socket, flags })
+    pub(crate) fn open(target: Target) -> io::Result<Self> {
+        Ok(Self { socket: target.socket(0, Type::RAW, Protocol::TCP)?, target })
     }
 
-    pub(crate) fn send(&self, destination: SocketAddr) -> io::Result<()> {
+    pub(crate) fn send(&self, port: u16, flags: TcpFlags) -> io::Result<()> {
+        let destination = self.target.at(port);
         // Connecting a UDP socket sends nothing; it makes the kernel choose the source address, which is part of the
         // checksum, and a source port, which stays ours until the segment is sent.
-        let probe = UdpSocket::bind(match destination {
-            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-        })?;
-        probe.connect(with_port(destination, DISCARD))?;
-        let source = probe.local_addr()?;
-        let segment = segment(source, destination, self.flags)?;
+        let probe = self.target.socket(0, Type::DGRAM, Protocol::UDP)?;
+        probe.connect(&with_port(destination, DISCARD).into())?;
+        let source = probe.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let segment = segment(source, destination, flags)?;
         self.socket.bind(&with_port(source, 0).into())?;
         // In the address of a raw IPv6 socket the port means the protocol (ipv6(7)), and 0 means the socket's own.
         self.socket.send_to(&segment, &with_port(destination, 0).into()).map(|_| ())

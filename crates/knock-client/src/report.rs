@@ -68,6 +68,12 @@ impl Report {
         let _ = writeln!(io::stderr(), "{}: {what}", self.name);
     }
 
+    /// Shows where something is wrong.
+    pub(crate) fn pointer(&mut self, pointer: &str) {
+        self.clear();
+        let _ = writeln!(io::stderr(), "  {}", pointer.replace('\n', "\n  "));
+    }
+
     /// Says what is wrong.
     pub(crate) fn error(&mut self, message: &str) {
         self.clear();

@@ -20,9 +20,9 @@ pub(crate) struct How {
 
 /// Knocks, and verifies it if the plan says so.
 pub(crate) fn run(plan: &Plan, how: How, report: &mut Report) -> Result<Exit, PlanError> {
-    let prepared = plan.knock.prepare()?;
+    let mut prepared = plan.knock.prepare()?;
     let Some(verify) = &plan.knock.verify else {
-        let sent = send(&prepared, how, report, 1);
+        let sent = send(&mut prepared, how, report, 1);
         if let Some(line) = &plan.line
             && sent.not_sent == 0
         {
@@ -31,7 +31,8 @@ pub(crate) fn run(plan: &Plan, how: How, report: &mut Report) -> Result<Exit, Pl
         report.sent(&prepared, sent);
         return Ok(if how.is_strict && sent.not_sent > 0 { Exit::Failed } else { Exit::Done });
     };
-    let mut verification = Verification::new(verify, prepared.targets());
+    let targets = prepared.targets().to_vec();
+    let mut verification = Verification::new(verify, &targets);
     let outcome = if plan.has_waited() || plan.line.is_some() {
         // Another knock may have opened it; and a one-time line is not used up on a door that is open.
         verification.look_and_wait()
@@ -39,7 +40,7 @@ pub(crate) fn run(plan: &Plan, how: How, report: &mut Report) -> Result<Exit, Pl
         verification.look();
         None
     };
-    let knock = |number| send(&prepared, how, report, number);
+    let knock = |number| send(&mut prepared, how, report, number);
     let Some(outcome) = outcome.or_else(|| verification.knock_until_open(knock)) else {
         return Ok(Exit::Failed);
     };
@@ -79,7 +80,7 @@ pub(crate) fn settle(line: &OneTimeLine, outcome: &Outcome, report: &mut Report)
 }
 
 /// Sends a knock once, as the try of this number.
-pub(crate) fn send(prepared: &Prepared<'_>, how: How, report: &mut Report, number: u32) -> Sent {
+pub(crate) fn send(prepared: &mut Prepared<'_>, how: How, report: &mut Report, number: u32) -> Sent {
     let knock = prepared.knock();
     // Without anything to wait for, it is as quiet as 0.8.
     if let Some(verify) = &knock.verify {
@@ -92,7 +93,7 @@ pub(crate) fn send(prepared: &Prepared<'_>, how: How, report: &mut Report, numbe
         if knock.is_secret {
             format!("step {number} of {} at {target}", knock.hits.len())
         } else {
-            format!("{} {target}:{}", hit.step.protocol, hit.port_text)
+            hit.name_at(target)
         }
     };
     let before = |target: Target, hit: &Hit, number: usize| {

@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 
 use dns_lookup::{AddrFamily, AddrInfoHints, SockType};
+use socket2::{Protocol, Socket, Type};
 
-use crate::KnockError;
 use crate::value::Families;
+use crate::{KnockError, Route};
 
 /// The IP version that a host name resolves to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,6 +41,8 @@ impl Family {
 pub struct Target {
     // The port is 0; a `SocketAddr` because it keeps the interface of a link-local address.
     pub(crate) address: SocketAddr,
+    /// What all sockets for it are bound to.
+    route: Route,
 }
 
 impl Target {
@@ -51,7 +54,7 @@ impl Target {
     /// [`KnockError::Unresolved`] when there is no address, or none of the given family.
     pub fn resolve(host: &str, family: Option<Family>) -> Result<Self, KnockError> {
         first_address(Some(host), None, family_number(family), SockType::Stream)
-            .map(|address| Self { address })
+            .map(|address| Self { address, route: Route::ANY })
             .map_err(|cause| KnockError::Unresolved { host: host.to_owned(), family, cause })
     }
 
@@ -67,7 +70,7 @@ impl Target {
             addresses(Some(host), None, family_number(family), SockType::Stream).map_err(unresolved)?;
         let mut targets: Vec<Self> = Vec::new();
         for address in answers {
-            let target = Self { address };
+            let target = Self { address, route: Route::ANY };
             if !targets.contains(&target) {
                 targets.push(target);
             }
@@ -78,14 +81,19 @@ impl Target {
         Ok(targets)
     }
 
-    /// Resolves a host to the addresses to use, at least one: the first of each family, if it is to be both, and otherwise
-    /// the first that the system has a route to.
+    /// Resolves a host to the addresses to use through this route, at least one: the first of each family, if it is to be
+    /// both, and otherwise the first that the system has a route to. A source address decides the family.
     ///
     /// # Errors
     ///
     /// As [`Self::resolve`].
-    pub fn choose(host: &str, families: Option<Families>) -> Result<Vec<Self>, KnockError> {
+    pub fn choose(host: &str, families: Option<Families>, route: Route) -> Result<Vec<Self>, KnockError> {
+        let of_route = route.family().map(Families::Only);
+        let families =
+            families.filter(|families| matches!(families, Families::Only(_)) || of_route.is_none());
+        let families = families.or(of_route);
         let all = Self::resolve_all(host, Families::only(families))?;
+        let all: Vec<_> = all.into_iter().map(|target| target.via(route)).collect();
         let chosen: Vec<_> = if families == Some(Families::Both) {
             let first_of = |family| all.iter().find(|target| target.family() == family);
             [Family::V4, Family::V6].into_iter().filter_map(first_of).collect()
@@ -94,6 +102,26 @@ impl Target {
             routed.or_else(|| all.first()).into_iter().collect()
         };
         Ok(chosen.into_iter().copied().collect())
+    }
+
+    /// Makes everything that is sent to it take this route.
+    #[must_use]
+    pub const fn via(self, route: Route) -> Self {
+        Self { route, ..self }
+    }
+
+    /// Makes a socket for this port, bound as the route says.
+    pub(crate) fn socket(self, port: u16, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+        self.route.socket(self.at(port), kind, Some(protocol))
+    }
+
+    /// Tries whether its route leads to it as far as this machine can tell; nothing is sent.
+    ///
+    /// # Errors
+    ///
+    /// [`KnockError::Source`] and [`KnockError::SourceFamily`].
+    pub fn check(self) -> Result<(), KnockError> {
+        self.route.check(self.address)
     }
 
     /// Returns the numeric address.
@@ -106,20 +134,28 @@ impl Target {
         Family::of(self.ip())
     }
 
+    /// Connects to a port, with the patience of the system.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn connect(self, port: u16) -> io::Result<TcpStream> {
+        let socket = self.socket(port, Type::STREAM, Protocol::TCP)?;
+        socket.connect(&self.at(port).into())?;
+        Ok(socket.into())
+    }
+
     /// Asks the system for the address from which it sends to this target; nothing is sent.
     ///
     /// # Errors
     ///
     /// The system's error, above all when it has no route there.
     pub fn source(self) -> io::Result<IpAddr> {
-        let any = match self.family() {
-            Family::V4 => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-            Family::V6 => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-        };
-        let probe = UdpSocket::bind(any)?;
+        let probe = self.socket(0, Type::DGRAM, Protocol::UDP)?;
         // Some systems do not connect to port 0.
-        probe.connect(self.at(DISCARD))?;
-        Ok(probe.local_addr()?.ip())
+        probe.connect(&self.at(DISCARD).into())?;
+        let source = probe.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(source.ip())
     }
 
     /// Returns the socket address of a port at this target.

@@ -5,10 +5,10 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use dns_lookup::SockType;
-use knockd_core::{Protocol, Sequence, Step, TcpFlags};
+use knockd_core::{Protocol, Sequence, TcpFlags};
 
 use crate::target::first_address;
-use crate::{Family, Hit};
+use crate::{Family, Hit, hit};
 
 /// Hits with the text that they were made of.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,9 +29,9 @@ impl HitList {
         let mut hits = Vec::new();
         let mut words = Vec::new();
         for word in list.split(',') {
-            let hit = Hit::parse(word.trim(), false).map_err(|error| HitListError {
-                offset,
-                length: word.len(),
+            let hit = Hit::parse(word, false).map_err(|error| HitListError {
+                offset: offset + error.place().start,
+                length: error.place().len(),
                 number: hits.len() + 1,
                 message: error.to_string(),
             })?;
@@ -44,13 +44,12 @@ impl HitList {
 
     /// Returns the list of these steps.
     pub fn of(sequence: &Sequence) -> Self {
-        let hit = |step: Step| Hit { step, port_text: step.port.to_string() };
         let text = sequence.steps().map(|step| match step.protocol {
             Protocol::Tcp => step.port.to_string(),
             Protocol::Udp => step.to_string(),
         });
         let text: Vec<_> = text.collect();
-        Self { text: text.join(","), hits: sequence.steps().map(hit).collect() }
+        Self { text: text.join(","), hits: sequence.steps().map(Hit::from).collect() }
     }
 
     /// The hits, at least one.
@@ -70,9 +69,9 @@ impl fmt::Display for HitList {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct HitListError {
-    /// The first byte in the text of the word that is no hit.
+    /// The first byte in the text of what is wrong.
     pub offset: usize,
-    /// The length of that word in bytes.
+    /// The length of what is wrong, in bytes.
     pub length: usize,
     number: usize,
     message: String,
@@ -81,7 +80,8 @@ pub struct HitListError {
 impl HitListError {
     /// Says which step is wrong, without the word itself, which is a secret.
     pub fn discreet(&self) -> String {
-        let expected = self.message.split_once("; ").map_or("", |(_, expected)| expected);
+        // A message without a hint names nothing of the word.
+        let expected = self.message.split_once("; ").map_or(self.message.as_str(), |(_, expected)| expected);
         format!("invalid step {}; {expected}", self.number)
     }
 }
@@ -206,15 +206,7 @@ pub(crate) const NOT_OWN_ADDRESS: &str = "expected an IP address of this host";
 
 /// Parses TCP flags separated by commas, or `none`.
 pub(crate) fn tcp_flags(text: &str) -> Result<TcpFlags, String> {
-    if text.trim().eq_ignore_ascii_case("none") {
-        return Ok(TcpFlags::NONE);
-    }
-    text.split(',').map(str::trim).try_fold(TcpFlags::NONE, |flags, name| {
-        let flag = TcpFlags::named(name).ok_or_else(|| {
-            format!("{name:?} is not a TCP flag; expected fin, syn, rst, psh, ack, urg or none")
-        })?;
-        Ok(flags.union(flag))
-    })
+    hit::flags(text, ',')
 }
 
 /// Spells TCP flags as options and profiles do: `syn,ack` or `none`.
@@ -245,7 +237,7 @@ mod tests {
         assert_eq!((list.hits().len(), list.to_string().as_str()), (3, "7101,8202:UDP,domain:udp"));
         assert_eq!(HitList::parse(&list.to_string()), Ok(list));
         for (text, wrong) in
-            [("7101,x:tcp,2", "x:tcp"), (" 1, 70000", " 70000"), ("", ""), ("1,,2", ""), (" ,", "")]
+            [("7101,x:tcp,2", "x"), (" 1, 70000", "70000"), ("", ""), ("1,,2", ""), (" ,", "")]
         {
             let HitListError { offset, length, .. } = HitList::parse(text).unwrap_err();
             assert_eq!(text.get(offset..offset + length), Some(wrong), "{text:?}");

@@ -31,7 +31,7 @@ Commands:
 
 Arguments:
   <HOST>             Host name or address; or, without ports, the name of a profile
-  [PORT[:PROTO]]...  Port number or service name; TCP unless it ends in :udp; or a list of these, as
+  [PORT[:PROTO]]...  Port number or service name, and how to hit it; or a list of these, as
                      `Sequence` of the door has it
 
 Options:
@@ -42,6 +42,10 @@ Options:
   -6, --ipv6                 Use IPv6 only
       --tcpflags <FLAG,...>  Send TCP hits with exactly these flags: a list of fin, syn, rst, psh,
                              ack, urg, or none; needs root
+      --connect              Complete the connection of each TCP hit if it is answered, and keep it
+                             open until the next hit
+      --interface <NAME>     Send through this interface
+      --source <ADDRESS>     Send from this address of this machine
       --strict               Exit with status 1 if a hit could not be sent, such as without a route
                              to the host
       --verify <SERVICE>     Try this TCP service after the knock, such as tcp/22, and knock again
@@ -58,11 +62,21 @@ Options:
   -h, --help                 Print help
   -V, --version              Print version
 
+Hits:
+  7000, 7000:tcp, ssh   one SYN
+  7000:tcp-connect      a connection, as with --connect
+  7000:flags=syn+ack    one segment with exactly these flags, as with --tcpflags
+  8000:udp              a datagram with a zero byte
+  8000:udp:hex=c0ffee   a datagram with these bytes; also text=... and base64=...
+  icmp:size=64          an ICMP echo request with 64 bytes
+  7000:delay=300        wait 300 milliseconds after this hit, instead of --delay
+
 Exit status:
   0  the service to verify is open; or, with nothing to verify, every hit was sent or reported as
      not sent
-  1  the host does not resolve, a file is unusable, or --tcpflags is not permitted: nothing was
-     sent; or, with --strict, a hit could not be sent
+  1  nothing was sent: the host does not resolve, a file is unusable, the interface or source
+     address is not of this machine, or the system does not permit such packets; or, with --strict,
+     a hit could not be sent
   2  the command line is invalid, or there is no such profile; nothing was sent
   3  the service to verify is still closed
   4  the host is unreachable
@@ -103,7 +117,7 @@ For more information, try '--help'.
 fn an_unknown_option_is_named_and_nothing_else() {
     for (line, option) in [
         ("--bogus 192.0.2.1 1", "--bogus"),
-        ("192.0.2.1 1 --interface eth0", "--interface"),
+        ("192.0.2.1 1 --through eth0", "--through"),
         ("--ipv5 192.0.2.1 1", "--ipv5"),
         ("192.0.2.1 -x 1", "-x"),
     ] {
@@ -118,7 +132,7 @@ fn an_unknown_option_is_named_and_nothing_else() {
 #[test]
 fn pasted_characters_are_named() {
     knock("\u{2013}d 200 192.0.2.1 7000").code(2).stdout_eq("").stderr_eq(str![[r#"
-knock: invalid port "192.0.2.1"; expected 0 to 65535 or a service name, optionally followed by :tcp or :udp
+knock: invalid port "192.0.2.1"; expected 0 to 65535 or a service name
 knock: in "–d", there is an en dash (U+2013); type `-`
 
 "#]]);
@@ -138,17 +152,75 @@ For more information, try '--help'.
 
 #[test]
 fn a_list_without_a_port_is_a_usage_error() {
-    for (line, port) in [("192.0.2.1 ,", ","), ("192.0.2.1 7000,,8000", ""), ("192.0.2.1 7000,x", "x")] {
-        knock(line).code(2).stdout_eq("").stderr_eq(format!(
-            "knock: invalid port {port:?}; expected 0 to 65535 or a service name, optionally followed by :tcp or :udp\n"
-        ));
-    }
+    knock("192.0.2.1 ,").code(2).stdout_eq("").stderr_eq(str![[r#"
+knock: expected a port
+
+"#]]);
+    knock("192.0.2.1 7000,,8000").code(2).stdout_eq("").stderr_eq(str![[r#"
+knock: invalid port ""; expected 0 to 65535 or a service name
+  7000,,8000
+       ^
+
+"#]]);
+}
+
+#[test]
+fn the_wrong_part_of_a_hit_is_pointed_at() {
+    let error_of = |word| knock(&format!("192.0.2.1 {word}")).code(2).stdout_eq("");
+    error_of("7000,80a0:udp").stderr_eq(str![[r#"
+knock: invalid port "80a0"; expected 0 to 65535 or a service name
+  7000,80a0:udp
+       ^^^^
+
+"#]]);
+    error_of("7000:delay=5ms").stderr_eq(str![[r#"
+knock: invalid delay "5ms"; expected a whole number of milliseconds
+  7000:delay=5ms
+             ^^^
+
+"#]]);
+    error_of("7000:dely=5").stderr_eq(str![[r#"
+knock: unknown setting "dely"; did you mean delay?
+  7000:dely=5
+       ^^^^
+
+"#]]);
+    error_of("7000:udp:hex=c0ffeg").stderr_eq(str![[r#"
+knock: invalid payload; expected pairs of hexadecimal digits
+  7000:udp:hex=c0ffeg
+                    ^
+
+"#]]);
+}
+
+#[test]
+fn flags_and_connections_exclude_one_another() {
+    knock("--connect --tcpflags syn 192.0.2.1 1").code(2).stdout_eq("").stderr_eq(str![[r#"
+error: the argument '--connect' cannot be used with '--tcpflags <FLAG,...>'
+
+Usage: knock [OPTIONS] HOST PORT[:PROTO]...
+       knock [OPTIONS] PROFILE
+       knock COMMAND ...
+
+For more information, try '--help'.
+
+"#]]);
+}
+
+#[test]
+fn a_source_that_is_no_address_is_a_usage_error() {
+    knock("--source eth0 192.0.2.1 1").code(2).stdout_eq("").stderr_eq(str![[r#"
+error: invalid value 'eth0' for '--source <ADDRESS>': invalid IP address syntax
+
+For more information, try '--help'.
+
+"#]]);
 }
 
 #[test]
 fn a_port_out_of_range_is_a_usage_error() {
     knock("192.0.2.1 99999").code(2).stdout_eq("").stderr_eq(str![[r#"
-knock: invalid port "99999"; expected 0 to 65535 or a service name, optionally followed by :tcp or :udp
+knock: invalid port "99999"; expected 0 to 65535 or a service name
 
 "#]]);
 }
@@ -156,7 +228,9 @@ knock: invalid port "99999"; expected 0 to 65535 or a service name, optionally f
 #[test]
 fn an_unknown_protocol_is_a_usage_error() {
     knock("192.0.2.1 1:foo").code(2).stdout_eq("").stderr_eq(str![[r#"
-knock: invalid port "1:foo"; expected 0 to 65535 or a service name, optionally followed by :tcp or :udp
+knock: invalid protocol "foo"; expected tcp, udp or tcp-connect
+  1:foo
+    ^^^
 
 "#]]);
 }
@@ -164,7 +238,7 @@ knock: invalid port "1:foo"; expected 0 to 65535 or a service name, optionally f
 #[test]
 fn an_unknown_service_is_a_usage_error() {
     knock("192.0.2.1 no-such-service").code(2).stdout_eq("").stderr_eq(str![[r#"
-knock: invalid port "no-such-service"; expected 0 to 65535 or a service name, optionally followed by :tcp or :udp
+knock: invalid port "no-such-service"; expected 0 to 65535 or a service name
 
 "#]]);
 }

@@ -142,7 +142,7 @@ knock: empty sequence; expected ports, such as 7101,8202:udp
             "7101,82x,9303",
             2,
             str![[r#"
-knock: invalid step 2; expected 0 to 65535 or a service name, optionally followed by :tcp or :udp
+knock: invalid step 2; expected 0 to 65535 or a service name
 
 "#]],
         ),
@@ -151,7 +151,7 @@ knock: invalid step 2; expected 0 to 65535 or a service name, optionally followe
             "",
             2,
             str![[r#"
-knock: invalid port "82x"; expected 0 to 65535 or a service name, optionally followed by :tcp or :udp
+knock: invalid port "82x"; expected 0 to 65535 or a service name
 
 "#]],
         ),
@@ -316,7 +316,7 @@ knock: invalid profile:
 [HOSTS]:3:13: error: invalid port "x2"
   |
 3 | sequence = "x2"
-  |             ^^ expected 0 to 65535 or a service name, optionally followed by :tcp or :udp
+  |             ^^ expected 0 to 65535 or a service name
 knock: the file is as it was; your version is in [HOME]/knock/hosts-[..].toml
 
 "#]]);

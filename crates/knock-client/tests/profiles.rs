@@ -135,10 +135,10 @@ knock: invalid profile:
   |
 2 | host = "my server"
   |        ^^^^^^^^^^^ expected the name or address of a host
-[HOSTS]:3:18: error: invalid port "82O2:udp"
+[HOSTS]:3:18: error: invalid port "82O2"
   |
 3 | sequence = "7101,82O2:udp"
-  |                  ^^^^^^^^ expected 0 to 65535 or a service name, optionally followed by :tcp or :udp
+  |                  ^^^^ expected 0 to 65535 or a service name
 [HOSTS]:4:1: error: unknown key `dealy`
   |
 4 | dealy = 5

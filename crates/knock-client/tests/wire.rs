@@ -5,40 +5,15 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "tests")]
 
-use std::env;
-use std::io::Read;
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+mod net;
 
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use std::net::TcpListener;
+use std::time::Instant;
 
-const FIN: u8 = 0x01;
-const SYN: u8 = 0x02;
-const RST: u8 = 0x04;
-const PSH: u8 = 0x08;
-const ACK: u8 = 0x10;
-const URG: u8 = 0x20;
-
-/// Longer than the second after which Linux repeats a SYN or a FIN.
-const UNTIL_REPEATED: Duration = Duration::from_millis(1500);
-/// What was sent is in the socket's queue by the time `knock` has ended.
-const AT_ONCE: Duration = Duration::from_millis(500);
-
-#[derive(PartialEq, Eq, Debug)]
-enum Seen {
-    Tcp { to: SocketAddr, flags: u8 },
-    Udp { to: SocketAddr, payload: Vec<u8> },
-}
-
-fn tcp(to: &str, flags: u8) -> Seen {
-    Seen::Tcp { to: to.parse().unwrap(), flags }
-}
-
-fn udp(to: &str) -> Seen {
-    Seen::Udp { to: to.parse().unwrap(), payload: vec![0] }
-}
+use net::{
+    ACK, AT_ONCE, FIN, PSH, RST, SYN, Seen, UNTIL_REPEATED, URG, in_namespace, knock, privileged_knock, sent,
+    tcp, udp,
+};
 
 #[test]
 fn every_hit_is_one_packet_in_order_and_is_not_repeated() {
@@ -235,7 +210,7 @@ fn a_segment_with_chosen_flags_has_a_checksum_that_the_peer_accepts() {
                 .into_iter()
                 .map(|seen| match seen {
                     Seen::Tcp { flags, .. } => flags,
-                    Seen::Udp { .. } => panic!("{seen:?}"),
+                    _ => panic!("{seen:?}"),
                 })
                 .collect();
             // The listener answers only what it believes; the kernel refuses an answer that no socket of it waits for.
@@ -251,123 +226,8 @@ fn chosen_flags_without_the_privilege_are_an_error_and_nothing_is_sent() {
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(
             String::from_utf8(output.stderr).unwrap(),
-            "knock: --tcpflags requires permission to send raw packets; run knock as root (sudo knock ...) or with CAP_NET_RAW\n"
+            "knock: TCP flags require permission to send raw packets; run knock as root (sudo knock ...) or with CAP_NET_RAW\n"
         );
         assert_eq!(wire.seen_within(AT_ONCE), []);
     });
-}
-
-/// Runs `body` with a capture in a fresh namespace: the outer call starts this very test again inside of one.
-fn in_namespace(test: &str, body: impl FnOnce(Wire)) {
-    const INSIDE: &str = "KNOCK_TEST_NAMESPACE";
-    if env::var_os(INSIDE).is_some() {
-        lay_cables();
-        body(Wire::open());
-        return;
-    }
-    // Root in a container may make a network namespace and no user namespace; a plain user the other way round.
-    let as_user = Command::new("unshare").args(["-Urn", "true"]).status();
-    let how = if as_user.is_ok_and(|status| status.success()) { "-Urn" } else { "-n" };
-    let output = Command::new("unshare")
-        .arg(how)
-        .arg(env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture"])
-        .env(INSIDE, "1")
-        .output()
-        .expect("unshare(1) is needed");
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && stdout.contains("1 passed"), "{stdout}\n{stderr}");
-}
-
-fn lay_cables() {
-    for line in [
-        "link set lo up",
-        "link add near type veth peer name far",
-        "address add 192.0.2.2/24 dev near",
-        "address add 2001:db8::2/64 dev near nodad",
-        "address add fe80::2/64 dev near nodad",
-        // In this order packets can be sent at once; in the other one the kernel connects the ends some time later.
-        "link set far up",
-        "link set near up",
-        // Nobody at the other end has this hardware address, or any of these.
-        "neighbour add 192.0.2.1 lladdr 02:00:00:00:00:01 dev near",
-        "neighbour add 2001:db8::1 lladdr 02:00:00:00:00:01 dev near",
-        "neighbour add fe80::1 lladdr 02:00:00:00:00:01 dev near",
-    ] {
-        let status = Command::new("ip").args(line.split(' ')).status().expect("ip(8) is needed");
-        assert!(status.success(), "ip {line}");
-    }
-}
-
-fn privileged_knock(line: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_knock")).args(line.split(' ')).output().unwrap()
-}
-
-fn knock(line: &str) -> Output {
-    Command::new("setpriv")
-        .args(["--bounding-set=-all", "--inh-caps=-all", env!("CARGO_BIN_EXE_knock")])
-        .args(line.split(' '))
-        .output()
-        .expect("setpriv(1) is needed")
-}
-
-fn sent(output: &Output) {
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
-    assert_eq!(output.status.code(), Some(0));
-}
-
-/// Sees every TCP and UDP packet of the namespace once, when it is sent.
-struct Wire(Socket);
-
-impl Wire {
-    fn open() -> Self {
-        // linux/if_ether.h, in network byte order; with less than all protocols outgoing packets are not seen.
-        const ETH_P_ALL: u16 = 3;
-        // Of linux/filter.h and linux/if_packet.h: accept what skb->pkt_type calls PACKET_OUTGOING.
-        const OUTGOING_ONLY: [SockFilter; 4] = [
-            SockFilter::new(0x20, 0, 0, 0xffff_f004),
-            SockFilter::new(0x15, 0, 1, 4),
-            SockFilter::new(0x06, 0, 0, 0xffff),
-            SockFilter::new(0x06, 0, 0, 0),
-        ];
-        let protocol = Protocol::from(i32::from(ETH_P_ALL.to_be()));
-        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol)).unwrap();
-        socket.attach_filter(&OUTGOING_ONLY).unwrap();
-        Self(socket)
-    }
-
-    fn seen_within(&mut self, time: Duration) -> Vec<Seen> {
-        let end = Instant::now() + time;
-        let mut frame = [0; 2048];
-        let mut seen = Vec::new();
-        loop {
-            // What has come by the end counts, also when it is read later.
-            let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-            self.0.set_read_timeout(Some(left)).unwrap();
-            match self.0.read(&mut frame) {
-                Ok(length) => seen.extend(decode(&frame[..length])),
-                Err(_) if Instant::now() >= end => return seen,
-                Err(_) => {}
-            }
-        }
-    }
-}
-
-fn decode(frame: &[u8]) -> Option<Seen> {
-    let packet = SlicedPacket::from_ethernet(frame).unwrap();
-    let to: IpAddr = match packet.net? {
-        NetSlice::Ipv4(ip) => ip.header().destination_addr().into(),
-        NetSlice::Ipv6(ip) => ip.header().destination_addr().into(),
-        NetSlice::Arp(_) => return None,
-    };
-    match packet.transport? {
-        TransportSlice::Tcp(tcp) => {
-            Some(Seen::Tcp { to: (to, tcp.destination_port()).into(), flags: tcp.slice()[13] })
-        }
-        TransportSlice::Udp(udp) => {
-            Some(Seen::Udp { to: (to, udp.destination_port()).into(), payload: udp.payload().to_vec() })
-        }
-        _ => None,
-    }
 }

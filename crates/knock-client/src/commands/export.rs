@@ -7,7 +7,7 @@ use knock_client::args::{Export, Format};
 use knock_client::hosts::{keys, write_private};
 use knock_client::profile::{Key, Profile};
 use knock_client::value::HitList;
-use knock_client::{reason, uri};
+use knock_client::{Hit, reason, uri};
 use knockd_core::{Config, FlagRule, Sequence, TcpFlags};
 
 use super::{CommandError, knockonports, print, read, say, warn};
@@ -116,7 +116,9 @@ fn knockd(name: &str, profile: &Profile) -> Result<String, CommandError> {
 }
 
 fn sequence(list: &HitList) -> Result<Sequence, CommandError> {
-    let mut steps = list.hits().iter().map(|hit| hit.step);
+    let step =
+        |hit: &Hit| hit.step().ok_or_else(|| failed("a door of knockd cannot ask for an echo request"));
+    let mut steps = list.hits().iter().map(step).collect::<Result<Vec<_>, _>>()?.into_iter();
     let sequence = steps.next().and_then(|first| Sequence::new(first, steps.collect()));
     sequence.ok_or_else(|| failed(format!("knockd takes at most {} steps", Sequence::MAX_STEPS)))
 }

@@ -2,8 +2,7 @@
 
 use knock_client::profile::Profile;
 use knock_client::value::{Families, HitList, Service};
-use knock_client::{Family, Hit};
-use knockd_core::Protocol;
+use knock_client::{Family, Hit, Packet, ZERO_BYTE};
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -44,11 +43,20 @@ struct Check<'p> {
     max_retries: u32,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Default)]
 struct Step {
     #[serde(rename = "type")]
     kind: &'static str,
-    port: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encoding: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    icmp_size: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    icmp_count: Option<u8>,
 }
 
 /// Returns the content of the file. The closing sequence, if there is one, becomes a second sequence.
@@ -98,9 +106,20 @@ fn check<'p>(profile: &'p Profile, service: &Service) -> Check<'p> {
 }
 
 fn step(hit: &Hit) -> Step {
-    let kind = match hit.step.protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-    };
-    Step { kind, port: hit.step.port }
+    match &hit.packet {
+        Packet::Tcp { port, .. } => Step { kind: "tcp", port: Some(*port), ..Step::default() },
+        Packet::Udp { port, payload } if *payload == ZERO_BYTE => {
+            Step { kind: "udp", port: Some(*port), ..Step::default() }
+        }
+        Packet::Udp { port, payload } => Step {
+            kind: "udp",
+            port: Some(*port),
+            content: Some(data_encoding::HEXLOWER.encode(payload)),
+            encoding: Some("hex"),
+            ..Step::default()
+        },
+        Packet::Echo { size } => {
+            Step { kind: "icmp", icmp_size: Some(*size), icmp_count: Some(1), ..Step::default() }
+        }
+    }
 }
