@@ -4,6 +4,7 @@
 mod common;
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use common::{Ear, Knockd, has_ipv6, knock, opened, sh, syn};
 use testbed::{Flags, Frame, Net};
@@ -236,7 +237,7 @@ fn on_a_link_without_ethernet_headers_both_directions_are_heard() {
         return;
     }
     let net = Net::new().unwrap();
-    let _mirror = net.server.mirror().unwrap();
+    let _mirror = net.server.mirror(Duration::ZERO).unwrap();
     let config = "[out]\nsequence = 1,2:udp\ntarget = 10.8.0.2\ntcpflags = syn,!ack\n\
                   [in]\nsequence = 1,2:udp\ntcpflags = syn,!ack\n";
     let mut knockd = Knockd::start_with(&net, config, &["-v", "-i", "tun0"]);

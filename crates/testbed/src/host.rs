@@ -155,17 +155,32 @@ impl Host {
     }
 
     /// Creates `tun0`, a point-to-point link without Ethernet headers from `10.8.0.1` to `10.8.0.2`, which returns
-    /// every IPv4 packet with source and destination exchanged; it disappears when the value is dropped.
+    /// every IPv4 packet with source and destination exchanged after `delay`, in whole milliseconds; it disappears when
+    /// the value is dropped.
     ///
     /// # Errors
     ///
     /// When the machine has no `/dev/net/tun`.
-    pub fn mirror(&self) -> Result<Running> {
-        let mut mirror = self.spawn(&[program_file()?.as_os_str(), OsStr::new("mirror")])?;
+    pub fn mirror(&self, delay: Duration) -> Result<Running> {
+        let delay = OsString::from(delay.as_millis().to_string());
+        let mut mirror = self.spawn(&[program_file()?.as_os_str(), OsStr::new("mirror"), &delay])?;
         mirror.wait_for_line("mirroring", Duration::from_secs(10))?;
         self.run_words("ip address add 10.8.0.1 peer 10.8.0.2 dev tun0")?;
         self.run_words("ip link set tun0 up")?;
         Ok(mirror)
+    }
+
+    /// Starts a TCP proxy on `port`, for connections that a firewall redirects to it: it connects to `to`, at the port
+    /// that they were meant for, once they are complete; returns when it listens.
+    ///
+    /// # Errors
+    ///
+    /// When the port is taken.
+    pub fn proxy(&self, port: u16, to: Ipv4Addr) -> Result<Running> {
+        let [port, to] = [port.to_string(), to.to_string()].map(OsString::from);
+        let mut proxy = self.spawn(&[program_file()?.as_os_str(), OsStr::new("proxy"), &port, &to])?;
+        proxy.wait_for_line("listening", Duration::from_secs(10))?;
+        Ok(proxy)
     }
 
     /// Says whether a TCP connection from this host to `port` of `address` succeeds within one second.

@@ -1,12 +1,15 @@
 //! Tasks that need a process on one of the testbed's hosts.
 
 use std::io::{BufRead, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
 use pnet::datalink::{self, Channel, DataLinkReceiver, DataLinkSender};
+use socket2::SockRef;
 use tappers::{Interface, Tun};
 
 /// Helps the testbed of knockd on one of its hosts
@@ -22,7 +25,17 @@ enum Arguments {
         port: u16,
     },
     /// Makes tun0 and sends every IPv4 packet that leaves by it back, with source and destination exchanged
-    Mirror,
+    Mirror {
+        /// Milliseconds that a packet is on its way
+        delay: u64,
+    },
+    /// Accepts what a firewall redirects to a TCP port and passes it on to another host, at the port that was meant
+    Proxy {
+        /// The port to listen on
+        port: u16,
+        /// The host to connect to
+        to: Ipv4Addr,
+    },
     /// Tries for one second to connect to a TCP port and prints `open` or `closed`
     Connect {
         /// The address to connect to
@@ -37,7 +50,8 @@ fn main() -> Result<()> {
         Arguments::Frames => frames(),
         Arguments::Capture => capture(),
         Arguments::Listen { port } => listen(port),
-        Arguments::Mirror => mirror(),
+        Arguments::Mirror { delay } => mirror(Duration::from_millis(delay)),
+        Arguments::Proxy { port, to } => proxy(port, to),
         Arguments::Connect { address, port } => connect(SocketAddr::new(address, port)),
     }
 }
@@ -79,19 +93,53 @@ fn listen(port: u16) -> Result<()> {
     Ok(())
 }
 
-fn mirror() -> Result<()> {
-    let tun = Tun::new_named(Interface::new("tun0")?).context("cannot make tun0")?;
+fn mirror(delay: Duration) -> Result<()> {
+    let tun = Arc::new(Tun::new_named(Interface::new("tun0")?).context("cannot make tun0")?);
     println!("mirroring");
+    let (under_way, arriving) = mpsc::channel::<(Instant, Vec<u8>)>();
+    let end = Arc::clone(&tun);
+    thread::spawn(move || {
+        for (at, packet) in arriving {
+            thread::sleep(at.saturating_duration_since(Instant::now()));
+            // Packets that the kernel refuses are lost, as on any link.
+            let _ = end.send(&packet);
+        }
+    });
     let mut packet = [0; 2048];
     loop {
         let length = tun.recv(&mut packet)?;
         if packet[0] >> 4 == 4 {
             // Bytes 12 to 19 are both addresses (RFC 791, section 3.1); no checksum depends on their order.
             packet[12..20].rotate_left(4);
-            // Packets that the kernel refuses are lost, as on any link.
-            let _ = tun.send(packet.get(..length).unwrap_or_default());
+            under_way.send((Instant::now() + delay, packet.get(..length).unwrap_or_default().to_vec()))?;
         }
     }
+}
+
+fn proxy(port: u16, to: Ipv4Addr) -> Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
+        .with_context(|| format!("cannot listen on port {port}"))?;
+    println!("listening on port {port}");
+    for near in listener.incoming() {
+        let near = near?;
+        thread::spawn(move || pass_on(&near, to));
+    }
+    Ok(())
+}
+
+/// Connects to the port that a redirected connection was meant for, and copies both ways until one end has left.
+fn pass_on(near: &TcpStream, to: Ipv4Addr) -> Result<()> {
+    let meant = SockRef::from(near).original_dst_v4()?.as_socket().context("no address")?;
+    let far = TcpStream::connect((to, meant.port()))?;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let _ = std::io::copy(&mut &*near, &mut &far);
+            far.shutdown(Shutdown::Write)
+        });
+        let _ = std::io::copy(&mut &far, &mut &*near);
+        near.shutdown(Shutdown::Write)
+    })?;
+    Ok(())
 }
 
 fn connect(address: SocketAddr) -> Result<()> {
