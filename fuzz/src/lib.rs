@@ -8,6 +8,7 @@ mod frame;
 mod gate;
 #[path = "../../crates/knockd-core/tests/gates/mod.rs"]
 mod gates;
+mod hits;
 mod matcher;
 #[path = "../../crates/knockd-core/tests/model/mod.rs"]
 mod model;
@@ -23,6 +24,7 @@ use knockd_core::{Config, LeaseId, LeaseRecord, OneTime, STRIKE};
 pub use capture::capture;
 pub use frame::frame;
 pub use gate::gate;
+pub use hits::hits;
 pub use matcher::matcher;
 pub use profiles::profiles;
 
@@ -176,6 +178,11 @@ mod tests {
     #[test]
     fn gate() {
         run("gate", super::gate);
+    }
+
+    #[test]
+    fn hits() {
+        run("hits", super::hits);
     }
 
     #[test]
