@@ -30,6 +30,10 @@ pub(crate) struct Programs {
     /// `None` if it is unavailable.
     pub(crate) peer: Option<PathBuf>,
     pub(crate) ours: PathBuf,
+    /// The clients, ours without shared libraries.
+    pub(crate) c_client: PathBuf,
+    pub(crate) our_client: PathBuf,
+    pub(crate) start_to_last: PathBuf,
     pub(crate) stamp: PathBuf,
     pub(crate) flood: PathBuf,
     pub(crate) tap: PathBuf,
@@ -39,13 +43,16 @@ pub(crate) struct Programs {
 
 impl Programs {
     /// Builds ours, in the release profile, and finds the C one.
-    pub(crate) fn find(peer: Option<PathBuf>) -> Result<Self> {
+    pub(crate) fn find(our_client: PathBuf, peer: Option<PathBuf>) -> Result<Self> {
         let c = ["usr/sbin/knockd", "usr/bin/knockd"].into_iter().find_map(testbed::original);
         let bench = |bin| testbed::build_release("bench", bin);
         Ok(Self {
             peer,
             c: c.context("the C program is not installed; it is Debian's package knockd")?,
             ours: testbed::build_release("knockd-cli", "knockd")?,
+            c_client: testbed::original("usr/bin/knock").context("the C client is not installed")?,
+            our_client,
+            start_to_last: bench("start-to-last")?,
             stamp: bench("stamp")?,
             flood: bench("flood")?,
             tap: bench("tap")?,

@@ -50,19 +50,19 @@ pub fn deaf_socket(interface: &NetworkInterface, kind: Type) -> Result<Socket> {
 /// Measures everything and writes `docs/benchmarks.md` with its plots; returns what missed its target by more than a
 /// fifth.
 ///
-/// With [`Scale::Quick`] it measures less, in about three minutes, and writes nothing. `peer` is the path of
-/// knock-rs, if available.
+/// With [`Scale::Quick`] it measures less, in about three minutes, and writes nothing. `client` is the path of our
+/// static `knock`, `peer` that of knock-rs, if available.
 ///
 /// # Errors
 ///
 /// When this does not run as root on a machine with two processors, a program is missing, or something cannot be
 /// measured.
-pub fn run(scale: Scale, peer: Option<PathBuf>) -> Result<Vec<String>> {
+pub fn run(scale: Scale, client: PathBuf, peer: Option<PathBuf>) -> Result<Vec<String>> {
     ensure!(nix::unistd::geteuid().is_root(), "the C program needs root");
     let cpus = std::thread::available_parallelism().context("cannot count the processors")?;
     ensure!(cpus.get() >= 2, "this takes two processors: one for the traffic, one for the daemon");
     let start = Instant::now();
-    let results = measure::all(scale, peer)?;
+    let results = measure::all(scale, client, peer)?;
     let page = page::of(&results, start.elapsed());
     anstream::println!("\n{page}");
     if scale == Scale::Full {

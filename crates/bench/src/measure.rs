@@ -1,5 +1,6 @@
 //! What is measured, and how: both programs do the same in turns, on two hosts of `testbed`.
 
+mod client;
 mod filter;
 mod guard;
 mod knocks;
@@ -21,8 +22,8 @@ use crate::scale::Scale;
 
 const BOTH: [Whose; 2] = [Whose::C, Whose::Ours];
 
-pub(crate) fn all(scale: Scale, peer: Option<PathBuf>) -> Result<Results> {
-    let programs = Programs::find(peer)?;
+pub(crate) fn all(scale: Scale, client: PathBuf, peer: Option<PathBuf>) -> Result<Results> {
+    let programs = Programs::find(client, peer)?;
     let net = Net::new()?;
     // With addresses of both families, C's filter is too long for the kernel long before 330 doors.
     net.server.run(&["sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/eth0/disable_ipv6"])?;
@@ -52,6 +53,8 @@ pub(crate) fn all(scale: Scale, peer: Option<PathBuf>) -> Result<Results> {
     let full_memory = bench.full_memory()?;
     say("10,000 doors");
     let (start, reload, many_doors) = bench.many_doors()?;
+    say("the client");
+    let client = bench.client()?;
     say("knock-rs");
     let peer = bench.peer()?;
     Ok(Results {
@@ -68,6 +71,7 @@ pub(crate) fn all(scale: Scale, peer: Option<PathBuf>) -> Result<Results> {
         reload,
         many_doors,
         micro,
+        client,
         peer,
     })
 }

@@ -108,6 +108,15 @@ fn write_page(page: &mut String, results: &Results, took: Duration) -> std::fmt:
         let instructions = micro.instructions.map(number).unwrap_or_default();
         writeln!(page, "| {} | {} | {instructions} |", micro.name, number(micro.nanoseconds))?;
     }
+    let client = results.client;
+    writeln!(
+        page,
+        "\n## The client\n\nFrom the start of `knock` to the arrival of the last of three hits, at its own host and without a \
+         delay, in milliseconds. Ours is the static build, one file of {} MB that needs no library; that of C is Debian's.\n\n\
+         | C | ours | |\n| ---: | ---: | ---: |\n{}",
+        number(client.size),
+        row(&client.start)
+    )?;
     write_peer(page, results)
 }
 

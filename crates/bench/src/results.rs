@@ -146,6 +146,15 @@ pub(crate) struct Micro {
     pub(crate) instructions: Option<f64>,
 }
 
+/// The clients.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Client {
+    /// From the start of the program to the last of three hits, in milliseconds; ours is the static one.
+    pub(crate) start: Pair,
+    /// The megabytes of ours.
+    pub(crate) size: f64,
+}
+
 /// The results of knock-rs.
 #[derive(Debug)]
 pub(crate) struct Peer {
@@ -180,6 +189,7 @@ pub(crate) struct Results {
     pub(crate) reload: Spread,
     pub(crate) many_doors: String,
     pub(crate) micro: Vec<Micro>,
+    pub(crate) client: Client,
     /// `None` if it was not measured.
     pub(crate) peer: Option<Peer>,
 }

@@ -1,7 +1,7 @@
 //! Which results are held against a target, and whether they meet it.
 
 use crate::page::{grouped, number, rate};
-use crate::results::{BOUND, DELAYS, KNOCKS, LEASES, Native, Pair, Results};
+use crate::results::{BOUND, Client, DELAYS, KNOCKS, LEASES, Native, Pair, Results};
 
 /// A figure that must not be on the wrong side of another one.
 pub(crate) struct Target {
@@ -158,7 +158,15 @@ pub(crate) fn targets(results: &Results) -> Vec<Target> {
         };
         add(format!("core: {}", micro.name), micro.nanoseconds, Bound::AtMost(most), " ns");
     }
+    client(results.client, &mut add);
     targets
+}
+
+/// Adds what the client is held against.
+fn client(client: Client, mut add: impl FnMut(String, f64, Bound, &'static str)) {
+    let what = "the client, from its start to the last of three hits";
+    add(what.to_owned(), client.start.ours.median, Bound::AtMost(5.0), " ms");
+    add("the client as one static file".to_owned(), client.size, Bound::AtMost(2.0), " MB");
 }
 
 /// Adds what the guard and its leases are held against.

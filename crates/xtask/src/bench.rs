@@ -6,6 +6,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Result, ensure};
 use bench::Scale;
 
+use crate::client;
 use crate::tools::{IP, NFT, NSENTER, TASKSET, Tools, UNSHARE, VALGRIND};
 
 /// Builds knock-rs from the package registry and returns its path; `None` if that fails.
@@ -33,7 +34,12 @@ pub(crate) fn run(quick: bool) -> ExitCode {
         let outcome = needed_tools(&mut tools);
         tools.report();
         outcome?;
-        if quick { bench::run(Scale::Quick, None) } else { bench::run(Scale::Full, peer(&tools)) }
+        let client = client::build_static(&mut tools)?;
+        if quick {
+            bench::run(Scale::Quick, client, None)
+        } else {
+            bench::run(Scale::Full, client, peer(&tools))
+        }
     };
     match measured() {
         Ok(missed) if missed.is_empty() => ExitCode::SUCCESS,

@@ -1,8 +1,7 @@
 //! `cargo xtask test`: everything that must pass from a clean clone.
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,6 +10,7 @@ use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result, anyhow, ensure};
 use testbed::{Built, workspace_root};
 
+use crate::client;
 use crate::firewalls;
 use crate::machine::{EARLIER_KERNEL, KERNEL, Machine};
 use crate::public_api;
@@ -67,6 +67,8 @@ impl Checks {
             Task::new("cargo doc --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings").run()
         })?;
         self.step("The core without an operating system", |_| check_wasm(tools))?;
+        self.step("The client on other systems", |tally| client::check_elsewhere(tools, tally))?;
+        self.step("The static client", |tally| client::check_static(tools, tally))?;
         let mut built = None;
         self.step("Building the tests", |_| {
             // Once for cargo's progress, and once for the list of binaries.
@@ -200,16 +202,7 @@ fn tests(tools: &Tools, built: &Built, machines: &[Machine], tally: &mut Tally) 
 /// Compiles the core for a target without files, sockets, processes and threads.
 fn check_wasm(tools: &mut Tools) -> Result<()> {
     const TARGET: &str = "wasm32-unknown-unknown";
-    let libraries = Command::new("rustc")
-        .args(["--print", "target-libdir", "--target", TARGET])
-        .current_dir(workspace_root())
-        .output()
-        .context("cannot run rustc")?;
-    if !Path::new(String::from_utf8(libraries.stdout)?.trim_end()).exists() {
-        tools.add(TARGET, &Task::new(&format!("rustup target add {TARGET}"))).context(
-            "Rust's library for WebAssembly is missing; install it with rustup or the system's package manager",
-        )?;
-    }
+    client::ensure_target(tools, TARGET)?;
     Task::new(&format!("cargo check -p knockd-core --target {TARGET}")).run()
 }
 

@@ -1,10 +1,11 @@
 //! `cargo xtask`: tasks for developers and CI.
 //!
 //! `checks` runs the steps of `cargo xtask test`, some of them in the `machine`; each is a `task`, and the `tally`
-//! counts its tests. `tools` finds and installs the programs that all of this needs.
+//! counts its tests. `client` compiles `knock` for other systems. `tools` finds and installs the programs that all of this needs.
 
 mod bench;
 mod checks;
+mod client;
 mod conformance;
 mod demo;
 mod firewall;
