@@ -88,6 +88,48 @@ const RULES: &[Rule] = &[
             assert_eq!(knock(t, "-- 10.9.0.1 7000").wire, "7000");
         },
     ),
+    Rule::same(
+        "abbreviations",
+        "A long option may be abbreviated until it could be another one; then nothing is sent.",
+        |t| {
+            let mut script = String::new();
+            let mut expected = Vec::new();
+            for (port, (option, value, sent)) in (7000..).zip([
+                ("--u --ud --udp", "", "u"),
+                ("--d --de --del --dela --delay", "=1", ""),
+                ("--ipv4", "", ""),
+                ("--verb --verbo --verbos --verbose", "", ""),
+                ("--vers --versi --versio --version", "", "-"),
+                ("--h --he --hel --help", "", "-"),
+                ("--i --ip --ipv --v --ve --ver", "", "-"),
+            ]) {
+                for option in option.split(' ') {
+                    writeln!(script, "{} {option}{value} 10.9.0.1 {port}", program(t)).unwrap();
+                    expected.extend((sent != "-").then(|| format!("{port}{sent}")));
+                }
+            }
+            let mut shell = t.net.client.command("sh");
+            shell.args(["-c", &script]);
+            let knocked = run(t, shell, "", Duration::ZERO);
+            assert_eq!(knocked.wire, expected.join(" "));
+            assert_eq!(
+                knocked.stdout.matches("hitting tcp 10.9.0.1:7003\n").count(),
+                4,
+                "{}",
+                knocked.stdout
+            );
+            assert_eq!(knocked.stdout.matches("knock 0.").count(), 4, "{}", knocked.stdout);
+        },
+    ),
+    Rule::same("names_of_hosts", "A host may have any name, such as `list` or `proxy`.", |t| {
+        let names = "add list show edit remove import export proxy completions";
+        t.net.client.write_file("/run/hosts", &format!("10.9.0.1 {names}\n")).unwrap();
+        t.net.client.run(&["mount", "--bind", "/run/hosts", "/etc/hosts"]).unwrap();
+        for name in names.split(' ') {
+            assert_eq!(knock(t, &format!("{name} 7000 ssh 8000:udp")).wire, "7000 22 8000u", "{name}");
+            assert_eq!(knock(t, &format!("{name} -d 1 7000 -u")).wire, "7000u", "{name}");
+        }
+    }),
     Rule::same("many_ports", "There is no limit to the number of ports.", |t| {
         let ports: Vec<String> = (1000..1100).rev().map(|port| port.to_string()).collect();
         assert_eq!(knock(t, &format!("10.9.0.1 {}", ports.join(" "))).wire, ports.join(" "));
@@ -156,6 +198,15 @@ const RULES: &[Rule] = &[
         |t| {
             let knocked = knock(t, "10.9.0.1 7000:foo 8000");
             assert_eq!((knocked.code, knocked.wire.as_str()), t.pick((2, ""), (0, "7000 8000")));
+        },
+    ),
+    Rule::differs(
+        "settings_of_a_hit",
+        "So `4444:udp:hex=00ff` and `7000:delay=1` send a SYN as well.",
+        "A hit can have a delay, flags and a payload of its own.",
+        |t| {
+            let knocked = knock(t, "10.9.0.1 4444:udp:hex=00ff 7000:delay=1");
+            assert_eq!(knocked.wire, t.pick("4444u with [0, 255] 7000", "4444 7000"));
         },
     ),
     Rule::differs(
