@@ -202,7 +202,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::differs(
         "settings_of_a_hit",
-        "So `4444:udp:hex=00ff` and `7000:delay=1` send a SYN as well.",
+        "`4444:udp:hex=00ff` and `7000:delay=1` are also unknown protocols and send a SYN.",
         "A hit can have a delay, flags and a payload of its own.",
         |t| {
             let knocked = knock(t, "10.9.0.1 4444:udp:hex=00ff 7000:delay=1");
