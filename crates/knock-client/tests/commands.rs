@@ -5,10 +5,16 @@
 mod common;
 
 use std::fs;
+#[cfg(target_os = "linux")]
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+#[cfg(target_os = "linux")]
+use std::time::Duration;
 
 use common::User;
+#[cfg(target_os = "linux")]
+use nix::sys::termios::LocalFlags;
 use snapbox::str;
 
 #[test]
@@ -355,27 +361,33 @@ fn a_file_that_is_no_toml_can_be_mended_in_the_editor() {
 fn a_terminal_does_not_show_the_sequence_that_is_typed() {
     let user = User::new();
     let knock = snapbox::cmd::cargo_bin!("knock");
-    // script(1) runs it on a terminal of its own, which would echo.
-    let mut child = Command::new("script")
-        .args(["-qec", &format!("{} add home 192.0.2.1", knock.display()), "/dev/null"])
+    // A terminal of its own, which echoes until knock tells it not to.
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let screen = |terminal: &std::os::fd::OwnedFd| Stdio::from(terminal.try_clone().unwrap());
+    let mut child = Command::new("setsid")
+        .args(["--ctty", "--wait"])
+        .arg(knock)
+        .args(["add", "home", "192.0.2.1"])
         .env("XDG_CONFIG_HOME", user.home.path())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
+        .stdin(screen(&terminal.slave))
+        .stdout(screen(&terminal.slave))
+        .stderr(screen(&terminal.slave))
         .spawn()
         .unwrap();
-    let mut screen = String::new();
-    {
-        use std::io::{Read, Write};
-        let mut out = child.stdout.take().unwrap();
-        // What is typed before the prompt would be echoed by any program.
-        let mut byte = [0];
-        while !screen.ends_with("not shown): ") && out.read(&mut byte).unwrap() > 0 {
-            screen.push(byte[0].into());
-        }
-        child.stdin.as_mut().unwrap().write_all(b"7101,8202:udp\n").unwrap();
-        out.read_to_string(&mut screen).unwrap();
+    drop(terminal.slave);
+    let mut master = std::fs::File::from(terminal.master);
+    let echoes = |master: &std::fs::File| {
+        nix::sys::termios::tcgetattr(master).unwrap().local_flags.contains(LocalFlags::ECHO)
+    };
+    while echoes(&master) && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(5));
     }
+    // A person types when the prompt is there; echo is off by then, or a moment later.
+    master.write_all(b"7101,8202:udp\n").unwrap();
+    let mut screen = Vec::new();
+    // It ends with an error when nobody has the terminal any more.
+    let _ = master.read_to_end(&mut screen);
+    let screen = String::from_utf8(screen).unwrap();
     assert!(child.wait().unwrap().success(), "{screen}");
     assert!(screen.contains("sequence of home") && !screen.contains("71"), "{screen}");
     assert!(user.text().contains("7101,8202:udp"), "{}", user.text());
