@@ -339,4 +339,19 @@ knock: warning: Knock on Ports cannot send TCP flags of its own, which this door
 knock: warning: anyone who sees this can knock at null
 
 "#]]);
+    let user = User::with(
+        "[own]\nhost = \"h\"\nsequence = \"7101:flags=fin,8202:tcp-connect,9303:udp:delay=500\"\n",
+    );
+    user.knock(&["export", "own", "--format", "knockonports"]).code(0).stderr_eq(str![[r#"
+knock: warning: Knock on Ports cannot send TCP flags of its own, which this door needs
+knock: warning: Knock on Ports does not wait for connections, which this network may need
+knock: warning: Knock on Ports has one delay for all hits; those of single hits are left out
+knock: warning: anyone who sees this can knock at own
+
+"#]]);
+    user.knock(&["export", "own", "--format", "knockd"]).code(0).stderr_eq(str![[r#"
+knock: warning: a door of knockd has one `TCPFlags` for all hits; those of single hits are left out
+knock: warning: anyone who sees this can knock at own
+
+"#]]);
 }

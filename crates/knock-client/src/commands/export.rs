@@ -7,7 +7,7 @@ use knock_client::args::{Export, Format};
 use knock_client::hosts::{keys, write_private};
 use knock_client::profile::{Key, Profile};
 use knock_client::value::HitList;
-use knock_client::{Hit, reason, uri};
+use knock_client::{Hit, Packet, Tcp, reason, uri};
 use knockd_core::{Config, FlagRule, Sequence, TcpFlags};
 
 use super::{CommandError, knockonports, print, read, say, warn};
@@ -24,7 +24,7 @@ pub(super) fn run(export: &Export) -> Result<(), CommandError> {
                     "Knock on Ports has no one-time files, so this profile cannot be exported to it",
                 ));
             };
-            warn_of_loss(&profile, "Knock on Ports");
+            warn_of_loss(&profile, list);
             let json =
                 knockonports::write(name, &profile, list).map_err(|error| failed(error.to_string()))?;
             (json + "\n").into_bytes()
@@ -47,10 +47,22 @@ fn failed(message: impl Into<String>) -> CommandError {
     CommandError::Failed(message.into())
 }
 
-fn warn_of_loss(profile: &Profile, whose: &str) {
-    if profile.tcpflags.is_some() {
-        warn(&format!("{whose} cannot send TCP flags of its own, which this door needs"));
+/// Warns of what Knock on Ports cannot send.
+fn warn_of_loss(profile: &Profile, list: &HitList) {
+    if profile.tcpflags.is_some() || has_flags(list) {
+        warn("Knock on Ports cannot send TCP flags of its own, which this door needs");
     }
+    let connects = |hit: &Hit| matches!(hit.packet, Packet::Tcp { kind: Tcp::Connection, .. });
+    if profile.connect || list.hits().iter().any(connects) {
+        warn("Knock on Ports does not wait for connections, which this network may need");
+    }
+    if list.hits().iter().any(|hit| hit.delay.is_some()) {
+        warn("Knock on Ports has one delay for all hits; those of single hits are left out");
+    }
+}
+
+fn has_flags(list: &HitList) -> bool {
+    list.hits().iter().any(|hit| matches!(hit.packet, Packet::Tcp { kind: Tcp::Flags(_), .. }))
 }
 
 fn qr(link: &str, output: Option<&Path>) -> Result<Vec<u8>, CommandError> {
@@ -94,7 +106,12 @@ fn knockd(name: &str, profile: &Profile) -> Result<String, CommandError> {
         Some(flags) => FlagRule::ANY.and_set(flags),
     };
     let key = match &profile.key {
-        Key::Sequence(list) => format!("Sequence = {}", sequence(list)?),
+        Key::Sequence(list) => {
+            if has_flags(list) {
+                warn("a door of knockd has one `TCPFlags` for all hits; those of single hits are left out");
+            }
+            format!("Sequence = {}", sequence(list)?)
+        }
         Key::OneTime(path) => format!("One_Time_Sequences = {}", path.display()),
     };
     let mut lines = Vec::new();
