@@ -41,12 +41,12 @@ pub(crate) fn check_static(tools: &mut Tools, tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// Builds the client without shared libraries, in the release profile, and returns its path.
+/// Builds the client without shared libraries and symbols, and returns its path.
 pub(crate) fn build_static(tools: &mut Tools) -> Result<PathBuf> {
     let target = static_target();
     ensure_target(tools, &target)?;
-    Task::new(&format!("cargo build --release -p knock-client --bin knock --target {target}")).run()?;
-    Ok(tools.target_directory().join(target).join("release/knock"))
+    Task::new(&format!("cargo build --profile dist -p knock-client --bin knock --target {target}")).run()?;
+    Ok(tools.target_directory().join(target).join("dist/knock"))
 }
 
 fn static_target() -> String {
