@@ -51,7 +51,7 @@ impl Report {
     /// Shows on a terminal what is going on, in place of what was shown so before.
     pub(crate) fn progress(&mut self, what: &str) {
         if self.is_live {
-            let line = format!("{}: {what}\u{2026}", self.name);
+            let line = harmless(&format!("{}: {what}\u{2026}", self.name));
             let length = line.chars().count();
             // Blanks wipe out what a longer line has left, on every kind of terminal.
             let blanks = " ".repeat(self.drawn.saturating_sub(length));
@@ -65,13 +65,13 @@ impl Report {
     pub(crate) fn say(&mut self, what: &str) {
         self.clear();
         // Standard error may be closed; the exit status still tells.
-        let _ = writeln!(io::stderr(), "{}: {what}", self.name);
+        let _ = writeln!(io::stderr(), "{}", harmless(&format!("{}: {what}", self.name)));
     }
 
     /// Shows where something is wrong.
     pub(crate) fn pointer(&mut self, pointer: &str) {
         self.clear();
-        let _ = writeln!(io::stderr(), "  {}", pointer.replace('\n', "\n  "));
+        let _ = writeln!(io::stderr(), "  {}", harmless(pointer).replace('\n', "\n  "));
     }
 
     /// Says what is wrong.
@@ -110,7 +110,7 @@ impl Report {
             if exit != Exit::Done {
                 self.error(&text);
             } else if self.has_success {
-                let _ = writeln!(io::stderr(), "{text}");
+                let _ = writeln!(io::stderr(), "{}", harmless(&text));
             }
         }
         let (verdict, seconds, failure) = match &outcome.verdict {
@@ -149,7 +149,16 @@ impl Report {
 /// Says what is wrong, or what was done.
 pub(crate) fn error(message: &str) {
     // Standard error may be closed; the exit status still tells.
-    let _ = writeln!(io::stderr(), "knock: {message}");
+    let _ = writeln!(io::stderr(), "knock: {}", harmless(message));
+}
+
+/// Replaces everything that a terminal would obey; line ends stay. A name or a path in a profile may have come from
+/// somewhere else.
+pub(crate) fn harmless(text: &str) -> String {
+    let is_obeyed = |c: char| {
+        c.is_control() && c != '\n' || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if is_obeyed(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// The report as JSON.

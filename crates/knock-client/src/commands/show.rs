@@ -6,6 +6,7 @@ use knock_client::one_time::OneTimeLine;
 use knock_client::profile::{Key, Profile};
 
 use super::{CommandError, print, read, say, steps, warn};
+use crate::report::harmless;
 
 pub(super) fn list() -> Result<(), CommandError> {
     let hosts = read()?;
@@ -28,7 +29,7 @@ pub(super) fn list() -> Result<(), CommandError> {
         text += line.trim_end();
         text.push('\n');
     }
-    print(&text)?;
+    print(&harmless(&text))?;
     Ok(hosts.check()?)
 }
 
@@ -75,7 +76,7 @@ pub(super) fn run(show: &Show) -> Result<(), CommandError> {
         };
         lines.push(format!("  {key:<10}{}", value.trim()));
     }
-    print(&(lines.join("\n") + "\n"))?;
+    print(&(harmless(&lines.join("\n")) + "\n"))?;
     if let Key::OneTime(path) = &profile.key {
         OneTimeLine::next(path)?;
     }
