@@ -125,7 +125,7 @@ fn open(
         report.verdict(&verify.service, &outcome);
     }
     if let Some(line) = &plan.line {
-        settle(line, &outcome, report)?;
+        settle(line, &outcome, report);
     }
     Ok(outcome.connection.ok_or(exit))
 }

@@ -23,13 +23,12 @@ pub(crate) fn run(plan: &Plan, how: How, report: &mut Report) -> Result<Exit, Pl
     let mut prepared = plan.knock.prepare()?;
     let Some(verify) = &plan.knock.verify else {
         let sent = send(&mut prepared, how, report, 1);
-        if let Some(line) = &plan.line
-            && sent.not_sent == 0
-        {
-            line.strike_out()?;
-        }
         report.sent(&prepared, sent);
-        return Ok(if how.is_strict && sent.not_sent > 0 { Exit::Failed } else { Exit::Done });
+        let exit = if how.is_strict && sent.not_sent > 0 { Exit::Failed } else { Exit::Done };
+        return Ok(match &plan.line {
+            Some(line) if sent.not_sent == 0 && !strike_out(line, report) => Exit::Failed,
+            _ => exit,
+        });
     };
     let targets = prepared.targets().to_vec();
     let mut verification = Verification::new(verify, &targets);
@@ -54,10 +53,10 @@ pub(crate) fn run(plan: &Plan, how: How, report: &mut Report) -> Result<Exit, Pl
             plan.knock.host
         ));
     }
-    if let Some(line) = &plan.line {
-        settle(line, &outcome, report)?;
+    match &plan.line {
+        Some(line) if !settle(line, &outcome, report) => Ok(Exit::Failed),
+        _ => Ok(exit),
     }
-    Ok(exit)
 }
 
 /// Returns an address of a host that is not of the family of the one that was tried.
@@ -66,17 +65,24 @@ fn of_other_family(host: &str, tried: Target) -> Option<Target> {
     all.into_iter().find(|target| target.family() != tried.family() && target.source().is_ok())
 }
 
-/// Strikes out a one-time line that the server has used up, as far as anybody can see.
-pub(crate) fn settle(line: &OneTimeLine, outcome: &Outcome, report: &mut Report) -> Result<(), PlanError> {
+/// Strikes out a one-time line that the server has used up, as far as anybody can see; says whether all is well.
+pub(crate) fn settle(line: &OneTimeLine, outcome: &Outcome, report: &mut Report) -> bool {
     match outcome.verdict {
-        Verdict::Opened(_) | Verdict::AlreadyOpen if outcome.knocks > 0 => line.strike_out()?,
-        Verdict::StillClosed(_) => report.error(&format!(
-            "kept the sequence in {} for the next knock; if the server has used it up, put a # before it",
-            line.path().display()
-        )),
-        _ => {}
+        Verdict::Opened(_) | Verdict::AlreadyOpen if outcome.knocks > 0 => strike_out(line, report),
+        Verdict::StillClosed(_) => {
+            report.error(&format!(
+                "kept the sequence in {} for the next knock; if the server has used it up, put a # before it",
+                line.path().display()
+            ));
+            true
+        }
+        _ => true,
     }
-    Ok(())
+}
+
+/// Strikes out a line that was sent. If that fails, the knock is still what it was, and so is its report.
+fn strike_out(line: &OneTimeLine, report: &mut Report) -> bool {
+    line.strike_out().map_err(|error| report.error(&error.to_string())).is_ok()
 }
 
 /// Sends a knock once, as the try of this number.
