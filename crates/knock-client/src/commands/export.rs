@@ -16,6 +16,7 @@ use crate::qr::Qr;
 pub(super) fn run(export: &Export) -> Result<(), CommandError> {
     let name = &export.name;
     let profile = read()?.profile(name)?;
+    let output = export.output.as_deref().filter(|path| !STANDARD_OUTPUT.map(Path::new).contains(path));
     let exported = match export.format {
         Format::Knockd => knockd(name, &profile)?.into_bytes(),
         Format::Knockonports => {
@@ -30,10 +31,10 @@ pub(super) fn run(export: &Export) -> Result<(), CommandError> {
             (json + "\n").into_bytes()
         }
         Format::Uri => (uri::write(name, &profile)? + "\n").into_bytes(),
-        Format::Qr => qr(&uri::write(name, &profile)?, export.output.as_deref())?,
+        Format::Qr => qr(&uri::write(name, &profile)?, output)?,
         Format::Json => (json(name, &profile)? + "\n").into_bytes(),
     };
-    let Some(path) = &export.output else {
+    let Some(path) = output else {
         warn(&format!("anyone who sees this can knock at {name}"));
         return print(&String::from_utf8_lossy(&exported));
     };
@@ -42,6 +43,9 @@ pub(super) fn run(export: &Export) -> Result<(), CommandError> {
     say(&format!("wrote {}; anyone who sees it can knock at {name}", path.display()));
     Ok(())
 }
+
+/// The names that programs have for standard output.
+const STANDARD_OUTPUT: [&str; 2] = ["-", "/dev/stdout"];
 
 fn failed(message: impl Into<String>) -> CommandError {
     CommandError::Failed(message.into())
@@ -126,10 +130,22 @@ fn knockd(name: &str, profile: &Profile) -> Result<String, CommandError> {
         lines.extend([String::new(), format!("[{name}-close]"), key, format!("    TCPFlags = {flags}")]);
     }
     let text = lines.join("\n") + "\n";
-    // Not every name or path can stand in a knockd.conf.
-    Config::parse(text.as_bytes())
-        .map(|_| text)
-        .map_err(|error| failed(format!("this profile does not fit into a knockd.conf: {error}")))
+    // Not every name or path can stand in a knockd.conf; one with a line end could even bring commands with it.
+    let config = Config::parse(text.as_bytes())
+        .map_err(|error| failed(format!("this profile does not fit into a knockd.conf: {error}")))?
+        .config;
+    let close = profile.close.is_some().then(|| format!("{name}-close"));
+    let doors = config.doors.iter().map(|door| &*door.name);
+    if !doors.eq(std::iter::once(name).chain(close.as_deref())) || has_control(name) || has_control(&key) {
+        return Err(failed(
+            "this profile does not fit into a knockd.conf: its name or path cannot stand there",
+        ));
+    }
+    Ok(text)
+}
+
+fn has_control(text: &str) -> bool {
+    text.contains(char::is_control)
 }
 
 fn sequence(list: &HitList) -> Result<Sequence, CommandError> {
