@@ -19,7 +19,7 @@ pub use self::command::{
     Add, Command, Completions, Edit, Export, Format, Import, Keys, Proxy, Remove, Shell, Show,
 };
 use crate::hosts::Hosts;
-use crate::profile::Profile;
+use crate::profile::{Profile, check_name};
 use crate::value::{Families, Service, milliseconds, tcp_flags};
 use crate::{Family, Hit, Target, Tcp, Verify};
 
@@ -58,6 +58,13 @@ impl Invocation {
     }
 
     fn parse(line: &[OsString]) -> Result<Self, clap::Error> {
+        if let [_, help, command @ ..] = line
+            && help == "help"
+            && command.iter().all(|word| word.to_str().is_some_and(is_command))
+        {
+            let words = std::iter::once("knock".into()).chain(command.iter().cloned());
+            Everything::try_parse_from(words.chain(["--help".into()]))?;
+        }
         let knock = Args::try_parse_from(line);
         let names_a_command = line.get(1).and_then(|word| word.to_str()).is_some_and(is_command);
         if names_a_command && !knock.as_ref().is_ok_and(Args::was_sent_by_0_8) {
@@ -91,7 +98,8 @@ fn profiles() -> Vec<CompletionCandidate> {
         let host = hosts.profile(name).ok().map(|profile| profile.host.into());
         CompletionCandidate::new(name).help(host)
     };
-    hosts.names().map(candidate).collect()
+    // A name that nobody could add is not put onto a command line.
+    hosts.names().filter(|name| check_name(name).is_ok()).map(candidate).collect()
 }
 
 /// How to report.

@@ -16,6 +16,7 @@ use knock_client::one_time::OneTimeError;
 use knock_client::uri::UriError;
 
 use crate::exit::Exit;
+use crate::lock::Lock;
 use crate::proxy::proxy;
 use crate::qr::TooLong;
 use crate::report;
@@ -62,8 +63,7 @@ pub(crate) fn run(command: &Command) -> Result<Exit, CommandError> {
         Command::Show(show) => show::run(show),
         Command::Edit(edit) => edit::run(edit),
         Command::Remove(remove) => {
-            let hosts = read()?;
-            hosts.without(&remove.name)?.write()?;
+            let hosts = change(|hosts| Ok(hosts.without(&remove.name)?))?;
             say(&format!("removed {} from {}", remove.name, hosts.path().display()));
             Ok(())
         }
@@ -81,6 +81,20 @@ fn read() -> Result<Hosts, HostsError> {
         warn(&exposure);
     }
     Ok(hosts)
+}
+
+/// Changes the file with the profiles. Nobody else changes it meanwhile, so what two people add at once is all there.
+fn change(with: impl FnOnce(&Hosts) -> Result<Hosts, CommandError>) -> Result<Hosts, CommandError> {
+    let _lock = lock();
+    let hosts = with(&read()?)?;
+    hosts.write()?;
+    Ok(hosts)
+}
+
+/// Keeps other processes from changing the file with the profiles.
+fn lock() -> Lock {
+    // No profile has this name.
+    Lock::take("", || {})
 }
 
 fn print_completions(completions: &Completions) -> Result<(), CommandError> {

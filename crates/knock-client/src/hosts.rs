@@ -2,7 +2,7 @@
 
 mod table;
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -72,10 +72,7 @@ impl Hosts {
     /// When there is no such folder, or the file exists and is not readable or not TOML with one table a profile.
     pub fn read() -> Result<Self, HostsError> {
         let path = Self::default_path()?;
-        let text = match fs::read_to_string(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            read => read.map_err(|cause| HostsError::Unreadable { path: path.clone(), cause })?,
-        };
+        let text = read_text(&path)?;
         Self::parse(path, &text)
     }
 
@@ -226,9 +223,9 @@ impl Hosts {
     ///
     /// [`HostsError::Unwritable`].
     pub fn write(&self) -> Result<(), HostsError> {
-        let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
-        write_private(&path, self.text().as_bytes())
-            .map_err(|cause| HostsError::Unwritable { path: self.path.clone(), cause })
+        let folder = self.path.parent().map_or(Ok(()), create_private);
+        let written = folder.and_then(|()| write_private(&followed(&self.path)?, self.text().as_bytes()));
+        written.map_err(|cause| HostsError::Unwritable { path: self.path.clone(), cause })
     }
 
     fn read_table(&self, name: &str, table: &dyn TableLike) -> Result<Profile, Vec<Diagnostic>> {
@@ -247,7 +244,8 @@ impl Hosts {
 
 impl HostsError {
     fn invalid(path: &Path, text: &str, findings: &[Diagnostic]) -> Self {
-        let drawn: Vec<_> = findings.iter().map(|finding| draw(path, text, finding)).collect();
+        let text = without_secrets(text);
+        let drawn: Vec<_> = findings.iter().map(|finding| draw(path, &text, finding)).collect();
         Self::Invalid(drawn.join("\n"))
     }
 
@@ -292,14 +290,46 @@ pub(crate) fn profile_of(table: Table) -> Result<Profile, (String, String)> {
     Err(first.map_or_else(Default::default, |finding| (finding.message, finding.expected)))
 }
 
-/// Writes a file that only its owner can read, in place of what was there: whole, or not at all.
+/// Reads a file with profiles; one that does not exist is empty.
+///
+/// # Errors
+///
+/// [`HostsError::Unreadable`], also for what is no regular file: a pipe could block for ever, a device never end.
+pub fn read_text(path: &Path) -> Result<String, HostsError> {
+    let read = fs::metadata(path).and_then(|there| {
+        if there.is_file() { fs::read_to_string(path) } else { Err(io::Error::other("not a regular file")) }
+    });
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        read => read.map_err(|cause| HostsError::Unreadable { path: path.to_owned(), cause }),
+    }
+}
+
+/// Returns where a link leads, also if nothing is there yet.
+fn followed(path: &Path) -> io::Result<PathBuf> {
+    const MOST_LINKS: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        match fs::read_link(&path) {
+            Ok(link) => path = path.parent().unwrap_or(Path::new("")).join(link),
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(io::Error::other("too many links"))
+}
+
+/// Writes a file that only its owner can read, in place of what was there: whole, or not at all. A device or a pipe is
+/// written to.
 ///
 /// # Errors
 ///
 /// The system's; then what was there is still there.
 pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+        // A device or a pipe takes what is written; in its place, a file would break what others do with it.
+        return OpenOptions::new().write(true).open(path)?.write_all(content);
+    }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    create_private(folder)?;
     // A temporary file belongs to its owner alone from the beginning.
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(content)?;
@@ -335,6 +365,26 @@ fn set(table: &mut dyn TableLike, key: &str, value: Option<Value>) {
             table.insert(key, Item::Value(value));
         }
     }
+}
+
+/// Returns a text of the same length in which no sequence can be read: output ends up in logs.
+///
+/// A line stays as it is if it is certain to hold none: a heading, a comment or a key that is no secret. An error can be
+/// that a sequence has no quotation marks, or a key of another name.
+fn without_secrets(text: &str) -> String {
+    let is_harmless = |line: &str| {
+        let key = line.split_once('=').map(|(key, _)| key.trim());
+        let is_known = key.is_some_and(|key| KEYS.contains(&key));
+        let is_heading = line.starts_with('[') && !line.contains(',');
+        (is_known || is_heading) && !line.contains("sequence") && !line.contains("close")
+    };
+    let hidden = |line: &str| {
+        let (shown, value) = line.split_at(line.find('=').unwrap_or_default());
+        shown.to_owned() + &value.replace(|c: char| c.is_ascii_alphanumeric(), "*")
+    };
+    text.split_inclusive('\n')
+        .map(|line| if is_harmless(line) { line.to_owned() } else { hidden(line) })
+        .collect()
 }
 
 /// Creates a finding about these bytes of a hosts.toml.

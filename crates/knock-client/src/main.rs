@@ -19,7 +19,9 @@ use std::thread;
 use clap_complete::CompleteEnv;
 use knock_client::args::{self, Args, Command, Invocation, command, hint};
 use knock_client::hosts::HostsError;
+use knock_client::profile::COMMANDS;
 use knock_client::{Knock, KnockError, reason};
+use knockd_core::similar;
 
 use crate::commands::{COMPLETE, CommandError};
 use crate::exit::Exit;
@@ -89,6 +91,12 @@ fn report_error(error: &PlanError, args: &Args, report: &mut Report) -> Exit {
             }
         }
         _ => report.failure(&error.to_string()),
+    }
+    if let PlanError::Hosts(HostsError::NoProfile { similar: None, .. })
+    | PlanError::Knock(KnockError::NotAHit(_)) = error
+        && let Some(command) = similar(&args.host, COMMANDS)
+    {
+        report.error(&format!("did you mean the command {command}?"));
     }
     if let Some(hint) = hint() {
         report.error(&hint);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use knockd_core::TcpFlags;
 
-use crate::value::{Families, HitList, Service};
+use crate::value::{FOR_SHELLS, Families, HitList, Service};
 
 /// Everything that is kept about one door of a host.
 ///
@@ -92,6 +92,9 @@ pub fn check_name(name: &str) -> Result<(), String> {
         format!("{name:?} would be an option")
     } else if name.contains(|c: char| c.is_whitespace() || c.is_control()) {
         format!("{name:?} has a blank or a control character in it")
+    } else if name.contains(FOR_SHELLS) {
+        // Completions put it onto a command line, and people copy it there.
+        format!("{name:?} has a character in it that shells obey")
     } else {
         return Ok(());
     };
@@ -107,7 +110,7 @@ mod tests {
         for name in ["home", "192.0.2.1", "büro", "a.b:c/d", "listing"] {
             assert_eq!(check_name(name), Ok(()), "{name:?}");
         }
-        for name in ["", "list", "-v", "my home", "a\u{7}", "a\u{a0}b", "help"] {
+        for name in ["", "list", "-v", "my home", "a\u{7}", "a\u{a0}b", "help", "a;reboot", "$(id)", "*"] {
             assert!(check_name(name).is_err(), "{name:?}");
         }
     }

@@ -68,6 +68,11 @@ pub enum UriError {
     OneTime,
 }
 
+/// Says whether a text is meant to be a link of ours.
+pub fn is_link(text: &str) -> bool {
+    text.trim().get(..SCHEME.len()).is_some_and(|start| start.eq_ignore_ascii_case(SCHEME))
+}
+
 /// Makes a link of a profile.
 ///
 /// # Errors
@@ -117,7 +122,9 @@ pub fn read(text: &str) -> Result<(Option<String>, Profile), UriError> {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let value = decode(value)?;
         if key == "v" {
-            version = Some(value);
+            if version.replace(value).is_some() {
+                return Err(UriError::Twice(key.to_owned()));
+            }
         } else if !KEYS.contains(&key) {
             return Err(UriError::UnknownKey(key.to_owned()));
         } else if table.insert(key, Item::Value(typed(key, &value))).is_some() {
@@ -216,7 +223,13 @@ mod tests {
             ("knock://a/%ff?v=p1&sequence=1", "percent-encoding"),
             ("knock://a/b?v=p1", "nothing to knock"),
             ("knock://a/b?v=p1&sequence=1&delay=x", "invalid `delay`"),
-            ("knock://a/b?v=p1&sequence=70000", "invalid port \"70000\""),
+            ("knock://a/b?v=p1&sequence=70000", "invalid step 1"),
+            ("knock://a/b?v=p1&v=p1&sequence=1", "key \"v\" twice"),
+            ("knock://-oProxyCommand=id/b?v=p1&sequence=1", "invalid `host`"),
+            ("knock://user@a/b?v=p1&sequence=1", "invalid `host`"),
+            ("knock://a:22/b?v=p1&sequence=1", "invalid `host`"),
+            ("knock://[::1/b?v=p1&sequence=1", "invalid `host`"),
+            ("knock://a%0ab/b?v=p1&sequence=1", "invalid `host`"),
             ("knock://a%20b/b?v=p1&sequence=1", "invalid `host`"),
         ] {
             let error = read(text).unwrap_err().to_string();

@@ -1,6 +1,7 @@
 //! Values as options and the keys of a profile spell them; each parser's error says what would be right.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -179,10 +180,25 @@ impl fmt::Display for Families {
     }
 }
 
+/// What does not stand for itself on the command line of a shell.
+pub(crate) const FOR_SHELLS: &[char] =
+    &['"', '\'', '`', '\\', '$', '&', ';', '|', '<', '>', '(', ')', '*', '?', '[', ']', '{', '}', '!', '#'];
+
 /// Takes what can be the name or address of a host.
 pub(crate) fn host(text: &str) -> Result<String, &'static str> {
     let text = text.trim();
-    if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+    let is_no_part = |c: char| c.is_whitespace() || c.is_control() || c == '/' || c == '@';
+    // A colon is for addresses only: after a name, it would be a port.
+    let address = text.split('%').next().unwrap_or_default();
+    let is_name_or_address = !text.contains(':') || address.parse::<Ipv6Addr>().is_ok();
+    // As an option, it would be more than a host to programs such as ssh.
+    let is_option = text.starts_with('-');
+    if text.is_empty()
+        || is_option
+        || !is_name_or_address
+        || text.contains(is_no_part)
+        || text.contains(FOR_SHELLS)
+    {
         return Err("expected the name or address of a host");
     }
     Ok(text.to_owned())

@@ -319,9 +319,9 @@ fn an_editor_changes_the_file_only_to_a_valid_one_and_nothing_is_lost() {
     edit("").code(0).stdout_eq("").stderr_eq("knock: nothing changed\n");
     edit("s/\"2\"/\"x2\"/").code(1).stdout_eq("").stderr_eq(str![[r#"
 knock: invalid profile:
-[HOSTS]:3:13: error: invalid port "x2"
+[HOSTS]:3:13: error: invalid step 1
   |
-3 | sequence = "x2"
+3 | sequence = "**"
   |             ^^ expected 0 to 65535 or a service name
 knock: the file is as it was; your version is in [HOME]/knock/hosts-[..].toml
 

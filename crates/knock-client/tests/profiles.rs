@@ -135,13 +135,13 @@ knock: invalid profile:
   |
 2 | host = "my server"
   |        ^^^^^^^^^^^ expected the name or address of a host
-[HOSTS]:3:18: error: invalid port "82O2"
+[HOSTS]:3:18: error: invalid step 2
   |
-3 | sequence = "7101,82O2:udp"
+3 | sequence = "****,****:***"
   |                  ^^^^ expected 0 to 65535 or a service name
 [HOSTS]:4:1: error: unknown key `dealy`
   |
-4 | dealy = 5
+4 | dealy = *
   | ^^^^^ expected a key of a profile
   |
   = help: did you mean `delay`?

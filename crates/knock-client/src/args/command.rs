@@ -10,6 +10,7 @@ use knockd_core::TcpFlags;
 
 use super::profiles;
 use crate::profile::check_name;
+use crate::uri;
 use crate::value::{Families, HitList, NOT_OWN_ADDRESS, Service, host, milliseconds, seconds, tcp_flags};
 
 /// What `knock` does besides knocking.
@@ -45,7 +46,7 @@ pub struct Add {
     pub name: String,
 
     /// Host name or address; or a knock:// link, which holds everything
-    #[arg(value_parser = host, value_hint = ValueHint::Hostname)]
+    #[arg(value_parser = host_or_link, value_hint = ValueHint::Hostname)]
     pub host: String,
 
     /// The sequence. The shell's history keeps it, and other users can see it while knock runs
@@ -249,6 +250,11 @@ pub struct Keys {
 
 fn own_address(text: &str) -> Result<IpAddr, &'static str> {
     text.parse().map_err(|_| NOT_OWN_ADDRESS)
+}
+
+fn host_or_link(text: &str) -> Result<String, &'static str> {
+    // What is in a link is checked when it is read.
+    if uri::is_link(text) { Ok(text.to_owned()) } else { host(text) }
 }
 
 fn name(text: &str) -> Result<String, String> {

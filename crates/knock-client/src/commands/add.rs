@@ -3,22 +3,17 @@
 use std::io::{self, IsTerminal};
 
 use knock_client::args::{Add, Keys};
+use knock_client::hosts::Hosts;
 use knock_client::profile::{Key, Profile};
 use knock_client::value::HitList;
 use knock_client::{reason, uri};
 
-use super::{CommandError, read, say, warn};
+use super::{CommandError, change, say, warn};
 
 pub(super) fn run(add: &Add) -> Result<(), CommandError> {
-    let hosts = read()?;
     let name = &add.name;
-    if hosts.names().any(|known| known == name) {
-        let path = hosts.path().display();
-        return Err(CommandError::Failed(format!(
-            "profile {name:?} exists in {path}; to change it, run: knock edit {name}"
-        )));
-    }
-    let mut profile = if is_link(&add.host) {
+    check_new(&Hosts::read()?, name)?;
+    let mut profile = if uri::is_link(&add.host) {
         if !add.ports.is_empty() {
             return Err(CommandError::Usage(
                 "a link has a sequence of its own; expected no ports".to_owned(),
@@ -45,13 +40,23 @@ pub(super) fn run(add: &Add) -> Result<(), CommandError> {
         Profile::new(&*add.host, key)
     };
     set(&mut profile, &add.keys)?;
-    hosts.with(name, &profile)?.write()?;
+    // Time has passed if a person was asked.
+    let hosts = change(|hosts| {
+        check_new(hosts, name)?;
+        Ok(hosts.with(name, &profile)?)
+    })?;
     say(&format!("added {name} to {}; to knock, run: knock {name}", hosts.path().display()));
     Ok(())
 }
 
-fn is_link(host: &str) -> bool {
-    host.get(..uri::SCHEME.len()).is_some_and(|start| start.eq_ignore_ascii_case(uri::SCHEME))
+fn check_new(hosts: &Hosts, name: &str) -> Result<(), CommandError> {
+    if hosts.names().all(|known| known != name) {
+        return Ok(());
+    }
+    let path = hosts.path().display();
+    Err(CommandError::Failed(format!(
+        "profile {name:?} exists in {path}; to change it, run: knock edit {name}"
+    )))
 }
 
 /// Says that a secret stood on the command line.

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::process;
 
 use knock_client::args::Edit;
-use knock_client::hosts::{Hosts, HostsError};
+use knock_client::hosts::{Hosts, HostsError, read_text};
 use knock_client::profile::Key;
 use knock_client::reason;
 
 use super::add::{ask_for_sequence, has_any, set, warn_of_history};
-use super::{CommandError, read, say};
+use super::{CommandError, change, lock, read, say};
 
 pub(super) fn run(edit: &Edit) -> Result<(), CommandError> {
     let has_options = has_any(&edit.keys) || edit.host.is_some() || edit.sequence.is_some();
@@ -25,24 +25,27 @@ pub(super) fn run(edit: &Edit) -> Result<(), CommandError> {
 }
 
 fn by_options(edit: &Edit, name: &str) -> Result<(), CommandError> {
-    let hosts = read()?;
-    let mut profile = hosts.profile(name)?;
+    Hosts::read()?.profile(name)?;
     if edit.sequence.is_some() && edit.keys.one_time.is_some() {
         return Err(CommandError::Usage("--sequence and --one-time; expected one of them".to_owned()));
     }
-    if let Some(host) = &edit.host {
-        profile.host.clone_from(host);
-    }
-    match &edit.sequence {
-        None => {}
-        Some(None) => profile.key = Key::Sequence(ask_for_sequence(name)?),
+    let key = match &edit.sequence {
+        None => None,
+        Some(None) => Some(Key::Sequence(ask_for_sequence(name)?)),
         Some(Some(list)) => {
             warn_of_history("the sequence");
-            profile.key = Key::Sequence(list.clone());
+            Some(Key::Sequence(list.clone()))
         }
-    }
-    set(&mut profile, &edit.keys)?;
-    hosts.with(name, &profile)?.write()?;
+    };
+    let hosts = change(|hosts| {
+        let mut profile = hosts.profile(name)?;
+        if let Some(host) = &edit.host {
+            profile.host.clone_from(host);
+        }
+        profile.key = key.unwrap_or(profile.key);
+        set(&mut profile, &edit.keys)?;
+        Ok(hosts.with(name, &profile)?)
+    })?;
     say(&format!("changed {name} in {}", hosts.path().display()));
     Ok(())
 }
@@ -90,6 +93,7 @@ fn in_editor(name: Option<&str>) -> Result<(), CommandError> {
             return Err(kept(&copy, "the file is as it was"));
         }
     };
+    let _lock = lock();
     if read_text(&path).unwrap_or_default() != before {
         return Err(kept(&copy, "another program has changed the file meanwhile"));
     }
@@ -111,13 +115,6 @@ fn remove(copy: &Path) {
 
 fn kept(copy: &Path, reason: &str) -> CommandError {
     CommandError::Failed(format!("{reason}; your version is in {}", copy.display()))
-}
-
-fn read_text(path: &Path) -> Result<String, HostsError> {
-    match fs::read_to_string(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-        read => read.map_err(|cause| HostsError::Unreadable { path: path.to_owned(), cause }),
-    }
 }
 
 /// Writes a copy next to the file: secrets belong in no shared folder. It stays until it is removed.

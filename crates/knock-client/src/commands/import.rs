@@ -15,11 +15,12 @@ use knockd_core::config::{self, Door, Severity, Source};
 use knockd_core::{Config, Protocol, TcpFlags, similar};
 use wildmatch::WildMatch;
 
-use super::{CommandError, read, say, steps, warn};
+use super::{CommandError, lock, read, say, steps, warn};
 
 pub(super) fn run(import: &Import) -> Result<(), CommandError> {
     let config = read_config(&import.file)?;
     let file = import.file.display();
+    let _lock = lock();
     let mut changed = read()?;
     let doors: Vec<&Door> = match &import.door {
         Some(name) => vec![door(&config, name, &import.file)?],

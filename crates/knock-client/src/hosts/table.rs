@@ -171,7 +171,7 @@ impl Reader<'_> {
         let start = span.start + 1;
         let is_verbatim = self.text.get(start..start + text.len()) == Some(&text);
         let span = if is_verbatim { start + error.offset..start + error.offset + error.length } else { span };
-        let (message, expected) = told(&error.to_string());
+        let (message, expected) = told(&error.discreet());
         self.wrong(span, message, expected);
         None
     }
