@@ -20,7 +20,7 @@ use clap_complete::CompleteEnv;
 use knock_client::args::{self, Args, Command, Invocation, command, hint};
 use knock_client::hosts::HostsError;
 use knock_client::profile::COMMANDS;
-use knock_client::{Knock, KnockError, reason};
+use knock_client::{Knock, KnockError, Route, reason};
 use knockd_core::similar;
 
 use crate::commands::{COMPLETE, CommandError};
@@ -128,12 +128,24 @@ fn watch(args: &Args) -> ExitCode {
                 report_error(&error, args, &mut report);
                 false
             }
+            // It was here before, so it may come back.
+            Err(error @ PlanError::Knock(KnockError::Interface { .. } | KnockError::Source { .. }))
+                if knock.is_some() =>
+            {
+                report_error(&error, args, &mut report);
+                false
+            }
             Err(error) => return report_error(&error, args, &mut report).into(),
         };
         // The address to which the way leads is kept: asking for it every two seconds would be asking a name server.
         let target = knock.as_ref().and_then(|knock| knock.targets().ok());
         let target = target.and_then(|targets| targets.first().copied());
-        let source = || target.and_then(|target| target.source().ok());
+        // An interface that comes back has another number.
+        let source = || {
+            let knock = knock.as_ref()?;
+            let route = Route::new(knock.interface.as_deref(), knock.source).ok()?;
+            target?.via(route).source().ok()
+        };
         let last = LastKnock { at, source: source(), is_good: is_good && target.is_some() };
         let next = last.next(lease).map(|next| format!("in {} s, or ", next.as_secs()));
         report.say(&format!("next knock {}when the address changes", next.unwrap_or_default()));

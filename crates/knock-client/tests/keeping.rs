@@ -94,6 +94,22 @@ fn watch_knocks_again_when_the_address_changes_and_before_the_lease_ends_and_say
 }
 
 #[test]
+fn watch_knocks_again_when_its_interface_is_back_under_another_number() {
+    if !is_root() {
+        return;
+    }
+    let net = Net::new().unwrap();
+    let add = "ip link add usb0 type veth peer name usb1 && ip address add ADDRESS/24 dev usb0 && ip link set usb0 up && ip link set usb1 up";
+    sh(&net.client, &add.replace("ADDRESS", "10.8.0.1"));
+    hosts(&net, "[home]\nhost = \"10.8.0.9\"\nsequence = \"7101\"\ninterface = \"usb0\"\nlease = 5\n");
+    let mut watch = Running::start(&mut command(&net.client, &[KNOCK, "--watch", "home"])).unwrap();
+    watch.wait_for_line("home: next knock in 4 s, or when the address changes", SOON).unwrap();
+    sh(&net.client, &format!("ip link del usb0 && {}", add.replace("ADDRESS", "10.8.0.2")));
+    watch.wait_for_line("home: this side's address is now 10.8.0.2; knocking again", SOON).unwrap();
+    watch.wait_for_line("home: next knock in 4 s, or when the address changes", SOON).unwrap();
+}
+
+#[test]
 fn options_without_what_they_need_are_usage_errors() {
     let net = Net::new().unwrap();
     hosts(&net, "[home]\nhost = \"10.9.0.1\"\nsequence = \"7101,8202:udp,9303\"\n");
