@@ -105,6 +105,14 @@ pub enum KnockError {
         /// The address to knock at.
         target: IpAddr,
     },
+    /// The target is a link-local IPv6 address, of which every link has its own, and nothing says which link is meant.
+    #[error("{address} is a link-local address, which needs an interface: {address}%NAME{}", here(present))]
+    NoInterface {
+        /// The address to knock at.
+        address: IpAddr,
+        /// The interfaces of this machine, if the system tells.
+        present: Vec<String>,
+    },
 }
 
 const ECHO_HINT: &str = if cfg!(any(target_os = "linux", target_os = "android")) {

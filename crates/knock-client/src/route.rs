@@ -73,6 +73,13 @@ impl Route {
 
     /// Tries whether sockets can be made for this address; nothing is sent.
     pub(crate) fn check(self, destination: SocketAddr) -> Result<(), KnockError> {
+        if let SocketAddr::V6(to) = destination
+            && to.ip().is_unicast_link_local()
+            && to.scope_id() == 0
+            && self.interface.is_none()
+        {
+            return Err(KnockError::NoInterface { address: destination.ip(), present: interfaces() });
+        }
         let Some(address) = self.source else { return Ok(()) };
         if Family::of(address) != Family::of(destination.ip()) {
             return Err(KnockError::SourceFamily { address, target: destination.ip() });

@@ -119,7 +119,7 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// [`KnockError::Source`] and [`KnockError::SourceFamily`].
+    /// [`KnockError::NoInterface`], [`KnockError::Source`] and [`KnockError::SourceFamily`].
     pub fn check(self) -> Result<(), KnockError> {
         self.route.check(self.address)
     }

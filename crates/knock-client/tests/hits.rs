@@ -264,6 +264,9 @@ fn a_route_that_is_none_is_an_error_and_nothing_is_sent() {
                 (Some(1), format!("knock: {error}").as_str())
             );
         }
+        let output = knock("fe80::1 7000");
+        let error = "fe80::1 is a link-local address, which needs an interface: fe80::1%NAME; expected one of lo, far, near";
+        assert_eq!((output.status.code(), stderr(&output)), (Some(1), format!("knock: {error}\n").as_str()));
         assert_eq!(wire.seen_within(AT_ONCE), []);
     });
 }

@@ -69,7 +69,7 @@ pub(super) fn ask_for_sequence(name: &str) -> Result<HitList, CommandError> {
     let cannot =
         |error: io::Error| CommandError::Failed(format!("cannot read the sequence: {}", reason(&error)));
     let text = if io::stdin().is_terminal() {
-        rpassword::prompt_password(format!("sequence of {name} (not shown): "))
+        ask(&format!("sequence of {name} (not shown): "))
     } else {
         io::read_to_string(io::stdin())
     };
@@ -80,6 +80,22 @@ pub(super) fn ask_for_sequence(name: &str) -> Result<HitList, CommandError> {
     }
     // Blanks part ports as well, as on the command line.
     HitList::parse(&words.join(",").replace(",,", ",")).map_err(|error| CommandError::Usage(error.discreet()))
+}
+
+#[cfg(unix)]
+fn ask(prompt: &str) -> io::Result<String> {
+    use nix::sys::signal::{SigSet, Signal};
+    // At control-C, the library ends the program before it gives the terminal its echo back. So the signal waits.
+    let interrupt = SigSet::from(Signal::SIGINT);
+    interrupt.thread_block()?;
+    let typed = rpassword::prompt_password(prompt);
+    interrupt.thread_unblock()?;
+    typed
+}
+
+#[cfg(not(unix))]
+fn ask(prompt: &str) -> io::Result<String> {
+    rpassword::prompt_password(prompt)
 }
 
 /// Sets what the options say.
